@@ -1,0 +1,51 @@
+# The one way to declare a library or program here.
+#
+#   swarm_library(NAME [SOURCES …] [DEPS …] [TESTS …])   headers stand beside the sources, included as "room/file.h"
+#   swarm_program(NAME SOURCES … [DEPS …] [STATIC])      STATIC: fully static, for agents' containers
+#
+# TESTS become one executable NAME_test, run by ctest under the label "unit".
+
+find_package(Threads REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(GTest REQUIRED)
+include(GoogleTest)
+
+add_library(swarm_options INTERFACE)
+target_include_directories(swarm_options INTERFACE
+  ${CMAKE_SOURCE_DIR}/src-common ${CMAKE_SOURCE_DIR}/operator ${CMAKE_SOURCE_DIR}/sidecar
+  ${CMAKE_SOURCE_DIR}/agentctl ${CMAKE_SOURCE_DIR}/swarmctl)
+target_compile_options(swarm_options INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
+target_compile_definitions(swarm_options INTERFACE SWARM_VERSION="${PROJECT_VERSION}"
+  BOOST_ASIO_NO_DEPRECATED BOOST_BEAST_USE_STD_STRING_VIEW)
+if(SWARM_WERROR)
+  target_compile_options(swarm_options INTERFACE -Werror)
+endif()
+if(SWARM_SANITIZE)
+  target_compile_options(swarm_options INTERFACE -fsanitize=${SWARM_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(swarm_options INTERFACE -fsanitize=${SWARM_SANITIZE})
+endif()
+
+function(swarm_library name)
+  cmake_parse_arguments(A "" "" "SOURCES;DEPS;TESTS" ${ARGN})
+  if(A_SOURCES)
+    add_library(${name} STATIC ${A_SOURCES})
+    target_link_libraries(${name} PUBLIC swarm_options ${A_DEPS})
+  else()
+    add_library(${name} INTERFACE)
+    target_link_libraries(${name} INTERFACE swarm_options ${A_DEPS})
+  endif()
+  if(A_TESTS)
+    add_executable(${name}_test ${A_TESTS})
+    target_link_libraries(${name}_test PRIVATE ${name} GTest::gmock GTest::gtest_main Threads::Threads)
+    gtest_discover_tests(${name}_test PROPERTIES LABELS unit TIMEOUT 60 DISCOVERY_MODE PRE_TEST)
+  endif()
+endfunction()
+
+function(swarm_program name)
+  cmake_parse_arguments(A "STATIC" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${A_SOURCES})
+  target_link_libraries(${name} PRIVATE swarm_options ${A_DEPS} Threads::Threads)
+  if(A_STATIC AND NOT SWARM_SANITIZE)
+    target_link_options(${name} PRIVATE -static)
+  endif()
+endfunction()

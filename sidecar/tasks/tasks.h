@@ -1,0 +1,226 @@
+// The task engine of one team: a state machine without clock, I/O or threads. It runs in the coordinator's sidecar.
+//
+// Inputs are calls, consequences come out of take_outputs(), in order. The shell performs them: Store appends to the local log,
+// Replicate sends a copy to a mirror's sidecar, Lease and so on answer workers. A submission is answered (Submitted) only after the
+// local Store is committed AND a mirror has confirmed the copy. Every change of a task has a version (1, 2, …);
+// the copy with the highest version is the task.
+//
+// Safety does not rest on time: a result is fenced by (task, attempt, worker session) and valid across epochs; a task has at most one
+// lease in an epoch; a lease that ran out only makes the task available again. What an older attempt reports later is
+// refused, unless nobody else has been given the task since (then it counts: work is not thrown away).
+//
+// After a coordinator's replacement: begin_recovery(); then restore() with every copy that workers hold, worker_joined() for each; queued tasks are not handed out,
+// and unknown ids answer kUnavailable, until end_recovery().
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "os/time.h"
+
+namespace swarm::tasks {
+
+// Record kinds in the log (mailbox uses 1…15).
+enum RecordKind : std::uint8_t {
+  kTask = 16,        // coordinator: encoded task
+  kReplica = 17,     // worker: encoded task held for a coordinator
+  kLeased = 18,      // worker: {task id, attempt} at work here, so that a restarted sidecar knows
+  kResult = 19,      // worker: a report the coordinator has not confirmed yet
+};
+
+enum class TaskState : std::uint8_t { kQueued, kRunning, kDone, kFailed, kDead, kCancelled };
+std::string_view state_name(TaskState state);
+std::optional<TaskState> state_from(std::string_view name);
+constexpr bool is_final(TaskState s) { return s != TaskState::kQueued && s != TaskState::kRunning; }
+
+enum class Version : std::uint8_t { kUndecided, kV1, kV2 };
+
+// One worker's sidecar in one incarnation; sessions grow, a name belongs to its highest.
+struct Worker {
+  AgentName name;
+  std::uint64_t session = 0;
+  std::string pod, node;
+  friend bool operator==(const Worker&, const Worker&) = default;
+};
+
+struct Attempt {
+  std::uint32_t number = 0;
+  AgentName agent;
+  std::string pod, node;
+  std::uint64_t session = 0;
+  Version version = Version::kUndecided;
+  WallTime started_at = 0, ended_at = 0;   // ended_at 0: still running
+  std::optional<int> exit_code;
+  bool charged = false;
+  std::string reason;                      // see docs/task-api.md
+  std::vector<std::string> last_lines;     // ≤ 20 lines of ≤ 400 bytes
+};
+
+struct TaskResult {
+  std::string bytes;
+  bool truncated = false;
+  std::uint64_t total_bytes = 0;
+  std::string branch, commit;
+};
+
+struct Task {
+  TaskId id;
+  std::uint64_t version = 0;               // of this record, grows with every change
+  TaskState state = TaskState::kQueued;
+  std::string key, idempotency_id, body;
+  std::map<std::string, std::string> labels;
+  std::uint32_t max_attempts = 3;
+  std::uint32_t charged_attempts = 0;
+  Version route = Version::kUndecided;     // decided at the first lease, kept for later attempts
+  WallTime created_at = 0, updated_at = 0, finished_at = 0, not_before = 0;
+  std::vector<Attempt> history;            // ≤ kMaxHistory, oldest dropped in the middle and counted
+  std::uint32_t history_dropped = 0;
+  std::optional<TaskResult> result;
+  std::string last_output;
+  WallTime last_output_at = 0;
+  bool cancel_requested = false;
+};
+
+// The whole task, for log and mirror. decode() accepts what encode() of this and the previous release wrote.
+std::string encode(const Task& task);
+Result<Task> decode(std::string_view bytes);
+
+struct Settings {
+  std::uint32_t team = 0;
+  std::uint32_t default_max_attempts = 3;
+  std::uint32_t max_queued = 10000;
+  Milliseconds result_retention{86400 * 1000};
+  Milliseconds lease{30000};
+  Milliseconds worker_lost_after{10000};   // from the link's end to the end of its leases
+  bool suspended = false;
+  int v2_percentage = 100;
+  std::vector<std::string> v1_command;
+  bool require_mirror = true;              // accept only when a second pod holds it
+  Milliseconds mirror_timeout{10000};      // then the submission is answered kUnavailable (and forgotten: never accepted)
+};
+
+struct Submission {
+  std::string body, key, idempotency_id;
+  std::map<std::string, std::string> labels;
+  std::optional<std::uint32_t> max_attempts;
+};
+
+// ---- outputs
+struct Store { TaskId id; std::uint64_t version; std::string bytes; };           // replaces the older record of this id
+struct Erase { TaskId id; };                                                     // retention is over
+struct Replicate { Worker mirror; TaskId id; std::uint64_t version; std::string bytes; };
+struct Forget { Worker mirror; TaskId id; };
+struct Submitted { std::uint64_t ticket; Result<TaskId> result; std::string survives; bool duplicate; std::vector<AgentName> mirrors; };
+struct Lease {
+  Worker worker;
+  std::uint64_t request;                   // of next()
+  TaskId id;
+  std::uint32_t attempt, max_attempts;
+  Version version;
+  Milliseconds lease;
+  std::string key, body;
+  std::map<std::string, std::string> labels;
+  std::vector<std::string> command;        // V1
+};
+struct NoTask { Worker worker; std::uint64_t request; Code code; std::string reason; };   // kNotFound: none came; kDenied: draining
+struct Reported { Worker worker; std::uint64_t request; Status status; };        // answer to done/fail, after a mirror has it
+struct Cancel { Worker worker; TaskId id; std::uint32_t attempt; };              // end it now
+struct Changed { TaskId id; };                                                   // for waiters
+using Output = std::variant<Store, Erase, Replicate, Forget, Submitted, Lease, NoTask, Reported, Cancel, Changed>;
+
+enum class FailKind : std::uint8_t { kFailed, kBadTask, kTryLater, kTimeout, kIdleTimeout, kCancelled, kReleased };
+
+struct Report {
+  TaskId id;
+  std::uint32_t attempt = 0;
+  bool done = false;
+  FailKind kind = FailKind::kFailed;       // when !done
+  std::optional<int> exit_code;
+  std::string message;
+  std::vector<std::string> last_lines;
+  TaskResult result;                       // when done
+};
+
+struct Counts {
+  std::uint64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0, cancelled = 0, single_copy = 0;
+  std::int64_t oldest_queued_seconds = 0;
+  std::uint64_t v1_first = 0, v2_first = 0;   // of the last 1000 finished first attempts
+  std::uint64_t retries = 0, worker_lost = 0;
+};
+
+inline constexpr std::size_t kMaxHistory = 20;
+inline constexpr std::size_t kMaxLastLines = 20;
+inline constexpr std::size_t kMaxLineBytes = 400;
+
+// hash of the key (or of the id when there is none) mod 100 < percentage: V2. Same key, same version; raising the
+// percentage only moves keys from V1 to V2.
+Version route(std::string_view key_or_id, int v2_percentage);
+
+class Engine {
+ public:
+  // `random` gives 64 random bits (ids, jitter).
+  Engine(Settings settings, std::uint64_t (*random)(void* context), void* context);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  void configure(MonoTime now, WallTime wall, Settings settings);
+
+  // ---- recovery
+  void begin_recovery(MonoTime now);
+  // A copy from the local log (mirror empty) or from a worker. The highest version wins; leases in it are held open until the worker
+  // joins and confirms, or worker_lost_after has passed since end_recovery().
+  void restore(MonoTime now, WallTime wall, Task task, const std::optional<Worker>& mirror);
+  void end_recovery(MonoTime now, WallTime wall);
+  [[nodiscard]] bool recovering() const;
+
+  // ---- workers
+  struct Running { TaskId id; std::uint32_t attempt = 0; };
+  // A sidecar is connected (again). `held`: versions of copies it has. `running`: what its agent is working on now; leases of this worker that it does not
+  // name are over (uncharged, reason worker_lost). A higher session of a name ends the leases of lower ones at once.
+  void worker_joined(MonoTime now, WallTime wall, const Worker& worker, const std::vector<Running>& running,
+                     const std::map<TaskId, std::uint64_t>& held);
+  void worker_disconnected(MonoTime now, WallTime wall, const Worker& worker);   // may come back
+  void worker_leaving(MonoTime now, WallTime wall, const Worker& worker);        // preStop: no new lease, copies move elsewhere
+  void replicated(MonoTime now, WallTime wall, const Worker& mirror, const TaskId& id, std::uint64_t version);
+
+  void next(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request, MonoTime deadline);
+  void forget_next(const Worker& worker, std::uint64_t request);
+  struct Extended { bool cancel = false; };
+  Result<Extended> extend(MonoTime now, WallTime wall, const Worker& worker, const TaskId& id, std::uint32_t attempt,
+                          const std::string* progress);
+  void report(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request, Report report);
+
+  // ---- clients
+  void submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submission submission);
+  Result<Task> cancel(MonoTime now, WallTime wall, const TaskId& id);
+  Result<Task> retry(MonoTime now, WallTime wall, const TaskId& id);
+  // kNotFound; while recovering and unknown: kUnavailable.
+  [[nodiscard]] Result<const Task*> find(const TaskId& id) const;
+  // Oldest first, after `after` (empty: from the start), only states in `states` (empty: all), ≤ limit (≤ 1000).
+  [[nodiscard]] std::vector<const Task*> list(const std::vector<TaskState>& states, const TaskId& after, std::size_t limit) const;
+  [[nodiscard]] Counts counts(WallTime wall) const;
+  [[nodiscard]] std::vector<AgentName> mirrors_of(const TaskId& id) const;
+  // What `worker` is leased now.
+  [[nodiscard]] std::optional<Running> running_on(const AgentName& worker) const;
+
+  // ---- time
+  void tick(MonoTime now, WallTime wall);
+  [[nodiscard]] std::optional<MonoTime> next_deadline() const;
+
+  std::vector<Output> take_outputs();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace swarm::tasks

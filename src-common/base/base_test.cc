@@ -1,0 +1,69 @@
+#include <gtest/gtest.h>
+
+#include "base/crc32c.h"
+#include "base/encoding.h"
+#include "base/result.h"
+
+namespace swarm {
+namespace {
+
+TEST(Crc32c, MatchesTheVectorsOfRfc3720) {
+  EXPECT_EQ(crc32c(std::string(32, '\0')), 0x8A9136AAU);
+  EXPECT_EQ(crc32c(std::string(32, '\xff')), 0x62A8AB43U);
+  EXPECT_EQ(crc32c("123456789"), 0xE3069283U);
+}
+
+TEST(Crc32c, ContinuesOverPieces) { EXPECT_EQ(crc32c("6789", crc32c("12345")), crc32c("123456789")); }
+
+TEST(Encoding, Base64RoundTripsEveryLength) {
+  std::string bytes;
+  for (int i = 0; i < 300; ++i) {
+    EXPECT_EQ(from_base64(to_base64(bytes)), bytes);
+    bytes += static_cast<char>(i * 7);
+  }
+}
+
+TEST(Encoding, Base64RefusesWhatIsNotBase64) {
+  for (const char* bad : {"a", "ab", "abc", "a===", "====", "ab=c", "ab==abcd", "a b=", "ab-_"}) {
+    EXPECT_EQ(from_base64(bad), std::nullopt) << bad;
+  }
+}
+
+TEST(Encoding, HexRoundTripsAndRefuses) {
+  EXPECT_EQ(from_hex(to_hex(std::string("\0\x7f\xff", 3))), std::string("\0\x7f\xff", 3));
+  EXPECT_EQ(from_hex("abc"), std::nullopt);
+  EXPECT_EQ(from_hex("zz"), std::nullopt);
+}
+
+TEST(Encoding, KnowsUtf8) {
+  for (const char* good : {"", "abc", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80"}) EXPECT_TRUE(is_utf8(good));
+  for (const char* bad : {"\xff", "\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "a\x80"}) {
+    EXPECT_FALSE(is_utf8(bad)) << to_hex(bad);
+  }
+}
+
+TEST(Encoding, KnowsNames) {
+  for (const char* good : {"worker-0", "worker-17", "coordinator-0"}) EXPECT_TRUE(is_agent_name(good)) << good;
+  for (const char* bad : {"", "worker", "worker-", "worker-01", "worker-1x", "worker-1234567", "Worker-1", "../worker-1"}) {
+    EXPECT_FALSE(is_agent_name(bad)) << bad;
+  }
+  EXPECT_TRUE(is_message_id("m-1:a.b_c"));
+  for (const auto& bad : {std::string(), std::string("a b"), std::string("a/b"), std::string(129, 'a')}) {
+    EXPECT_FALSE(is_message_id(bad)) << bad;
+  }
+}
+
+TEST(Encoding, HmacMatchesRfc4231Case2) {
+  EXPECT_EQ(to_hex(hmac_sha256("Jefe", "what do ya want for nothing?")),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+}
+
+TEST(Result, CodeNamesRoundTrip) {
+  for (Code code : {Code::kInvalid, Code::kNotFound, Code::kConflict, Code::kFull, Code::kDenied,
+                    Code::kUnavailable, Code::kUnknown, Code::kCancelled, Code::kCorrupt, Code::kInternal}) {
+    EXPECT_EQ(code_from_name(code_name(code)), code);
+  }
+}
+
+}  // namespace
+}  // namespace swarm

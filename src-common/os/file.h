@@ -1,0 +1,51 @@
+// Files of one directory, as the log needs them: the seam at which tests put faults.
+//
+// Every call is synchronous. Short reads and writes and EINTR are handled inside; ENOSPC is Code::kFull.
+// Threads: a File and a Directory belong to one thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace swarm::os {
+
+class File {
+ public:
+  virtual ~File() = default;
+  // Exactly data.size() bytes at offset, or an error; after an error any prefix may have been written.
+  virtual Status write_at(std::uint64_t offset, std::string_view data) = 0;
+  // Up to length bytes; fewer only at the end of the file.
+  virtual Result<std::string> read_at(std::uint64_t offset, std::size_t length) = 0;
+  // Reserves room so that later writes below `size` cannot fail for lack of it. Bytes never written read as 0.
+  virtual Status allocate(std::uint64_t size) = 0;
+  virtual Result<std::uint64_t> size() = 0;
+};
+
+struct Space {
+  std::uint64_t total_bytes = 0;
+  std::uint64_t free_bytes = 0;
+};
+
+class Directory {
+ public:
+  virtual ~Directory() = default;
+  // Opens for reading and writing; makes it (mode 0600) when create is true. Names have no slash.
+  virtual Result<std::unique_ptr<File>> open(const std::string& name, bool create) = 0;
+  virtual Status remove(const std::string& name) = 0;
+  virtual Status rename(const std::string& from, const std::string& to) = 0;
+  virtual Result<std::vector<std::string>> list() = 0;  // sorted, without . and ..
+  virtual Result<Space> space() = 0;                    // statvfs of the file system
+};
+
+// The directory at `path`, which must exist.
+Result<std::unique_ptr<Directory>> open_directory(const std::string& path);
+
+// Whole small files (≤ limit bytes).
+Result<std::string> read_file(const std::string& path, std::size_t limit = 1 << 20);
+
+}  // namespace swarm::os

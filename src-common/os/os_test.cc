@@ -1,0 +1,53 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "os/file.h"
+#include "os/time.h"
+
+namespace swarm::os {
+namespace {
+
+class PosixFileTest : public ::testing::Test {
+ protected:
+  PosixFileTest() {
+    std::string pattern = ::testing::TempDir() + "swarm-os-XXXXXX";
+    path_ = ::mkdtemp(pattern.data());
+  }
+  ~PosixFileTest() override { std::filesystem::remove_all(path_); }
+  std::string path_;
+};
+
+TEST_F(PosixFileTest, WritesReadsListsRemoves) {
+  auto dir = open_directory(path_);
+  ASSERT_TRUE(dir);
+  auto file = (*dir)->open("a", true);
+  ASSERT_TRUE(file);
+  ASSERT_TRUE((*file)->allocate(4096));
+  ASSERT_TRUE((*file)->write_at(10, "hello"));
+  EXPECT_EQ(*(*file)->read_at(9, 7), std::string("\0hello\0", 7));
+  EXPECT_EQ(*(*file)->size(), 4096U);
+  EXPECT_EQ(*(*dir)->list(), std::vector<std::string>{"a"});
+  ASSERT_TRUE((*dir)->rename("a", "b"));
+  ASSERT_TRUE((*dir)->remove("b"));
+  EXPECT_TRUE((*dir)->list()->empty());
+  EXPECT_EQ((*dir)->open("b", false).error().code, Code::kNotFound);
+}
+
+TEST_F(PosixFileTest, RefusesSymbolicLinks) {
+  std::filesystem::create_symlink("/etc/passwd", path_ + "/link");
+  auto dir = open_directory(path_);
+  ASSERT_TRUE(dir);
+  EXPECT_FALSE((*dir)->open("link", false));
+}
+
+TEST_F(PosixFileTest, ReadFileHasALimit) {
+  auto dir = open_directory(path_);
+  auto file = (*dir)->open("a", true);
+  ASSERT_TRUE((*file)->write_at(0, "12345"));
+  EXPECT_EQ(*read_file(path_ + "/a", 5), "12345");
+  EXPECT_EQ(read_file(path_ + "/a", 4).error().code, Code::kInvalid);
+}
+
+}  // namespace
+}  // namespace swarm::os

@@ -1,0 +1,173 @@
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "os/file.h"
+#include "os/time.h"
+
+namespace swarm {
+
+MonoTime mono_now() {
+  return std::chrono::time_point_cast<Milliseconds>(std::chrono::steady_clock::now());
+}
+
+WallTime wall_now() {
+  return std::chrono::duration_cast<Milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+namespace os {
+namespace {
+
+Error errno_error(const std::string& what) {
+  const int e = errno;
+  Code code = Code::kInternal;
+  if (e == ENOSPC || e == EDQUOT || e == ENOMEM) code = Code::kFull;
+  if (e == ENOENT) code = Code::kNotFound;
+  if (e == EACCES || e == EPERM || e == EROFS) code = Code::kDenied;
+  return {code, what + ": " + std::strerror(e)};
+}
+
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  ~Fd() { if (fd_ >= 0) ::close(fd_); }
+  [[nodiscard]] int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+class PosixFile final : public File {
+ public:
+  PosixFile(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
+
+  Status write_at(std::uint64_t offset, std::string_view data) override {
+    while (!data.empty()) {
+      const ssize_t n = ::pwrite(fd_.get(), data.data(), data.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return errno_error("write " + name_);
+      if (n == 0) return Error{Code::kFull, "write " + name_ + ": no progress"};
+      data.remove_prefix(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    }
+    return {};
+  }
+
+  Result<std::string> read_at(std::uint64_t offset, std::size_t length) override {
+    std::string out(length, '\0');
+    std::size_t have = 0;
+    while (have < length) {
+      const ssize_t n = ::pread(fd_.get(), out.data() + have, length - have,
+                                static_cast<off_t>(offset + have));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return errno_error("read " + name_);
+      if (n == 0) break;
+      have += static_cast<std::size_t>(n);
+    }
+    out.resize(have);
+    return out;
+  }
+
+  Status allocate(std::uint64_t size) override {
+    int e = 0;
+    do {
+      e = ::posix_fallocate(fd_.get(), 0, static_cast<off_t>(size));
+    } while (e == EINTR);
+    if (e != 0) {
+      errno = e;
+      return errno_error("allocate " + name_);
+    }
+    return {};
+  }
+
+  Result<std::uint64_t> size() override {
+    struct stat st{};
+    if (::fstat(fd_.get(), &st) != 0) return errno_error("stat " + name_);
+    return static_cast<std::uint64_t>(st.st_size);
+  }
+
+ private:
+  Fd fd_;
+  std::string name_;
+};
+
+class PosixDirectory final : public Directory {
+ public:
+  PosixDirectory(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+
+  Result<std::unique_ptr<File>> open(const std::string& name, bool create) override {
+    const int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0);
+    const int fd = ::openat(fd_.get(), name.c_str(), flags, 0600);
+    if (fd < 0) return errno_error("open " + path_ + "/" + name);
+    return std::unique_ptr<File>(std::make_unique<PosixFile>(fd, path_ + "/" + name));
+  }
+
+  Status remove(const std::string& name) override {
+    if (::unlinkat(fd_.get(), name.c_str(), 0) != 0) return errno_error("remove " + name);
+    return {};
+  }
+
+  Status rename(const std::string& from, const std::string& to) override {
+    if (::renameat(fd_.get(), from.c_str(), fd_.get(), to.c_str()) != 0) {
+      return errno_error("rename " + from);
+    }
+    return {};
+  }
+
+  Result<std::vector<std::string>> list() override {
+    const int copy = ::openat(fd_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (copy < 0) return errno_error("list " + path_);
+    DIR* dir = ::fdopendir(copy);
+    if (dir == nullptr) {
+      ::close(copy);
+      return errno_error("list " + path_);
+    }
+    std::vector<std::string> names;
+    while (const dirent* entry = ::readdir(dir)) {
+      const std::string name = entry->d_name;
+      if (name != "." && name != "..") names.push_back(name);
+    }
+    ::closedir(dir);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  Result<Space> space() override {
+    struct statvfs st{};
+    if (::fstatvfs(fd_.get(), &st) != 0) return errno_error("statvfs " + path_);
+    return Space{st.f_blocks * st.f_frsize, st.f_bavail * st.f_frsize};
+  }
+
+ private:
+  Fd fd_;
+  std::string path_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Directory>> open_directory(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno_error("open " + path);
+  return std::unique_ptr<Directory>(std::make_unique<PosixDirectory>(fd, path));
+}
+
+Result<std::string> read_file(const std::string& path, std::size_t limit) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return errno_error("open " + path);
+  PosixFile file(fd, path);
+  auto text = file.read_at(0, limit + 1);
+  if (text && text->size() > limit) return invalid(path + " is larger than " + std::to_string(limit) + " bytes");
+  return text;
+}
+
+}  // namespace os
+}  // namespace swarm
