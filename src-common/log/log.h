@@ -40,11 +40,14 @@ enum class State : std::uint8_t {
 
 struct Options {
   std::uint64_t max_bytes = 0;  // of all segments and the superblock together; at least 4 segments
+  // Only tests choose another size. A log keeps the size it was made with.
+  std::uint32_t segment_bytes = 1U << 20U;
 };
 
 inline constexpr std::uint32_t kSegmentBytes = 1U << 20U;
 inline constexpr std::uint32_t kReserveSegments = 2;
-inline constexpr std::uint32_t kMaxPayloadBytes = 512U << 10U;
+inline constexpr std::uint32_t kMaxPayloadBytes = 512U << 10U;  // and at most half a segment
+inline constexpr std::uint32_t kRecordOverheadBytes = 40;        // header and padding, at most
 
 struct Record {
   Sequence sequence = 0;

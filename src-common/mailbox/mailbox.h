@@ -163,6 +163,8 @@ class Mailbox {
   Result<AckResult> ack(MonoTime now, const MessageId& id, std::uint16_t attempt);   // kDenied: not the current attempt; kNotFound
   // The sender's pod recorded it, or is known to be gone for ever: the inbox record is done.
   void on_ack_recorded(Sequence inbox);
+  // Ends a dead letter: as if it had been acknowledged. kNotFound when `id` is not a dead letter here.
+  Result<AckResult> purge(const MessageId& id);
   [[nodiscard]] std::vector<AckDebt> ack_debts(const AgentName& sender) const;      // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
   // `name` now lives in log `current`; debts to older logs of that name are settled (their copy is gone). Returns settled inbox records.

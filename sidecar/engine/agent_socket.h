@@ -1,0 +1,48 @@
+// The socket that agents talk to: JSON lines, docs/socket-protocol.md. Everything that comes in is hostile.
+//
+// Threads: the loop's. A connection lives until its peer closes or misbehaves.
+#pragma once
+
+#include <boost/asio/local/stream_protocol.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "engine/config.h"
+#include "engine/mail.h"
+#include "engine/worker.h"
+
+namespace swarm::engine {
+
+inline constexpr std::size_t kMaxAgentConnections = 256;
+inline constexpr std::size_t kMaxOutstanding = 64;          // requests of one connection
+inline constexpr std::size_t kMaxLineBytes = 1U << 20U;
+inline constexpr std::size_t kMaxAgentQueueBytes = 4U << 20U;
+
+class AgentSocket {
+ public:
+  // `worker` is null in a coordinator's pod.
+  AgentSocket(Loop& loop, const Config& config, Mail& mail, Worker* worker);
+  ~AgentSocket();
+  AgentSocket(const AgentSocket&) = delete;
+  AgentSocket& operator=(const AgentSocket&) = delete;
+
+  // Binds `path` (mode 0666), replacing what a former life left there.
+  Status start(const std::string& path);
+  void stop();
+  // Where coordinators find names; set by the composition.
+  std::function<void(Worker::OnPeers)> peers;
+
+ private:
+  class Connection;
+  void accept();
+  Loop& loop_;
+  const Config& config_;
+  Mail& mail_;
+  Worker* worker_;
+  boost::asio::local::stream_protocol::acceptor acceptor_;
+  std::size_t connections_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace swarm::engine

@@ -1,0 +1,236 @@
+#include "engine/cluster.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "api/swarm.h"
+#include "base/encoding.h"
+#include "engine/control_json.h"
+#include "net/beast_client.h"
+#include "net/http_server.h"
+
+namespace swarm::engine {
+namespace {
+
+constexpr Milliseconds kCallDeadline{5000};
+constexpr Milliseconds kReportPeriod{5000};
+constexpr Milliseconds kFirstPause{100}, kMaxPause{5000};
+
+TeamSettings settings_of(const api::Swarm& swarm, const Config& config) {
+  TeamSettings out;
+  out.suspended = swarm.spec.suspend;
+  out.max_attempts = static_cast<std::uint32_t>(swarm.spec.tasks.max_attempts);
+  out.max_queued = static_cast<std::uint32_t>(swarm.spec.tasks.max_queued);
+  out.result_retention = Milliseconds(std::int64_t{1000} * swarm.spec.tasks.result_retention_seconds);
+  // The status of a Swarm that is seconds old may still be empty.
+  out.coordinators = swarm.status.topology.coordinators > 0 ? static_cast<std::uint32_t>(swarm.status.topology.coordinators) : config.coordinators;
+  if (swarm.spec.rollout) {
+    out.v2_percentage = swarm.spec.rollout->traffic_percentage;
+    out.v1_command = swarm.spec.rollout->v1_command;
+  }
+  return out;
+}
+
+}  // namespace
+
+Cluster::Cluster(Loop& loop, const Config& config, Events events) : loop_(loop), config_(config), events_(std::move(events)) {}
+
+Cluster::~Cluster() {
+  lease_.request_stop();
+  watch_.request_stop();
+  changed_.notify_all();
+}
+
+Status Cluster::start() {
+  const char* host = std::getenv("KUBERNETES_SERVICE_HOST");
+  const char* port = std::getenv("KUBERNETES_SERVICE_PORT");
+  if (host == nullptr || port == nullptr) return invalid("KUBERNETES_SERVICE_HOST and _PORT are missing: a coordinator runs in a pod");
+  net::HttpClientOptions options;
+  const std::string name = host;
+  options.url = "https://" + (name.find(':') == std::string::npos ? name : "[" + name + "]") + ":" + port;
+  options.ca_file = config_.api_path + "/ca.crt";
+  options.token_file = config_.api_path + "/token";
+  auto client = net::make_beast_client(options);
+  if (!client) return client.error();
+  client_ = *std::move(client);
+  lease_ = std::jthread([this](const std::stop_token& stop) { lease_thread(stop); });
+  watch_ = std::jthread([this](const std::stop_token& stop) { watch_thread(stop); });
+  return {};
+}
+
+void Cluster::tell(const std::string& text) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (text == last_problem_) return;  // once per kind of trouble, not once per attempt
+    last_problem_ = text;
+  }
+  loop_.post([this, text] { events_.problem(text); });
+}
+
+bool Cluster::pause(const std::stop_token& stop, Milliseconds time) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, stop, time, [&] { return stop.stop_requested(); });
+  return !stop.stop_requested();
+}
+
+void Cluster::report(std::string text, std::string comparable) {
+  const std::lock_guard lock(mutex_);
+  report_ = std::move(text);
+  comparable_ = std::move(comparable);
+  changed_.notify_all();
+}
+
+void Cluster::raise_epoch(std::uint64_t at_least) {
+  const std::lock_guard lock(mutex_);
+  wanted_epoch_ = std::max(wanted_epoch_, at_least);
+  changed_.notify_all();
+}
+
+bool Cluster::acquire(const std::stop_token& stop) {
+  const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name + "/leases/" + config_.swarm + "-team-" +
+                           std::to_string(config_.team);
+  auto reply = client_->send({"GET", path, "", "", {}}, kCallDeadline, stop);
+  if (!reply || reply->status != 200) {
+    tell(reply ? "the team's Lease can't be read: HTTP " + std::to_string(reply->status) : "the API server can't be reached");
+    return false;
+  }
+  auto lease = parse_object(reply->body);
+  if (!lease || !lease->contains("metadata")) return false;
+  json& metadata = (*lease)["metadata"];
+  if (!metadata["annotations"].is_object()) metadata["annotations"] = json::object();
+  json& annotations = metadata["annotations"];
+  const auto text = text_of(annotations, std::string(api::kEpochAnnotation).c_str(), "0");
+  const std::uint64_t present = std::strtoull(text.c_str(), nullptr, 10);
+  std::uint64_t wanted = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    wanted = wanted_epoch_;
+  }
+  const std::uint64_t epoch = std::max(present + 1, wanted);
+  std::vector<AgentName> former;
+  if (auto report = api::parse_report(text_of(annotations, std::string(api::kReportAnnotation).c_str()))) {
+    for (const auto& [name, worker] : report->workers) former.push_back({name});
+  }
+  annotations[std::string(api::kEpochAnnotation)] = std::to_string(epoch);
+  annotations[std::string(api::kHolderUidAnnotation)] = config_.pod_uid;
+  metadata.erase("managedFields");
+  (*lease)["spec"]["holderIdentity"] = config_.pod;
+  // The resourceVersion that was read makes this the compare-and-swap.
+  reply = client_->send({"PUT", path, "application/json", lease->dump(), {}}, kCallDeadline, stop);
+  if (!reply || reply->status != 200) {
+    if (reply && reply->status != 409) tell("the team's Lease can't be written: HTTP " + std::to_string(reply->status));
+    return false;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    epoch_ = epoch;
+    sent_.clear();
+    last_problem_.clear();
+  }
+  loop_.post([this, epoch, former] { events_.acquired(epoch, former); });
+  return true;
+}
+
+void Cluster::push_report(const std::stop_token& stop) {
+  const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name + "/leases/" + config_.swarm + "-team-" +
+                           std::to_string(config_.team);
+  std::string text, comparable;
+  std::uint64_t epoch = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (comparable_.empty() || comparable_ == sent_) return;
+    text = report_;
+    comparable = comparable_;
+    epoch = epoch_;
+  }
+  auto reply = client_->send({"GET", path, "", "", {}}, kCallDeadline, stop);
+  if (!reply || reply->status != 200) return tell("the report can't be written: the team's Lease can't be read");
+  auto lease = parse_object(reply->body);
+  if (!lease) return;
+  const json annotations = lease->value("/metadata/annotations"_json_pointer, json::object());
+  const std::uint64_t present = std::strtoull(text_of(annotations, std::string(api::kEpochAnnotation).c_str(), "0").c_str(), nullptr, 10);
+  if (present > epoch) {
+    loop_.post([this] { events_.superseded(); });
+    return;
+  }
+  const json patch{{"metadata", {{"resourceVersion", text_of((*lease)["metadata"], "resourceVersion")},
+                                 {"annotations", {{std::string(api::kReportAnnotation), text}}}}}};
+  reply = client_->send({"PATCH", path, "application/merge-patch+json", patch.dump(), {}}, kCallDeadline, stop);
+  if (!reply || reply->status != 200) {
+    return tell("the report can't be written" + (reply ? ": HTTP " + std::to_string(reply->status) : std::string()));
+  }
+  const std::lock_guard lock(mutex_);
+  sent_ = comparable;
+}
+
+void Cluster::lease_thread(const std::stop_token& stop) {
+  auto wait = kFirstPause;
+  while (!stop.stop_requested()) {
+    std::uint64_t epoch = 0, wanted = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      epoch = epoch_;
+      wanted = wanted_epoch_;
+    }
+    if (epoch == 0 || wanted > epoch) {
+      if (acquire(stop)) {
+        wait = kFirstPause;
+      } else {
+        if (!pause(stop, wait)) return;
+        wait = std::min(wait * 2, kMaxPause);
+      }
+      continue;
+    }
+    push_report(stop);
+    if (!pause(stop, kReportPeriod)) return;
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, stop, [&] { return comparable_ != sent_ || wanted_epoch_ > epoch_; });
+  }
+}
+
+bool Cluster::apply_swarm(std::string_view text, std::string* resource_version) {
+  auto swarm = api::parse_text(text);
+  if (!swarm) {
+    tell("the Swarm can't be read; the settings stay as they were");
+    return false;
+  }
+  *resource_version = swarm->resource_version;
+  loop_.post([this, settings = settings_of(*swarm, config_)] { events_.settings(settings); });
+  return true;
+}
+
+void Cluster::watch_thread(const std::stop_token& stop) {
+  const std::string path = "/apis/cfn.dev/v1alpha1/namespaces/" + config_.namespace_name + "/swarms";
+  auto wait = kFirstPause;
+  while (!stop.stop_requested()) {
+    std::string version;
+    auto reply = client_->send({"GET", path + "/" + config_.swarm, "", "", {}}, kCallDeadline, stop);
+    if (!reply || reply->status != 200 || !apply_swarm(reply->body, &version)) {
+      if (!reply || reply->status != 200) tell("the Swarm can't be read from the API server");
+      if (!pause(stop, wait)) return;
+      wait = std::min(wait * 2, kMaxPause);
+      continue;
+    }
+    wait = kFirstPause;
+    net::StreamLimits limits;
+    limits.total = Milliseconds{300000};
+    limits.idle = Milliseconds{310000};
+    const std::string query = "?watch=1&allowWatchBookmarks=true&timeoutSeconds=290&fieldSelector=metadata.name%3D" + config_.swarm +
+                              "&resourceVersion=" + net::percent_encode(version);
+    auto ended = client_->stream({"GET", path + query, "", "", {}}, limits, [&](std::string_view line) {
+      auto event = parse_object(line);
+      if (!event) return false;
+      const auto type = text_of(*event, "type");
+      if (type == "BOOKMARK") return true;
+      if ((type != "ADDED" && type != "MODIFIED") || !event->contains("object")) return false;  // ERROR, DELETED: read it anew
+      return apply_swarm((*event)["object"].dump(), &version);
+    }, stop);
+    if (!ended || ended->status != 200) {
+      if (!pause(stop, kMaxPause)) return;
+    } else if (!pause(stop, kFirstPause)) {
+      return;
+    }
+  }
+}
+
+}  // namespace swarm::engine

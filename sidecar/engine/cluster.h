@@ -1,0 +1,62 @@
+// A coordinator's only ties to the API server: its team's Lease (epoch, report) and its own Swarm (settings).
+//
+// Threads: two of its own that block on HTTP; everything it tells comes by Loop::post on the loop's. The API server being away stops
+// nothing that runs: an epoch once taken stays valid until somebody with a higher one shows up.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/ids.h"
+#include "engine/config.h"
+#include "engine/coordinator.h"
+#include "engine/loop.h"
+#include "net/http_client.h"
+
+namespace swarm::engine {
+
+class Cluster {
+ public:
+  struct Events {
+    // The Lease is ours under this epoch; `former`: workers that the last holder reported.
+    std::function<void(std::uint64_t epoch, std::vector<AgentName> former)> acquired;
+    std::function<void()> superseded;                 // somebody else holds a higher epoch
+    std::function<void(TeamSettings)> settings;
+    std::function<void(std::string)> problem;         // for the log; constant text, no secrets
+  };
+  Cluster(Loop& loop, const Config& config, Events events);
+  ~Cluster();                                         // waits for the threads (≤ one HTTP deadline)
+  Cluster(const Cluster&) = delete;
+  Cluster& operator=(const Cluster&) = delete;
+
+  Status start();                                     // reads the environment's API server and starts the threads
+  void report(std::string json, std::string comparable);  // patched when `comparable` has changed, at most every 5 s
+  void raise_epoch(std::uint64_t at_least);           // take the Lease again with a higher epoch
+
+ private:
+  void lease_thread(const std::stop_token& stop);
+  void watch_thread(const std::stop_token& stop);
+  bool acquire(const std::stop_token& stop);
+  void push_report(const std::stop_token& stop);
+  void tell(const std::string& text);
+  bool apply_swarm(std::string_view text, std::string* resource_version);
+  bool pause(const std::stop_token& stop, Milliseconds time);
+
+  Loop& loop_;
+  const Config& config_;
+  Events events_;
+  std::unique_ptr<net::HttpClient> client_;
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::string report_, comparable_, sent_;            // guarded by mutex_
+  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;        // guarded by mutex_
+  std::string last_problem_;                          // lease thread and watch thread; guarded by mutex_
+  std::jthread lease_, watch_;
+};
+
+}  // namespace swarm::engine

@@ -1,0 +1,458 @@
+#include "engine/coordinator.h"
+
+#include <boost/asio/post.hpp>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/encoding.h"
+#include "engine/control_json.h"
+#include "engine/task_json.h"
+#include "engine/worker.h"
+#include "os/file.h"
+
+namespace swarm::engine {
+
+using link::FrameType;
+
+namespace {
+
+std::uint64_t random_word(void*) {
+  const auto bytes = random_bytes(8);
+  std::uint64_t v = 0;
+  std::memcpy(&v, bytes.data(), 8);
+  return v;
+}
+
+tasks::Settings engine_settings(const Config& config, const TeamSettings& s) {
+  tasks::Settings out;
+  out.team = config.team;
+  out.node = config.node;
+  out.pod = config.pod;
+  out.default_max_attempts = s.max_attempts;
+  out.max_queued = s.max_queued;
+  out.result_retention = s.result_retention;
+  out.worker_lost_after = config.health_period * config.failure_threshold;
+  out.suspended = s.suspended;
+  out.v2_percentage = s.v2_percentage;
+  out.v1_command = s.v1_command;
+  return out;
+}
+
+}  // namespace
+
+Coordinator::Coordinator(Loop& loop, const Config& config, Mail& mail)
+    : loop_(loop), config_(config), mail_(mail), timer_(loop.io()) {
+  settings_.coordinators = config.coordinators;
+  engine_ = std::make_unique<tasks::Engine>(engine_settings(config_, settings_), random_word, nullptr);
+}
+
+Coordinator::~Coordinator() {
+  *alive_ = false;
+  forwarders_.join();
+}
+
+void Coordinator::restore(const log::Record& record) {
+  if (record.kind != tasks::kTask) return;
+  auto task = tasks::decode(record.payload);
+  if (!task) return;  // counted as corrupt by the log unless our own bug; its mirror has it
+  auto& version = versions_[task->id];
+  if (task->version < version) return;
+  version = task->version;
+  records_[task->id] = record.sequence;
+  std::erase_if(restored_, [&](const tasks::Task& t) { return t.id == task->id; });
+  restored_.push_back(*std::move(task));
+}
+
+void Coordinator::attach(log::Log& log, bool fresh) {
+  log_ = &log;
+  fresh_ = fresh;
+}
+
+void Coordinator::activate(std::uint64_t epoch, const std::vector<AgentName>& expected) {
+  const auto now = mono_now();
+  epoch_ = epoch;
+  if (active_) return;
+  active_ = true;
+  engine_->begin_recovery(now);
+  for (auto& task : restored_) engine_->restore(now, wall_now(), std::move(task), std::nullopt);
+  restored_.clear();
+  // A log of our own knows every task that was ever accepted; only an empty one has to ask.
+  if (fresh_) expected_.insert(expected.begin(), expected.end());
+  recovery_deadline_ = now + kRecoveryLimit;
+  end_recovery_if_complete();
+  perform();
+  arm();
+  if (on_change) on_change();
+}
+
+bool Coordinator::recovering() const { return active_ && engine_->recovering(); }
+
+void Coordinator::end_recovery_if_complete() {
+  if (!recovering()) return;
+  if (!expected_.empty() && mono_now() < recovery_deadline_) return;
+  for (const auto& [session, member] : by_session_) {
+    if (!member.joined && mono_now() < recovery_deadline_) return;  // it is just telling what it holds
+  }
+  engine_->end_recovery(mono_now(), wall_now());
+  if (on_change) on_change();
+}
+
+void Coordinator::configure(const TeamSettings& settings) {
+  settings_ = settings;
+  engine_->configure(mono_now(), wall_now(), engine_settings(config_, settings_));
+  perform();
+  arm();
+  if (on_change) on_change();
+}
+
+// ---- workers
+
+Coordinator::Member* Coordinator::member_of(Session& session) {
+  const auto found = session_of_.find(&session);
+  return found == session_of_.end() ? nullptr : &by_session_.at(found->second);
+}
+
+void Coordinator::join(Session& session, const link::Frame& frame) {
+  auto parsed = parse_control(frame.payload);
+  if (!parsed) return session.close(parsed.error());
+  if (!active_) return session.close(unavailable("not the active coordinator"));
+  if (session_of_.contains(&session)) return session.close(invalid("JOIN twice"));
+  const json& head = parsed->head;
+  const auto& peer = session.peer();
+  if (!peer.name.value.starts_with("worker-")) return session.close(invalid("only workers join"));
+
+  const auto prior = number_of(head, "session");
+  if ((prior >> 32U) > epoch_) {
+    if (on_higher_epoch) on_higher_epoch((prior >> 32U) + 1);
+    return session.close(unavailable("a higher epoch exists; taking a new one"));
+  }
+  std::uint64_t number = prior != 0 ? prior : (epoch_ << 32U) | next_session_++;
+  // The same incarnation on a new connection replaces the old connection.
+  if (const auto twin = by_session_.find(number); twin != by_session_.end()) {
+    if (twin->second.log_id == peer.log_id) {
+      if (auto old = twin->second.session.lock()) {
+        session_of_.erase(old.get());
+        old->close(Error{Code::kDenied, "the same worker connected again"});
+      }
+      by_session_.erase(twin);
+    } else {
+      number = (epoch_ << 32U) | next_session_++;
+    }
+  }
+  next_session_ = std::max(next_session_, (number >> 32U) == epoch_ ? (number & 0xFFFFFFFFU) + 1 : next_session_);
+
+  Member member;
+  member.worker = {peer.name, number, peer.pod, peer.node};
+  member.session = session.weak_from_this();
+  member.name = peer.name;
+  member.log_id = peer.log_id;
+  member.address = peer.address;
+  member.version = text_of(head, "version").substr(0, 40);
+  member.leaving = flag_of(head, "leaving");
+  member.since = wall_now();
+  auto& owner = owner_[peer.name];
+  member.superseded = owner > number;
+  owner = std::max(owner, number);
+  for (auto& [other, m] : by_session_) {
+    if (m.name == peer.name && other < owner) m.superseded = true;
+  }
+  if (const auto running = head.find("running"); running != head.end() && running->is_array()) {
+    for (const auto& r : *running) {
+      if (r.is_object()) member.running.push_back({TaskId{text_of(r, "id")}, static_cast<std::uint32_t>(number_of(r, "attempt"))});
+    }
+  }
+  member.held = std::move(held_early_[&session]);
+  held_early_.erase(&session);
+  // Copies that are newer than ours, or of tasks we do not know, are fetched before the worker counts as joined.
+  for (const auto& [id, version] : member.held) {
+    if (engine_->wants(id, version)) member.pulling.insert(id);
+  }
+  for (const auto& id : member.pulling) session.send(FrameType::kPull, id.value);
+  session_of_[&session] = number;
+  auto& placed = by_session_[number] = std::move(member);
+  if (placed.pulling.empty()) finish_join(placed);
+}
+
+void Coordinator::finish_join(Member& member) {
+  member.joined = true;
+  engine_->worker_joined(mono_now(), wall_now(), member.worker, member.running, member.held);
+  if (member.leaving || member.superseded) engine_->worker_leaving(mono_now(), wall_now(), member.worker);
+  member.held.clear();
+  if (auto session = member.session.lock()) {
+    session->send(FrameType::kJoined, control(json{{"session", member.worker.session}, {"epoch", epoch_}}));
+  }
+  expected_.erase(member.name);
+  end_recovery_if_complete();
+  perform();
+  arm();
+  if (on_change) on_change();
+}
+
+void Coordinator::session_down(Session& session) {
+  held_early_.erase(&session);
+  Member* member = member_of(session);
+  if (member == nullptr) return;
+  if (member->joined) engine_->worker_disconnected(mono_now(), wall_now(), member->worker);
+  by_session_.erase(member->worker.session);
+  session_of_.erase(&session);
+  end_recovery_if_complete();
+  perform();
+  arm();
+  if (on_change) on_change();
+}
+
+bool Coordinator::take(Session& session, const link::Frame& frame) {
+  if (frame.type == FrameType::kHeld) {
+    auto parsed = parse_control(frame.payload);
+    if (!parsed) { session.close(parsed.error()); return true; }
+    auto& held = held_early_[&session];
+    if (const auto list = parsed->head.find("held"); list != parsed->head.end() && list->is_object()) {
+      for (const auto& [id, version] : list->items()) {
+        if (version.is_number_unsigned() && held.size() < 200000) held[TaskId{id}] = version.get<std::uint64_t>();
+      }
+    }
+    return true;
+  }
+  if (frame.type == FrameType::kJoin) {
+    join(session, frame);
+    return true;
+  }
+  const auto now = mono_now();
+  const auto wall = wall_now();
+  if (frame.type == FrameType::kResolve || frame.type == FrameType::kPeers) {
+    auto parsed = parse_control(frame.payload);
+    if (!parsed) { session.close(parsed.error()); return true; }
+    const auto request = number_of(parsed->head, "request");
+    if (frame.type == FrameType::kPeers) {
+      json peers = json::array();
+      peers.push_back({{"name", config_.name.value}, {"role", "coordinator"}, {"state", "ready"}, {"node", config_.node}, {"team", config_.team}});
+      for (const auto& [number, m] : by_session_) {
+        if (m.superseded || !m.joined) continue;
+        peers.push_back({{"name", m.name.value}, {"role", "worker"}, {"node", m.worker.node}, {"team", config_.team},
+                         {"state", m.leaving ? "leaving" : engine_->running_on(m.name) ? "busy" : "idle"}});
+      }
+      session.send(FrameType::kPeerList, control(json{{"request", request}, {"peers", peers}}));
+      return true;
+    }
+    locate({text_of(parsed->head, "name")}, [&session, request](const Result<Location>& where) {
+      if (!where) {
+        session.send(FrameType::kResolved, control(json{{"request", request}, {"code", code_name(where.error().code)}, {"message", where.error().message}}));
+      } else {
+        session.send(FrameType::kResolved, control(json{{"request", request}, {"name", where->expect.name.value}, {"address", where->address},
+                                                        {"port", where->port}, {"logId", to_string(where->expect.log_id)}}));
+      }
+    });
+    return true;
+  }
+  Member* member = member_of(session);
+  if (member == nullptr) return false;
+  const tasks::Worker worker = member->worker;
+  switch (frame.type) {
+    case FrameType::kCopy: {
+      link::PayloadReader in(frame.payload);
+      const auto version = in.u64();
+      const TaskId id{std::string(in.text())};
+      auto task = tasks::decode(in.rest());
+      if (version > 0 && task && task->id == id) engine_->restore(now, wall, *std::move(task), worker);
+      member->pulling.erase(id);
+      if (member->pulling.empty() && !member->joined) finish_join(*member);
+      break;
+    }
+    case FrameType::kReplicated: {
+      link::PayloadReader in(frame.payload);
+      const auto version = in.u64();
+      const TaskId id{std::string(in.text())};
+      if (in.done()) engine_->replicated(now, wall, worker, id, version);
+      break;
+    }
+    case FrameType::kLeaving:
+      member->leaving = true;
+      engine_->worker_leaving(now, wall, worker);
+      break;
+    case FrameType::kTaskNext: case FrameType::kTaskForgetNext: case FrameType::kTaskExtend: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) { session.close(parsed.error()); return true; }
+      const auto request = number_of(parsed->head, "request");
+      if (frame.type == FrameType::kTaskForgetNext) {
+        engine_->forget_next(worker, request);
+      } else if (frame.type == FrameType::kTaskNext) {
+        if (leaving_) break;  // the successor answers it
+        engine_->next(now, wall, worker, request, now + Milliseconds(std::min<std::uint64_t>(number_of(parsed->head, "waitMs"), 600000)));
+      } else {
+        const std::string progress = text_of(parsed->head, "progress");
+        const bool has_progress = parsed->head.contains("progress");
+        const auto extended = engine_->extend(now, wall, worker, TaskId{text_of(parsed->head, "id")},
+                                              static_cast<std::uint32_t>(number_of(parsed->head, "attempt")), has_progress ? &progress : nullptr);
+        json answer{{"request", request}};
+        if (extended) {
+          answer["cancel"] = extended->cancel;
+        } else {
+          answer["code"] = code_name(extended.error().code);
+          answer["message"] = extended.error().message;
+        }
+        session.send(FrameType::kTaskExtended, control(answer));
+      }
+      break;
+    }
+    case FrameType::kTaskReport: {
+      std::uint64_t request = 0;
+      auto report = decode_report(frame.payload, &request);
+      if (!report) { session.close(report.error()); return true; }
+      // The worker knows its reports by task and attempt; so does the request number that goes round the engine.
+      const auto number = next_ticket_++;
+      reports_[number] = {report->id, report->attempt};
+      if (report->done) ++member->tasks_done;
+      engine_->report(now, wall, worker, number, *std::move(report));
+      break;
+    }
+    default: return false;
+  }
+  perform();
+  arm();
+  return true;
+}
+
+void Coordinator::locate(const AgentName& name, const Located& done) {
+  if (name == config_.name) return done(Location{config_.pod_ip, config_.link_port, {config_.name, {}}});
+  const auto owner = owner_.find(name);
+  const auto member = owner == owner_.end() ? by_session_.end() : by_session_.find(owner->second);
+  if (member == by_session_.end()) return done(not_found(name.value + " is not connected now"));
+  done(Location{member->second.address, config_.link_port, {name, member->second.log_id}});
+}
+
+void Coordinator::leaving() {
+  if (leaving_) return;
+  leaving_ = true;
+  for (const auto& [number, member] : by_session_) {
+    if (auto session = member.session.lock()) session->send(FrameType::kLeaving, "");
+  }
+}
+
+bool Coordinator::redundant() const { return engine_->counts(wall_now()).single_copy == 0; }
+tasks::Counts Coordinator::counts() const { return engine_->counts(wall_now()); }
+
+// ---- the engine's outputs
+
+void Coordinator::send_to(const tasks::Worker& worker, FrameType type, const std::string& payload) {
+  const auto found = by_session_.find(worker.session);
+  if (found == by_session_.end()) return;  // it went; the engine hears so by worker_disconnected
+  if (auto session = found->second.session.lock()) session->send(type, payload);
+}
+
+void Coordinator::store(const tasks::Store& out) {
+  auto record = log_->append(tasks::kTask, out.bytes);
+  if (!record) {
+    unstored_[out.id] = out;
+    return;
+  }
+  unstored_.erase(out.id);
+  const auto older = records_.find(out.id);
+  if (older != records_.end()) check(log_->mark(older->second, log::State::kDone, 0).ok(), "marking needs no space");
+  records_[out.id] = *record;
+}
+
+void Coordinator::perform() {
+  bool changed = false;
+  for (auto& output : engine_->take_outputs()) {
+    changed = true;
+    if (auto* o = std::get_if<tasks::Store>(&output)) {
+      store(*o);
+    } else if (auto* e = std::get_if<tasks::Erase>(&output)) {
+      unstored_.erase(e->id);
+      if (const auto found = records_.find(e->id); found != records_.end()) {
+        check(log_->mark(found->second, log::State::kDone, 0).ok(), "marking needs no space");
+        records_.erase(found);
+      }
+    } else if (auto* r = std::get_if<tasks::Replicate>(&output)) {
+      std::string payload;
+      link::put_u64(payload, r->version);
+      link::put_text(payload, r->id.value);
+      payload += r->bytes;
+      send_to(r->mirror, FrameType::kReplicate, payload);
+    } else if (auto* f = std::get_if<tasks::Forget>(&output)) {
+      send_to(f->mirror, FrameType::kForget, f->id.value);
+    } else if (auto* s = std::get_if<tasks::Submitted>(&output)) {
+      const auto ticket = tickets_.find(s->ticket);
+      if (ticket == tickets_.end()) continue;
+      auto respond = std::move(ticket->second);
+      tickets_.erase(ticket);
+      if (!s->result) {
+        later(respond, net::error_response(s->result.error()));
+        continue;
+      }
+      json mirrors = json::array();
+      for (const auto& m : s->mirrors) mirrors.push_back(m.value);
+      later(respond, {201, "application/json",
+                      json{{"id", s->result->value}, {"survives", s->survives}, {"duplicate", s->duplicate}, {"mirrors", mirrors}}.dump() + "\n", {}});
+    } else if (auto* l = std::get_if<tasks::Lease>(&output)) {
+      json head{{"request", l->request}, {"id", l->id.value}, {"attempt", l->attempt}, {"maxAttempts", l->max_attempts},
+                {"version", l->version == tasks::Version::kV1 ? "V1" : "V2"}, {"leaseMs", l->lease.count()}, {"key", printable(l->key)},
+                {"labels", json::object()}};
+      for (const auto& [k, v] : l->labels) head["labels"][printable(k)] = printable(v);
+      if (!l->command.empty()) head["command"] = l->command;
+      send_to(l->worker, FrameType::kTaskLease, control(head, l->body));
+    } else if (auto* n = std::get_if<tasks::NoTask>(&output)) {
+      send_to(n->worker, FrameType::kTaskNone, control(json{{"request", n->request}, {"code", code_name(n->code)}, {"message", n->reason}}));
+    } else if (auto* d = std::get_if<tasks::Reported>(&output)) {
+      const auto known = reports_.find(d->request);
+      if (known == reports_.end()) continue;
+      json head{{"id", known->second.first.value}, {"attempt", known->second.second}};
+      reports_.erase(known);
+      if (!d->status) {
+        head["code"] = code_name(d->status.error().code);
+        head["message"] = d->status.error().message;
+      }
+      send_to(d->worker, FrameType::kTaskReported, control(head));
+    } else if (auto* c = std::get_if<tasks::Cancel>(&output)) {
+      send_to(c->worker, FrameType::kTaskCancel, control(json{{"id", c->id.value}, {"attempt", c->attempt}}));
+    } else if (auto* g = std::get_if<tasks::Changed>(&output)) {
+      const auto task = engine_->find(g->id);
+      if (!task || !tasks::is_final((*task)->state)) continue;
+      for (auto it = waiters_.begin(); it != waiters_.end();) {
+        if (it->id != g->id) {
+          ++it;
+          continue;
+        }
+        answer_task(it->id, it->respond);
+        it = waiters_.erase(it);
+      }
+    }
+  }
+  if (changed && on_change) on_change();
+}
+
+// ---- time
+
+void Coordinator::tick() {
+  const auto now = mono_now();
+  for (const auto& [id, out] : std::map(unstored_)) store(out);
+  if (active_) engine_->tick(now, wall_now());
+  end_recovery_if_complete();
+  for (auto it = waiters_.begin(); it != waiters_.end();) {
+    if (it->deadline > now) {
+      ++it;
+      continue;
+    }
+    answer_task(it->id, it->respond);
+    it = waiters_.erase(it);
+  }
+  perform();
+  arm();
+}
+
+void Coordinator::arm() {
+  const auto now = mono_now();
+  auto next = now + Milliseconds{5000};
+  const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
+  if (const auto t = engine_->next_deadline(); t && active_) sooner(*t);
+  for (const auto& waiter : waiters_) sooner(waiter.deadline);
+  if (recovering()) sooner(recovery_deadline_);
+  if (!unstored_.empty()) sooner(now + Milliseconds{500});
+  timer_.expires_at(std::max(next, now + Milliseconds{1}));
+  timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
+    if (!e && *alive) tick();
+  });
+}
+
+}  // namespace swarm::engine

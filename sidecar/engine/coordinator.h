@@ -1,0 +1,128 @@
+// The coordinator's side of one team: who its workers are, the task engine's shell, the task API.
+//
+// Threads: the loop's; forwarding to other teams' coordinators runs on a small pool and comes back by post().
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "api/swarm.h"
+#include "engine/mail.h"
+#include "log/log.h"
+#include "net/http_server.h"
+#include "tasks/tasks.h"
+
+namespace swarm::engine {
+
+inline constexpr std::size_t kMaxTaskWaiters = 1024;         // long polls
+inline constexpr std::size_t kMaxForwards = 64;              // requests on their way to other teams
+inline constexpr std::uint64_t kTaskReserveBytes = 6U << 20U;  // of the log: new tasks leave this much for changes of old ones
+inline constexpr Milliseconds kRecoveryLimit{10000};         // for workers that the former coordinator had and that do not come
+
+// What the Swarm resource says that may change while we run.
+struct TeamSettings {
+  bool suspended = false;
+  int v2_percentage = 100;
+  std::vector<std::string> v1_command;
+  std::uint32_t max_attempts = 3, max_queued = 10000;
+  Milliseconds result_retention{86400 * 1000};
+  std::uint32_t coordinators = 1;
+};
+
+class Coordinator {
+ public:
+  Coordinator(Loop& loop, const Config& config, Mail& mail);
+  ~Coordinator();
+  Coordinator(const Coordinator&) = delete;
+  Coordinator& operator=(const Coordinator&) = delete;
+
+  void restore(const log::Record& record);
+  void attach(log::Log& log, bool fresh);
+  // The Lease is ours. `expected`: workers that the former holder had; a fresh log waits for their copies.
+  void activate(std::uint64_t epoch, const std::vector<AgentName>& expected);
+  void configure(const TeamSettings& settings);
+  [[nodiscard]] bool active() const { return active_; }
+  [[nodiscard]] bool recovering() const;
+  [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
+  // A worker has seen a higher epoch than ours: somebody else was coordinator in between.
+  std::function<void(std::uint64_t at_least)> on_higher_epoch;
+  std::function<void()> on_change;                        // something in report() may have changed
+
+  bool take(Session& session, const link::Frame& frame);
+  void session_down(Session& session);
+  void locate(const AgentName& name, const Located& done);
+  void http(net::HttpRequest request, net::Respond respond);   // paths under /v1/
+  void leaving();
+  [[nodiscard]] bool redundant() const;                   // every task has its second copy
+  [[nodiscard]] api::TeamReport report() const;           // docs/pod-layout.md
+  [[nodiscard]] tasks::Counts counts() const;
+  [[nodiscard]] std::size_t workers() const { return by_session_.size(); }
+
+ private:
+  struct Member {                     // a connected worker
+    tasks::Worker worker;
+    std::weak_ptr<Session> session;
+    AgentName name;
+    LogId log_id;
+    std::string address, version;
+    std::map<TaskId, std::uint64_t> held;
+    std::set<TaskId> pulling;
+    std::vector<tasks::Engine::Running> running;
+    bool joined = false, leaving = false, superseded = false;
+    WallTime since = 0;
+    std::uint64_t tasks_done = 0;
+  };
+  struct Waiter { TaskId id; MonoTime deadline; net::Respond respond; };
+
+  Member* member_of(Session& session);
+  void join(Session& session, const link::Frame& frame);
+  void finish_join(Member& member);
+  void end_recovery_if_complete();
+  void perform();                     // the engine's outputs
+  void store(const tasks::Store& out);
+  void send_to(const tasks::Worker& worker, link::FrameType type, const std::string& payload);
+  void answer_task(const TaskId& id, const net::Respond& respond);
+  void forward(std::uint32_t team, net::HttpRequest request, net::Respond respond);
+  void list_tasks(const net::HttpRequest& request, const net::Respond& respond);
+  // The same question to every other team; `own` is our part of the answer's list `field`.
+  void gather(const net::HttpRequest& request, const std::string& field, const std::string& own, const net::Respond& respond);
+  void submit(const net::HttpRequest& request, const net::Respond& respond);
+  void tick();
+  void arm();
+  std::string agents_json();
+  void later(const net::Respond& respond, net::HttpResponse response);   // after commit
+
+  Loop& loop_;
+  const Config& config_;
+  Mail& mail_;
+  log::Log* log_ = nullptr;
+  TeamSettings settings_;
+  std::unique_ptr<tasks::Engine> engine_;
+  bool active_ = false, fresh_ = true, leaving_ = false;
+  std::uint64_t epoch_ = 0, next_session_ = 1, next_ticket_ = 1;
+  std::map<std::uint64_t, Member> by_session_;
+  std::map<Session*, std::uint64_t> session_of_;
+  std::map<Session*, std::map<TaskId, std::uint64_t>> held_early_;   // HELD frames before JOIN
+  std::map<AgentName, std::uint64_t> owner_;              // name -> highest session
+  std::map<TaskId, log::Sequence> records_;
+  std::map<TaskId, std::uint64_t> versions_;
+  std::map<TaskId, tasks::Store> unstored_;               // the log was full: tried again at every tick
+  std::map<std::uint64_t, net::Respond> tickets_;
+  std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;   // under way in the engine
+  std::vector<Waiter> waiters_;
+  std::vector<tasks::Task> restored_;
+  std::set<AgentName> expected_;
+  MonoTime recovery_deadline_{};
+  boost::asio::thread_pool forwarders_{4};
+  std::size_t forwarding_ = 0;
+  boost::asio::steady_timer timer_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace swarm::engine

@@ -1,0 +1,93 @@
+#include "engine/coordinator_link.h"
+
+#include <algorithm>
+
+namespace swarm::engine {
+
+using boost::asio::ip::tcp;
+
+namespace {
+constexpr Milliseconds kFirstBackoff{50}, kMaxBackoff{500};
+constexpr std::size_t kMaxCandidates = 8;
+}  // namespace
+
+CoordinatorLink::CoordinatorLink(Loop& loop, const Config& config, const Session::Options& options, std::uint32_t team, Events events)
+    : loop_(loop), config_(config), options_(options), team_(team), events_(std::move(events)), resolver_(loop.io()), timer_(loop.io()) {
+  search();
+}
+
+CoordinatorLink::~CoordinatorLink() {
+  *alive_ = false;
+  if (trying_) trying_->close(Error{Code::kCancelled, "no longer needed"});
+  if (session_) session_->close(Error{Code::kCancelled, "no longer needed"});
+}
+
+void CoordinatorLink::look_for_successor() { search(); }
+
+void CoordinatorLink::search() {
+  if (searching_) return;
+  searching_ = true;
+  const std::string host = "coordinator-" + std::to_string(team_) + "." + config_.link_service;
+  resolver_.async_resolve(host, std::to_string(config_.link_port), [this, alive = alive_](boost::system::error_code e, const tcp::resolver::results_type& found) {
+    if (!*alive) return;
+    candidates_.clear();
+    if (!e) {
+      for (const auto& entry : found) {
+        if (candidates_.size() < kMaxCandidates) candidates_.push_back(entry.endpoint());
+      }
+    }
+    try_next();
+  });
+}
+
+void CoordinatorLink::try_next() {
+  if (candidates_.empty()) return retry_later();
+  const auto to = candidates_.back();
+  candidates_.pop_back();
+  Session::Events events;
+  events.ready = [this, alive = alive_](Session& session) {
+    if (!*alive) return;
+    const auto& standing = session.peer_standing();
+    const bool newer = !session_ || standing.epoch > session_->peer_standing().epoch;
+    if (!standing.active || standing.epoch < known_epoch_ || !newer) {
+      return session.close(unavailable("not the active coordinator"));
+    }
+    known_epoch_ = standing.epoch;
+    const auto former = session_;
+    session_ = session.shared_from_this();
+    trying_.reset();
+    searching_ = false;
+    backoff_ = Milliseconds{0};
+    if (former) former->close(Error{Code::kCancelled, "superseded"});
+    events_.ready(session);
+  };
+  events.frame = [this, alive = alive_](Session& session, const link::Frame& frame) {
+    if (*alive && session_.get() == &session) events_.frame(session, frame);
+  };
+  events.closed = [this, alive = alive_](Session& session, const Error&) {
+    if (!*alive) return;
+    if (trying_.get() == &session) {
+      trying_.reset();
+      return try_next();
+    }
+    if (session_.get() != &session) return;
+    session_.reset();
+    events_.lost();
+    search();
+  };
+  link::Expect expect;
+  expect.name.value = "coordinator-" + std::to_string(team_);
+  trying_ = Session::connect(loop_, to, options_, expect, std::move(events));
+}
+
+void CoordinatorLink::retry_later() {
+  backoff_ = backoff_ == Milliseconds{0} ? kFirstBackoff : std::min(backoff_ * 2, kMaxBackoff);
+  timer_.expires_after(backoff_);
+  timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
+    if (e || !*alive) return;
+    searching_ = false;
+    search();
+  });
+}
+
+}  // namespace swarm::engine

@@ -1,0 +1,469 @@
+#include "engine/mail.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/encoding.h"
+
+namespace swarm::engine {
+
+using link::FrameType;
+using mailbox::Answer;
+
+namespace {
+
+constexpr Milliseconds kFirstBackoff{50}, kMaxBackoff{1000};
+constexpr Milliseconds kFirstFullBackoff{20}, kMaxFullBackoff{500};
+
+Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
+  return current == Milliseconds{0} ? first : std::min(current * 2, most);
+}
+
+}  // namespace
+
+Mail::Mail(Loop& loop, mailbox::Mailbox& box, const Config& config, Session::Options options,
+           std::function<void(const AgentName&, Located)> locate)
+    : loop_(loop), box_(box), config_(config), options_(std::move(options)), locate_(std::move(locate)), timer_(loop.io()) {
+  schedule_work();  // a log that was recovered may hold mail to deliver
+}
+
+Mail::~Mail() { *alive_ = false; }
+
+// ---- agents' requests
+
+void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
+  const auto now = mono_now();
+  if (sends_.size() >= kMaxWaitingSends) {
+    return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingSends) + " sends are waiting in this pod"});
+  }
+  const MessageId id = message.id;
+  const AgentName to = message.to;
+  const bool wants_reply = message.wants_reply;
+  if (wants_reply) box_.await_reply(id);
+  auto sent = box_.send(now, std::move(message));
+  if (!sent) {
+    if (wants_reply) box_.forget_reply(id);
+    return done(sent.error());
+  }
+  if (sent->already) {
+    if (sent->already->error) return done(*sent->already->error);
+    Accepted accepted{id, sent->already->local ? "container" : "pod", !sent->already->local, std::nullopt};
+    const auto peer = peers_.find(to);
+    if (!sent->already->local && peer != peers_.end() && !peer->second.node.empty() && peer->second.node != config_.node) {
+      accepted.survives = "node";
+    }
+    schedule_work();
+    return done(std::move(accepted));
+  }
+  // The same id again while the first call still waits: the newer caller gets the answer, the older one learns so.
+  if (const auto older = sends_.find(sent->sequence); older != sends_.end()) {
+    auto previous = std::move(older->second.done);
+    sends_.erase(older);
+    previous(Error{Code::kUnknown, "the same id was sent again; that call gets the answer"});
+  }
+  sends_[sent->sequence] = Waiting{to, id, now + timeout, std::move(done), wants_reply, false, ""};
+  schedule_work();
+}
+
+void Mail::send(mailbox::Message message, Milliseconds timeout, OnSent done) {
+  start(std::move(message), timeout, std::move(done));
+}
+
+void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) {
+  message.wants_reply = true;
+  const MessageId id = message.id;
+  const auto deadline = mono_now() + timeout;
+  start(std::move(message), timeout, [this, id, deadline, done = std::move(done)](Result<Accepted> sent) {
+    if (!sent) {
+      box_.forget_reply(id);
+      return done(std::move(sent));
+    }
+    const auto left = std::max(Milliseconds{0}, deadline - mono_now());
+    receive(left, Milliseconds{60000}, id, [this, id, accepted = *std::move(sent), done](Result<mailbox::Delivery> reply) mutable {
+      box_.forget_reply(id);
+      if (!reply) {
+        return done(Error{reply.error().code, "message " + id.value + " was accepted (survives: " + accepted.survives +
+                                                  "), but no reply came in time"});
+      }
+      accepted.reply = *std::move(reply);
+      done(std::move(accepted));
+    });
+  });
+}
+
+void Mail::receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to, OnReceived done) {
+  if (receivers_.size() >= kMaxWaitingReceivers) {
+    return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingReceivers) + " receivers are waiting in this pod"});
+  }
+  receivers_.push_back({std::move(in_reply_to), mono_now() + wait, lease, std::move(done)});
+  serve();
+  schedule_work();
+}
+
+void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done) {
+  auto acked = box_.ack(mono_now(), id, attempt);
+  if (!acked) return done(acked.error());
+  if (!acked->debt) return done({});
+  const auto& debt = *acked->debt;
+  acks_[debt.inbox] = {mono_now() + timeout, std::move(done), debt.sender};
+  debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
+  send_debts(debt.sender);
+  schedule_work();
+}
+
+Status Mail::nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay) {
+  auto status = box_.nack(mono_now(), id, attempt, delay);
+  schedule_work();
+  return status;
+}
+
+Status Mail::extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease) {
+  auto status = box_.extend(mono_now(), id, attempt, lease);
+  schedule_work();
+  return status;
+}
+
+// ---- frames
+
+bool Mail::take(Session& session, const link::Frame& frame) {
+  link::PayloadReader in(frame.payload);
+  const auto& peer = session.peer();
+  switch (frame.type) {
+    case FrameType::kMessage: {
+      const auto sequence = in.u64();
+      const auto prev = in.u64();
+      auto message = mailbox::decode(in.rest());
+      Answer answer = Answer::kRefused;
+      std::string reason;
+      if (!in.ok() || !message) {
+        reason = "malformed message";
+      } else if (message->to != config_.name) {
+        reason = "this pod is " + config_.name.value + ", not " + message->to.value;
+      } else if (message->from != peer.name) {
+        reason = "the sender's name is not the one of its pod";
+      } else {
+        answer = box_.deliver(mono_now(), peer.log_id, sequence, prev, *message);
+        if (answer == Answer::kFull) {
+          reason = config_.name.value + "'s inbox is full (limit " + std::to_string(config_.max_inbox_messages) + " messages)";
+        } else if (answer == Answer::kRefused) {
+          reason = config_.name.value + " takes no more mail: its pod is shutting down, or the message is over its limit";
+        }
+      }
+      std::string payload;
+      link::put_u64(payload, sequence);
+      link::put_u8(payload, static_cast<std::uint8_t>(answer));
+      link::put_text(payload, reason);
+      session.send(FrameType::kAnswer, payload);
+      if (answer == Answer::kStored) {
+        serve();
+        schedule_work();
+      }
+      return true;
+    }
+    case FrameType::kAnswer: {
+      const auto sequence = in.u64();
+      const auto value = in.u8();
+      const std::string reason(in.text());
+      if (!in.done() || value > static_cast<std::uint8_t>(Answer::kRefused)) {
+        session.close(invalid("malformed ANSWER"));
+        return true;
+      }
+      const auto answer = static_cast<Answer>(value);
+      auto& known = peers_[peer.name];
+      const auto waiting = sends_.find(sequence);
+      if (answer == Answer::kFull) {
+        known.full_backoff = grow(known.full_backoff, kFirstFullBackoff, kMaxFullBackoff);
+        known.full_until = mono_now() + known.full_backoff;
+        if (waiting != sends_.end()) waiting->second.full = reason.substr(0, 200);
+      } else {
+        known.full_backoff = Milliseconds{0};
+      }
+      box_.on_answer(mono_now(), peer.name, peer.log_id, sequence, answer, reason.substr(0, 200));
+      if (answer == Answer::kFull && config_.reject_when_full && waiting != sends_.end() && box_.withdraw(sequence)) {
+        finish(sequence, Error{Code::kFull, reason});
+      }
+      collect();
+      schedule_work();
+      return true;
+    }
+    case FrameType::kAcked: {
+      const auto sequence = in.u64();
+      if (in.done()) {
+        box_.on_acked(peer.name, sequence);
+        std::string payload;
+        link::put_u64(payload, sequence);
+        session.send(FrameType::kAckRecorded, payload);
+        schedule_work();
+      }
+      return true;
+    }
+    case FrameType::kAckRecorded: {
+      const auto sequence = in.u64();
+      const auto debt = debts_.find({peer.log_id, sequence});
+      if (in.done() && debt != debts_.end()) {
+        const auto inbox = debt->second;
+        debts_.erase(debt);
+        box_.on_ack_recorded(inbox);
+        settle(inbox, {});
+      }
+      return true;
+    }
+    default: return false;
+  }
+}
+
+void Mail::session_up(const std::shared_ptr<Session>& session) {
+  by_log_[session->peer().log_id] = session;
+  send_debts(session->peer().name);
+  schedule_work();
+}
+
+void Mail::session_down(Session& session) {
+  const auto found = by_log_.find(session.peer().log_id);
+  if (found == by_log_.end()) return;
+  const auto live = found->second.lock();
+  if (!live || live.get() == &session) by_log_.erase(found);
+}
+
+void Mail::look_again() {
+  for (auto& [name, peer] : peers_) peer.retry_at = {};
+  schedule_work();
+}
+
+bool Mail::settled() const { return box_.destinations().empty() && box_.ack_creditors().empty(); }
+
+// ---- links to receivers
+
+void Mail::ensure(const AgentName& name) {
+  auto& peer = peers_[name];
+  const auto now = mono_now();
+  if (peer.session || peer.connecting || peer.locating || now < peer.retry_at || name == config_.name) return;
+  if (peers_.size() > kMaxPeerLinks) {
+    // The links that were idle longest make room; their peers' mail is done.
+    for (auto it = peers_.begin(); it != peers_.end() && peers_.size() > kMaxPeerLinks;) {
+      const bool idle = it->first != name && !it->second.session && !it->second.connecting && !it->second.locating;
+      it = idle ? peers_.erase(it) : std::next(it);
+    }
+  }
+  peer.locating = true;
+  locate_(name, [this, name, alive = alive_](Result<Location> where) {
+    if (!*alive) return;
+    auto& found = peers_[name];
+    found.locating = false;
+    if (!where) return peer_failed(name, where.error());
+    boost::system::error_code bad;
+    const auto address = boost::asio::ip::make_address(where->address, bad);
+    if (bad) return peer_failed(name, invalid("not an address: " + where->address));
+    Session::Events events;
+    events.ready = [this, name, alive](Session& session) {
+      if (!*alive) return;
+      auto& ready = peers_[name];
+      ready.session = session.shared_from_this();
+      ready.connecting.reset();
+      ready.backoff = Milliseconds{0};
+      ready.full_until = {};
+      ready.last_used = mono_now();
+      ready.node = session.peer().node;
+      ready.last_error.clear();
+      const auto& log_id = session.peer().log_id;
+      for (const auto inbox : box_.on_incarnation(name, log_id)) settle(inbox, {});
+      box_.on_link_up(name, log_id);
+      session_up(ready.session);
+      pump(name);
+    };
+    events.frame = [this, alive](Session& session, const link::Frame& frame) {
+      if (*alive && !take(session, frame)) session.close(invalid("a frame that has no place on a mail link"));
+    };
+    events.closed = [this, name, alive](Session& session, const Error& why) {
+      if (!*alive) return;
+      session_down(session);
+      auto& gone = peers_[name];
+      if (gone.session.get() != &session && gone.connecting.get() != &session) return;
+      if (gone.session) box_.on_link_down(name);
+      gone.session.reset();
+      gone.connecting.reset();
+      peer_failed(name, why);
+    };
+    found.connecting = Session::connect(loop_, {address, where->port}, options_, where->expect, std::move(events));
+  });
+}
+
+void Mail::peer_failed(const AgentName& name, const Error& why) {
+  auto& peer = peers_[name];
+  peer.backoff = grow(peer.backoff, kFirstBackoff, kMaxBackoff);
+  peer.retry_at = mono_now() + peer.backoff;
+  peer.last_error = why.message;
+  schedule_work();
+}
+
+void Mail::pump(const AgentName& name) {
+  auto& peer = peers_[name];
+  if (!peer.session || !peer.session->up()) return;
+  const auto now = mono_now();
+  if (now < peer.full_until) return;
+  if (peer.full_backoff != Milliseconds{0}) box_.on_retry(name);
+  while (peer.session->queued_bytes() < kLinkWindowBytes) {
+    const auto batch = box_.transmit(name, 64U << 10U);
+    if (batch.empty()) break;
+    peer.last_used = now;
+    for (const auto& out : batch) {
+      std::string payload;
+      link::put_u64(payload, out.sequence);
+      link::put_u64(payload, out.prev);
+      payload += mailbox::encode(out.message);
+      if (const auto waiting = sends_.find(out.sequence); waiting != sends_.end()) waiting->second.transmitted = true;
+      peer.session->send(FrameType::kMessage, payload);
+    }
+    if (!peer.session || !peer.session->up()) break;
+  }
+}
+
+void Mail::send_debts(const AgentName& name) {
+  for (const auto& debt : box_.ack_debts(name)) {
+    debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
+    const auto session = by_log_.find(debt.sender_log);
+    const auto live = session == by_log_.end() ? nullptr : session->second.lock();
+    if (!live || !live->up()) continue;
+    std::string payload;
+    link::put_u64(payload, debt.sender_sequence);
+    live->send(FrameType::kAcked, payload);
+  }
+}
+
+// ---- what is due
+
+void Mail::settle(log::Sequence inbox, const Status& status) {
+  const auto found = acks_.find(inbox);
+  if (found == acks_.end()) return;
+  auto done = std::move(found->second.done);
+  acks_.erase(found);
+  done(status);
+}
+
+void Mail::finish(log::Sequence sequence, Result<Accepted> result) {
+  const auto found = sends_.find(sequence);
+  if (found == sends_.end()) return;
+  auto waiting = std::move(found->second);
+  sends_.erase(found);
+  if (!result && waiting.wants_reply) box_.forget_reply(waiting.id);
+  waiting.done(std::move(result));
+}
+
+void Mail::collect() {
+  for (auto& outcome : box_.take_outcomes()) {
+    if (outcome.error) {
+      finish(outcome.sequence, *outcome.error);
+    } else {
+      const auto& node = peers_[outcome.to].node;
+      finish(outcome.sequence, Accepted{outcome.id, outcome.local ? "container" : (node.empty() || node == config_.node) ? "pod" : "node",
+                                        false, std::nullopt});
+    }
+  }
+}
+
+void Mail::serve() {
+  for (auto it = receivers_.begin(); it != receivers_.end();) {
+    auto delivery = box_.receive(mono_now(), it->lease, it->in_reply_to);
+    if (!delivery) {
+      ++it;
+      continue;
+    }
+    auto done = std::move(it->done);
+    it = receivers_.erase(it);
+    done(*std::move(delivery));
+  }
+}
+
+void Mail::work() {
+  const auto now = mono_now();
+  box_.tick(now);
+  serve();
+  for (auto it = receivers_.begin(); it != receivers_.end();) {
+    if (it->deadline > now) {
+      ++it;
+      continue;
+    }
+    auto done = std::move(it->done);
+    it = receivers_.erase(it);
+    done(not_found("no message came in time"));
+  }
+
+  std::set<AgentName> needed;
+  for (auto& name : box_.destinations()) needed.insert(name);
+  for (auto& name : box_.ack_creditors()) needed.insert(name);
+  for (const auto& name : needed) {
+    ensure(name);
+    pump(name);
+  }
+  for (auto& [name, peer] : peers_) {
+    if (peer.session && !needed.contains(name) && now - peer.last_used > kIdleLinkLimit) {
+      peer.session->close(unavailable("idle"));
+    }
+  }
+  collect();
+
+  std::vector<log::Sequence> late;
+  for (const auto& [sequence, waiting] : sends_) {
+    if (waiting.deadline <= now) late.push_back(sequence);
+  }
+  for (const auto sequence : late) {
+    const auto& waiting = sends_.at(sequence);
+    const std::string to = waiting.to.value;
+    if (!box_.withdraw(sequence)) {
+      finish(sequence, Error{Code::kUnknown, "no answer from " + to + "'s pod in time; the message may be delivered. Repeat with --id " +
+                                                 waiting.id.value + " to find out"});
+    } else if (!waiting.full.empty()) {
+      finish(sequence, Error{Code::kFull, waiting.full});
+    } else {
+      const auto& error = peers_[waiting.to].last_error;
+      finish(sequence, unavailable(to + " can't be reached now" + (error.empty() ? "" : " (" + error + ")") + "; nothing was sent"));
+    }
+  }
+  std::vector<log::Sequence> late_acks;
+  for (const auto& [inbox, wait] : acks_) {
+    if (wait.deadline <= now) late_acks.push_back(inbox);
+  }
+  for (const auto inbox : late_acks) {
+    settle(inbox, Error{Code::kUnknown, "recorded here, not yet by " + acks_.at(inbox).sender.value +
+                                            "'s pod; it is told as soon as it can be reached"});
+  }
+  arm();
+}
+
+void Mail::schedule_work() {
+  if (work_scheduled_) return;
+  work_scheduled_ = true;
+  loop_.post([this, alive = alive_] {
+    if (!*alive) return;
+    work_scheduled_ = false;
+    work();
+  });
+}
+
+void Mail::arm() {
+  const auto now = mono_now();
+  MonoTime next = now + Milliseconds{30000};
+  const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
+  if (const auto t = box_.next_deadline()) sooner(*t);
+  for (const auto& [sequence, waiting] : sends_) sooner(waiting.deadline);
+  for (const auto& [inbox, wait] : acks_) sooner(wait.deadline);
+  for (const auto& receiver : receivers_) sooner(receiver.deadline);
+  std::set<AgentName> needed;
+  for (auto& name : box_.destinations()) needed.insert(name);
+  for (auto& name : box_.ack_creditors()) needed.insert(name);
+  for (const auto& name : needed) {
+    const auto& peer = peers_[name];
+    if (peer.session) {
+      if (peer.full_until > now) sooner(peer.full_until);
+      else if (peer.session->queued_bytes() >= kLinkWindowBytes) sooner(now + Milliseconds{2});
+    } else if (!peer.connecting && !peer.locating) {
+      sooner(peer.retry_at);
+    }
+  }
+  timer_.expires_at(std::max(next, now + Milliseconds{1}));
+  timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
+    if (!e && *alive) schedule_work();
+  });
+}
+
+}  // namespace swarm::engine

@@ -1,0 +1,134 @@
+// The post office of a pod: puts the pure mailbox, the links and the agents' requests together.
+//
+// Threads: the loop's. Every request ends by its deadline, in exactly one call of its callback.
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/config.h"
+#include "engine/session.h"
+#include "mailbox/mailbox.h"
+
+namespace swarm::engine {
+
+// Where a name lives now.
+struct Location {
+  std::string address;
+  std::uint16_t port = 0;
+  link::Expect expect;
+};
+using Located = std::function<void(Result<Location>)>;
+
+inline constexpr std::size_t kMaxWaitingSends = 4096;     // agents' send calls under way in one pod
+inline constexpr std::size_t kMaxWaitingReceivers = 1024;
+inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
+inline constexpr Milliseconds kIdleLinkLimit{60000};
+inline constexpr std::size_t kMaxPeerLinks = 256;
+
+class Mail {
+ public:
+  // `locate` finds a name; `connect` options are those of every link of this pod.
+  Mail(Loop& loop, mailbox::Mailbox& box, const Config& config, Session::Options options,
+       std::function<void(const AgentName&, Located)> locate);
+  ~Mail();
+  Mail(const Mail&) = delete;
+  Mail& operator=(const Mail&) = delete;
+
+  struct Accepted {
+    MessageId id;
+    std::string survives;
+    bool duplicate = false;
+    std::optional<mailbox::Delivery> reply;  // of request()
+  };
+  using OnSent = std::function<void(Result<Accepted>)>;
+  using OnReceived = std::function<void(Result<mailbox::Delivery>)>;
+  using OnStatus = std::function<void(Status)>;
+
+  void send(mailbox::Message message, Milliseconds timeout, OnSent done);
+  // As send, then waits for the reply until the same deadline. kNotFound: accepted, but no reply in time.
+  void request(mailbox::Message message, Milliseconds timeout, OnSent done);
+  void receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to, OnReceived done);
+  void ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done);
+  Status nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay);
+  Status extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease);
+
+  // A frame of mail from any session; false: not one of ours.
+  bool take(Session& session, const link::Frame& frame);
+  // Any authenticated session, in- or outbound: acknowledgements may use it.
+  void session_up(const std::shared_ptr<Session>& session);
+  void session_down(Session& session);
+  // `name` has moved: connections to its former pod are of no more use.
+  void look_again();
+  // Nothing that we hold still waits for somebody else (drain).
+  [[nodiscard]] bool settled() const;
+  mailbox::Mailbox& box() { return box_; }
+
+ private:
+  struct Peer {
+    std::shared_ptr<Session> session;   // outbound, up
+    std::shared_ptr<Session> connecting;
+    bool locating = false;
+    MonoTime retry_at{}, last_used{};
+    Milliseconds backoff{0};
+    MonoTime full_until{};
+    Milliseconds full_backoff{0};
+    std::string node;                   // of its latest incarnation
+    std::string last_error;
+  };
+  struct Waiting {                      // a send under way
+    AgentName to;
+    MessageId id;
+    MonoTime deadline;
+    OnSent done;
+    bool wants_reply = false, transmitted = false;
+    std::string full;                   // the last `full` answer's words
+  };
+  struct Receiver {
+    std::optional<MessageId> in_reply_to;
+    MonoTime deadline;
+    Milliseconds lease;
+    OnReceived done;
+  };
+  struct AckWait {
+    MonoTime deadline;
+    OnStatus done;
+    AgentName sender;
+  };
+
+  void start(mailbox::Message message, Milliseconds timeout, OnSent done);
+  void finish(log::Sequence sequence, Result<Accepted> result);
+  void collect();                       // outcomes of the mailbox to those who wait
+  void serve();                         // messages to receivers
+  void pump(const AgentName& name);
+  void ensure(const AgentName& name);
+  void peer_failed(const AgentName& name, const Error& why);
+  void send_debts(const AgentName& name);
+  void settle(log::Sequence inbox, const Status& status);
+  void work();                          // everything that time or news makes due
+  void arm();
+  void schedule_work();
+
+  Loop& loop_;
+  mailbox::Mailbox& box_;
+  const Config& config_;
+  Session::Options options_;
+  std::function<void(const AgentName&, Located)> locate_;
+  std::map<AgentName, Peer> peers_;
+  std::map<LogId, std::weak_ptr<Session>> by_log_;
+  std::map<log::Sequence, Waiting> sends_;
+  std::list<Receiver> receivers_;
+  std::map<log::Sequence, AckWait> acks_;                    // by our inbox record
+  std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts_;  // sender's record -> ours
+  boost::asio::steady_timer timer_;
+  bool work_scheduled_ = false;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace swarm::engine

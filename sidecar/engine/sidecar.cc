@@ -1,0 +1,384 @@
+#include "engine/sidecar.h"
+
+#include <sys/stat.h>
+
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "base/encoding.h"
+#include "engine/agent_socket.h"
+#include "engine/cluster.h"
+#include "engine/coordinator.h"
+#include "engine/mail.h"
+#include "engine/worker.h"
+#include "net/http_server.h"
+#include "os/file.h"
+#include "telemetry/log.h"
+#include "telemetry/metrics.h"
+
+namespace swarm::engine {
+
+using boost::asio::ip::tcp;
+using boost::system::error_code;
+
+namespace {
+
+constexpr std::size_t kMaxSessions = 4096;          // inbound links
+constexpr std::uint64_t kLogSlackBytes = 256U << 10U;  // of the volume: directory entries, the superblock
+constexpr Milliseconds kDrainPoll{20};
+constexpr Milliseconds kRetainedGrace{3000};        // drain waits so long for receivers to acknowledge what they already hold
+constexpr Milliseconds kCoordinatorGrace{2000};     // drain waits so long for workers to find the successor
+
+LogId new_log_id() {
+  LogId id;
+  const auto bytes = random_bytes(id.bytes.size());
+  std::copy(bytes.begin(), bytes.end(), id.bytes.begin());
+  return id;
+}
+
+// agentctl into the volume that agents mount: written beside, then renamed, so that nobody ever runs half a file.
+Status install_agentctl(const Config& config) {
+  std::error_code e;
+  const auto target = config.bin_path + "/agentctl";
+  const auto beside = target + ".new";
+  std::filesystem::copy_file(config.agentctl_file, beside, std::filesystem::copy_options::overwrite_existing, e);
+  if (!e) std::filesystem::permissions(beside, std::filesystem::perms(0755), e);
+  if (!e) std::filesystem::rename(beside, target, e);
+  if (e) return internal_error("placing agentctl at " + target + ": " + e.message());
+  return {};
+}
+
+class Sidecar {
+ public:
+  explicit Sidecar(const Config& config)
+      : config_(config), loop_(io_), acceptor_(io_), signals_(io_, SIGTERM, SIGINT, SIGUSR1), drain_timer_(io_), retry_timer_(io_) {}
+
+  int run();
+
+ private:
+  Status start();
+  Status open_log();
+  Status listen();
+  void accept();
+  void admin(net::HttpRequest request, const net::Respond& respond);
+  std::string metrics_text();
+  void leaving();
+  void drain();
+  void drain_step();
+  void finish();
+  void locate(const AgentName& name, const Located& done);
+  void push_report();
+  [[nodiscard]] std::string not_ready() const;   // empty: ready
+
+  const Config& config_;
+  boost::asio::io_context io_{1};
+  Loop loop_;
+  std::unique_ptr<os::Directory> directory_;
+  std::unique_ptr<log::Log> log_;
+  log::Recovery recovery_;
+  std::unique_ptr<mailbox::Mailbox> box_;
+  Session::Options options_;
+  std::unique_ptr<Mail> mail_;
+  std::unique_ptr<Worker> worker_;
+  std::unique_ptr<Coordinator> coordinator_;
+  std::unique_ptr<Cluster> cluster_;
+  std::unique_ptr<AgentSocket> agents_;
+  net::HttpServer http_;
+  tcp::acceptor acceptor_;
+  std::set<std::shared_ptr<Session>> inbound_;
+  boost::asio::signal_set signals_;
+  boost::asio::steady_timer drain_timer_, retry_timer_;
+  telemetry::Metrics metrics_;
+  bool started_ = false, leaving_ = false, draining_ = false, stopped_ = false;
+  MonoTime drain_started_{};
+  int exit_code_ = 0;
+};
+
+Status Sidecar::open_log() {
+  auto directory = os::open_directory(config_.log_path);
+  if (!directory) return directory.error();
+  directory_ = *std::move(directory);
+  auto space = directory_->space();
+  if (!space) return space.error();
+  mailbox::Limits limits;
+  limits.max_inbox_messages = config_.max_inbox_messages;
+  limits.max_message_bytes = config_.max_message_bytes;
+  box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits);
+  log::Options options;
+  // The volume's own size, not the spec's: whatever the platform made of it.
+  options.max_bytes = space->total_bytes > kLogSlackBytes ? space->total_bytes - kLogSlackBytes : 0;
+
+  // Records are kept until the parts exist that read them: they need the log's id, which open() finds.
+  struct Kept { std::uint8_t kind; log::Sequence sequence; log::State state; std::uint16_t attempt; std::string payload; };
+  std::vector<Kept> task_records;
+  auto opened = log::Log::open(*directory_, options, new_log_id(), [&](const log::Record& record) {
+    if (record.kind < tasks::kTask) box_->restore(record);
+    else task_records.push_back({record.kind, record.sequence, record.state, record.attempt, std::string(record.payload)});
+  }, &recovery_);
+  if (!opened) return opened.error().in("opening the mailbox log");
+  log_ = *std::move(opened);
+  box_->attach(*log_, mono_now());
+  loop_.attach(*log_);
+
+  auto secret = os::read_file(config_.link_secret_file, 4096);
+  if (!secret) return secret.error().in("the link secret");
+  while (!secret->empty() && secret->back() == '\n') secret->pop_back();
+  if (secret->size() < 32) return invalid("the link secret is shorter than 32 characters");
+  options_.self = {config_.swarm_uid, config_.name, config_.pod, config_.pod_uid, config_.node, config_.pod_ip, log_->id()};
+  options_.secret = *std::move(secret);
+  options_.standing = [this] { return link::Standing{coordinator_ && coordinator_->active() && !leaving_, coordinator_ ? coordinator_->epoch() : 0}; };
+  options_.ping_period = config_.health_period;
+  options_.failure_threshold = config_.failure_threshold;
+
+  mail_ = std::make_unique<Mail>(loop_, *box_, config_, options_, [this](const AgentName& name, const Located& done) { locate(name, done); });
+  if (config_.coordinator) coordinator_ = std::make_unique<Coordinator>(loop_, config_, *mail_);
+  else worker_ = std::make_unique<Worker>(loop_, config_, options_, *mail_);
+  for (const auto& kept : task_records) {
+    const log::Record record{kept.sequence, kept.kind, kept.state, kept.attempt, kept.payload};
+    coordinator_ ? coordinator_->restore(record) : worker_->restore(record);
+  }
+  return {};
+}
+
+Status Sidecar::listen() {
+  error_code e;
+  const bool v6 = config_.pod_ip.find(':') != std::string::npos;
+  const tcp::endpoint endpoint(v6 ? tcp::v6() : tcp::v4(), config_.link_port);
+  acceptor_.open(endpoint.protocol(), e);
+  if (!e) acceptor_.set_option(tcp::acceptor::reuse_address(true), e);
+  if (!e) acceptor_.bind(endpoint, e);
+  if (!e) acceptor_.listen(512, e);
+  if (e) return internal_error("link port " + std::to_string(config_.link_port) + ": " + e.message());
+  accept();
+  return http_.start(io_, v6 ? "::" : "0.0.0.0", config_.http_port,
+                     [this](net::HttpRequest request, const net::Respond& respond) { admin(std::move(request), respond); });
+}
+
+void Sidecar::accept() {
+  acceptor_.async_accept([this](error_code e, tcp::socket socket) {
+    if (e == boost::asio::error::operation_aborted) return;
+    if (e) {  // out of descriptors: not in a busy loop
+      retry_timer_.expires_after(Milliseconds{100});
+      retry_timer_.async_wait([this](error_code stop) { if (!stop) accept(); });
+      return;
+    }
+    if (inbound_.size() < kMaxSessions) {
+      Session::Events events;
+      events.ready = [this](Session& session) { mail_->session_up(session.shared_from_this()); };
+      events.frame = [this](Session& session, const link::Frame& frame) {
+        if (mail_->take(session, frame)) return;
+        if (coordinator_ && coordinator_->take(session, frame)) return;
+        session.close(invalid("a frame that has no place on this link"));
+      };
+      events.closed = [this](Session& session, const Error& why) {
+        if (why.code != Code::kUnavailable && why.code != Code::kCancelled) {
+          telemetry::warn("link closed", {{"peer", session.peer().name.value}, {"reason", why.message}});
+        }
+        mail_->session_down(session);
+        if (coordinator_) coordinator_->session_down(session);
+        inbound_.erase(session.shared_from_this());
+      };
+      inbound_.insert(Session::accept(loop_, std::move(socket), options_, std::move(events)));
+    }
+    accept();
+  });
+}
+
+void Sidecar::locate(const AgentName& name, const Located& done) {
+  if (worker_) return worker_->locate(name, done);
+  const auto dash = name.value.rfind('-');
+  const auto number = static_cast<std::uint32_t>(std::stoul(name.value.substr(dash + 1)));
+  if (name.value.starts_with("worker-") && number % std::max(1U, config_.coordinators) == config_.team) return coordinator_->locate(name, done);
+  done(unavailable(name.value + " belongs to another team; mail between teams starts at a worker"));
+}
+
+Status Sidecar::start() {
+  if (auto status = open_log(); !status) return status;
+  if (auto status = install_agentctl(config_); !status) return status;
+  // The proof that the mailbox works before anybody relies on it: one record there and back.
+  auto probe = log_->append(255, "startup");
+  if (!probe || !log_->commit() || !log_->read(*probe) || !log_->mark(*probe, log::State::kDone, 0)) return internal_error("the mailbox log can't be written");
+  if (auto status = listen(); !status) return status;
+
+  agents_ = std::make_unique<AgentSocket>(loop_, config_, *mail_, worker_.get());
+  agents_->peers = [this](const Worker::OnPeers& done) {
+    if (worker_) return worker_->peers(done);
+    done(unavailable("ask from a worker's pod"));
+  };
+  if (auto status = agents_->start(config_.mount_path + "/agent.sock"); !status) return status;
+
+  if (worker_) {
+    worker_->on_joined = [this] { telemetry::info("joined the team", {{"team", config_.team}, {"epoch", worker_->epoch()}, {"copies", worker_->copies()}}); };
+    worker_->attach(*log_);
+  } else {
+    coordinator_->attach(*log_, recovery_.fresh);
+    Cluster::Events events;
+    events.acquired = [this](std::uint64_t epoch, const std::vector<AgentName>& former) {
+      telemetry::info("team's lease acquired", {{"team", config_.team}, {"epoch", epoch}, {"formerWorkers", former.size()}});
+      coordinator_->activate(epoch, former);
+      push_report();
+    };
+    events.superseded = [this] {
+      if (draining_) return;
+      telemetry::warn("another coordinator holds a higher epoch; leaving", {{"team", config_.team}});
+      leaving();
+    };
+    events.settings = [this](const TeamSettings& settings) { coordinator_->configure(settings); };
+    events.problem = [](const std::string& text) { telemetry::warn("API server", {{"problem", text}}); };
+    cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events));
+    coordinator_->on_change = [this] { push_report(); };
+    coordinator_->on_higher_epoch = [this](std::uint64_t at_least) { cluster_->raise_epoch(at_least); };
+    if (auto status = cluster_->start(); !status) return status;
+  }
+  started_ = true;
+  return {};
+}
+
+void Sidecar::push_report() {
+  if (!coordinator_ || !coordinator_->active() || stopped_ || !cluster_) return;
+  auto report = coordinator_->report();
+  auto text = api::to_text(report);
+  // Time alone is no news: converged means no writes.
+  report.time = 0;
+  report.tasks.oldest_queued_seconds = 0;
+  cluster_->report(std::move(text), api::to_text(report));
+}
+
+std::string Sidecar::not_ready() const {
+  if (!started_) return "starting";
+  if (leaving_) return "leaving: the pod is shutting down";
+  if (worker_ && !worker_->ever_joined()) return "waiting for coordinator-" + std::to_string(config_.team);
+  if (coordinator_ && !coordinator_->active()) return "waiting for the team's Lease";
+  if (coordinator_ && coordinator_->recovering()) return "collecting tasks from the workers";
+  return "";
+}
+
+void Sidecar::admin(net::HttpRequest request, const net::Respond& respond) {
+  if (request.path == "/healthz") return respond({200, "text/plain", "ok\n", {}});
+  if (request.path == "/startupz") return respond(started_ ? net::HttpResponse{200, "text/plain", "started\n", {}} : net::HttpResponse{503, "text/plain", "starting\n", {}});
+  if (request.path == "/readyz") {
+    const auto why = not_ready();
+    return respond(why.empty() ? net::HttpResponse{200, "text/plain", "ready\n", {}} : net::HttpResponse{503, "text/plain", why + "\n", {}});
+  }
+  if (request.path == "/metrics") return respond({200, std::string(telemetry::Metrics::kContentType), metrics_text(), {}});
+  if (coordinator_ && request.path.starts_with("/v1/")) return coordinator_->http(std::move(request), respond);
+  respond(net::error_response(not_found("no such path")));
+}
+
+std::string Sidecar::metrics_text() {
+  const auto books = box_->books();
+  const auto stats = log_->stats();
+  const auto set = [&](const char* name, const char* help, double value) { metrics_.gauge(name, help).set(value); };
+  const auto n = [](auto value) { return static_cast<double>(value); };
+  set("swarm_mailbox_messages_accepted_total", "Messages sent from this pod that two pods (or this pod alone, for local ones) hold", n(books.accepted));
+  set("swarm_mailbox_messages_refused_total", "Messages refused to their senders in this pod", n(books.refused));
+  set("swarm_mailbox_messages_delivered_total", "Messages handed to agents of this pod, redeliveries included", n(books.delivered));
+  set("swarm_mailbox_messages_redelivered_total", "Messages handed out again", n(books.redelivered));
+  set("swarm_mailbox_messages_acknowledged_total", "Messages acknowledged by agents of this pod", n(books.acked));
+  set("swarm_mailbox_dead_letters", "Messages given up after too many attempts, kept", n(books.dead_live));
+  set("swarm_mailbox_inbox_messages", "Messages waiting or leased here", n(books.inbox_live));
+  set("swarm_mailbox_outbox_messages", "Messages sent from here that are not yet acknowledged", n(books.outbox_live));
+  set("swarm_mailbox_single_copy_messages", "Messages of which this pod holds the only copy", n(books.single_copy));
+  set("swarm_mailbox_log_live_bytes", "Bytes of the log that are needed", n(stats.live_bytes));
+  set("swarm_mailbox_log_available_bytes", "Bytes that can still be appended", n(log_->available_bytes()));
+  if (coordinator_) {
+    const auto counts = coordinator_->counts();
+    for (const auto& [state, value] : {std::pair{"queued", counts.queued}, {"running", counts.running}, {"done", counts.done}, {"failed", counts.failed},
+                                       {"dead", counts.dead}, {"cancelled", counts.cancelled}}) {
+      metrics_.gauge("swarm_tasks_count", "Tasks by state", {{"state", state}}).set(n(value));
+    }
+    set("swarm_tasks_single_copy", "Tasks without a confirmed second copy", n(counts.single_copy));
+    set("swarm_tasks_oldest_queued_seconds", "Age of the oldest queued task", n(counts.oldest_queued_seconds));
+    set("swarm_team_workers", "Connected workers of this team", n(coordinator_->workers()));
+    set("swarm_team_epoch", "Epoch of this coordinator", n(coordinator_->epoch()));
+  } else {
+    set("swarm_worker_task_copies", "Copies of tasks held for the coordinator", n(worker_->copies()));
+    set("swarm_worker_leases", "Tasks at work in this pod", n(worker_->leased()));
+  }
+  return metrics_.text();
+}
+
+// ---- the end
+
+void Sidecar::leaving() {
+  if (leaving_) return;
+  leaving_ = true;
+  telemetry::info("leaving", {});
+  if (worker_) worker_->leaving();
+  if (coordinator_) {
+    coordinator_->leaving();
+    push_report();
+  }
+}
+
+void Sidecar::drain() {
+  if (draining_) return;
+  leaving();
+  draining_ = true;
+  drain_started_ = mono_now();
+  telemetry::info("draining", {});
+  error_code ignored;  // it ends either way
+  acceptor_.close(ignored);
+  box_->stop_intake();
+  if (worker_) {
+    worker_->release_all();
+    // Senders find out where their receivers live next.
+    for (const auto& session : std::set(inbound_)) session->close(unavailable("the pod is shutting down"));
+  }
+  drain_step();
+}
+
+void Sidecar::drain_step() {
+  const auto spent = mono_now() - drain_started_;
+  bool done = false;
+  if (worker_) {
+    done = !worker_->reports_pending() && (mail_->settled() || spent >= std::min(kRetainedGrace, config_.drain_timeout));
+  } else {
+    done = mail_->settled() && coordinator_->redundant() && (coordinator_->workers() == 0 || spent >= std::min(kCoordinatorGrace, config_.drain_timeout));
+  }
+  if (done || spent >= config_.drain_timeout) return finish();
+  drain_timer_.expires_after(kDrainPoll);
+  drain_timer_.async_wait([this](error_code e) { if (!e) drain_step(); });
+}
+
+void Sidecar::finish() {
+  const auto books = box_->books();
+  telemetry::info("drained", {{"outboxLeft", books.outbox_live}, {"inboxLeft", books.inbox_live},
+                        {"reportsLeft", worker_ && worker_->reports_pending()},
+                        {"milliseconds", (mono_now() - drain_started_).count()}});
+  stopped_ = true;
+  loop_.flush();
+  http_.stop();
+  io_.stop();
+}
+
+int Sidecar::run() {
+  if (auto status = start(); !status) {
+    telemetry::error("can't start", {{"reason", status.error().message}});
+    return 1;
+  }
+  telemetry::info("started", {{"name", config_.name.value}, {"swarm", config_.swarm}, {"log", to_string(log_->id())}, {"fresh", recovery_.fresh},
+                        {"records", recovery_.records}, {"truncatedBytes", recovery_.truncated_bytes}, {"corruptRecords", recovery_.corrupt_records}});
+  std::function<void(error_code, int)> on_signal = [&](error_code e, int number) {
+    if (e) return;
+    number == SIGUSR1 ? leaving() : drain();
+    signals_.async_wait(on_signal);
+  };
+  signals_.async_wait(on_signal);
+  io_.run();
+  cluster_.reset();
+  return exit_code_;
+}
+
+}  // namespace
+
+int run(const Config& config) { return std::make_unique<Sidecar>(config)->run(); }
+
+}  // namespace swarm::engine

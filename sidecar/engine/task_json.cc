@@ -1,0 +1,59 @@
+#include "engine/task_json.h"
+
+#include "engine/control_json.h"
+
+namespace swarm::engine {
+namespace {
+
+constexpr std::size_t kPreviewBytes = 200;
+
+std::string preview(const std::string& bytes) {
+  auto cut = bytes.substr(0, kPreviewBytes);
+  // Not through the middle of a character.
+  while (!cut.empty() && cut.size() < bytes.size() && (static_cast<unsigned char>(bytes[cut.size()]) & 0xC0U) == 0x80U) cut.pop_back();
+  return printable(cut);
+}
+
+const char* version_name(tasks::Version v) {
+  return v == tasks::Version::kV1 ? "V1" : v == tasks::Version::kV2 ? "V2" : "";
+}
+
+}  // namespace
+
+json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors, const std::string& survives, bool brief) {
+  json out{{"id", task.id.value}, {"state", tasks::state_name(task.state)}, {"key", printable(task.key)}, {"labels", json::object()},
+           {"version", version_name(task.route)}, {"attempt", task.history.empty() ? 0U : task.history.back().number},
+           {"maxAttempts", task.max_attempts}, {"survives", survives}, {"createdAt", task.created_at}, {"updatedAt", task.updated_at},
+           {"bodyBytes", task.body.size()}, {"bodyPreview", preview(task.body)}, {"mirrors", json::array()}};
+  for (const auto& [k, v] : task.labels) out["labels"][printable(k)] = printable(v);
+  for (const auto& m : mirrors) out["mirrors"].push_back(m.value);
+  if (!task.history.empty()) {
+    out["agent"] = task.history.back().agent.value;
+    out["pod"] = task.history.back().pod;
+  }
+  if (task.last_output_at != 0) {
+    out["lastOutput"] = printable(task.last_output);
+    out["lastOutputAt"] = task.last_output_at;
+  }
+  if (task.cancel_requested) out["cancelRequested"] = true;
+  if (task.result) {
+    out["result"] = {{"bytes", task.result->total_bytes}, {"preview", preview(task.result->bytes)}, {"truncated", task.result->truncated}};
+    if (!task.result->branch.empty()) out["result"]["branch"] = printable(task.result->branch);
+    if (!task.result->commit.empty()) out["result"]["commit"] = printable(task.result->commit);
+  }
+  out["reason"] = task.history.empty() ? "" : task.history.back().reason;
+  if (brief) return out;
+  out["history"] = json::array();
+  for (const auto& a : task.history) {
+    json entry{{"attempt", a.number}, {"agent", a.agent.value}, {"pod", a.pod}, {"node", a.node}, {"version", version_name(a.version)},
+               {"startedAt", a.started_at}, {"charged", a.charged}, {"reason", a.reason}, {"lastLines", json::array()}};
+    if (a.ended_at != 0) entry["endedAt"] = a.ended_at;
+    if (a.exit_code) entry["exitCode"] = *a.exit_code;
+    for (const auto& line : a.last_lines) entry["lastLines"].push_back(printable(line));
+    out["history"].push_back(std::move(entry));
+  }
+  if (task.history_dropped > 0) out["historyDropped"] = task.history_dropped;
+  return out;
+}
+
+}  // namespace swarm::engine

@@ -1,0 +1,461 @@
+#include "engine/worker.h"
+
+#include <algorithm>
+
+#include "base/encoding.h"
+#include "engine/control_json.h"
+
+namespace swarm::engine {
+
+using link::FrameType;
+
+namespace {
+
+constexpr Milliseconds kCallTimeout{10000};       // resolve, extend, peers
+constexpr Milliseconds kReportAnswer{25000};      // then the agent hears "unknown" and asks again
+constexpr Milliseconds kRepeatReport{5000};       // unanswered so long: sent again
+constexpr std::size_t kHeldPerFrame = 2000;
+constexpr std::size_t kRememberedReports = 1000;
+
+std::string copy_payload(std::uint64_t version, const TaskId& id, std::string_view bytes) {
+  std::string out;
+  link::put_u64(out, version);
+  link::put_text(out, id.value);
+  out.append(bytes);
+  return out;
+}
+
+template <typename Map, typename Fail>
+void expire(Map& calls, MonoTime now, Fail fail) {
+  std::vector<typename Map::mapped_type> late;
+  for (auto it = calls.begin(); it != calls.end();) {
+    if (it->second.deadline > now) {
+      ++it;
+      continue;
+    }
+    late.push_back(std::move(it->second));
+    it = calls.erase(it);
+  }
+  for (auto& call : late) fail(call);
+}
+
+}  // namespace
+
+Worker::Worker(Loop& loop, const Config& config, const Session::Options& options, Mail& mail)
+    : loop_(loop), config_(config), options_(options), mail_(mail), timer_(loop.io()) {}
+
+Worker::~Worker() { *alive_ = false; }
+
+void Worker::restore(const log::Record& record) {
+  if (record.kind == tasks::kReplica) {
+    link::PayloadReader in(record.payload);
+    const auto version = in.u64();
+    const TaskId id{std::string(in.text())};
+    auto& copy = copies_[id];
+    if (version >= copy.version) copy = {record.sequence, version};  // a crash may have left the older one undone
+  } else if (record.kind == tasks::kLeased) {
+    link::PayloadReader in(record.payload);
+    const auto attempt = in.u32();
+    leased_[{TaskId{std::string(in.text())}, attempt}] = record.sequence;
+  } else if (record.kind == tasks::kResult) {
+    std::uint64_t request = 0;
+    if (auto report = decode_report(record.payload, &request)) {
+      Pending pending;
+      pending.record = record.sequence;
+      pending.payload = record.payload;
+      reports_[{report->id, report->attempt}] = std::move(pending);
+    }
+  }
+}
+
+void Worker::attach(log::Log& log) {
+  log_ = &log;
+  home_ = std::make_unique<CoordinatorLink>(
+      loop_, config_, options_, config_.team,
+      CoordinatorLink::Events{[this](Session& s) { join(s); }, [this](Session& s, const link::Frame& f) { take(s, f); }, [this] { lost(); }});
+  arm();
+}
+
+// ---- joining
+
+void Worker::join(Session& session) {
+  joined_ = false;
+  json held = json::object();
+  const auto flush = [&] {
+    if (!held.empty()) session.send(FrameType::kHeld, control(json{{"held", held}}));
+    held = json::object();
+  };
+  for (const auto& [id, copy] : copies_) {
+    held[id.value] = copy.version;
+    if (held.size() >= kHeldPerFrame) flush();
+  }
+  flush();
+  json running = json::array();
+  for (const auto& [key, record] : leased_) running.push_back({{"id", key.first.value}, {"attempt", key.second}});
+  for (const auto& [key, pending] : reports_) {
+    if (!leased_.contains(key)) running.push_back({{"id", key.first.value}, {"attempt", key.second}});
+  }
+  session.send(FrameType::kJoin, control(json{{"session", session_number_}, {"running", running}, {"leaving", leaving_},
+                                              {"version", SWARM_VERSION}}));
+}
+
+void Worker::lost() {
+  joined_ = false;
+  // What waits for a task goes on waiting and asks the next coordinator; questions are answered now.
+  auto resolves = std::move(resolves_);
+  resolves_.clear();
+  for (auto& [request, call] : resolves) call.done(unavailable("the coordinator is being replaced"));
+  auto extends = std::move(extends_);
+  extends_.clear();
+  for (auto& [request, call] : extends) call.done(false);  // work goes on without it
+  auto calls = std::move(peer_calls_);
+  peer_calls_.clear();
+  for (auto& [request, call] : calls) call.done(unavailable("the coordinator is being replaced"));
+}
+
+void Worker::take(Session& session, const link::Frame& frame) {
+  switch (frame.type) {
+    case FrameType::kJoined: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      session_number_ = number_of(parsed->head, "session");
+      joined_ = ever_joined_ = true;
+      for (auto& [key, pending] : reports_) send_report(pending);
+      for (auto& [request, next] : nexts_) send_next(request, next);
+      mail_.look_again();
+      if (on_joined) on_joined();
+      return;
+    }
+    case FrameType::kReplicate: {
+      link::PayloadReader in(frame.payload);
+      const auto version = in.u64();
+      const TaskId id{std::string(in.text())};
+      const auto bytes = in.rest();
+      if (!in.ok()) return session.close(invalid("malformed REPLICATE"));
+      // A coordinator that was superseded must not get copies confirmed any more.
+      if (session.peer_standing().epoch < home_->known_epoch()) return session.close(Error{Code::kDenied, "superseded"});
+      auto& copy = copies_[id];
+      if (version > copy.version) {
+        auto record = log_->append(tasks::kReplica, copy_payload(version, id, bytes));
+        if (!record) {
+          if (copy.record == 0) copies_.erase(id);
+          return;  // full: no confirmation, the coordinator looks for another mirror
+        }
+        if (copy.record != 0) check(log_->mark(copy.record, log::State::kDone, 0).ok(), "marking needs no space");
+        copy = {*record, version};
+      }
+      std::string payload;
+      link::put_u64(payload, copy.version);
+      link::put_text(payload, id.value);
+      return session.send(FrameType::kReplicated, payload);
+    }
+    case FrameType::kForget: {
+      const auto copy = copies_.find(TaskId{frame.payload});
+      if (copy == copies_.end()) return;
+      check(log_->mark(copy->second.record, log::State::kDone, 0).ok(), "marking needs no space");
+      copies_.erase(copy);
+      return;
+    }
+    case FrameType::kPull: {
+      const TaskId id{frame.payload};
+      const auto copy = copies_.find(id);
+      auto bytes = copy == copies_.end() ? Result<std::string>(not_found("no copy")) : log_->read(copy->second.record);
+      std::string payload = bytes ? *std::move(bytes) : copy_payload(0, id, {});
+      return session.send(FrameType::kCopy, payload);
+    }
+    case FrameType::kTaskLease: return take_lease(session, frame);
+    case FrameType::kTaskNone: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      const auto found = nexts_.find(number_of(parsed->head, "request"));
+      if (found == nexts_.end()) return;
+      auto done = std::move(found->second.done);
+      nexts_.erase(found);
+      done(Error{code_from_name(text_of(parsed->head, "code")), text_of(parsed->head, "message")});
+      return;
+    }
+    case FrameType::kTaskExtended: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      const auto found = extends_.find(number_of(parsed->head, "request"));
+      if (found == extends_.end()) return;
+      auto done = std::move(found->second.done);
+      extends_.erase(found);
+      const auto code = text_of(parsed->head, "code");
+      if (code.empty()) return done(flag_of(parsed->head, "cancel"));
+      return done(Error{code_from_name(code), text_of(parsed->head, "message")});
+    }
+    case FrameType::kTaskReported: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      const TaskAttempt key{TaskId{text_of(parsed->head, "id")}, static_cast<std::uint32_t>(number_of(parsed->head, "attempt"))};
+      const auto found = reports_.find(key);
+      if (found == reports_.end()) return;
+      const auto code = text_of(parsed->head, "code");
+      const Status status = code.empty() ? Status() : Status(Error{code_from_name(code), text_of(parsed->head, "message")});
+      if (!status && status.error().code == Code::kUnavailable) return;  // recovering: it asks again when joined anew, or by the timer
+      auto pending = std::move(found->second);
+      reports_.erase(found);
+      check(log_->mark(pending.record, log::State::kDone, 0).ok(), "marking needs no space");
+      if (const auto leased = leased_.find(key); leased != leased_.end()) {
+        check(log_->mark(leased->second, log::State::kDone, 0).ok(), "marking needs no space");
+        leased_.erase(leased);
+      }
+      cancels_.erase(key);
+      if (status) {
+        reported_.push_back(key);
+        if (reported_.size() > kRememberedReports) reported_.pop_front();
+      }
+      for (auto& done : pending.waiting) done(status);
+      return;
+    }
+    case FrameType::kTaskCancel: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      const TaskAttempt key{TaskId{text_of(parsed->head, "id")}, static_cast<std::uint32_t>(number_of(parsed->head, "attempt"))};
+      if (leased_.contains(key)) cancels_[key] = "cancelled";
+      return;
+    }
+    case FrameType::kResolved: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      const auto found = resolves_.find(number_of(parsed->head, "request"));
+      if (found == resolves_.end()) return;
+      auto done = std::move(found->second.done);
+      resolves_.erase(found);
+      const auto code = text_of(parsed->head, "code");
+      if (!code.empty()) return done(Error{code_from_name(code), text_of(parsed->head, "message")});
+      Location where{text_of(parsed->head, "address"), static_cast<std::uint16_t>(number_of(parsed->head, "port")), {}};
+      where.expect.name.value = text_of(parsed->head, "name");
+      if (const auto id = log_id_from(text_of(parsed->head, "logId"))) where.expect.log_id = *id;
+      return done(std::move(where));
+    }
+    case FrameType::kPeerList: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      const auto found = peer_calls_.find(number_of(parsed->head, "request"));
+      if (found == peer_calls_.end()) return;
+      auto done = std::move(found->second.done);
+      peer_calls_.erase(found);
+      std::vector<Peer> peers;
+      if (const auto list = parsed->head.find("peers"); list != parsed->head.end() && list->is_array()) {
+        for (const auto& p : *list) {
+          if (p.is_object()) {
+            peers.push_back({text_of(p, "name"), text_of(p, "role"), text_of(p, "state"), text_of(p, "node"),
+                             static_cast<std::uint32_t>(number_of(p, "team"))});
+          }
+        }
+      }
+      return done(std::move(peers));
+    }
+    case FrameType::kLeaving: return home_->look_for_successor();
+    default: session.close(invalid("a frame that has no place on a worker's link"));
+  }
+}
+
+// ---- agents' calls
+
+void Worker::send_next(std::uint64_t request, const Next& next) {
+  Session* session = home();
+  if (session == nullptr) return;
+  const auto left = std::max(Milliseconds{0}, next.deadline - mono_now());
+  session->send(FrameType::kTaskNext, control(json{{"request", request}, {"waitMs", left.count()}}));
+}
+
+void Worker::next(Milliseconds wait, OnLease done) {
+  if (leaving_) {
+    done(Error{Code::kDenied, "this pod is shutting down: no more tasks"});
+    return;
+  }
+  if (nexts_.size() >= kMaxWaitingTaskCalls) {
+    done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingTaskCalls) + " calls wait for a task in this pod"});
+    return;
+  }
+  const auto request = ++last_request_;
+  nexts_[request] = {mono_now() + wait, std::move(done)};
+  send_next(request, nexts_[request]);
+  arm();
+}
+
+void Worker::take_lease(Session& session, const link::Frame& frame) {
+  auto parsed = parse_control(frame.payload);
+  if (!parsed) return session.close(parsed.error());
+  const json& head = parsed->head;
+  Leased lease;
+  lease.id.value = text_of(head, "id");
+  lease.attempt = static_cast<std::uint32_t>(number_of(head, "attempt"));
+  lease.max_attempts = static_cast<std::uint32_t>(number_of(head, "maxAttempts"));
+  lease.version = text_of(head, "version") == "V1" ? tasks::Version::kV1 : tasks::Version::kV2;
+  lease.lease = Milliseconds(number_of(head, "leaseMs"));
+  lease.key = text_of(head, "key");
+  lease.body = parsed->bytes;
+  if (const auto labels = head.find("labels"); labels != head.end() && labels->is_object()) {
+    for (const auto& [k, v] : labels->items()) {
+      if (v.is_string()) lease.labels[k] = v.get<std::string>();
+    }
+  }
+  if (const auto command = head.find("command"); command != head.end() && command->is_array()) {
+    for (const auto& word : *command) {
+      if (word.is_string()) lease.command.push_back(word.get<std::string>());
+    }
+  }
+  const TaskAttempt key{lease.id, lease.attempt};
+  const auto give_back = [&](const char* why) {
+    tasks::Report back;
+    back.id = lease.id;
+    back.attempt = lease.attempt;
+    back.kind = tasks::FailKind::kReleased;
+    back.message = why;
+    report(std::move(back), [](Status) {});  // nobody waits: the report is kept and repeated until confirmed
+  };
+  std::string payload;
+  link::put_u32(payload, lease.attempt);
+  link::put_text(payload, lease.id.value);
+  auto record = log_->append(tasks::kLeased, payload);
+  if (!record) return give_back("the pod's mailbox is full");
+  leased_[key] = *record;
+  const auto found = nexts_.find(number_of(head, "request"));
+  if (found == nexts_.end()) return give_back("nobody was waiting any more");
+  auto done = std::move(found->second.done);
+  nexts_.erase(found);
+  if (!done(std::move(lease))) give_back("the agent had gone");
+}
+
+void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* progress, OnExtended done) {
+  const TaskAttempt key{id, attempt};
+  if (!leased_.contains(key)) {
+    return done(Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " is not leased to this pod"});
+  }
+  if (cancels_.contains(key)) return done(true);
+  Session* session = home();
+  if (session == nullptr) return done(false);  // running work continues while the coordinator is being replaced
+  const auto request = ++last_request_;
+  extends_[request] = {mono_now() + kCallTimeout, std::move(done)};
+  json head{{"request", request}, {"id", id.value}, {"attempt", attempt}};
+  if (progress != nullptr) head["progress"] = printable(progress->substr(0, tasks::kMaxLineBytes));
+  session->send(FrameType::kTaskExtend, control(head));
+  arm();
+}
+
+void Worker::report(tasks::Report report, Mail::OnStatus done) {
+  const TaskAttempt key{report.id, report.attempt};
+  if (std::find(reported_.begin(), reported_.end(), key) != reported_.end()) return done({});
+  auto found = reports_.find(key);
+  if (found == reports_.end()) {
+    Pending pending;
+    pending.payload = encode_report(0, report);
+    auto record = log_->append(tasks::kResult, pending.payload);
+    if (!record) return done(record.error().in("keeping the result"));
+    pending.record = *record;
+    found = reports_.emplace(key, std::move(pending)).first;
+    send_report(found->second);
+  }
+  found->second.waiting.push_back(std::move(done));
+  found->second.answer_by = mono_now() + kReportAnswer;
+  arm();
+}
+
+void Worker::send_report(Pending& pending) {
+  Session* session = home();
+  if (session == nullptr) return;
+  pending.sent_at = mono_now();
+  session->send(FrameType::kTaskReport, pending.payload);
+}
+
+void Worker::peers(OnPeers done) {
+  Session* session = home();
+  if (session == nullptr) return done(unavailable("the coordinator can't be reached now"));
+  const auto request = ++last_request_;
+  peer_calls_[request] = {mono_now() + kCallTimeout, std::move(done)};
+  session->send(FrameType::kPeers, control(json{{"request", request}}));
+  arm();
+}
+
+CoordinatorLink& Worker::link_of(std::uint32_t team) {
+  if (team == config_.team) return *home_;
+  auto& link = others_[team];
+  if (!link) {
+    link = std::make_unique<CoordinatorLink>(
+        loop_, config_, options_, team,
+        CoordinatorLink::Events{[this](Session&) { mail_.look_again(); }, [this](Session& s, const link::Frame& f) { take(s, f); }, [] {}});
+  }
+  return *link;
+}
+
+void Worker::locate(const AgentName& name, Located done) {
+  const auto number = static_cast<std::uint32_t>(std::stoul(name.value.substr(name.value.rfind('-') + 1)));
+  if (name.value.starts_with("coordinator-")) {
+    if (number >= config_.coordinators) return done(not_found("no such agent: " + name.value));
+    auto& link = link_of(number);
+    if (!link.session()) return done(unavailable(name.value + " is being replaced"));
+    Location where{link.session()->peer().address, config_.link_port, {name, link.session()->peer().log_id}};
+    return done(std::move(where));
+  }
+  resolve_by(link_of(number % config_.coordinators), name, std::move(done));
+}
+
+void Worker::resolve_by(CoordinatorLink& link, const AgentName& name, Located done) {
+  if (!link.session() || !link.session()->up()) return done(unavailable("the coordinator of " + name.value + "'s team can't be reached now"));
+  const auto request = ++last_request_;
+  resolves_[request] = {mono_now() + kCallTimeout, std::move(done)};
+  link.session()->send(FrameType::kResolve, control(json{{"request", request}, {"name", name.value}}));
+  arm();
+}
+
+void Worker::leaving() {
+  leaving_ = true;
+  if (Session* session = home()) session->send(FrameType::kLeaving, "");
+  auto nexts = std::move(nexts_);
+  nexts_.clear();
+  for (auto& [request, next] : nexts) {
+    if (Session* session = home()) session->send(FrameType::kTaskForgetNext, control(json{{"request", request}}));
+    next.done(Error{Code::kDenied, "this pod is shutting down: no more tasks"});
+  }
+}
+
+void Worker::release_all() {
+  for (const auto& [key, record] : std::map(leased_)) {
+    if (reports_.contains(key)) continue;
+    tasks::Report back;
+    back.id = key.first;
+    back.attempt = key.second;
+    back.kind = tasks::FailKind::kReleased;
+    back.message = "the pod was shut down";
+    report(std::move(back), [](Status) {});  // nobody waits: drain watches reports_pending()
+  }
+}
+
+void Worker::tick() {
+  const auto now = mono_now();
+  expire(nexts_, now, [](Next& call) { call.done(not_found("no task came in time")); });
+  expire(resolves_, now, [](Resolve& call) { call.done(unavailable("the coordinator did not answer in time")); });
+  expire(extends_, now, [](Extend& call) { call.done(false); });
+  expire(peer_calls_, now, [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
+  for (auto& [key, pending] : reports_) {
+    if (!pending.waiting.empty() && pending.answer_by <= now) {
+      auto waiting = std::move(pending.waiting);
+      pending.waiting.clear();
+      for (auto& done : waiting) done(Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"});
+    }
+    if (now - pending.sent_at >= kRepeatReport) send_report(pending);
+  }
+  arm();
+}
+
+void Worker::arm() {
+  auto next = mono_now() + Milliseconds{5000};
+  const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
+  for (const auto& [r, call] : nexts_) sooner(call.deadline);
+  for (const auto& [r, call] : resolves_) sooner(call.deadline);
+  for (const auto& [r, call] : extends_) sooner(call.deadline);
+  for (const auto& [r, call] : peer_calls_) sooner(call.deadline);
+  for (const auto& [key, pending] : reports_) {
+    if (!pending.waiting.empty()) sooner(pending.answer_by);
+  }
+  timer_.expires_at(std::max(next, mono_now() + Milliseconds{1}));
+  timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
+    if (!e && *alive) tick();
+  });
+}
+
+}  // namespace swarm::engine

@@ -1,0 +1,122 @@
+// A worker pod's side of tasks: joins the team's coordinator, holds copies of tasks for it, takes leases for the
+// agents of the pod and brings their reports back.
+//
+// What it must not forget stands in the pod's log before anybody hears of it: copies (kReplica), what is at work here (kLeased), and reports that the
+// coordinator has not confirmed (kResult). All of it is told to the next coordinator.
+//
+// Threads: the loop's.
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/coordinator_link.h"
+#include "engine/mail.h"
+#include "log/log.h"
+#include "tasks/tasks.h"
+
+namespace swarm::engine {
+
+inline constexpr std::size_t kMaxWaitingTaskCalls = 1024;
+
+class Worker {
+ public:
+  struct Leased {
+    TaskId id;
+    std::uint32_t attempt = 0, max_attempts = 0;
+    tasks::Version version = tasks::Version::kV2;
+    Milliseconds lease{};
+    std::string key, body;
+    std::map<std::string, std::string> labels;
+    std::vector<std::string> command;
+  };
+  struct Peer {
+    std::string name, role, state, node;
+    std::uint32_t team = 0;
+  };
+  using OnLease = std::function<bool(Result<Leased>)>;  // false: the agent is gone, the lease goes back
+  using OnExtended = std::function<void(Result<bool>)>;  // true: cancel
+  using OnPeers = std::function<void(Result<std::vector<Peer>>)>;
+
+  Worker(Loop& loop, const Config& config, const Session::Options& options, Mail& mail);
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  void restore(const log::Record& record);   // before attach()
+  void attach(log::Log& log);                // then it connects
+
+  void next(Milliseconds wait, OnLease done);
+  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress, OnExtended done);
+  void report(tasks::Report report, Mail::OnStatus done);
+  void peers(OnPeers done);
+  void locate(const AgentName& name, Located done);
+
+  void leaving();                            // preStop: no new leases
+  void release_all();                        // drain: what agents left unfinished goes back
+  [[nodiscard]] bool joined() const { return joined_; }
+  [[nodiscard]] bool ever_joined() const { return ever_joined_; }
+  [[nodiscard]] bool reports_pending() const { return !reports_.empty(); }
+  [[nodiscard]] std::uint64_t epoch() const { return home_ ? home_->known_epoch() : 0; }
+  [[nodiscard]] std::size_t copies() const { return copies_.size(); }
+  [[nodiscard]] std::size_t leased() const { return leased_.size(); }
+  std::function<void()> on_joined;
+
+ private:
+  struct Copy { log::Sequence record = 0; std::uint64_t version = 0; };
+  struct Pending {                           // a report on its way
+    log::Sequence record = 0;
+    std::string payload;
+    std::vector<Mail::OnStatus> waiting;
+    MonoTime answer_by{}, sent_at{};
+  };
+  using TaskAttempt = std::pair<TaskId, std::uint32_t>;
+  struct Next { MonoTime deadline; OnLease done; };
+  struct Resolve { MonoTime deadline; Located done; };
+  struct Extend { MonoTime deadline; OnExtended done; };
+  struct PeersCall { MonoTime deadline; OnPeers done; };
+
+  void join(Session& session);
+  void take(Session& session, const link::Frame& frame);
+  void lost();
+  void send_report(Pending& pending);
+  void take_lease(Session& session, const link::Frame& frame);
+  void send_next(std::uint64_t request, const Next& next);
+  CoordinatorLink& link_of(std::uint32_t team);
+  void resolve_by(CoordinatorLink& link, const AgentName& name, Located done);
+  void tick();
+  void arm();
+  [[nodiscard]] Session* home() const { return joined_ && home_ && home_->session() ? home_->session().get() : nullptr; }
+
+  Loop& loop_;
+  const Config& config_;
+  Session::Options options_;
+  Mail& mail_;
+  log::Log* log_ = nullptr;
+  std::unique_ptr<CoordinatorLink> home_;
+  std::map<std::uint32_t, std::unique_ptr<CoordinatorLink>> others_;
+  std::map<TaskId, Copy> copies_;
+  std::map<TaskAttempt, log::Sequence> leased_;
+  std::map<TaskAttempt, std::string> cancels_;       // the coordinator wants them ended
+  std::map<TaskAttempt, Pending> reports_;
+  std::deque<TaskAttempt> reported_;                 // confirmed lately: a repeated report is OK
+  std::map<std::uint64_t, Next> nexts_;
+  std::map<std::uint64_t, Resolve> resolves_;
+  std::map<std::uint64_t, Extend> extends_;
+  std::map<std::uint64_t, PeersCall> peer_calls_;
+  std::uint64_t last_request_ = 0, session_number_ = 0;
+  bool joined_ = false, ever_joined_ = false, leaving_ = false;
+  boost::asio::steady_timer timer_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+// A report as control payload; shared with the coordinator's side.
+std::string encode_report(std::uint64_t request, const tasks::Report& report);
+Result<tasks::Report> decode_report(std::string_view payload, std::uint64_t* request);
+
+}  // namespace swarm::engine

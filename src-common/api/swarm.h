@@ -1,0 +1,266 @@
+// The Swarm custom resource as values, and its JSON codec.
+//
+// Purpose: one reading of apiVersion cfn.dev/v1alpha1 for the operator, the coordinators' sidecars
+// and swarmctl. Threads: values; the functions are pure and may be called from anywhere. Ownership:
+// everything is held by value; a pod template stays JSON text, because it is the user's own and
+// passes through whole. Invariants: a Swarm returned by parse() satisfies every limit below. Fields
+// that are absent have the same defaults as in the CRD schema (crds/); fields this version does not
+// know are ignored. Not: a validator of pod templates (operator/plan knows which of their fields
+// are reserved; the API server knows the rest).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "os/time.h"
+
+namespace swarm::api {
+
+inline constexpr std::string_view kApiVersion = "cfn.dev/v1alpha1";
+inline constexpr std::string_view kGroup = "cfn.dev";
+inline constexpr std::string_view kVersion = "v1alpha1";
+inline constexpr std::string_view kKind = "Swarm";
+inline constexpr std::string_view kPlural = "swarms";
+
+// Limits, the same as in the CRD's schema.
+inline constexpr int kMaxReplicas = 2000;
+inline constexpr int kMaxTeamSize = 1000;
+inline constexpr int kMaxCoordinators =
+    100;  // a bound on what teamSize can ask for; the planner clamps
+inline constexpr std::int64_t kMinMailboxBytes = 8LL << 20;
+inline constexpr std::int64_t kMaxMailboxBytes = 16LL << 30;
+inline constexpr int kMaxCommandWords = 64;
+
+enum class TopologyType { kAuto, kFlat, kHybrid };
+std::string_view to_string(TopologyType type);  // "Auto", "Flat", "Hybrid"
+
+enum class Backpressure { kBlock, kReject };
+std::string_view to_string(Backpressure policy);  // "Block", "Reject"
+
+// "25%" or 3.
+struct IntOrPercent {
+  int value = 0;
+  bool percent = false;
+  friend bool operator==(const IntOrPercent&, const IntOrPercent&) = default;
+};
+std::string to_string(IntOrPercent value);
+
+struct TopologySpec {
+  TopologyType type = TopologyType::kAuto;
+  int team_size = 100;
+};
+
+struct CoordinatorSpec {
+  std::string template_json;  // PodTemplateSpec, canonical JSON; "" when not given
+};
+
+struct WorkersSpec {
+  int replicas = 1;
+  int agents_per_pod = 1;
+  IntOrPercent max_unavailable{10, true};
+  int task_grace_seconds = 600;
+  std::string template_json;  // PodTemplateSpec, canonical JSON (keys sorted)
+};
+
+struct MailboxSpec {
+  std::string mount_path = "/dev/shm/cfn";
+  std::int64_t size_limit_bytes = 64LL << 20;
+  int max_inbox_messages = 1000;
+  int max_message_bytes = 65'536;
+  Backpressure backpressure = Backpressure::kBlock;
+  int backpressure_timeout_seconds = 5;
+};
+
+struct TasksSpec {
+  int max_attempts = 3;
+  int result_retention_seconds = 86'400;
+  int max_queued = 10'000;
+};
+
+struct HealthSpec {
+  int period_seconds = 5;
+  int failure_threshold = 2;
+};
+
+struct ShutdownSpec {
+  int drain_timeout_seconds = 30;
+};
+
+// Absent rollout = all tasks on V2.
+struct RolloutSpec {
+  int traffic_percentage = 100;  // the ceiling; written by people only
+  std::vector<std::string>
+      v1_command;  // v1.inPlace.command; not empty when traffic_percentage < 100
+};
+
+struct SwarmSpec {
+  bool suspend = false;
+  TopologySpec topology;
+  CoordinatorSpec coordinator;
+  WorkersSpec workers;
+  MailboxSpec mailbox;
+  TasksSpec tasks;
+  HealthSpec health;
+  ShutdownSpec shutdown;
+  std::optional<RolloutSpec> rollout;
+};
+
+// What the coordinators apply: traffic_percentage, 100 without a rollout.
+inline int ceiling(const SwarmSpec& spec) {
+  return spec.rollout ? spec.rollout->traffic_percentage : 100;
+}
+
+struct Condition {
+  std::string type;
+  std::string status;  // "True", "False", "Unknown"
+  std::string reason;  // never empty
+  std::string message;
+  std::int64_t observed_generation = 0;
+  WallTime last_transition = 0;  // whole seconds
+  friend bool operator==(const Condition&, const Condition&) = default;
+};
+
+struct TopologyStatus {
+  std::string type;  // "Flat" or "Hybrid": resolved, never Auto
+  int coordinators = 0;
+  std::string reason;
+  friend bool operator==(const TopologyStatus&, const TopologyStatus&) = default;
+};
+
+struct AgentsStatus {
+  int desired = 0;
+  int ready = 0;
+  int busy = 0;
+  int stuck = 0;
+  std::string summary;  // "17/20"
+  friend bool operator==(const AgentsStatus&, const AgentsStatus&) = default;
+};
+
+struct WorkersStatus {
+  int replicas = 0;  // live pods (not terminating, not ended): what /scale reports
+  int ready_replicas = 0;
+  int updated_replicas = 0;
+  std::string selector;
+  friend bool operator==(const WorkersStatus&, const WorkersStatus&) = default;
+};
+
+struct TasksStatus {
+  std::int64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0;
+  std::int64_t oldest_queued_seconds = 0;
+  friend bool operator==(const TasksStatus&, const TasksStatus&) = default;
+};
+
+struct RolloutStatus {
+  int ceiling = 0;
+  int effective = 0;
+  int measured = 0;
+  std::string active_version;  // "V1", "V2", "Both"
+  std::string summary;         // "50%", or "0%(50%)" when effective is below the ceiling
+  friend bool operator==(const RolloutStatus&, const RolloutStatus&) = default;
+};
+
+struct SwarmStatus {
+  std::int64_t observed_generation = 0;
+  TopologyStatus topology;
+  AgentsStatus agents;
+  WorkersStatus workers;
+  TasksStatus tasks;
+  RolloutStatus rollout;
+  std::string revision;       // of both templates; a change of it is what moves sidecar_image
+  std::string sidecar_image;  // the image of every sidecar made at this revision
+  std::vector<Condition> conditions;
+  friend bool operator==(const SwarmStatus&, const SwarmStatus&) = default;
+};
+
+struct Swarm {
+  std::string name;
+  std::string namespace_name;
+  std::string uid;
+  std::int64_t generation = 0;
+  std::string resource_version;
+  std::optional<WallTime> deletion_time;
+  WallTime creation_time = 0;
+  std::map<std::string, std::string> annotations;
+  SwarmSpec spec;
+  SwarmStatus status;  // as last written; empty fields on a new Swarm
+};
+
+// The whole object. On failure Code::kInvalid and every error at once, one a line, each as
+// "spec.workers.replicas: is -1; allowed: 0 to 2000".
+Result<Swarm> parse(const nlohmann::json& object);
+Result<Swarm> parse_text(std::string_view text);  // also refuses text that is not JSON
+
+// Metadata and status only, spec left at its defaults: for reporting about a spec that parse()
+// refused.
+Result<Swarm> parse_metadata(const nlohmann::json& object);
+
+// Spec alone, as `swarmctl plan` and the local mode need it; same errors as parse().
+Result<SwarmSpec> parse_spec(const nlohmann::json& spec);
+
+// The value of the Swarm's .status; every field is present, so a merge patch with it replaces them
+// all.
+nlohmann::json to_json(const SwarmStatus& status);
+SwarmStatus parse_status(const nlohmann::json& status);  // foreign or missing parts are left empty
+
+// ---- The report of a team: annotation cfn.dev/report of its Lease (docs/pod-layout.md).
+
+inline constexpr std::string_view kEpochAnnotation = "cfn.dev/epoch";
+inline constexpr std::string_view kHolderUidAnnotation = "cfn.dev/holder-uid";
+inline constexpr std::string_view kReportAnnotation = "cfn.dev/report";
+inline constexpr std::size_t kMaxReportBytes =
+    200'000;  // annotations of one object: 256 KiB in all
+inline constexpr std::size_t kMaxReportWorkers = 2000;
+
+struct TaskCounts {
+  std::int64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0, cancelled = 0, dropped = 0;
+  std::int64_t oldest_queued_seconds = 0;
+  std::int64_t single_copy = 0;
+  friend bool operator==(const TaskCounts&, const TaskCounts&) = default;
+};
+
+struct WorkerReport {
+  std::string pod;
+  bool busy = false;
+  std::string task;  // "" when idle
+  bool stuck = false;
+  friend bool operator==(const WorkerReport&, const WorkerReport&) = default;
+};
+
+struct TeamReport {
+  WallTime time = 0;
+  std::uint64_t epoch = 0;
+  bool ready = false;
+  bool recovering = false;
+  TaskCounts tasks;
+  std::map<std::string, WorkerReport> workers;  // by slot
+  int effective = 0;
+  std::int64_t v1 = 0, v2 = 0;
+  int measured = 0;
+  std::int64_t dead_letters = 0;
+  std::int64_t single_copy_messages = 0;
+  friend bool operator==(const TeamReport&, const TeamReport&) = default;
+};
+
+// Strict about types and limits (the annotation is outside input), tolerant of fields it does not
+// know.
+Result<TeamReport> parse_report(std::string_view text);
+std::string to_text(const TeamReport& report);  // one line of JSON
+
+// ---- Text forms shared by the above.
+
+// Kubernetes quantities that are whole numbers of bytes: "64Mi", "1G", "65536", "1.5Gi", "1e6".
+Result<std::int64_t> parse_quantity(std::string_view text);
+std::string format_bytes(std::int64_t bytes);  // "64Mi", the shortest exact binary form
+
+// RFC 3339 in UTC: "2026-01-02T03:04:05Z"; parsing accepts fractions (cut to milliseconds) and
+// offsets.
+std::string format_time(WallTime time);
+std::optional<WallTime> parse_time(std::string_view text);
+
+}  // namespace swarm::api

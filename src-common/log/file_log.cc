@@ -1,0 +1,648 @@
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "base/encoding.h"
+#include "log/format.h"
+#include "log/log.h"
+
+namespace swarm::log {
+namespace {
+
+constexpr const char* kSuperName = "superblock";
+constexpr std::uint32_t kMinSegments = 3;       // one in use, two in reserve
+constexpr std::uint32_t kMinSegmentBytes = 4096;
+constexpr std::uint32_t kSpareSegments = 2;     // free ones kept beyond the reserve; more are given back
+constexpr std::uint32_t kMinGainDivisor = 8;    // copying forward must win at least this part of a segment
+
+std::string numbered(const char* prefix, std::uint32_t number) {
+  char text[16];
+  std::snprintf(text, sizeof text, "%s-%08x", prefix, number);
+  return text;
+}
+
+std::optional<std::uint32_t> number_in(const std::string& name, std::string_view prefix) {
+  if (name.size() != prefix.size() + 9 || name.compare(0, prefix.size(), prefix) != 0) return std::nullopt;
+  std::uint32_t value = 0;
+  if (name[prefix.size()] != '-') return std::nullopt;
+  for (const char c : name.substr(prefix.size() + 1)) {
+    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return std::nullopt;
+    value = value * 16 + static_cast<std::uint32_t>(c <= '9' ? c - '0' : c - 'a' + 10);
+  }
+  return value;
+}
+
+bool all_zero(std::string_view bytes) { return bytes.find_first_not_of('\0') == std::string_view::npos; }
+
+struct Entry {  // one per record that is not done; sorted by sequence
+  Sequence sequence = 0;
+  Place place;
+  std::uint32_t length = 0;
+  std::uint16_t attempt = 0;
+  std::uint8_t kind = 0;
+  State state = State::kLive;  // kDone: to be dropped by the next compaction of the index
+};
+
+struct Segment {
+  std::unique_ptr<os::File> file;
+  std::uint32_t used = kSegmentHeaderBytes;
+  std::uint64_t live_bytes = 0;  // with headers and padding
+  std::uint64_t live_records = 0;
+  bool pinned = false;  // holds a live record that fails its checksum: never moved
+};
+
+class FileLog final : public Log {
+ public:
+  FileLog(os::Directory& directory, const Options& options) : directory_(directory), options_(options) {}
+
+  Result<std::uint64_t> open(const LogId& new_id, const std::function<void(const Record&)>& visit, Recovery& recovery);
+
+  [[nodiscard]] const LogId& id() const override { return super_.id; }
+  Result<Sequence> append(std::uint8_t kind, std::string_view payload) override;
+  Status mark(Sequence sequence, State state, std::uint16_t attempt) override;
+  Result<std::string> read(Sequence sequence) override;
+  Status commit() override;
+  [[nodiscard]] std::uint64_t available_bytes() const override;
+  [[nodiscard]] Stats stats() const override;
+
+ private:
+  struct Found {
+    Entry entry;
+    Mark mark;
+  };
+  struct Region {
+    Place place;
+    std::uint64_t bytes = 0;
+  };
+  struct Scan {
+    std::vector<Found> found;
+    std::vector<Region> bad;
+    Place last_end;  // where the last valid record ends
+    std::uint64_t corrupt = 0;
+  };
+
+  [[nodiscard]] std::uint32_t capacity() const { return super_.segment_bytes - kSegmentHeaderBytes; }
+  [[nodiscard]] std::uint32_t max_payload() const { return std::min(kMaxPayloadBytes, super_.segment_bytes / 2); }
+  [[nodiscard]] std::uint32_t min_gain() const { return super_.segment_bytes / kMinGainDivisor; }
+  Entry* find(Sequence sequence);
+
+  Result<std::vector<std::string>> load_superblock(const LogId& new_id, Recovery& recovery);
+  Status write_superblock();
+  void scan_segment(std::uint32_t number, std::string_view bytes, Scan& scan);
+  void classify(const Scan& scan, Recovery& recovery);
+  Status settle_copies(Scan& scan);
+
+  Status repair_tail();
+  Status make_room(std::uint32_t bytes);
+  Status take(std::size_t keep);
+  Status grow();
+  bool retire(std::uint32_t number);
+  void drop_tombstones();
+  Result<bool> copy_forward(std::uint32_t victim);
+  std::optional<std::uint32_t> best_victim() const;
+
+  os::Directory& directory_;
+  Options options_;
+  std::uint32_t max_segments_ = 0;
+  std::unique_ptr<os::File> super_file_;
+  Superblock super_;             // as last written
+  Sequence last_ = 0;            // as last appended
+  Place tail_;                   // where it ends
+  bool dirty_ = false;           // last_ or tail_ are not in the superblock yet
+  std::uint32_t broken_bytes_ = 0;  // a write failed half way: so many bytes at the end must be made unreadable first
+  std::uint32_t next_segment_ = 1;
+  std::map<std::uint32_t, Segment> segments_;
+  std::uint32_t active_ = 0;     // number of the segment that is appended to; 0: none
+  std::uint32_t stale_ = 0;      // copied forward, but could not be retired: must go before any other
+  std::vector<std::string> pool_;  // free, allocated files
+  std::vector<Entry> index_;
+  std::size_t tombstones_ = 0;
+  Stats stats_;
+};
+
+Entry* FileLog::find(Sequence sequence) {
+  const auto it = std::lower_bound(index_.begin(), index_.end(), sequence,
+                                   [](const Entry& e, Sequence s) { return e.sequence < s; });
+  if (it == index_.end() || it->sequence != sequence || it->state == State::kDone) return nullptr;
+  return &*it;
+}
+
+// ---- superblock
+
+// Alternates between the slots, so that a torn write leaves the older one. The segment numbers it promises not to use again
+// make bytes of a segment's former life unreadable: their checksums carry its former number.
+Status FileLog::write_superblock() {
+  Superblock next = super_;
+  next.committed = last_;
+  next.generation = super_.generation + 1;
+  next.tail_segment = tail_.segment;
+  next.tail_offset = tail_.offset;
+  next.next_segment = next_segment_;
+  const std::uint64_t slot = next.generation % 2;
+  if (auto s = super_file_->write_at(slot * kSlotDistance, encode_slot(next)); !s) return s.error().in("superblock");
+  super_ = next;
+  dirty_ = false;
+  return {};
+}
+
+// Leaves super_ as found, or as made; returns the names in the directory.
+Result<std::vector<std::string>> FileLog::load_superblock(const LogId& new_id, Recovery& recovery) {
+  auto names = directory_.list();
+  if (!names) return names.error();
+  auto file = directory_.open(kSuperName, true);
+  if (!file) return file.error().in("superblock");
+  super_file_ = std::move(*file);
+  std::optional<Superblock> best;
+  for (std::uint64_t slot = 0; slot < 2; ++slot) {
+    auto bytes = super_file_->read_at(slot * kSlotDistance, kSlotBytes);
+    if (!bytes) return bytes.error().in("superblock");
+    auto found = decode_slot(*bytes);
+    if (found && (!best || found->generation > best->generation)) best = found;
+  }
+  if (best) {
+    if (best->version != kFormatVersion) {
+      return invalid("the log has format version " + std::to_string(best->version) + ", this program reads version " +
+                     std::to_string(kFormatVersion));
+    }
+    if (best->segment_bytes < kMinSegmentBytes || best->segment_bytes > kSegmentBytes || best->segment_bytes % 8 != 0) {
+      return Error{Code::kCorrupt, "the superblock names an impossible segment size"};
+    }
+    super_ = *best;
+    return names;
+  }
+  // Nothing readable. Without segments it is a log whose making was interrupted; with segments their meaning is lost.
+  const bool segments = std::any_of(names->begin(), names->end(), [](const std::string& n) { return number_in(n, "seg").has_value(); });
+  if (segments) {
+    const std::string aside = "damaged-" + to_string(new_id).substr(0, 8) + "-";
+    std::vector<std::string> rest;
+    for (const std::string& name : *names) {
+      if (!number_in(name, "seg")) {
+        rest.push_back(name);
+        continue;
+      }
+      if (auto s = directory_.rename(name, aside + name); !s) return s.error();
+      ++recovery.corrupt_records;
+    }
+    *names = std::move(rest);
+  }
+  recovery.fresh = true;
+  super_ = Superblock{};
+  super_.id = new_id;
+  super_.segment_bytes = options_.segment_bytes;
+  if (auto s = super_file_->allocate(kSuperblockBytes); !s) return s.error().in("superblock");
+  if (auto s = write_superblock(); !s) return s.error();
+  return names;
+}
+
+// ---- recovery
+
+void FileLog::scan_segment(std::uint32_t number, std::string_view bytes, Scan& scan) {
+  const std::string header = encode_segment_header(super_.id, number, super_.segment_bytes);
+  // The header repeats what superblock and file name say; damage to it costs nothing but is reported.
+  if (bytes.substr(0, header.size()) != header) ++scan.corrupt;
+  std::uint32_t pos = kSegmentHeaderBytes;
+  const auto size = static_cast<std::uint32_t>(bytes.size());
+  constexpr std::uint32_t kNone = 0;  // no record stands at 0
+  std::uint32_t bad_from = kNone;
+  std::uint32_t good_end = pos;
+  auto close_bad = [&](std::uint32_t end) {
+    if (bad_from != kNone) scan.bad.push_back({{number, bad_from}, end - bad_from});
+    bad_from = kNone;
+  };
+  while (pos + kRecordHeaderBytes <= size) {
+    if (all_zero(bytes.substr(pos, kRecordHeaderBytes))) {
+      if (bad_from == kNone && pos == good_end) bad_from = pos;  // a clean end, unless a valid record follows
+      pos += 8;
+      continue;
+    }
+    const Place place{number, pos};
+    const auto found = decode_header(super_.id, place, bytes.substr(pos));
+    if (!found) {
+      if (bad_from == kNone) bad_from = pos;
+      pos += 8;
+      continue;
+    }
+    const std::uint32_t length = record_bytes(found->length);
+    if (!verify_record(super_.id, place, *found, bytes.substr(pos))) {
+      close_bad(pos);
+      scan.bad.push_back({place, length});
+      pos += length;
+      good_end = pos;
+      continue;
+    }
+    close_bad(pos);
+    const auto mark = decode_mark(found->sequence, bytes.substr(pos + kMarkOffset, kMarkBytes));
+    if (mark) {
+      scan.found.push_back({{found->sequence, place, found->length, mark->attempt, found->kind, mark->state}, *mark});
+    } else {
+      ++scan.corrupt;  // nobody can say whether it is still needed
+      last_ = std::max(last_, found->sequence);
+    }
+    pos += length;
+    good_end = pos;
+    scan.last_end = std::max(scan.last_end, Place{number, pos});
+  }
+  if (bad_from != kNone) {
+    // What follows the last record: nothing when it begins with a terminator, else a record that is damaged or torn.
+    const std::uint32_t probe = std::min(bad_from + kTerminatorBytes, size);
+    if (!all_zero(bytes.substr(bad_from, probe - bad_from))) {
+      std::uint32_t end = bad_from;
+      while (end + 8 <= size && !all_zero(bytes.substr(end, 8))) end += 8;
+      scan.bad.push_back({{number, bad_from}, end - bad_from});
+    }
+  }
+}
+
+// Torn or corrupt? Torn is only what lies beyond the last commit and has nothing valid behind it: the end of an append
+// that nobody was told about. Everything else was promised to somebody, and is reported.
+void FileLog::classify(const Scan& scan, Recovery& recovery) {
+  recovery.corrupt_records += scan.corrupt;
+  const Place committed{super_.tail_segment, super_.tail_offset};
+  Place seen = std::max(scan.last_end, Place{committed.segment, kSegmentHeaderBytes});
+  for (const Region& region : scan.bad) {
+    if (region.place < committed || region.place < scan.last_end) {
+      ++recovery.corrupt_records;
+      seen = std::max(seen, Place{region.place.segment, region.place.offset + static_cast<std::uint32_t>(region.bytes)});
+    } else {
+      recovery.truncated_bytes += region.bytes;
+      broken_bytes_ = kRecordHeaderBytes;
+    }
+  }
+  // The last committed record was overwritten by zeros.
+  if (segments_.count(committed.segment) != 0 && seen < committed) ++recovery.corrupt_records;
+}
+
+// After a crash between copying a segment forward and retiring it, two copies of a record exist. The higher one counts;
+// the lower is marked done, else it could come back to life when the higher one is done and gone.
+Status FileLog::settle_copies(Scan& scan) {
+  std::sort(scan.found.begin(), scan.found.end(), [](const Found& a, const Found& b) {
+    return std::pair(a.entry.sequence, a.entry.place) < std::pair(b.entry.sequence, b.entry.place);
+  });
+  for (std::size_t i = 0; i < scan.found.size(); ++i) {
+    const Found& f = scan.found[i];
+    last_ = std::max(last_, f.entry.sequence);
+    if (f.mark.state == State::kDone) continue;
+    Segment& segment = segments_.at(f.entry.place.segment);
+    if (i + 1 < scan.found.size() && scan.found[i + 1].entry.sequence == f.entry.sequence) {
+      const std::string done = encode_mark(f.entry.sequence, {State::kDone, f.mark.attempt});
+      if (auto s = segment.file->write_at(f.entry.place.offset + kMarkOffset, done); !s) return s;
+      continue;
+    }
+    index_.push_back(f.entry);
+    segment.live_bytes += record_bytes(f.entry.length);
+    ++segment.live_records;
+  }
+  return {};
+}
+
+Result<std::uint64_t> FileLog::open(const LogId& new_id, const std::function<void(const Record&)>& visit, Recovery& recovery) {
+  recovery = {};
+  auto names = load_superblock(new_id, recovery);
+  if (!names) return names.error();
+  max_segments_ = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+      options_.max_bytes < kSuperblockBytes ? 0 : (options_.max_bytes - kSuperblockBytes) / super_.segment_bytes, UINT32_MAX));
+  if (max_segments_ < kMinSegments) {
+    return invalid("the log needs at least " + std::to_string(kMinSegments * super_.segment_bytes + kSuperblockBytes) + " bytes");
+  }
+  last_ = super_.committed;
+  tail_ = {super_.tail_segment, super_.tail_offset};
+  next_segment_ = super_.next_segment;
+
+  Scan scan;
+  for (const std::string& name : *names) {
+    if (const auto number = number_in(name, "free")) {
+      next_segment_ = std::max(next_segment_, *number + 1);
+      // Interrupted while it was allocated: made anew when needed.
+      auto file = directory_.open(name, false);
+      auto size = file ? (*file)->size() : Result<std::uint64_t>(file.error());
+      if (recovery.fresh || !size || *size != super_.segment_bytes) {
+        if (auto s = directory_.remove(name); !s) return s.error();
+      } else {
+        pool_.push_back(name);
+      }
+    } else if (const auto segment_number = number_in(name, "seg")) {
+      next_segment_ = std::max(next_segment_, *segment_number + 1);
+      auto file = directory_.open(name, false);
+      if (!file) return file.error();
+      auto bytes = (*file)->read_at(0, super_.segment_bytes);
+      if (!bytes) return bytes.error();
+      bytes->resize(super_.segment_bytes, '\0');
+      segments_[*segment_number].file = std::move(*file);
+      scan_segment(*segment_number, *bytes, scan);
+      active_ = std::max(active_, *segment_number);
+    }
+  }
+  classify(scan, recovery);
+  if (active_ != 0) {
+    Segment& active = segments_.at(active_);
+    if (scan.last_end.segment == active_) active.used = scan.last_end.offset;
+    if (tail_.segment == active_) active.used = std::max(active.used, tail_.offset);
+    for (const Region& region : scan.bad) {  // damage that was promised keeps its place
+      const Place end{region.place.segment, region.place.offset + static_cast<std::uint32_t>(region.bytes)};
+      if (region.place.segment == active_ && end <= Place{tail_.segment, tail_.offset}) active.used = std::max(active.used, end.offset);
+    }
+    tail_ = std::max(tail_, Place{active_, active.used});
+  }
+  if (auto s = settle_copies(scan); !s) return s.error();
+  if (auto s = repair_tail(); !s) return s.error();
+  if (auto s = write_superblock(); !s) return s.error();
+  if (active_ == 0) {
+    if (auto s = take(0); !s) return s.error();
+    auto space = directory_.space();
+    if (!space) return space.error();
+    if (space->free_bytes < std::uint64_t{kReserveSegments} * super_.segment_bytes && pool_.size() < kReserveSegments) {
+      return Error{Code::kFull, "the log needs at least " + std::to_string(kMinSegments * super_.segment_bytes) + " bytes of free space"};
+    }
+  }
+  std::vector<std::uint32_t> empty;
+  for (const auto& [number, segment] : segments_) {
+    if (number != active_ && segment.live_records == 0) empty.push_back(number);
+  }
+  for (const std::uint32_t number : empty) {
+    if (!retire(number)) break;  // tried again when the space is needed
+  }
+  // Hand over in order of sequence. By index: the owner may not append or mark yet.
+  for (const Entry& entry : index_) {
+    auto payload = read(entry.sequence);
+    if (!payload) {
+      if (payload.error().code != Code::kCorrupt) return payload.error();
+      ++recovery.corrupt_records;
+      continue;
+    }
+    ++recovery.records;
+    visit(Record{entry.sequence, entry.kind, entry.state, entry.attempt, *payload});
+  }
+  return recovery.records;
+}
+
+// ---- writing
+
+// Makes the bytes after the last record unreadable as one. Until that is done nothing else is written: a record that its
+// owner was told had failed must not be found by the next open().
+Status FileLog::repair_tail() {
+  if (broken_bytes_ == 0) return {};
+  if (active_ != 0) {
+    Segment& active = segments_.at(active_);
+    const std::uint32_t bytes = std::min(super_.segment_bytes - active.used, broken_bytes_);
+    if (auto s = active.file->write_at(active.used, std::string(bytes, '\0')); !s) return s;
+  }
+  broken_bytes_ = 0;
+  return {};
+}
+
+Status FileLog::grow() {
+  if (segments_.size() + pool_.size() >= max_segments_) return Error{Code::kFull, "the log is full"};
+  const std::string name = numbered("free", next_segment_);
+  auto file = directory_.open(name, true);
+  if (!file) return file.error();
+  if (auto s = (*file)->allocate(super_.segment_bytes); !s) {
+    (void)directory_.remove(name);  // the next open() removes it otherwise: its size is wrong
+    return s;
+  }
+  ++next_segment_;
+  pool_.push_back(name);
+  return {};
+}
+
+// Begins a new segment, leaving `keep` free ones. The header is written while the file still counts as free, so that the
+// rename is the one step that makes it a segment.
+Status FileLog::take(std::size_t keep) {
+  while (pool_.size() < keep + 1) {
+    if (auto s = grow(); !s) return s;
+  }
+  const std::uint32_t number = next_segment_++;
+  if (auto s = write_superblock(); !s) return s;
+  auto file = directory_.open(pool_.back(), false);
+  if (!file) return file.error();
+  const std::string header = encode_segment_header(super_.id, number, super_.segment_bytes) + std::string(kTerminatorBytes, '\0');
+  if (auto s = (*file)->write_at(0, header); !s) return s;
+  if (auto s = directory_.rename(pool_.back(), numbered("seg", number)); !s) return s;
+  pool_.pop_back();
+  segments_[number].file = std::move(*file);
+  active_ = number;
+  return {};
+}
+
+bool FileLog::retire(std::uint32_t number) {
+  if (stale_ != 0 && stale_ != number && !retire(stale_)) return false;
+  const std::string name = numbered("seg", number);
+  if (pool_.size() >= kReserveSegments + kSpareSegments) {
+    if (!directory_.remove(name)) return false;
+  } else {
+    const std::string free_name = numbered("free", number);
+    if (!directory_.rename(name, free_name)) return false;
+    pool_.push_back(free_name);
+  }
+  if (stale_ == number) stale_ = 0;
+  if (active_ == number) active_ = 0;
+  segments_.erase(number);
+  return true;
+}
+
+std::optional<std::uint32_t> FileLog::best_victim() const {
+  std::optional<std::uint32_t> best;
+  for (const auto& [number, segment] : segments_) {
+    if (!segment.pinned && (!best || segment.live_bytes < segments_.at(*best).live_bytes)) best = number;
+  }
+  return best;
+}
+
+// Copies the live records of `victim` into a new segment taken from the reserve. false: one of them is damaged, nothing done.
+Result<bool> FileLog::copy_forward(std::uint32_t victim) {
+  Segment& from = segments_.at(victim);
+  auto bytes = from.file->read_at(0, super_.segment_bytes);
+  if (!bytes) return bytes.error();
+  bytes->resize(super_.segment_bytes, '\0');
+  std::vector<Entry*> moving;
+  for (Entry& entry : index_) {
+    if (entry.state == State::kDone || entry.place.segment != victim) continue;
+    const std::string_view at = std::string_view(*bytes).substr(entry.place.offset);
+    const auto header = decode_header(super_.id, entry.place, at);
+    if (!header || header->sequence != entry.sequence || !verify_record(super_.id, entry.place, *header, at)) return false;
+    moving.push_back(&entry);
+  }
+  if (auto s = take(0); !s) return s.error();
+  Segment& to = segments_.at(active_);
+  std::string copies;
+  for (const Entry* entry : moving) {
+    const Place place{active_, to.used + static_cast<std::uint32_t>(copies.size())};
+    append_record(copies, super_.id, place, entry->sequence, entry->kind, {entry->state, entry->attempt},
+                  std::string_view(*bytes).substr(entry->place.offset + kRecordHeaderBytes, entry->length));
+  }
+  const auto copied_bytes = static_cast<std::uint32_t>(copies.size());
+  copies.append(std::min<std::size_t>(kTerminatorBytes, super_.segment_bytes - to.used - copied_bytes), '\0');
+  if (auto s = to.file->write_at(to.used, copies); !s) {
+    // Whole copies may stand there, which an open() would prefer to the originals: give the segment back unread.
+    broken_bytes_ = static_cast<std::uint32_t>(copies.size());
+    if (retire(active_)) broken_bytes_ = 0;
+    return s.error();
+  }
+  std::uint32_t offset = to.used;
+  for (Entry* entry : moving) {
+    entry->place = {active_, offset};
+    offset += record_bytes(entry->length);
+  }
+  to.used = offset;
+  to.live_bytes = from.live_bytes;
+  to.live_records = from.live_records;
+  from.live_bytes = from.live_records = 0;
+  stats_.copied_records += moving.size();
+  tail_ = {active_, to.used};
+  stale_ = victim;
+  if (auto s = write_superblock(); !s) return s.error();
+  (void)retire(victim);  // tried again before any other segment goes
+  return true;
+}
+
+Status FileLog::make_room(std::uint32_t bytes) {
+  std::vector<std::uint32_t> empty;
+  for (const auto& [number, segment] : segments_) {
+    if (segment.live_records == 0) empty.push_back(number);
+  }
+  for (const std::uint32_t number : empty) {
+    if (!retire(number)) break;
+  }
+  const Status fresh = take(segments_.empty() ? 0 : kReserveSegments);
+  if (fresh) return {};
+  if (fresh.error().code != Code::kFull) return fresh;
+  for (;;) {  // each round pins a segment or ends
+    const auto victim = best_victim();
+    const std::uint64_t gain = victim ? capacity() - segments_.at(*victim).live_bytes : 0;
+    if (gain < std::max<std::uint64_t>(bytes, min_gain())) return Error{Code::kFull, "the log is full"};
+    auto copied = copy_forward(*victim);
+    if (!copied) return copied.error();
+    if (*copied) return {};
+    segments_.at(*victim).pinned = true;
+  }
+}
+
+Result<Sequence> FileLog::append(std::uint8_t kind, std::string_view payload) {
+  if (payload.size() > max_payload()) {
+    return invalid("a record holds at most " + std::to_string(max_payload()) + " bytes");
+  }
+  if (auto s = repair_tail(); !s) return s.error();
+  const std::uint32_t bytes = record_bytes(payload.size());
+  if (active_ == 0 || segments_.at(active_).used + bytes > super_.segment_bytes) {
+    if (auto s = make_room(bytes); !s) return s.error();
+  }
+  Segment& active = segments_.at(active_);
+  const Place place{active_, active.used};
+  std::string out;
+  out.reserve(bytes + kTerminatorBytes);
+  append_record(out, super_.id, place, last_ + 1, kind, {}, payload);
+  out.append(std::min<std::size_t>(kTerminatorBytes, super_.segment_bytes - active.used - bytes), '\0');
+  if (auto s = active.file->write_at(active.used, out); !s) {
+    broken_bytes_ = static_cast<std::uint32_t>(out.size());
+    (void)repair_tail();  // else before the next write
+    return s.error();
+  }
+  ++last_;
+  active.used += bytes;
+  active.live_bytes += bytes;
+  ++active.live_records;
+  tail_ = {active_, active.used};
+  dirty_ = true;
+  index_.push_back({last_, place, static_cast<std::uint32_t>(payload.size()), 0, kind, State::kLive});
+  ++stats_.appended_records;
+  stats_.appended_bytes += bytes;
+  return last_;
+}
+
+void FileLog::drop_tombstones() {
+  if (tombstones_ < 64 || tombstones_ * 2 < index_.size()) return;
+  index_.erase(std::remove_if(index_.begin(), index_.end(), [](const Entry& e) { return e.state == State::kDone; }),
+               index_.end());
+  tombstones_ = 0;
+}
+
+Status FileLog::mark(Sequence sequence, State state, std::uint16_t attempt) {
+  Entry* entry = find(sequence);
+  check(entry != nullptr, "mark() of a record that is unknown or done");
+  const std::uint32_t number = entry->place.segment;
+  Segment& segment = segments_.at(number);
+  if (auto s = segment.file->write_at(entry->place.offset + kMarkOffset, encode_mark(sequence, {state, attempt})); !s) {
+    return s.error().in("mark");
+  }
+  entry->state = state;
+  entry->attempt = attempt;
+  if (state != State::kDone) return {};
+  segment.live_bytes -= record_bytes(entry->length);
+  --segment.live_records;
+  ++tombstones_;
+  drop_tombstones();
+  if (segment.live_records == 0 && number != active_) (void)retire(number);  // tried again when the space is needed
+  return {};
+}
+
+Result<std::string> FileLog::read(Sequence sequence) {
+  const Entry* entry = find(sequence);
+  if (entry == nullptr) return not_found("no such record");
+  auto bytes = segments_.at(entry->place.segment).file->read_at(entry->place.offset, record_bytes(entry->length));
+  if (!bytes) return bytes.error();
+  const auto header = decode_header(super_.id, entry->place, *bytes);
+  if (!header || header->sequence != sequence || !verify_record(super_.id, entry->place, *header, *bytes)) {
+    return Error{Code::kCorrupt, "record " + std::to_string(sequence) + " fails its checksum"};
+  }
+  return bytes->substr(kRecordHeaderBytes, header->length);
+}
+
+Status FileLog::commit() {
+  if (auto s = repair_tail(); !s) return s;
+  return dirty_ ? write_superblock() : Status{};
+}
+
+// ---- looking
+
+// Counts for each obtainable segment only what no order of record sizes can waste: the rest of a segment that is smaller
+// than the largest record may stay unused. One record, or several that fit together into one segment, waste nothing.
+std::uint64_t FileLog::available_bytes() const {
+  const std::uint64_t largest = record_bytes(max_payload());
+  std::uint64_t sure = 0, single = 0;
+  auto count = [&](std::uint64_t room, std::uint64_t times) {
+    if (times == 0) return;
+    single = std::max(single, room);
+    if (room >= largest) sure += (room - largest + 8) * times;
+  };
+  const auto space = directory_.space();
+  const std::uint64_t may_grow = max_segments_ > segments_.size() + pool_.size() ? max_segments_ - segments_.size() - pool_.size() : 0;
+  const std::uint64_t can_grow = std::min(may_grow, space ? space->free_bytes / super_.segment_bytes : 0);
+  const std::uint64_t free_segments = pool_.size() + can_grow;
+  count(capacity(), free_segments > kReserveSegments ? free_segments - kReserveSegments : 0);
+  for (const auto& [number, segment] : segments_) {
+    if (number == active_) {
+      count(super_.segment_bytes - segment.used, 1);
+    } else if (!segment.pinned && free_segments > 0 && capacity() - segment.live_bytes >= min_gain()) {
+      count(capacity() - segment.live_bytes, 1);
+    }
+  }
+  const std::uint64_t bytes = std::max(sure, std::min(single, largest));
+  return bytes > kRecordOverheadBytes ? bytes - kRecordOverheadBytes : 0;
+}
+
+Stats FileLog::stats() const {
+  Stats out = stats_;
+  out.segments = segments_.size() + pool_.size();
+  out.max_segments = max_segments_;
+  for (const auto& [number, segment] : segments_) {
+    out.live_bytes += segment.live_bytes;
+    out.live_records += segment.live_records;
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Log>> Log::open(os::Directory& directory, const Options& options, const LogId& new_id,
+                                       const std::function<void(const Record&)>& visit, Recovery* recovery) {
+  if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kSegmentBytes || options.segment_bytes % 8 != 0) {
+    return invalid("segment_bytes must be a multiple of 8 between 4096 and 1048576");
+  }
+  auto log = std::make_unique<FileLog>(directory, options);
+  Recovery ignored;
+  if (auto opened = log->open(new_id, visit, recovery != nullptr ? *recovery : ignored); !opened) return opened.error();
+  return std::unique_ptr<Log>(std::move(log));
+}
+
+}  // namespace swarm::log

@@ -1,0 +1,140 @@
+#include "log/format.h"
+
+#include <array>
+
+#include "base/crc32c.h"
+#include "log/bytes.h"
+
+namespace swarm::log {
+namespace {
+
+constexpr std::string_view kSuperMagic("SWLOG\0", 6);
+constexpr std::string_view kSegmentMagic("SWSEG\0", 6);
+constexpr std::size_t kHeaderCrcOffset = 20;
+
+std::string_view bytes_of(const LogId& id) {
+  return {reinterpret_cast<const char*>(id.bytes.data()), id.bytes.size()};
+}
+
+std::uint32_t place_seed(const LogId& id, Place place) {
+  std::array<char, 8> at{};
+  for (std::size_t i = 0; i < 4; ++i) {
+    at[i] = static_cast<char>(place.segment >> (8U * i));
+    at[i + 4] = static_cast<char>(place.offset >> (8U * i));
+  }
+  return crc32c({at.data(), at.size()}, crc32c(bytes_of(id)));
+}
+
+std::uint16_t mark_check(Sequence sequence, std::string_view three) {
+  std::string bytes;
+  put(bytes, sequence);
+  bytes.append(three);
+  return static_cast<std::uint16_t>(crc32c(bytes));
+}
+
+bool is_state(std::uint8_t value) {
+  return value == 0x00 || value == 0x0F || value == 0xF0 || value == 0xFF;
+}
+
+}  // namespace
+
+std::string encode_slot(const Superblock& superblock) {
+  std::string out(kSuperMagic);
+  put(out, superblock.version);
+  out.append(bytes_of(superblock.id));
+  put(out, superblock.committed);
+  put(out, superblock.generation);
+  put(out, superblock.tail_segment);
+  put(out, superblock.tail_offset);
+  put(out, superblock.next_segment);
+  put(out, superblock.segment_bytes);
+  put<std::uint32_t>(out, 0);
+  put(out, crc32c(out));
+  check(out.size() == kSlotBytes, "size of a superblock slot");
+  return out;
+}
+
+std::optional<Superblock> decode_slot(std::string_view bytes) {
+  if (bytes.size() < kSlotBytes || bytes.substr(0, 6) != kSuperMagic) return std::nullopt;
+  if (get<std::uint32_t>(bytes, 60) != crc32c(bytes.substr(0, 60))) return std::nullopt;
+  Superblock out;
+  out.version = get<std::uint16_t>(bytes, 6);
+  for (std::size_t i = 0; i < 16; ++i) out.id.bytes[i] = static_cast<std::uint8_t>(bytes[8 + i]);
+  out.committed = get<std::uint64_t>(bytes, 24);
+  out.generation = get<std::uint64_t>(bytes, 32);
+  out.tail_segment = get<std::uint32_t>(bytes, 40);
+  out.tail_offset = get<std::uint32_t>(bytes, 44);
+  out.next_segment = get<std::uint32_t>(bytes, 48);
+  out.segment_bytes = get<std::uint32_t>(bytes, 52);
+  return out;
+}
+
+std::string encode_segment_header(const LogId& id, std::uint32_t number, std::uint32_t segment_bytes) {
+  std::string out(kSegmentMagic);
+  put(out, kFormatVersion);
+  out.append(bytes_of(id));
+  put(out, number);
+  put(out, segment_bytes);
+  out.resize(60, '\0');
+  put(out, crc32c(out));
+  return out;
+}
+
+std::string encode_mark(Sequence sequence, Mark mark) {
+  std::string out;
+  put(out, static_cast<std::uint8_t>(mark.state));
+  put(out, mark.attempt);
+  const std::uint16_t sum = mark_check(sequence, out);
+  for (std::size_t i = 0; i < 3; ++i) out.push_back(static_cast<char>(~out[i]));
+  put(out, sum);
+  return out;
+}
+
+std::optional<Mark> decode_mark(Sequence sequence, std::string_view bytes) {
+  const std::string first(bytes.substr(0, 3));
+  std::string second(bytes.substr(3, 3));
+  for (char& c : second) c = static_cast<char>(~c);
+  const auto sum = get<std::uint16_t>(bytes, 6);
+  const std::string* good = nullptr;
+  if (mark_check(sequence, first) == sum) good = &first;
+  else if (mark_check(sequence, second) == sum) good = &second;
+  else if (first == second) good = &first;
+  if (good == nullptr || !is_state(static_cast<std::uint8_t>((*good)[0]))) return std::nullopt;
+  return Mark{static_cast<State>(get<std::uint8_t>(*good, 0)), get<std::uint16_t>(*good, 1)};
+}
+
+std::uint32_t record_bytes(std::size_t payload_bytes) {
+  return kRecordHeaderBytes + static_cast<std::uint32_t>((payload_bytes + 7U) & ~std::size_t{7});
+}
+
+void append_record(std::string& out, const LogId& id, Place place, Sequence sequence, std::uint8_t kind,
+                   Mark mark, std::string_view payload) {
+  const std::uint32_t seed = place_seed(id, place);
+  std::string header;
+  put(header, static_cast<std::uint32_t>(payload.size()));
+  put(header, sequence);
+  put(header, kind);
+  header.append(3, '\0');  // flags, reserved
+  put(header, crc32c(header, seed));
+  put(out, crc32c(payload, crc32c(header, seed)));
+  out.append(header);
+  out.append(encode_mark(sequence, mark));
+  out.append(payload);
+  out.append(record_bytes(payload.size()) - kRecordHeaderBytes - payload.size(), '\0');
+}
+
+std::optional<Header> decode_header(const LogId& id, Place place, std::string_view bytes) {
+  if (bytes.size() < kRecordHeaderBytes) return std::nullopt;
+  const auto sum = get<std::uint32_t>(bytes, kHeaderCrcOffset);
+  const auto length = get<std::uint32_t>(bytes, 4);
+  if (length > kMaxPayloadBytes || record_bytes(length) > bytes.size()) return std::nullopt;
+  if (crc32c(bytes.substr(4, kHeaderCrcOffset - 4), place_seed(id, place)) != sum) return std::nullopt;
+  return Header{get<std::uint64_t>(bytes, 8), length, get<std::uint8_t>(bytes, 16)};
+}
+
+bool verify_record(const LogId& id, Place place, const Header& header, std::string_view bytes) {
+  const std::uint32_t sum = crc32c(bytes.substr(4, kMarkOffset - 4), place_seed(id, place));
+  return crc32c(bytes.substr(kRecordHeaderBytes, header.length), sum) == get<std::uint32_t>(bytes, 0);
+}
+
+}  // namespace swarm::log

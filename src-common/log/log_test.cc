@@ -1,0 +1,474 @@
+#include "log/log.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "log/format.h"
+#include "sim/fake_directory.h"
+#include "sim/random.h"
+
+namespace swarm::log {
+namespace {
+
+using sim::FakeDirectory;
+using sim::Random;
+
+constexpr std::uint32_t kSmall = 4096;  // segment size in these tests
+
+LogId log_id(std::uint8_t n) {
+  LogId id;
+  id.bytes.fill(n);
+  return id;
+}
+
+struct Copy {
+  std::uint8_t kind = 0;
+  State state = State::kLive;
+  std::uint16_t attempt = 0;
+  std::string payload;
+  friend bool operator==(const Copy&, const Copy&) = default;
+};
+using Content = std::map<Sequence, Copy>;
+
+Options options(std::uint32_t segments = 8) {
+  return {.max_bytes = kSuperblockBytes + std::uint64_t{segments} * kSmall, .segment_bytes = kSmall};
+}
+
+struct Opened {
+  std::unique_ptr<Log> log;
+  Content content;
+  Recovery recovery;
+};
+
+Result<Opened> open(os::Directory& directory, const Options& o = options(), std::uint8_t id = 1) {
+  Opened out;
+  Sequence last = 0;
+  bool ordered = true;
+  auto log = Log::open(
+      directory, o, log_id(id),
+      [&](const Record& r) {
+        ordered = ordered && r.sequence > last;
+        last = r.sequence;
+        out.content[r.sequence] = {r.kind, r.state, r.attempt, std::string(r.payload)};
+      },
+      &out.recovery);
+  EXPECT_TRUE(ordered);
+  if (!log) return log.error();
+  out.log = std::move(*log);
+  return out;
+}
+
+std::uint64_t seeds(std::uint64_t wanted) {
+  if (const char* text = std::getenv("SWARM_SEEDS")) return std::strtoull(text, nullptr, 10);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+  return wanted / 10;
+#else
+  return wanted;
+#endif
+}
+std::uint64_t first_seed() {
+  const char* text = std::getenv("SWARM_SEED");
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : 1;
+}
+
+TEST(Log, FindsAgainWhatWasCommitted) {
+  FakeDirectory dir(1 << 20);
+  auto first = open(dir);
+  ASSERT_TRUE(first);
+  EXPECT_TRUE(first->recovery.fresh);
+  EXPECT_EQ(*first->log->append(1, "one"), 1U);
+  EXPECT_EQ(*first->log->append(2, std::string(1000, 'x')), 2U);
+  EXPECT_EQ(*first->log->append(3, ""), 3U);
+  ASSERT_TRUE(first->log->mark(2, State::kTaken, 7));
+  ASSERT_TRUE(first->log->mark(1, State::kDone, 0));
+  ASSERT_TRUE(first->log->commit());
+  auto second = open(dir, options(), 9);
+  ASSERT_TRUE(second);
+  EXPECT_FALSE(second->recovery.fresh);
+  EXPECT_EQ(second->log->id(), log_id(1));
+  EXPECT_EQ(second->content, (Content{{2, {2, State::kTaken, 7, std::string(1000, 'x')}}, {3, {3, State::kLive, 0, ""}}}));
+  EXPECT_EQ(second->recovery.truncated_bytes + second->recovery.corrupt_records, 0U);
+  EXPECT_EQ(*second->log->append(1, "next"), 4U);
+  EXPECT_EQ(*second->log->read(3), "");
+  EXPECT_EQ(second->log->read(1).error().code, Code::kNotFound);
+}
+
+TEST(Log, CommitWritesOnlyAfterAnAppend) {
+  FakeDirectory dir(1 << 20);
+  auto o = open(dir);
+  ASSERT_TRUE(o->log->append(1, "a"));
+  ASSERT_TRUE(o->log->commit());
+  const auto before = dir.changes();
+  ASSERT_TRUE(o->log->commit());
+  EXPECT_EQ(dir.changes(), before);
+  ASSERT_TRUE(o->log->mark(1, State::kTaken, 1));
+  ASSERT_TRUE(o->log->commit());
+  EXPECT_EQ(dir.changes(), before + 1);
+}
+
+TEST(Log, SequencesAreNeverUsedAgainAfterEverythingIsDone) {
+  FakeDirectory dir(1 << 20);
+  Sequence last = 0;
+  for (int round = 0; round < 5; ++round) {
+    auto o = open(dir);
+    ASSERT_TRUE(o);
+    EXPECT_TRUE(o->content.empty());
+    for (int i = 0; i < 20; ++i) {
+      auto s = o->log->append(1, std::string(500, 'a'));
+      ASSERT_TRUE(s);
+      EXPECT_EQ(*s, ++last);
+      ASSERT_TRUE(o->log->mark(*s, State::kDone, 0));
+    }
+    ASSERT_TRUE(o->log->commit());
+    EXPECT_LE(o->log->stats().segments, 5U);
+  }
+}
+
+TEST(Log, RefusesWhenFullKeepsEverythingAndStillMarks) {
+  FakeDirectory dir(1 << 20);
+  auto o = open(dir);
+  std::vector<Sequence> all;
+  for (;;) {
+    auto s = o->log->append(1, std::string(300, 'b'));
+    if (!s) {
+      EXPECT_EQ(s.error().code, Code::kFull);
+      break;
+    }
+    all.push_back(*s);
+    ASSERT_LT(all.size(), 1000U);
+  }
+  EXPECT_GE(all.size(), 6 * (kSmall - 64) / 336);
+  dir.set_capacity(0);  // the file system is full as well
+  for (const Sequence s : all) ASSERT_TRUE(o->log->mark(s, s % 4 == 0 ? State::kTaken : State::kDone, 3));
+  ASSERT_TRUE(o->log->commit());
+  int more = 0;
+  while (o->log->append(1, std::string(300, 'c'))) ++more;
+  EXPECT_GE(more, static_cast<int>(all.size() / 2));
+  ASSERT_TRUE(o->log->commit());
+  EXPECT_GT(o->log->stats().copied_records, 0U);
+  auto again = open(dir);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->content.size(), all.size() / 4 + static_cast<std::size_t>(more));
+  for (const Sequence s : all) {
+    if (s % 4 == 0) { EXPECT_EQ(again->content.at(s), (Copy{1, State::kTaken, 3, std::string(300, 'b')})); }
+  }
+}
+
+TEST(Log, AvailableBytesIsAPromise) {
+  for (const std::size_t size : {1U, 100U, 900U, 2048U}) {
+    FakeDirectory dir(kSuperblockBytes + 7 * kSmall);  // smaller than the limit says
+    auto o = open(dir, options(9));
+    Random random(size);
+    std::uint64_t promised = o->log->available_bytes();
+    EXPECT_GT(promised, 0U);
+    Sequence last = 0;
+    for (int i = 0; i < 2000; ++i) {
+      promised = o->log->available_bytes();
+      auto s = o->log->append(1, std::string(size, 'x'));
+      if (promised >= size) { ASSERT_TRUE(s) << size << " of " << promised; }
+      if (s) last = *s;
+      if (!s || random.chance(30)) {
+        const Sequence done = 1 + random.below(last);
+        if (o->log->read(done)) { ASSERT_TRUE(o->log->mark(done, State::kDone, 0)); }
+      }
+    }
+    while (promised > 0 && o->log->available_bytes() > size + kRecordOverheadBytes) ASSERT_TRUE(o->log->append(1, std::string(size, 'y')));
+  }
+}
+
+struct BadOpen {
+  const char* name;
+  Options options;
+  std::uint64_t capacity;
+  Code code;
+};
+TEST(Log, RefusesToOpenWhereItCannotWork) {
+  const BadOpen rows[] = {
+      {"no bytes", {.max_bytes = 0, .segment_bytes = kSmall}, 1 << 20, Code::kInvalid},
+      {"two segments", {.max_bytes = kSuperblockBytes + 2 * kSmall, .segment_bytes = kSmall}, 1 << 20, Code::kInvalid},
+      {"odd segments", {.max_bytes = 1 << 20, .segment_bytes = 5001}, 1 << 20, Code::kInvalid},
+      {"tiny segments", {.max_bytes = 1 << 20, .segment_bytes = 64}, 1 << 20, Code::kInvalid},
+      {"huge segments", {.max_bytes = 1ULL << 32U, .segment_bytes = 2U << 20U}, 1 << 20, Code::kInvalid},
+      {"no space at all", options(), 0, Code::kFull},
+      {"space for the superblock", options(), kSuperblockBytes, Code::kFull},
+      {"space for one segment", options(), kSuperblockBytes + kSmall, Code::kFull},
+  };
+  for (const BadOpen& row : rows) {
+    FakeDirectory dir(row.capacity);
+    auto o = open(dir, row.options);
+    ASSERT_FALSE(o) << row.name;
+    EXPECT_EQ(o.error().code, row.code) << row.name << ": " << o.error().message;
+  }
+}
+
+TEST(Log, RefusesTooLargeRecords) {
+  FakeDirectory dir(1 << 20);
+  auto o = open(dir);
+  EXPECT_EQ(o->log->append(1, std::string(kSmall / 2 + 1, 'x')).error().code, Code::kInvalid);
+  EXPECT_TRUE(o->log->append(1, std::string(kSmall / 2, 'x')));
+}
+
+TEST(Log, ANewerFormatIsRefusedAndLeftAlone) {
+  FakeDirectory dir(1 << 20);
+  ASSERT_TRUE(open(dir));
+  Superblock newer;
+  newer.version = kFormatVersion + 1;
+  newer.generation = 1000;
+  dir.content("superblock")->replace(0, kSlotBytes, encode_slot(newer));
+  const std::string before = *dir.content("superblock");
+  EXPECT_EQ(open(dir).error().code, Code::kInvalid);
+  EXPECT_EQ(*dir.content("superblock"), before);
+}
+
+TEST(Log, UnreadableSuperblockPutsSegmentsAside) {
+  FakeDirectory dir(1 << 20);
+  {
+    auto o = open(dir);
+    ASSERT_TRUE(o->log->append(1, "secret"));
+    ASSERT_TRUE(o->log->commit());
+  }
+  (*dir.content("superblock"))[30] ^= 1;
+  (*dir.content("superblock"))[kSlotDistance + 30] ^= 1;
+  auto o = open(dir, options(), 2);
+  ASSERT_TRUE(o);
+  EXPECT_TRUE(o->recovery.fresh);
+  EXPECT_GT(o->recovery.corrupt_records, 0U);
+  EXPECT_EQ(o->log->id(), log_id(2));
+  EXPECT_TRUE(o->content.empty());
+  EXPECT_NE(dir.content("damaged-02020202-seg-00000002"), nullptr);
+}
+
+TEST(Log, OneDamagedSlotCostsNothing) {
+  for (const std::uint32_t slot : {0U, kSlotDistance}) {
+    FakeDirectory dir(1 << 20);
+    {
+      auto o = open(dir);
+      ASSERT_TRUE(o->log->append(1, "a"));
+      ASSERT_TRUE(o->log->commit());
+    }
+    (*dir.content("superblock"))[slot + 25] ^= 4;
+    auto o = open(dir, options(), 2);
+    EXPECT_FALSE(o->recovery.fresh);
+    EXPECT_EQ(o->content.size(), 1U);
+  }
+}
+
+// The bytes of the format, spelled out: what the next release must still read.
+TEST(LogFormat, BytesAreWhatTheDocumentSays) {
+  Superblock s;
+  s.id = log_id(0xAB);
+  s.committed = 0x0102030405060708;
+  s.generation = 3;
+  s.tail_segment = 4;
+  s.tail_offset = 5;
+  s.next_segment = 6;
+  const std::string slot = encode_slot(s);
+  EXPECT_EQ(slot.substr(0, 8), std::string("SWLOG\0\x01\0", 8));
+  EXPECT_EQ(slot.substr(24, 8), "\x08\x07\x06\x05\x04\x03\x02\x01");
+  EXPECT_EQ(slot.substr(48, 8), std::string("\x06\0\0\0\0\0\x10\0", 8));
+  EXPECT_EQ(decode_slot(slot), s);
+  std::string record;
+  append_record(record, log_id(0xAB), {7, 64}, 9, 2, {State::kTaken, 0x0102}, "hello");
+  ASSERT_EQ(record.size(), 40U);
+  EXPECT_EQ(record.substr(4, 4), std::string("\x05\0\0\0", 4));
+  EXPECT_EQ(record.substr(8, 12), std::string("\x09\0\0\0\0\0\0\0\x02\0\0\0", 12));
+  EXPECT_EQ(record.substr(24, 6), std::string("\x0F\x02\x01\xF0\xFD\xFE", 6));
+  EXPECT_EQ(record.substr(32), std::string("hello\0\0\0", 8));
+  EXPECT_EQ(record.substr(0, 4), "\xDA\xA5\xE6\x64");   // computed by another program
+  EXPECT_EQ(record.substr(20, 4), "\xB1\x5C\x62\xEE");
+  EXPECT_EQ(record.substr(30, 2), "\xB4\xCD");
+}
+
+TEST(LogFormat, ARecordIsReadableOnlyInItsPlaceAndLife) {
+  std::string record;
+  append_record(record, log_id(1), {7, 64}, 9, 2, {}, "hello");
+  ASSERT_TRUE(decode_header(log_id(1), {7, 64}, record));
+  EXPECT_TRUE(verify_record(log_id(1), {7, 64}, *decode_header(log_id(1), {7, 64}, record), record));
+  EXPECT_FALSE(decode_header(log_id(2), {7, 64}, record));
+  EXPECT_FALSE(decode_header(log_id(1), {8, 64}, record));
+  EXPECT_FALSE(decode_header(log_id(1), {7, 72}, record));
+  EXPECT_FALSE(decode_header(log_id(1), {7, 64}, record.substr(0, 39)));
+}
+
+TEST(LogFormat, MarksSurviveAnyDamagedByte) {
+  for (const State state : {State::kLive, State::kTaken, State::kDead, State::kDone}) {
+    for (const int attempt : {0, 1, 5, 0x8001, 0xFFFF}) {
+      const Mark mark{state, static_cast<std::uint16_t>(attempt)};
+      const std::string good = encode_mark(77, mark);
+      EXPECT_EQ(decode_mark(77, good), mark);
+      for (std::size_t i = 0; i < good.size(); ++i) {
+        for (int flip = 1; flip < 256; ++flip) {
+          std::string bad = good;
+          bad[i] = static_cast<char>(bad[i] ^ flip);
+          ASSERT_EQ(decode_mark(77, bad), mark) << i << " " << flip;
+        }
+      }
+    }
+  }
+}
+
+// Any one byte damaged at any place: what is found is unaltered, and what is missing was counted.
+TEST(LogProperty, EveryDamagedByteIsDetected) {
+  FakeDirectory dir(1 << 20);
+  Content expected;
+  {
+    auto o = open(dir);
+    Random random(5);
+    for (int i = 0; i < 30; ++i) {
+      const std::string payload(random.below(700), static_cast<char>('a' + i % 26));
+      const Sequence s = *o->log->append(1, payload);
+      expected[s] = {1, State::kLive, 0, payload};
+      if (i % 5 == 0) {
+        ASSERT_TRUE(o->log->mark(s, State::kTaken, 2));
+        expected[s].state = State::kTaken;
+        expected[s].attempt = 2;
+      }
+    }
+    ASSERT_TRUE(o->log->commit());
+  }
+  const auto names = *dir.list();
+  Random random(first_seed());
+  std::uint64_t lost = 0;
+  const std::uint64_t runs = seeds(10000);
+  for (std::uint64_t i = 0; i < runs; ++i) {
+    std::map<std::string, std::string> saved;
+    for (const auto& name : names) saved[name] = *dir.content(name);
+    const std::string& name = names[random.below(names.size())];
+    std::string& bytes = *dir.content(name);
+    const std::size_t at = random.below(bytes.size());
+    bytes[at] = static_cast<char>(bytes[at] ^ static_cast<char>(1 + random.below(255)));
+    {
+      auto o = open(dir);
+      ASSERT_TRUE(o) << o.error().message;
+      for (const auto& [s, copy] : o->content) ASSERT_EQ(copy, expected.at(s)) << name << " " << at;
+      const std::size_t missing = expected.size() - o->content.size();
+      ASSERT_EQ(missing > 0 ? o->recovery.corrupt_records : 1U, 1U) << name << " " << at;
+      ASSERT_LE(missing, 1U) << name << " " << at;
+      lost += missing;
+    }
+    const auto after = *dir.list();
+    for (const auto& n : after) {
+      if (saved.count(n) == 0) { ASSERT_TRUE(dir.remove(n)); }
+    }
+    for (const auto& [n, b] : saved) {
+      if (dir.content(n) == nullptr) { ASSERT_TRUE(dir.open(n, true)); }
+      *dir.content(n) = b;
+    }
+    dir.barrier();
+  }
+  EXPECT_GT(lost, runs / 20);
+}
+
+// A random life with crashes at random writes, short writes and lack of space, against a model.
+void random_life(std::uint64_t seed) {
+  SCOPED_TRACE("replay with SWARM_SEED=" + std::to_string(seed) + " SWARM_SEEDS=1");
+  Random random(seed);
+  FakeDirectory dir(kSuperblockBytes + (3 + random.below(8)) * kSmall);
+  const Options o = options(static_cast<std::uint32_t>(3 + random.below(8)));
+  std::optional<Copy> in_progress;  // the append that a crash cut short
+  Sequence promised = 0;            // highest committed
+  std::map<Sequence, std::vector<Copy>> may;  // for each sequence: the states it may be found in
+  std::set<Sequence> maybe;     // appended, not committed: may be missing
+  std::uint64_t counter = 0;
+  std::set<std::string> refused;
+  for (int life = 0; life < 6; ++life) {
+    if (random.chance(30)) dir.crash_in(1 + random.below(12));  // during recovery as well
+    auto opened = open(dir, o);
+    if (!opened) {
+      ASSERT_TRUE(dir.crashed() || opened.error().code == Code::kFull) << opened.error().message;
+      dir.restart(nullptr);
+      --life;
+      if (random.chance(10)) return;
+      continue;
+    }
+    dir.crash_in(0x7FFFFFFF);
+    ASSERT_EQ(opened->recovery.corrupt_records, 0U);
+    for (const auto& [s, copy] : opened->content) {
+      if (may.count(s) == 0 && in_progress == copy) continue;
+      ASSERT_TRUE(may.count(s) == 1) << "phantom or revived " << s;
+      const auto& allowed = may.at(s);
+      ASSERT_NE(std::find(allowed.begin(), allowed.end(), copy), allowed.end()) << s;
+      ASSERT_EQ(refused.count(copy.payload), 0U) << "refused but found";
+    }
+    for (const auto& [s, copies] : may) {
+      if (opened->content.count(s) != 0 || maybe.count(s) != 0) continue;
+      ASSERT_TRUE(std::any_of(copies.begin(), copies.end(), [](const Copy& c) { return c.state == State::kDone; })) << "lost " << s;
+    }
+    Content now = opened->content;
+    in_progress.reset();
+    may.clear();
+    for (const auto& [s, copy] : now) may[s] = {copy};
+    maybe.clear();
+    Log& log = *opened->log;
+    if (random.chance(70)) dir.crash_in(1 + random.below(150));
+    const std::size_t steps = 20 + random.below(150);
+    for (std::size_t i = 0; i < steps && !dir.crashed(); ++i) {
+      if (random.chance(5)) dir.fail_in(1 + random.below(5));
+      const std::size_t what = random.below(100);
+      if (what < 50) {
+        std::string payload = std::to_string(++counter) + std::string(random.below(random.chance(10) ? 2000 : 300), 'p');
+        const auto kind = static_cast<std::uint8_t>(random.below(250));
+        auto s = log.append(kind, payload);
+        if (s) {
+          ASSERT_EQ(may.count(*s), 0U) << "sequence used twice";
+          ASSERT_GT(*s, promised);
+          now[*s] = {kind, State::kLive, 0, payload};
+          may[*s] = {now[*s]};
+          maybe.insert(*s);
+        } else if (!dir.crashed()) {
+          refused.insert(payload);
+        } else {
+          in_progress = Copy{kind, State::kLive, 0, payload};  // may be there, nobody was told
+        }
+      } else if (what < 85) {
+        if (now.empty()) continue;
+        auto it = now.begin();
+        std::advance(it, static_cast<std::ptrdiff_t>(random.below(now.size())));
+        static constexpr State kStates[] = {State::kTaken, State::kDead, State::kDone, State::kDone, State::kDone};
+        Copy next = it->second;
+        next.state = kStates[random.below(5)];
+        next.attempt = static_cast<std::uint16_t>(random.next());
+        const Sequence s = it->first;
+        may[s].push_back(next);
+        if (log.mark(s, next.state, next.attempt)) {
+          may[s] = {next};
+          it->second = next;
+          if (next.state == State::kDone) now.erase(it);
+        }
+      } else if (what < 95) {
+        if (log.commit()) {
+          maybe.clear();
+          if (!may.empty()) promised = std::max(promised, may.rbegin()->first);
+          dir.barrier();
+        }
+      } else if (!now.empty()) {
+        auto it = now.begin();
+        std::advance(it, static_cast<std::ptrdiff_t>(random.below(now.size())));
+        auto bytes = log.read(it->first);
+        if (!dir.crashed()) {
+          ASSERT_TRUE(bytes);
+          ASSERT_EQ(*bytes, it->second.payload);
+        }
+      }
+      if (!dir.crashed()) { ASSERT_EQ(log.stats().live_records, now.size()); }
+    }
+    opened->log.reset();
+    dir.restart(nullptr);
+  }
+}
+
+TEST(LogProperty, SurvivesCrashesAtAnyWrite) {
+  const std::uint64_t first = first_seed();
+  for (std::uint64_t seed = first, n = seeds(2000); seed < first + n; ++seed) {
+    random_life(seed);
+    if (HasFatalFailure() || HasNonfatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace swarm::log

@@ -1,0 +1,1486 @@
+#include "mailbox/mailbox.h"
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <map>
+#include <set>
+#include <unordered_map>
+#include <utility>
+
+#include "base/encoding.h"
+#include "log/bytes.h"
+
+namespace swarm::mailbox {
+namespace {
+
+using log::State;
+
+// The attempt field of an inbox record that is State::kTaken says more than the number of the attempt:
+constexpr std::uint16_t kAckedBit = 0x8000;   // acknowledged here, not yet recorded by the sender's pod
+constexpr std::uint16_t kAnchorBits = 0xC000;  // recorded too: kept only because it carries its stream's high-water mark
+constexpr std::uint16_t kAttemptMask = 0x3FFF;
+
+constexpr std::uint32_t kSmallAnchorBytes = 512;   // larger anchors are replaced by a cursor record
+constexpr std::size_t kRecentGenerated = 1024;     // generated ids remembered in memory
+constexpr std::size_t kRecentAcks = 1024;          // acks whose repetition is answered OK
+constexpr std::size_t kMaxAwaited = 4096;          // replies waited for at once
+constexpr std::size_t kMaxDestinations = 16384;
+constexpr std::size_t kMaxNames = 65536;           // incarnations remembered
+constexpr std::size_t kMaxTransmit = 256;          // messages a call
+constexpr std::size_t kMaxListed = 2000;
+constexpr std::size_t kMaxExpiriesPerCall = 256;
+constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
+constexpr std::size_t kMaxRetryMarks = 65536;
+constexpr std::array<int, kPriorities> kWeights{8, 3, 1};
+constexpr int kStreams = kPriorities * 2;
+
+// Replies are a stream of their own: they never wait behind a message for which there is no room.
+std::uint8_t stream_of(Priority priority, bool reply) {
+  return static_cast<std::uint8_t>(static_cast<int>(priority) * 2 + (reply ? 1 : 0));
+}
+
+// "m-" and 16 hex digits: made by agentctl, never chosen by a user, never used again.
+bool is_generated(const MessageId& id) {
+  const std::string& v = id.value;
+  return v.size() == 18 && v[0] == 'm' && v[1] == '-' &&
+         v.find_first_not_of("0123456789abcdef", 2) == std::string::npos;
+}
+
+void put_log_id(std::string& out, const LogId& id) {
+  out.append(reinterpret_cast<const char*>(id.bytes.data()), id.bytes.size());
+}
+LogId get_log_id(std::string_view bytes, std::size_t offset) {
+  LogId id;
+  for (std::size_t i = 0; i < id.bytes.size(); ++i) id.bytes[i] = static_cast<std::uint8_t>(bytes[offset + i]);
+  return id;
+}
+
+constexpr std::size_t kInboxPrefix = 24;  // sender's log, sender's sequence
+
+std::string encode_inbox(const LogId& sender_log, Sequence sequence, const Message& message) {
+  std::string out;
+  put_log_id(out, sender_log);
+  log::put(out, sequence);
+  return out + encode(message);
+}
+
+struct CursorRecord {
+  LogId sender_log;
+  std::uint8_t stream = 0;
+  Sequence high = 0;
+  AgentName from;
+};
+std::string encode_cursor(const CursorRecord& c) {
+  std::string out;
+  put_log_id(out, c.sender_log);
+  log::put(out, c.high);
+  log::put(out, c.stream);
+  log::put(out, static_cast<std::uint8_t>(c.from.value.size()));
+  return out + c.from.value;
+}
+std::optional<CursorRecord> decode_cursor(std::string_view b) {
+  if (b.size() < 26 || b.size() != 26U + static_cast<unsigned char>(b[25])) return std::nullopt;
+  CursorRecord c{get_log_id(b, 0), log::get<std::uint8_t>(b, 24), log::get<Sequence>(b, 16), {std::string(b.substr(26))}};
+  if (c.stream >= kStreams) return std::nullopt;
+  return c;
+}
+
+struct UserIdRecord {
+  bool received = false;  // else sent
+  bool local = false;
+  AgentName peer;
+  MessageId id;
+};
+std::string encode_user_id(const UserIdRecord& u) {
+  std::string out;
+  log::put(out, static_cast<std::uint8_t>((u.received ? 1 : 0) | (u.local ? 2 : 0)));
+  log::put(out, static_cast<std::uint8_t>(u.peer.value.size()));
+  log::put(out, static_cast<std::uint8_t>(u.id.value.size()));
+  return out + u.peer.value + u.id.value;
+}
+std::optional<UserIdRecord> decode_user_id(std::string_view b) {
+  if (b.size() < 3 || static_cast<unsigned char>(b[0]) > 3) return std::nullopt;
+  const std::size_t peer = static_cast<unsigned char>(b[1]), id = static_cast<unsigned char>(b[2]);
+  if (b.size() != 3 + peer + id) return std::nullopt;
+  return UserIdRecord{(b[0] & 1) != 0, (b[0] & 2) != 0, {std::string(b.substr(3, peer))}, {std::string(b.substr(3 + peer))}};
+}
+
+std::string pair_key(const AgentName& from, const MessageId& id) { return from.value + '\n' + id.value; }
+
+}  // namespace
+
+class Mailbox::Impl {
+ public:
+  Impl(AgentName local, Limits limits) : local_(std::move(local)), limits_(limits) {
+    limits_.max_attempts = std::clamp<std::uint16_t>(limits_.max_attempts, 1, kAttemptMask);
+    limits_.max_message_bytes = std::min(limits_.max_message_bytes, log::kMaxPayloadBytes - kMaxEnvelopeBytes);
+  }
+
+  // ---- state of the receiving side
+  enum class Where : std::uint8_t { kReady, kLeased, kDelayed, kDead, kAcked, kAnchor };
+  struct Entry {
+    Sequence sequence = 0;
+    LogId sender_log;  // empty: sent in this pod
+    Sequence sender_sequence = 0;
+    MessageId id, in_reply_to;
+    AgentName from;
+    Priority priority = Priority::kNormal;
+    std::uint32_t body_bytes = 0, payload_bytes = 0;
+    WallTime sent_at = 0;
+    std::uint16_t attempt = 0;
+    Where where = Where::kReady;
+    bool counted = true;  // against max_inbox_messages
+    MonoTime until;
+    [[nodiscard]] bool local() const { return sender_log.empty(); }
+  };
+  using StreamKey = std::pair<LogId, std::uint8_t>;
+  struct Stream {
+    AgentName from;
+    Sequence high = 0;     // everything up to here was stored, or answered as finished
+    Sequence carrier = 0;  // the record that makes `high` survive a restart: an inbox record or a cursor
+    bool carrier_is_cursor = false;
+    std::map<Sequence, Sequence> live;  // sender's sequence → inbox record, not anchors
+    std::uint64_t used = 0;
+  };
+
+  // ---- state of the sending side
+  enum class Out : std::uint8_t { kDue, kInFlight, kStored };
+  struct Outgoing {
+    Sequence sequence = 0;
+    MessageId id;
+    AgentName to;
+    Priority priority = Priority::kNormal;
+    bool reply = false;
+    std::uint32_t body_bytes = 0, payload_bytes = 0;
+    WallTime sent_at = 0;
+    Out state = Out::kDue;
+    LogId stored_at;
+    bool accepted = false;   // told so in this life
+    bool restored = false;   // may have been accepted in an earlier one
+    bool uncertain = false;  // an answer was lost: the incarnation below may hold it
+    bool anywhere = false;   // … or others before it
+    LogId uncertain_log;
+  };
+  struct OutStream {
+    std::set<Sequence> unanswered, due;
+    bool blocked = false;  // the receiver said full (or will not take it now)
+  };
+  struct Destination {
+    bool linked = false;
+    LogId peer;
+    std::map<std::uint8_t, OutStream> streams;
+    std::set<Sequence> all;
+    std::uint32_t messages = 0, replies = 0;
+    std::array<int, kPriorities> credits{};
+  };
+  struct UserId {
+    Sequence record = 0;  // 0: only in memory
+    AgentName peer;
+    Sequence sequence = 0;
+    bool accepted = false, local = false;
+  };
+  struct Expiry {
+    MonoTime at;
+    bool received = false;
+    AgentName peer;
+    MessageId id;
+    Sequence record = 0;
+  };
+
+  void restore(const log::Record& record);
+  void attach(log::Log& log, MonoTime now);
+  Result<Sent> send(MonoTime now, Message message);
+  Result<Sent> send_local(MonoTime now, const Message& message);
+  bool withdraw(Sequence sequence);
+  std::vector<AgentName> destinations() const;
+  std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
+  void on_link_up(const AgentName& to, const LogId& peer);
+  void on_link_down(const AgentName& to);
+  void on_answer(const AgentName& to, const LogId& peer, Sequence sequence, Answer answer, const std::string& reason);
+  void on_retry(const AgentName& to);
+  bool on_acked(const AgentName& to, Sequence sequence);
+  Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev, const Message& message);
+  std::optional<Delivery> receive(MonoTime now, Milliseconds lease, const std::optional<MessageId>& in_reply_to);
+  void await_reply(const MessageId& id);
+  void forget_reply(const MessageId& id);
+  Result<AckResult> ack(const MessageId& id, std::uint16_t attempt);
+  Result<AckResult> purge(const MessageId& id);
+  void on_ack_recorded(Sequence inbox);
+  std::vector<AckDebt> ack_debts(const AgentName& sender) const;
+  std::vector<AgentName> ack_creditors() const;
+  std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
+  Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
+  Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
+  bool tick(MonoTime now);
+  std::optional<MonoTime> next_deadline() const;
+  std::vector<Summary> list() const;
+  Result<Delivery> look(const MessageId& id) const;
+  Books books() const;
+
+  bool draining_ = false;
+  std::vector<SendOutcome> outcomes_;
+
+ private:
+  // log
+  void finish_record(Sequence sequence);  // marks done, now or later
+  Result<Message> read_inbox(Sequence sequence) const;
+
+  // receiving
+  Entry make_entry(Sequence sequence, const LogId& sender_log, Sequence sender_sequence, const Message& m, std::size_t payload) const;
+  Entry& insert(Entry entry);
+  void index(const Entry& e);
+  void unindex(const Entry& e);
+  void set_ready(Entry& e);
+  void leave(Entry& e);  // out of the ready sets, timers, leased ids
+  void retire(Entry& e);
+  void drop_carrier(Stream& stream);
+  void make_dead(Entry& e);
+  Entry* find_attempt(const MessageId& id, std::uint16_t attempt);
+  Result<AckResult> settle_or_owe(Entry& e, std::uint16_t attempt);
+  void release(Entry& e);
+  void carry(Stream& stream, Sequence record, bool cursor);
+  bool write_cursor(const StreamKey& key, Stream& stream);
+  void shrink_anchor(Sequence sequence);
+  bool room_for_stream();
+  bool sender_is_gone(const Entry& e) const;
+  Result<Sequence> store(MonoTime now, const LogId& sender_log, Sequence sequence, const Message& message);
+  bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence, const Message& message);
+  Stream& stream_for(const LogId& sender_log, std::uint8_t index, const AgentName& from);
+  [[nodiscard]] bool inbox_has_room(const Message& message) const;
+
+  // sending
+  Outgoing* find_out(const AgentName& to, Sequence sequence);
+  OutStream& stream_for(Destination& d, const Outgoing& o) { return d.streams[stream_of(o.priority, o.reply)]; }
+  void insert_out(Outgoing o);
+  void remove_out(Sequence sequence, bool forget_id);
+  void accept(Outgoing& o);
+  void make_due(Destination& d, Outgoing& o);
+  void doubt(Destination& d, Outgoing& o);
+
+  // ids
+  void remember(MonoTime now, bool received, const AgentName& peer, const MessageId& id, Sequence record);
+  void remember_generated(const MessageId& id, UserId outcome);
+  void forget_sent(const MessageId& id);
+  void expire_ids(MonoTime now);
+
+  AgentName local_;
+  Limits limits_;
+  log::Log* log_ = nullptr;
+  Books books_;
+
+  std::unordered_map<Sequence, Entry> inbox_;
+  std::map<StreamKey, Stream> streams_;
+  std::uint64_t use_ = 0;
+  std::array<std::set<Sequence>, kPriorities> ready_;                  // without awaited replies
+  std::unordered_map<MessageId, std::set<Sequence>> replies_;          // live, by what they answer
+  std::set<MessageId> awaited_;
+  std::set<std::pair<MonoTime, Sequence>> timers_;
+  std::unordered_multimap<MessageId, Sequence> by_id_;                 // live and acked
+  std::unordered_map<std::string, Sequence> by_pair_;                  // sender and id → live or acked
+  std::map<MessageId, int> leased_ids_;
+  std::map<AgentName, std::set<Sequence>> owed_;                       // acked records by creditor
+  std::map<AgentName, LogId> current_;
+  std::uint32_t counted_ = 0, live_ = 0, dead_ = 0;
+  std::set<Sequence> large_anchors_;
+  std::deque<std::pair<MessageId, std::uint16_t>> recent_acks_;
+  std::vector<Sequence> retry_marks_;
+
+  std::unordered_map<Sequence, Outgoing> out_;
+  std::map<AgentName, Destination> destinations_;
+  std::unordered_map<MessageId, Sequence> out_by_id_;
+
+  std::unordered_map<MessageId, UserId> sent_ids_;
+  std::unordered_map<std::string, Sequence> received_ids_;  // → record
+  std::deque<Expiry> expiries_;
+  std::deque<MessageId> generated_;
+
+  struct Restored {
+    Sequence sequence;
+    std::uint8_t kind;
+    State state;
+    std::uint16_t attempt;
+    std::string head;  // small records whole
+    std::optional<Entry> entry;
+    std::optional<Outgoing> out;
+  };
+  std::vector<Restored> restored_;
+};
+
+// ---- recovery
+
+void Mailbox::Impl::restore(const log::Record& record) {
+  Restored r{record.sequence, record.kind, record.state, record.attempt, {}, {}, {}};
+  // A record that is whole but cannot be understood was written by a later release: left alone, for that one to find.
+  if (record.kind == kOutbox) {
+    auto m = decode(record.payload);
+    if (!m) return;
+    Outgoing o;
+    o.sequence = record.sequence;
+    o.id = m->id;
+    o.to = m->to;
+    o.priority = m->priority;
+    o.reply = !m->in_reply_to.empty();
+    o.body_bytes = static_cast<std::uint32_t>(m->body.size());
+    o.payload_bytes = static_cast<std::uint32_t>(record.payload.size());
+    o.sent_at = m->sent_at;
+    o.restored = o.uncertain = o.anywhere = true;
+    r.out = std::move(o);
+  } else if (record.kind == kInbox) {
+    if (record.payload.size() < kInboxPrefix) return;
+    auto m = decode(record.payload.substr(kInboxPrefix));
+    if (!m) return;
+    r.entry = make_entry(record.sequence, get_log_id(record.payload, 0), log::get<Sequence>(record.payload, 16), *m, record.payload.size());
+  } else if (record.kind == kCursor || record.kind == kUserId) {
+    r.head = std::string(record.payload);
+  } else {
+    return;
+  }
+  restored_.push_back(std::move(r));
+}
+
+void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
+  log_ = &log;
+  for (Restored& r : restored_) {
+    if (r.out) {
+      ++books_.sent;
+      insert_out(std::move(*r.out));
+    } else if (r.kind == kCursor) {
+      const auto c = decode_cursor(r.head);
+      if (!c) continue;
+      Stream& stream = stream_for(c->sender_log, c->stream, c->from);
+      if (c->high > stream.high) {
+        stream.high = c->high;
+        carry(stream, r.sequence, true);
+      } else {
+        finish_record(r.sequence);
+      }
+    } else if (r.entry) {
+      Entry e = std::move(*r.entry);
+      const std::uint16_t bits = r.attempt & kAnchorBits;
+      e.attempt = r.attempt & kAttemptMask;
+      if (r.state == State::kDead) e.where = Where::kDead;
+      else if (r.state == State::kTaken && bits == kAnchorBits) e.where = Where::kAnchor;
+      else if (r.state == State::kTaken && bits == kAckedBit) e.where = Where::kAcked;
+      Stream* stream = e.local() ? nullptr : &stream_for(e.sender_log, stream_of(e.priority, !e.in_reply_to.empty()), e.from);
+      const bool highest = stream != nullptr && e.sender_sequence > stream->high;
+      if (!highest && e.where == Where::kAnchor) {
+        finish_record(r.sequence);
+        continue;
+      }
+      insert(std::move(e));
+      if (highest) {
+        stream->high = std::max(stream->high, inbox_.at(r.sequence).sender_sequence);
+        carry(*stream, r.sequence, false);
+      }
+    }
+  }
+  // Ids need the messages to be there.
+  for (const Restored& r : restored_) {
+    if (r.kind != kUserId) continue;
+    const auto u = decode_user_id(r.head);
+    if (!u) continue;
+    if (u->received) {
+      const bool live = by_pair_.count(pair_key(u->peer, u->id)) != 0;
+      if (r.state != State::kTaken && !live) {
+        finish_record(r.sequence);
+        continue;
+      }
+      if (r.state != State::kTaken) (void)log_->mark(r.sequence, State::kTaken, 1);
+      remember(now, true, u->peer, u->id, r.sequence);
+      continue;
+    }
+    const auto out = out_by_id_.find(u->id);
+    const auto in = by_pair_.find(pair_key(local_, u->id));
+    const bool accepted = r.state == State::kTaken || (u->local && in != by_pair_.end());
+    if (!accepted && out == out_by_id_.end()) {
+      finish_record(r.sequence);  // its message never came to be
+      continue;
+    }
+    remember(now, false, u->peer, u->id, r.sequence);
+    const auto known = sent_ids_.find(u->id);
+    if (known == sent_ids_.end()) continue;  // more than max_user_ids
+    known->second.accepted = accepted;
+    known->second.local = u->local;
+    known->second.sequence = out != out_by_id_.end() ? out->second : in != by_pair_.end() ? in->second : 0;
+    if (accepted && out != out_by_id_.end()) out_.at(out->second).accepted = true;
+  }
+  restored_.clear();
+  restored_.shrink_to_fit();
+  (void)tick(now);
+}
+
+// ---- log
+
+// An error here costs space until the next try, nothing else: what is not marked done is found again and settled again.
+void Mailbox::Impl::finish_record(Sequence sequence) {
+  if (!log_->mark(sequence, State::kDone, 0) && retry_marks_.size() < kMaxRetryMarks) retry_marks_.push_back(sequence);
+}
+
+Result<Message> Mailbox::Impl::read_inbox(Sequence sequence) const {
+  auto bytes = log_->read(sequence);
+  if (!bytes) return bytes.error();
+  if (bytes->size() < kInboxPrefix) return Error{Code::kCorrupt, "an inbox record is cut short"};
+  return decode(std::string_view(*bytes).substr(kInboxPrefix));
+}
+
+// ---- receiving: indexes
+
+Mailbox::Impl::Entry Mailbox::Impl::make_entry(Sequence sequence, const LogId& sender_log, Sequence sender_sequence, const Message& m,
+                                               std::size_t payload) const {
+  Entry e;
+  e.sequence = sequence;
+  e.sender_log = sender_log;
+  e.sender_sequence = sender_sequence;
+  e.id = m.id;
+  e.in_reply_to = m.in_reply_to;
+  e.from = m.from;
+  e.priority = m.priority;
+  e.body_bytes = static_cast<std::uint32_t>(m.body.size());
+  e.payload_bytes = static_cast<std::uint32_t>(payload);
+  e.sent_at = m.sent_at;
+  return e;
+}
+
+Mailbox::Impl::Stream& Mailbox::Impl::stream_for(const LogId& sender_log, std::uint8_t index, const AgentName& from) {
+  Stream& stream = streams_[{sender_log, index}];
+  if (stream.from.empty()) stream.from = from;
+  stream.used = ++use_;
+  return stream;
+}
+
+Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
+  const Sequence sequence = entry.sequence;
+  Entry& e = inbox_[sequence] = std::move(entry);
+  if (e.where == Where::kAnchor) {
+    if (e.payload_bytes > kSmallAnchorBytes) large_anchors_.insert(sequence);
+    return e;
+  }
+  // Two live records of one message: a crash interrupted the change of its creditor. The later one counts.
+  if (const auto twin = by_pair_.find(pair_key(e.from, e.id)); twin != by_pair_.end() && !e.local()) {
+    Entry& old = inbox_.at(twin->second);
+    if (!old.local() && old.sender_log != e.sender_log && old.where != Where::kAcked) {
+      if (old.attempt > e.attempt && e.where == Where::kReady) {
+        e.attempt = old.attempt;
+        (void)log_->mark(sequence, State::kTaken, e.attempt);  // else the next restart begins to count anew
+      }
+      retire(old);
+      --books_.stored;
+      release(old);
+    }
+  }
+  if (!e.local()) streams_.at({e.sender_log, stream_of(e.priority, !e.in_reply_to.empty())}).live[e.sender_sequence] = sequence;
+  index(e);
+  if (e.where == Where::kAcked) {
+    owed_[e.from].insert(sequence);
+    return e;
+  }
+  ++books_.stored;
+  e.counted = e.in_reply_to.empty() || awaited_.count(e.in_reply_to) == 0;
+  if (e.counted) ++counted_;
+  if (!e.in_reply_to.empty()) replies_[e.in_reply_to].insert(sequence);
+  if (e.where == Where::kDead) {
+    ++dead_;
+    ++books_.dead;
+  } else {
+    ++live_;
+    set_ready(e);
+  }
+  return e;
+}
+
+void Mailbox::Impl::index(const Entry& e) {
+  by_id_.emplace(e.id, e.sequence);
+  by_pair_[pair_key(e.from, e.id)] = e.sequence;
+}
+
+void Mailbox::Impl::unindex(const Entry& e) {
+  const auto [begin, end] = by_id_.equal_range(e.id);
+  for (auto it = begin; it != end; ++it) {
+    if (it->second == e.sequence) {
+      by_id_.erase(it);
+      break;
+    }
+  }
+  const auto pair = by_pair_.find(pair_key(e.from, e.id));
+  if (pair != by_pair_.end() && pair->second == e.sequence) by_pair_.erase(pair);
+}
+
+void Mailbox::Impl::set_ready(Entry& e) {
+  e.where = Where::kReady;
+  if (e.in_reply_to.empty() || awaited_.count(e.in_reply_to) == 0) ready_[static_cast<std::size_t>(e.priority)].insert(e.sequence);
+}
+
+void Mailbox::Impl::leave(Entry& e) {
+  ready_[static_cast<std::size_t>(e.priority)].erase(e.sequence);
+  if (e.where == Where::kLeased || e.where == Where::kDelayed) timers_.erase({e.until, e.sequence});
+  if (e.where == Where::kLeased) {
+    if (const auto it = leased_ids_.find(e.id); --it->second == 0) leased_ids_.erase(it);
+  }
+}
+
+// Out of everything that counts it as live, before it is acked or replaced.
+void Mailbox::Impl::retire(Entry& e) {
+  leave(e);
+  if (e.where == Where::kDead) --dead_; else --live_;
+  if (e.counted) --counted_;
+  e.counted = false;
+  if (e.in_reply_to.empty()) return;
+  const auto it = replies_.find(e.in_reply_to);
+  if (it != replies_.end() && it->second.erase(e.sequence) != 0 && it->second.empty()) replies_.erase(it);
+}
+
+// A dead letter keeps its second copy in the sender's outbox: no ack is owed for it until somebody ends it by purge().
+void Mailbox::Impl::make_dead(Entry& e) {
+  leave(e);
+  (void)log_->mark(e.sequence, State::kDead, e.attempt);  // else it is found as kTaken with all attempts used
+  e.where = Where::kDead;
+  --live_;
+  ++dead_;
+  ++books_.dead;
+}
+
+// ---- receiving: streams
+
+bool Mailbox::Impl::sender_is_gone(const Entry& e) const {
+  const auto it = current_.find(e.from);
+  return it != current_.end() && it->second != e.sender_log;
+}
+
+// Makes `record` the carrier of the stream's high-water mark; the one before it is no longer needed for that.
+void Mailbox::Impl::carry(Stream& stream, Sequence record, bool cursor) {
+  if (stream.carrier != record) drop_carrier(stream);
+  stream.carrier = record;
+  stream.carrier_is_cursor = cursor;
+}
+
+// A cursor or anchor has no other use; a live record has, and only ceases to be the carrier.
+void Mailbox::Impl::drop_carrier(Stream& stream) {
+  const Sequence old = std::exchange(stream.carrier, 0);
+  if (old == 0) return;
+  if (stream.carrier_is_cursor) {
+    finish_record(old);
+  } else if (const auto it = inbox_.find(old); it != inbox_.end() && it->second.where == Where::kAnchor) {
+    large_anchors_.erase(old);
+    inbox_.erase(it);
+    finish_record(old);
+  }
+  stream.carrier_is_cursor = false;
+}
+
+bool Mailbox::Impl::write_cursor(const StreamKey& key, Stream& stream) {
+  auto written = log_->append(kCursor, encode_cursor({key.first, key.second, stream.high, stream.from}));
+  if (!written) return false;
+  stream.carrier = *written;
+  stream.carrier_is_cursor = true;
+  return true;
+}
+
+// The record of `e` has served (acked and recorded, or its sender is gone). When it carries its stream's mark it stays as an
+// anchor, which needs no space, or is replaced by a small cursor record, which needs some.
+void Mailbox::Impl::release(Entry& e) {
+  const Sequence sequence = e.sequence;
+  unindex(e);
+  if (!e.local()) {
+    const StreamKey key{e.sender_log, stream_of(e.priority, !e.in_reply_to.empty())};
+    const auto it = streams_.find(key);
+    if (it != streams_.end()) {
+      Stream& stream = it->second;
+      stream.live.erase(e.sender_sequence);
+      const bool gone = sender_is_gone(e);
+      if (stream.carrier == sequence && !gone && (e.payload_bytes <= kSmallAnchorBytes || !write_cursor(key, stream))) {
+        e.where = Where::kAnchor;
+        (void)log_->mark(sequence, State::kTaken, kAnchorBits);  // else it is settled once more after a restart
+        if (e.payload_bytes > kSmallAnchorBytes) large_anchors_.insert(sequence);
+        e.id.value.clear();
+        e.id.value.shrink_to_fit();
+        return;
+      }
+      if (stream.carrier == sequence) stream.carrier = 0;
+      if (gone && stream.live.empty()) {
+        drop_carrier(stream);
+        streams_.erase(it);
+      }
+    }
+  }
+  inbox_.erase(sequence);
+  finish_record(sequence);
+}
+
+// Replaces a large anchor by a cursor record, when there is room again.
+void Mailbox::Impl::shrink_anchor(Sequence sequence) {
+  const auto it = inbox_.find(sequence);
+  check(it != inbox_.end() && it->second.where == Where::kAnchor, "a large anchor is in the inbox");
+  const Entry& e = it->second;
+  const StreamKey key{e.sender_log, stream_of(e.priority, !e.in_reply_to.empty())};
+  if (!write_cursor(key, streams_.at(key))) return;
+  large_anchors_.erase(sequence);
+  inbox_.erase(it);
+  finish_record(sequence);
+}
+
+// Below max_streams, if need be by forgetting the mark that was used least recently and has nothing live.
+bool Mailbox::Impl::room_for_stream() {
+  if (streams_.size() < limits_.max_streams) return true;
+  auto oldest = streams_.end();
+  for (auto it = streams_.begin(); it != streams_.end(); ++it) {
+    if (it->second.live.empty() && (oldest == streams_.end() || it->second.used < oldest->second.used)) oldest = it;
+  }
+  if (oldest == streams_.end()) return false;
+  drop_carrier(oldest->second);
+  streams_.erase(oldest);
+  return true;
+}
+
+// ---- receiving
+
+bool Mailbox::Impl::inbox_has_room(const Message& message) const {
+  if (counted_ < limits_.max_inbox_messages) return true;
+  // The one reserved place of a reply that is waited for.
+  return !message.in_reply_to.empty() && awaited_.count(message.in_reply_to) != 0 && replies_.count(message.in_reply_to) == 0;
+}
+
+Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Sequence sequence, const Message& message) {
+  Sequence id_record = 0;
+  const bool received = !sender_log.empty();
+  if (!is_generated(message.id) && received) {
+    auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id}));
+    if (!written) return written.error();
+    id_record = *written;
+  }
+  const std::string payload = encode_inbox(sender_log, sequence, message);
+  auto written = log_->append(kInbox, payload);
+  if (!written) {
+    if (id_record != 0) finish_record(id_record);
+    return written.error();
+  }
+  if (id_record != 0) {
+    // Until here the id alone must not count as "stored before" (a crash may have come between the two).
+    (void)log_->mark(id_record, State::kTaken, 1);
+    remember(now, true, message.from, message.id, id_record);
+  }
+  Entry entry = make_entry(*written, sender_log, sequence, message, payload.size());
+  if (received) {
+    Stream& stream = stream_for(sender_log, stream_of(message.priority, !message.in_reply_to.empty()), message.from);
+    stream.high = sequence;
+    insert(std::move(entry));
+    carry(stream, *written, false);
+  } else {
+    insert(std::move(entry));
+  }
+  return *written;
+}
+
+Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev, const Message& message) {
+  expire_ids(now);
+  if (sender_log.empty() || sequence == 0 || prev >= sequence || message.to != local_ || !is_agent_name(message.from.value) ||
+      !is_message_id(message.id.value) || (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) ||
+      static_cast<int>(message.priority) >= kPriorities || message.body.size() > limits_.max_message_bytes) {
+    return Answer::kRefused;
+  }
+  const std::uint8_t index = stream_of(message.priority, !message.in_reply_to.empty());
+  const auto known = streams_.find({sender_log, index});
+  const Sequence high = known == streams_.end() ? 0 : known->second.high;
+  if (sequence <= high) {
+    ++books_.duplicates;
+    const auto live = known->second.live.find(sequence);
+    const bool acked = live == known->second.live.end() || inbox_.at(live->second).where == Where::kAcked;
+    return acked ? Answer::kFinished : Answer::kDuplicate;
+  }
+  if (prev > high) return Answer::kGap;
+  const bool awaited = !message.in_reply_to.empty() && awaited_.count(message.in_reply_to) != 0;
+  if (draining_ && !awaited) return Answer::kRefused;
+
+  // The same message under another sequence: its sender's pod was lost and the agent sent it again.
+  const std::string pair = pair_key(message.from, message.id);
+  const auto twin = by_pair_.find(pair);
+  const bool live_twin = twin != by_pair_.end() && inbox_.at(twin->second).where != Where::kAcked;
+  if (!live_twin && (twin != by_pair_.end() || received_ids_.count(pair) != 0)) {
+    if (known == streams_.end() && !room_for_stream()) return Answer::kFull;
+    stream_for(sender_log, index, message.from).high = sequence;
+    ++books_.duplicates;
+    return Answer::kFinished;
+  }
+  if (known == streams_.end() && !room_for_stream()) return Answer::kFull;
+  if (live_twin && !inbox_.at(twin->second).local() && inbox_.at(twin->second).sender_log != sender_log) {
+    return refill(inbox_.at(twin->second), sender_log, sequence, message) ? Answer::kDuplicate : Answer::kFull;
+  }
+  if (!inbox_has_room(message)) {
+    ++books_.full;
+    return Answer::kFull;
+  }
+  if (!store(now, sender_log, sequence, message)) {
+    ++books_.full;
+    return Answer::kFull;
+  }
+  return Answer::kStored;
+}
+
+// Writes `twin` again as owed to its sender's new log, so that the two pods hold the same message once more.
+bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence sequence, const Message& message) {
+  const Entry old = twin;  // by value: it goes
+  const std::string payload = encode_inbox(sender_log, sequence, message);
+  auto written = log_->append(kInbox, payload);
+  if (!written) return false;
+  const State state = old.where == Where::kDead ? State::kDead : old.attempt == 0 ? State::kLive : State::kTaken;
+  if (state != State::kLive && !log_->mark(*written, state, old.attempt)) {
+    finish_record(*written);
+    return false;
+  }
+  Entry& stale = inbox_.at(old.sequence);
+  retire(stale);
+  release(stale);
+  Entry next = make_entry(*written, sender_log, sequence, message, payload.size());
+  next.attempt = old.attempt;
+  next.counted = old.counted;
+  next.until = old.until;
+  next.where = old.where;
+  Stream& stream = stream_for(sender_log, stream_of(message.priority, !message.in_reply_to.empty()), message.from);
+  stream.high = sequence;
+  stream.live[sequence] = next.sequence;
+  Entry& e = inbox_[next.sequence] = std::move(next);
+  index(e);
+  if (e.where == Where::kDead) ++dead_; else ++live_;
+  if (e.counted) ++counted_;
+  if (!e.in_reply_to.empty()) replies_[e.in_reply_to].insert(e.sequence);
+  if (e.where == Where::kReady) set_ready(e);
+  if (e.where == Where::kLeased || e.where == Where::kDelayed) timers_.insert({e.until, e.sequence});
+  if (e.where == Where::kLeased) ++leased_ids_[e.id];
+  carry(stream, e.sequence, false);
+  ++books_.duplicates;
+  return true;
+}
+
+std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease, const std::optional<MessageId>& in_reply_to) {
+  (void)tick(now);
+  std::vector<Sequence> dead;
+  std::optional<Delivery> out;
+  auto take = [&](const std::set<Sequence>& candidates) {
+    for (const Sequence sequence : candidates) {
+      Entry& e = inbox_.at(sequence);
+      if (e.where != Where::kReady || leased_ids_.count(e.id) != 0) continue;
+      // All attempts were used before a restart; an ack of the last one could still have come until now.
+      if (e.attempt >= limits_.max_attempts) {
+        dead.push_back(sequence);
+        continue;
+      }
+      auto message = read_inbox(sequence);
+      if (!message) {
+        if (message.error().code == Code::kCorrupt) dead.push_back(sequence);
+        continue;
+      }
+      const auto attempt = static_cast<std::uint16_t>(e.attempt + 1);
+      if (!log_->mark(sequence, State::kTaken, attempt)) return true;
+      e.attempt = attempt;
+      ready_[static_cast<std::size_t>(e.priority)].erase(sequence);
+      e.where = Where::kLeased;
+      e.until = now + lease;
+      timers_.insert({e.until, sequence});
+      ++leased_ids_[e.id];
+      ++books_.delivered;
+      if (attempt > 1) ++books_.redelivered;
+      out = Delivery{std::move(*message), attempt, attempt > 1, e.until};
+      return true;
+    }
+    return false;
+  };
+  if (in_reply_to) {
+    if (const auto it = replies_.find(*in_reply_to); it != replies_.end()) (void)take(it->second);
+  } else {
+    for (const auto& candidates : ready_) {
+      if (take(candidates)) break;
+    }
+  }
+  for (const Sequence sequence : dead) make_dead(inbox_.at(sequence));
+  return out;
+}
+
+void Mailbox::Impl::await_reply(const MessageId& id) {
+  if (awaited_.size() >= kMaxAwaited || !awaited_.insert(id).second) return;
+  const auto it = replies_.find(id);
+  if (it == replies_.end()) return;
+  for (const Sequence sequence : it->second) {
+    Entry& e = inbox_.at(sequence);
+    ready_[static_cast<std::size_t>(e.priority)].erase(sequence);
+    if (e.counted) --counted_;
+    e.counted = false;
+  }
+}
+
+void Mailbox::Impl::forget_reply(const MessageId& id) {
+  if (awaited_.erase(id) == 0) return;
+  const auto it = replies_.find(id);
+  if (it == replies_.end()) return;
+  for (const Sequence sequence : it->second) {
+    Entry& e = inbox_.at(sequence);
+    if (!e.counted) ++counted_;
+    e.counted = true;
+    if (e.where == Where::kReady) set_ready(e);
+  }
+}
+
+// The live or acked record that `attempt` of `id` speaks about. Ids of different senders may be equal: then the one that
+// is leased, of which there is never more than one.
+Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const MessageId& id, std::uint16_t attempt) {
+  Entry* best = nullptr;
+  auto rank = [&](const Entry& e) {
+    if (e.attempt != attempt || attempt == 0 || e.where == Where::kDead) return 0;
+    return e.where == Where::kLeased ? 4 : e.where == Where::kReady || e.where == Where::kDelayed ? 3 : 2;
+  };
+  const auto [begin, end] = by_id_.equal_range(id);
+  for (auto it = begin; it != end; ++it) {
+    Entry& e = inbox_.at(it->second);
+    if (best == nullptr || rank(e) > rank(*best)) best = &e;
+  }
+  return best;
+}
+
+Result<AckResult> Mailbox::Impl::ack(const MessageId& id, std::uint16_t attempt) {
+  Entry* e = find_attempt(id, attempt);
+  if (e == nullptr) {
+    const bool recent = std::find(recent_acks_.begin(), recent_acks_.end(), std::pair(id, attempt)) != recent_acks_.end();
+    if (recent) return AckResult{};
+    return not_found("no message " + id.value + " here");
+  }
+  if (attempt == 0 || e->attempt != attempt || e->where == Where::kDead) {
+    return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " is not the current one"};
+  }
+  return settle_or_owe(*e, attempt);
+}
+
+Result<AckResult> Mailbox::Impl::purge(const MessageId& id) {
+  const auto [begin, end] = by_id_.equal_range(id);
+  for (auto it = begin; it != end; ++it) {
+    Entry& e = inbox_.at(it->second);
+    if (e.where == Where::kDead) return settle_or_owe(e, e.attempt);
+  }
+  return not_found("no dead letter " + id.value + " here");
+}
+
+Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) {
+  const AckDebt debt{e.sequence, e.from, e.sender_log, e.sender_sequence};
+  if (e.where == Where::kAcked) return AckResult{debt};
+  const bool owes = !e.local() && !sender_is_gone(e);
+  if (owes) {
+    if (auto s = log_->mark(e.sequence, State::kTaken, static_cast<std::uint16_t>(attempt | kAckedBit)); !s) return s.error();
+  } else if (auto s = log_->mark(e.sequence, State::kTaken, static_cast<std::uint16_t>(attempt | kAnchorBits)); !s) {
+    return s.error();  // before anything is told: an ack that is OK stays OK, though marking it done may fail below
+  }
+  retire(e);
+  e.where = Where::kAcked;
+  ++books_.acked;
+  if (recent_acks_.size() >= kRecentAcks) recent_acks_.pop_front();
+  recent_acks_.emplace_back(e.id, attempt);
+  if (owes) {
+    owed_[e.from].insert(e.sequence);
+    return AckResult{debt};
+  }
+  release(e);
+  return AckResult{};
+}
+
+void Mailbox::Impl::on_ack_recorded(Sequence inbox) {
+  const auto it = inbox_.find(inbox);
+  if (it == inbox_.end() || it->second.where != Where::kAcked) return;
+  const auto owed = owed_.find(it->second.from);
+  if (owed != owed_.end()) {
+    owed->second.erase(inbox);
+    if (owed->second.empty()) owed_.erase(owed);
+  }
+  release(it->second);
+}
+
+std::vector<AckDebt> Mailbox::Impl::ack_debts(const AgentName& sender) const {
+  std::vector<AckDebt> out;
+  const auto it = owed_.find(sender);
+  if (it == owed_.end()) return out;
+  for (const Sequence sequence : it->second) {
+    const Entry& e = inbox_.at(sequence);
+    out.push_back({sequence, e.from, e.sender_log, e.sender_sequence});
+  }
+  return out;
+}
+
+std::vector<AgentName> Mailbox::Impl::ack_creditors() const {
+  std::vector<AgentName> out;
+  for (const auto& [name, records] : owed_) out.push_back(name);
+  return out;
+}
+
+std::vector<Sequence> Mailbox::Impl::on_incarnation(const AgentName& name, const LogId& current) {
+  std::vector<Sequence> settled;
+  const auto known = current_.find(name);
+  if (known != current_.end() && known->second == current) return settled;
+  if (known == current_.end() && current_.size() >= kMaxNames) return settled;
+  current_[name] = current;
+  for (const AckDebt& debt : ack_debts(name)) {
+    if (debt.sender_log == current) continue;
+    settled.push_back(debt.inbox);
+    on_ack_recorded(debt.inbox);
+  }
+  // An older log of this name sends nothing any more: its marks have served.
+  for (auto it = streams_.begin(); it != streams_.end();) {
+    Stream& stream = it->second;
+    if (stream.from == name && it->first.first != current && stream.live.empty()) {
+      drop_carrier(stream);
+      it = streams_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  return settled;
+}
+
+Status Mailbox::Impl::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) {
+  Entry* e = find_attempt(id, attempt);
+  if (e == nullptr) return not_found("no message " + id.value + " here");
+  if (attempt == 0 || e->attempt != attempt || e->where == Where::kDead || e->where == Where::kAcked) {
+    return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " is not the current one"};
+  }
+  ++books_.nacked;
+  if (e->attempt >= limits_.max_attempts) {
+    make_dead(*e);
+    return {};
+  }
+  leave(*e);
+  if (delay > Milliseconds::zero()) {
+    e->where = Where::kDelayed;
+    e->until = now + delay;
+    timers_.insert({e->until, e->sequence});
+  } else {
+    set_ready(*e);
+  }
+  return {};
+}
+
+Status Mailbox::Impl::extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease) {
+  Entry* e = find_attempt(id, attempt);
+  if (e == nullptr) return not_found("no message " + id.value + " here");
+  const bool holds = attempt != 0 && e->attempt == attempt && (e->where == Where::kLeased || e->where == Where::kReady);
+  if (!holds || (e->where == Where::kReady && leased_ids_.count(id) != 0)) {
+    return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " has no lease"};
+  }
+  leave(*e);
+  e->where = Where::kLeased;  // also when the lease had run out, or ended with a restart, and nobody got it since
+  e->until = now + lease;
+  timers_.insert({e->until, e->sequence});
+  ++leased_ids_[id];
+  return {};
+}
+
+bool Mailbox::Impl::tick(MonoTime now) {
+  bool ready = false;
+  while (!timers_.empty() && timers_.begin()->first <= now) {
+    Entry& e = inbox_.at(timers_.begin()->second);
+    if (e.where == Where::kLeased && e.attempt >= limits_.max_attempts) {
+      make_dead(e);
+      continue;
+    }
+    leave(e);
+    set_ready(e);
+    ready = true;
+  }
+  expire_ids(now);
+  for (std::size_t n = retry_marks_.size(); n > 0; --n) {
+    if (!log_->mark(retry_marks_.back(), State::kDone, 0)) break;
+    retry_marks_.pop_back();
+  }
+  if (!large_anchors_.empty()) shrink_anchor(*large_anchors_.begin());
+  return ready;
+}
+
+std::optional<MonoTime> Mailbox::Impl::next_deadline() const {
+  if (timers_.empty()) return std::nullopt;
+  return timers_.begin()->first;
+}
+
+// ---- ids chosen by users
+
+void Mailbox::Impl::remember(MonoTime now, bool received, const AgentName& peer, const MessageId& id, Sequence record) {
+  expiries_.push_back({now + limits_.user_id_ttl, received, peer, id, record});
+  if (received) {
+    Sequence& known = received_ids_[pair_key(peer, id)];
+    if (known != 0 && known != record) finish_record(known);
+    known = record;
+  } else {
+    UserId& known = sent_ids_[id];
+    if (known.record != 0 && known.record != record) finish_record(known.record);
+    known = UserId{record, peer, 0, false, false};
+  }
+  expire_ids(now);
+}
+
+// Only in memory, only the latest: enough for an agent whose socket broke while its message was answered.
+void Mailbox::Impl::remember_generated(const MessageId& id, UserId outcome) {
+  if (generated_.size() >= kRecentGenerated) {
+    forget_sent(generated_.front());
+    generated_.pop_front();
+  }
+  generated_.push_back(id);
+  sent_ids_[id] = std::move(outcome);
+}
+
+void Mailbox::Impl::forget_sent(const MessageId& id) {
+  const auto it = sent_ids_.find(id);
+  if (it == sent_ids_.end()) return;
+  if (it->second.record != 0) finish_record(it->second.record);
+  sent_ids_.erase(it);
+}
+
+void Mailbox::Impl::expire_ids(MonoTime now) {
+  for (std::size_t looked = std::min(expiries_.size(), kMaxExpiriesPerCall); looked > 0; --looked) {
+    const bool over = expiries_.size() > limits_.max_user_ids;
+    if (expiries_.empty() || (!over && expiries_.front().at > now)) return;
+    Expiry x = std::move(expiries_.front());
+    expiries_.pop_front();
+    if (x.received) {
+      const auto it = received_ids_.find(pair_key(x.peer, x.id));
+      if (it == received_ids_.end() || it->second != x.record) continue;
+      finish_record(x.record);
+      received_ids_.erase(it);
+    } else {
+      const auto it = sent_ids_.find(x.id);
+      if (it == sent_ids_.end() || it->second.record != x.record) continue;
+      if (out_by_id_.count(x.id) != 0) {  // still under way: its outcome is to be remembered
+        x.at = std::max(x.at, now + limits_.user_id_ttl);
+        expiries_.push_back(std::move(x));
+        continue;
+      }
+      forget_sent(x.id);
+    }
+  }
+}
+
+// ---- sending
+
+void Mailbox::Impl::insert_out(Outgoing o) {
+  Destination& d = destinations_[o.to];
+  d.all.insert(o.sequence);
+  ++(o.reply ? d.replies : d.messages);
+  OutStream& stream = stream_for(d, o);
+  stream.unanswered.insert(o.sequence);
+  stream.due.insert(o.sequence);
+  out_by_id_[o.id] = o.sequence;
+  const Sequence sequence = o.sequence;
+  out_[sequence] = std::move(o);
+}
+
+Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& to, Sequence sequence) {
+  const auto it = out_.find(sequence);
+  return it == out_.end() || it->second.to != to ? nullptr : &it->second;
+}
+
+// The outbox record is done; `forget_id`: it was never delivered, so its id may be used again.
+void Mailbox::Impl::remove_out(Sequence sequence, bool forget_id) {
+  const auto it = out_.find(sequence);
+  const Outgoing o = std::move(it->second);
+  out_.erase(it);
+  if (const auto id = out_by_id_.find(o.id); id != out_by_id_.end() && id->second == sequence) out_by_id_.erase(id);
+  const auto dest = destinations_.find(o.to);
+  Destination& d = dest->second;
+  OutStream& stream = stream_for(d, o);
+  stream.unanswered.erase(sequence);
+  stream.due.erase(sequence);
+  d.all.erase(sequence);
+  --(o.reply ? d.replies : d.messages);
+  if (d.all.empty() && !d.linked) destinations_.erase(dest);
+  if (forget_id) {
+    forget_sent(o.id);
+  } else if (is_generated(o.id)) {
+    remember_generated(o.id, {0, o.to, sequence, true, false});
+  }
+  finish_record(sequence);
+}
+
+Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
+  expire_ids(now);
+  if (!is_message_id(message.id.value)) return invalid("a message id has 1 to 128 characters of A-Z a-z 0-9 . _ : -");
+  if (!is_agent_name(message.to.value)) return invalid("'" + message.to.value.substr(0, 64) + "' is not the name of an agent");
+  if (!is_agent_name(message.from.value)) return invalid("the sender's name is not that of an agent");
+  if (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) return invalid("in_reply_to is not a message id");
+  if (static_cast<int>(message.priority) >= kPriorities) return invalid("unknown priority");
+  if (message.body.size() > limits_.max_message_bytes) {
+    return invalid("the body has " + std::to_string(message.body.size()) + " bytes, allowed are " + std::to_string(limits_.max_message_bytes));
+  }
+  const Error reused{Code::kConflict, "the id " + message.id.value + " was used for a message to another agent"};
+  if (const auto it = out_by_id_.find(message.id); it != out_by_id_.end()) {
+    const Outgoing& o = out_.at(it->second);
+    if (o.to != message.to) return reused;
+    if (!o.accepted) return Sent{o.sequence, {}};
+    return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false}};
+  }
+  if (const auto it = sent_ids_.find(message.id); it != sent_ids_.end() && it->second.accepted) {
+    const UserId& u = it->second;
+    if (u.peer != message.to) return reused;
+    return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local}};
+  }
+  if (message.to == local_) return send_local(now, message);
+
+  const bool reply = !message.in_reply_to.empty();
+  const auto dest = destinations_.find(message.to);
+  if (dest == destinations_.end() && destinations_.size() >= kMaxDestinations) return Error{Code::kFull, "the outbox has too many receivers"};
+  if (dest != destinations_.end() && (reply ? dest->second.replies : dest->second.messages) >= limits_.max_outbox_messages) {
+    return Error{Code::kFull, "the outbox for " + message.to.value + " is full (" + std::to_string(limits_.max_outbox_messages) + " messages)"};
+  }
+  Sequence id_record = 0;
+  if (!is_generated(message.id)) {
+    auto written = log_->append(kUserId, encode_user_id({false, false, message.to, message.id}));
+    if (!written) return written.error();
+    id_record = *written;
+  }
+  const std::string payload = encode(message);
+  auto written = log_->append(kOutbox, payload);
+  if (!written) {
+    if (id_record != 0) finish_record(id_record);
+    return written.error();
+  }
+  Outgoing o;
+  o.sequence = *written;
+  o.id = message.id;
+  o.to = message.to;
+  o.priority = message.priority;
+  o.reply = reply;
+  o.body_bytes = static_cast<std::uint32_t>(message.body.size());
+  o.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  o.sent_at = message.sent_at;
+  ++books_.sent;
+  insert_out(std::move(o));
+  if (id_record != 0) {
+    remember(now, false, message.to, message.id, id_record);
+    sent_ids_[message.id].sequence = *written;
+  }
+  return Sent{*written, {}};
+}
+
+// Stored once, accepted at once: the sender and the receiver share this log.
+Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& message) {
+  Sequence sequence = 0;
+  if (const auto twin = by_pair_.find(pair_key(message.from, message.id)); twin != by_pair_.end() && inbox_.at(twin->second).local()) {
+    sequence = twin->second;
+  } else {
+    if (draining_) return Error{Code::kDenied, local_.value + " is leaving"};
+    if (!inbox_has_room(message)) {
+      ++books_.full;
+      return Error{Code::kFull, local_.value + "'s inbox is full (" + std::to_string(counted_) + " of " +
+                                    std::to_string(limits_.max_inbox_messages) + " messages)"};
+    }
+    Sequence id_record = 0;
+    if (!is_generated(message.id)) {
+      auto written = log_->append(kUserId, encode_user_id({false, true, message.to, message.id}));
+      if (!written) return written.error();
+      id_record = *written;
+    }
+    auto stored = store(now, LogId{}, 0, message);
+    if (!stored) {
+      if (id_record != 0) finish_record(id_record);
+      return stored.error();
+    }
+    sequence = *stored;
+    if (id_record != 0) {
+      (void)log_->mark(id_record, State::kTaken, 1);  // else the message itself tells, while it lives
+      remember(now, false, message.to, message.id, id_record);
+      UserId& u = sent_ids_[message.id];
+      u.sequence = sequence;
+      u.accepted = u.local = true;
+    } else {
+      remember_generated(message.id, {0, message.to, sequence, true, true});
+    }
+    ++books_.sent;
+    ++books_.accepted;
+    ++books_.acknowledged_by_receiver;
+  }
+  return Sent{sequence, SendOutcome{sequence, message.id, message.to, {}, true}};
+}
+
+void Mailbox::Impl::accept(Outgoing& o) {
+  if (o.accepted) return;
+  o.accepted = true;
+  ++books_.accepted;
+  if (const auto it = sent_ids_.find(o.id); it != sent_ids_.end()) {
+    it->second.accepted = true;
+    // When this fails the outbox record, found again after a restart, leads here once more.
+    if (it->second.record != 0) (void)log_->mark(it->second.record, State::kTaken, 1);
+  }
+  outcomes_.push_back({o.sequence, o.id, o.to, {}, false});
+}
+
+bool Mailbox::Impl::withdraw(Sequence sequence) {
+  const auto it = out_.find(sequence);
+  if (it == out_.end()) return false;
+  const Outgoing& o = it->second;
+  if (o.state != Out::kDue || o.accepted || o.restored || o.uncertain) return false;
+  ++books_.withdrawn;
+  remove_out(sequence, true);
+  return true;
+}
+
+std::vector<AgentName> Mailbox::Impl::destinations() const {
+  std::vector<AgentName> out;
+  for (const auto& [name, d] : destinations_) {
+    if (!d.all.empty()) out.push_back(name);
+  }
+  return out;
+}
+
+void Mailbox::Impl::make_due(Destination& d, Outgoing& o) {
+  o.state = Out::kDue;
+  OutStream& stream = stream_for(d, o);
+  stream.unanswered.insert(o.sequence);
+  stream.due.insert(o.sequence);
+}
+
+// The answer to a transmission will not come: the incarnation it went to may hold the message.
+void Mailbox::Impl::doubt(Destination& d, Outgoing& o) {
+  if (o.uncertain && o.uncertain_log != d.peer) o.anywhere = true;
+  o.uncertain = true;
+  o.uncertain_log = d.peer;
+  make_due(d, o);
+}
+
+void Mailbox::Impl::on_link_up(const AgentName& to, const LogId& peer) {
+  on_link_down(to);
+  Destination& d = destinations_[to];
+  d.linked = true;
+  d.peer = peer;
+  for (auto& [index, stream] : d.streams) stream.blocked = false;
+  for (const Sequence sequence : d.all) {
+    Outgoing& o = out_.at(sequence);
+    if (o.state == Out::kStored && o.stored_at != peer) make_due(d, o);
+  }
+}
+
+void Mailbox::Impl::on_link_down(const AgentName& to) {
+  const auto it = destinations_.find(to);
+  if (it == destinations_.end()) return;
+  Destination& d = it->second;
+  for (const Sequence sequence : d.all) {
+    Outgoing& o = out_.at(sequence);
+    if (o.state == Out::kInFlight) doubt(d, o);
+  }
+  d.linked = false;
+  if (d.all.empty()) destinations_.erase(it);
+}
+
+void Mailbox::Impl::on_retry(const AgentName& to) {
+  const auto it = destinations_.find(to);
+  if (it == destinations_.end()) return;
+  for (auto& [index, stream] : it->second.streams) stream.blocked = false;
+}
+
+std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t max_bytes) {
+  std::vector<Outbound> out;
+  const auto it = destinations_.find(to);
+  if (it == destinations_.end() || !it->second.linked) return out;
+  Destination& d = it->second;
+  auto due_in = [&](int priority) -> OutStream* {
+    for (const bool reply : {true, false}) {
+      const auto s = d.streams.find(stream_of(static_cast<Priority>(priority), reply));
+      if (s != d.streams.end() && !s->second.blocked && !s->second.due.empty()) return &s->second;
+    }
+    return nullptr;
+  };
+  std::size_t bytes = 0;
+  std::vector<Sequence> broken;
+  for (std::size_t n = 0; n < kMaxTransmit; ++n) {  // each round takes one message or ends
+    OutStream* stream = nullptr;
+    int priority = 0;
+    for (int turn = 0; turn < 2 && stream == nullptr; ++turn) {
+      for (priority = 0; priority < kPriorities; ++priority) {
+        if (d.credits[static_cast<std::size_t>(priority)] > 0 && (stream = due_in(priority)) != nullptr) break;
+      }
+      if (stream == nullptr) d.credits = kWeights;
+    }
+    if (stream == nullptr) break;
+    const Sequence sequence = *stream->due.begin();
+    Outgoing& o = out_.at(sequence);
+    if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
+    auto payload = log_->read(sequence);
+    auto message = payload ? decode(*payload) : Result<Message>(payload.error());
+    if (!message) {
+      if (message.error().code != Code::kCorrupt) break;
+      // Our copy is damaged. What the receiver may hold stays with it; nobody is told "accepted" for it any more.
+      stream->due.erase(sequence);
+      broken.push_back(sequence);
+      continue;
+    }
+    const auto self = stream->unanswered.find(sequence);
+    const Sequence prev = self == stream->unanswered.begin() ? 0 : *std::prev(self);
+    stream->due.erase(sequence);
+    o.state = Out::kInFlight;
+    --d.credits[static_cast<std::size_t>(priority)];
+    bytes += o.payload_bytes;
+    out.push_back({sequence, prev, std::move(*message)});
+  }
+  for (const Sequence sequence : broken) {
+    const Outgoing& o = out_.at(sequence);
+    if (!o.accepted) {
+      outcomes_.push_back({sequence, o.id, o.to, Error{Code::kUnknown, "the stored copy is damaged; it may have been delivered before"}, false});
+    }
+    ++books_.refused;
+    remove_out(sequence, false);
+  }
+  return out;
+}
+
+void Mailbox::Impl::on_answer(const AgentName& to, const LogId& peer, Sequence sequence, Answer answer, const std::string& reason) {
+  const auto dest = destinations_.find(to);
+  Outgoing* o = find_out(to, sequence);
+  if (o == nullptr || dest == destinations_.end() || !dest->second.linked || dest->second.peer != peer) return;
+  Destination& d = dest->second;
+  OutStream& stream = stream_for(d, *o);
+  switch (answer) {
+    case Answer::kStored:
+    case Answer::kDuplicate:
+      o->state = Out::kStored;
+      o->stored_at = peer;
+      stream.unanswered.erase(sequence);
+      stream.due.erase(sequence);
+      accept(*o);
+      return;
+    case Answer::kFinished:
+      accept(*o);
+      ++books_.acknowledged_by_receiver;
+      remove_out(sequence, false);
+      return;
+    case Answer::kFull:
+    case Answer::kGap:
+    case Answer::kRefused:
+      break;
+  }
+  if (o->state != Out::kInFlight) return;  // an answer that was overtaken
+  // It is certain now that this incarnation does not hold it.
+  if (o->uncertain && !o->anywhere && o->uncertain_log == peer) o->uncertain = false;
+  if (answer == Answer::kGap) {
+    // Something before it is missing there: again from the first that has no answer.
+    for (const Sequence s : stream.unanswered) {
+      if (s > sequence) break;
+      Outgoing& before = out_.at(s);
+      if (s == sequence) make_due(d, before);
+      else if (before.state == Out::kInFlight) doubt(d, before);
+    }
+    return;
+  }
+  if (answer == Answer::kFull || o->accepted || o->restored || o->uncertain) {
+    // Refused, but perhaps accepted before: it must not be dropped. It waits for another incarnation of the receiver.
+    make_due(d, *o);
+    stream.blocked = true;
+    return;
+  }
+  outcomes_.push_back({sequence, o->id, o->to, Error{Code::kDenied, reason.empty() ? to.value + " refused it" : reason}, false});
+  ++books_.refused;
+  remove_out(sequence, true);
+}
+
+bool Mailbox::Impl::on_acked(const AgentName& to, Sequence sequence) {
+  Outgoing* o = find_out(to, sequence);
+  if (o == nullptr) return false;
+  accept(*o);
+  ++books_.acknowledged_by_receiver;
+  remove_out(sequence, false);
+  return true;
+}
+
+// ---- looking
+
+std::vector<Summary> Mailbox::Impl::list() const {
+  std::vector<const Entry*> entries;
+  for (const auto& [sequence, e] : inbox_) {
+    if (e.where != Where::kAcked && e.where != Where::kAnchor) entries.push_back(&e);
+  }
+  std::sort(entries.begin(), entries.end(), [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
+  std::vector<Summary> out;
+  for (const Entry* e : entries) {
+    if (out.size() >= kMaxListed) return out;
+    const auto where = e->where == Where::kReady     ? Summary::Where::kReady
+                       : e->where == Where::kLeased  ? Summary::Where::kLeased
+                       : e->where == Where::kDelayed ? Summary::Where::kDelayed
+                                                     : Summary::Where::kDead;
+    out.push_back({e->id, e->from, local_, e->priority, where, e->attempt, e->body_bytes, e->sent_at});
+  }
+  for (const auto& [name, d] : destinations_) {
+    for (const Sequence sequence : d.all) {
+      if (out.size() >= kMaxListed) return out;
+      const Outgoing& o = out_.at(sequence);
+      out.push_back({o.id, local_, o.to, o.priority, Summary::Where::kOutgoing, 0, o.body_bytes, o.sent_at});
+    }
+  }
+  return out;
+}
+
+Result<Delivery> Mailbox::Impl::look(const MessageId& id) const {
+  const Entry* found = nullptr;
+  const auto [begin, end] = by_id_.equal_range(id);
+  for (auto it = begin; it != end; ++it) {
+    const Entry& e = inbox_.at(it->second);
+    if (e.where != Where::kAcked && (found == nullptr || e.where == Where::kLeased)) found = &e;
+  }
+  if (found != nullptr) {
+    auto message = read_inbox(found->sequence);
+    if (!message) return message.error();
+    return Delivery{std::move(*message), found->attempt, found->attempt > 1, found->until};
+  }
+  const auto out = out_by_id_.find(id);
+  if (out == out_by_id_.end()) return not_found("no message " + id.value + " here");
+  auto bytes = log_->read(out->second);
+  if (!bytes) return bytes.error();
+  auto message = decode(*bytes);
+  if (!message) return message.error();
+  return Delivery{std::move(*message), 0, false, {}};
+}
+
+Books Mailbox::Impl::books() const {
+  Books out = books_;
+  out.inbox_live = live_;
+  out.dead_live = dead_;
+  out.outbox_live = static_cast<std::uint32_t>(out_.size());
+  for (const auto& [sequence, o] : out_) {
+    if (o.accepted && o.state != Out::kStored) ++out.single_copy;
+  }
+  for (const auto& [sequence, e] : inbox_) {
+    if (e.where != Where::kAcked && e.where != Where::kAnchor && !e.local() && sender_is_gone(e)) ++out.single_copy;
+  }
+  return out;
+}
+
+// ---- the interface
+
+Mailbox::Mailbox(AgentName local, Limits limits) : impl_(std::make_unique<Impl>(std::move(local), limits)) {}
+Mailbox::~Mailbox() = default;
+void Mailbox::restore(const log::Record& record) { impl_->restore(record); }
+void Mailbox::attach(log::Log& log, MonoTime now) { impl_->attach(log, now); }
+Result<Mailbox::Sent> Mailbox::send(MonoTime now, Message message) { return impl_->send(now, std::move(message)); }
+bool Mailbox::withdraw(Sequence sequence) { return impl_->withdraw(sequence); }
+std::vector<AgentName> Mailbox::destinations() const { return impl_->destinations(); }
+std::vector<Outbound> Mailbox::transmit(const AgentName& to, std::size_t max_bytes) { return impl_->transmit(to, max_bytes); }
+void Mailbox::on_link_up(const AgentName& to, const LogId& peer_log) { impl_->on_link_up(to, peer_log); }
+void Mailbox::on_link_down(const AgentName& to) { impl_->on_link_down(to); }
+void Mailbox::on_answer(MonoTime, const AgentName& to, const LogId& peer_log, Sequence sequence, Answer answer, const std::string& reason) {
+  impl_->on_answer(to, peer_log, sequence, answer, reason);
+}
+void Mailbox::on_retry(const AgentName& to) { impl_->on_retry(to); }
+bool Mailbox::on_acked(const AgentName& to, Sequence sequence) { return impl_->on_acked(to, sequence); }
+Answer Mailbox::deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev, const Message& message) {
+  return impl_->deliver(now, sender_log, sequence, prev, message);
+}
+std::optional<Delivery> Mailbox::receive(MonoTime now, Milliseconds lease, const std::optional<MessageId>& in_reply_to) {
+  return impl_->receive(now, lease, in_reply_to);
+}
+void Mailbox::await_reply(const MessageId& id) { impl_->await_reply(id); }
+void Mailbox::forget_reply(const MessageId& id) { impl_->forget_reply(id); }
+Result<AckResult> Mailbox::ack(MonoTime, const MessageId& id, std::uint16_t attempt) { return impl_->ack(id, attempt); }
+Result<AckResult> Mailbox::purge(const MessageId& id) { return impl_->purge(id); }
+void Mailbox::on_ack_recorded(Sequence inbox) { impl_->on_ack_recorded(inbox); }
+std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const { return impl_->ack_debts(sender); }
+std::vector<AgentName> Mailbox::ack_creditors() const { return impl_->ack_creditors(); }
+std::vector<Sequence> Mailbox::on_incarnation(const AgentName& name, const LogId& current) { return impl_->on_incarnation(name, current); }
+Status Mailbox::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) { return impl_->nack(now, id, attempt, delay); }
+Status Mailbox::extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease) { return impl_->extend(now, id, attempt, lease); }
+bool Mailbox::tick(MonoTime now) { return impl_->tick(now); }
+std::optional<MonoTime> Mailbox::next_deadline() const { return impl_->next_deadline(); }
+void Mailbox::stop_intake() { impl_->draining_ = true; }
+std::vector<Summary> Mailbox::list() const { return impl_->list(); }
+Result<Delivery> Mailbox::look(const MessageId& id) const { return impl_->look(id); }
+Books Mailbox::books() const { return impl_->books(); }
+std::vector<SendOutcome> Mailbox::take_outcomes() { return std::exchange(impl_->outcomes_, {}); }
+
+}  // namespace swarm::mailbox

@@ -1,0 +1,1050 @@
+#include "mailbox/mailbox.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "sim/fake_directory.h"
+#include "sim/random.h"
+
+namespace swarm::mailbox {
+namespace {
+
+using log::Log;
+using sim::FakeDirectory;
+using sim::Random;
+
+constexpr std::uint32_t kSegment = 4096;
+const AgentName kA{"worker-1"}, kB{"worker-2"};
+const MonoTime kStart{Milliseconds{1000}};
+
+LogId log_id(std::uint64_t n) {
+  LogId id;
+  for (std::size_t i = 0; i < 8; ++i) id.bytes[i] = static_cast<std::uint8_t>(n >> (8U * i));
+  id.bytes[15] = 1;
+  return id;
+}
+
+// One pod's log and mailbox, restartable.
+struct Pod {
+  explicit Pod(AgentName n, Limits l = {}, std::uint64_t bytes = 1 << 20) : name(std::move(n)), limits(l), directory(bytes) {}
+  bool start(MonoTime now, std::uint64_t new_id, std::uint32_t segments = 32) {
+    box.reset();
+    log.reset();
+    box = std::make_unique<Mailbox>(name, limits);
+    auto opened = Log::open(directory, {.max_bytes = 8192 + std::uint64_t{segments} * kSegment, .segment_bytes = kSegment},
+                            log_id(new_id), [this](const log::Record& r) { box->restore(r); }, &recovery);
+    if (!opened) return false;
+    log = std::move(*opened);
+    box->attach(*log, now);
+    return !directory.crashed();
+  }
+  AgentName name;
+  Limits limits;
+  FakeDirectory directory;
+  log::Recovery recovery;
+  std::unique_ptr<Log> log;
+  std::unique_ptr<Mailbox> box;
+};
+
+Message message(const std::string& id, const AgentName& from, const AgentName& to, const std::string& body = "body") {
+  Message m;
+  m.id.value = id;
+  m.from = from;
+  m.to = to;
+  m.sent_at = 5;
+  m.body = body;
+  return m;
+}
+
+struct Mailboxes : ::testing::Test {
+  Mailboxes() {
+    EXPECT_TRUE(a.start(kStart, 1));
+    EXPECT_TRUE(b.start(kStart, 2));
+    link();
+  }
+  void link() {
+    for (auto [x, y] : {std::pair(&a, &b), std::pair(&b, &a)}) {
+      x->box->on_link_up(y->name, y->log->id());
+      x->box->on_incarnation(y->name, y->log->id());
+    }
+  }
+  // Carries everything due from x to y; returns the answers.
+  std::vector<Answer> carry(Pod& x, Pod& y) {
+    std::vector<Answer> out;
+    for (const Outbound& o : x.box->transmit(y.name, 1 << 20)) {
+      out.push_back(y.box->deliver(now, x.log->id(), o.sequence, o.prev, o.message));
+      x.box->on_answer(now, y.name, y.log->id(), o.sequence, out.back(), "");
+    }
+    return out;
+  }
+  Sequence send(Pod& x, Message m) {
+    auto s = x.box->send(now, std::move(m));
+    EXPECT_TRUE(s) << (s ? "" : s.error().message);
+    return s ? s->sequence : 0;
+  }
+  std::string receive(Pod& x, std::optional<MessageId> reply = {}) {
+    auto d = x.box->receive(now, Milliseconds{100}, reply);
+    return d ? d->message.id.value + "/" + std::to_string(d->attempt) : "-";
+  }
+  void settle(Pod& receiver, Pod& sender, const std::string& id, std::uint16_t attempt) {
+    auto r = receiver.box->ack(now, {id}, attempt);
+    ASSERT_TRUE(r);
+    ASSERT_TRUE(r->debt);
+    EXPECT_TRUE(sender.box->on_acked(receiver.name, r->debt->sender_sequence));
+    receiver.box->on_ack_recorded(r->debt->inbox);
+  }
+  MonoTime now = kStart;
+  Pod a{kA, {.max_inbox_messages = 3, .max_outbox_messages = 5, .max_message_bytes = 1000, .max_attempts = 2}};
+  Pod b{kB, {.max_inbox_messages = 3, .max_outbox_messages = 5, .max_message_bytes = 1000, .max_attempts = 2}};
+};
+
+TEST(Codec, RoundTripAndEveryTruncationIsRefused) {
+  Message m = message("id-1", kA, kB, std::string("a\0b", 3));
+  m.in_reply_to.value = "q-1";
+  m.wants_reply = true;
+  m.priority = Priority::kLow;
+  const std::string bytes = encode(m);
+  ASSERT_TRUE(decode(bytes));
+  EXPECT_EQ(*decode(bytes), m);
+  for (std::size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(decode(bytes.substr(0, n))) << n;
+  EXPECT_FALSE(decode(bytes + "x"));
+}
+
+TEST(Codec, BytesAreWhatTheDocumentSays) {
+  Message m = message("i", kA, kB, "B");
+  m.sent_at = 0x0102;
+  EXPECT_EQ(encode(m), std::string("\x01\x01\0\0\x02\x01\0\0\0\0\0\0\x01\0\x08\0\x08\0\0\0\x01\0\0\0", 24) + "iworker-1worker-2B");
+}
+
+TEST(Codec, RefusesHostileBytes) {
+  const std::string good = encode(message("id", kA, kB));
+  const std::pair<std::size_t, char> rows[] = {{0, 2}, {0, 0}, {1, 3}, {1, '\xFF'}, {2, 2}, {2, '\x80'}, {3, 1}, {12, 3},
+                                               {13, 1}, {14, 7}, {16, 9}, {18, 1}, {20, 5}, {23, '\x7F'}, {24, ' '}, {26, 'W'}};
+  for (const auto& [at, value] : rows) {
+    std::string bad = good;
+    bad[at] = value;
+    EXPECT_FALSE(decode(bad)) << at;
+  }
+}
+
+TEST_F(Mailboxes, AMessageGoesItsWay) {
+  const Sequence s = send(a, message("m1", kA, kB));
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});
+  const auto outcomes = a.box->take_outcomes();
+  ASSERT_EQ(outcomes.size(), 1U);
+  EXPECT_EQ(outcomes[0].sequence, s);
+  EXPECT_FALSE(outcomes[0].error);
+  EXPECT_EQ(receive(b), "m1/1");
+  EXPECT_EQ(receive(b), "-");
+  settle(b, a, "m1", 1);
+  EXPECT_EQ(a.box->books().outbox_live + b.box->books().inbox_live, 0U);
+  EXPECT_TRUE(b.box->ack(now, {"m1"}, 1)) << "an ack whose answer was lost may be repeated";
+}
+
+struct BadSend {
+  const char* name;
+  std::function<void(Message&)> spoil;
+};
+TEST_F(Mailboxes, SendRefusesWhatIsWrong) {
+  const BadSend rows[] = {{"no id", [](Message& m) { m.id.value.clear(); }},
+                          {"id with a slash", [](Message& m) { m.id.value = "a/b"; }},
+                          {"long id", [](Message& m) { m.id.value = std::string(129, 'x'); }},
+                          {"receiver", [](Message& m) { m.to.value = "../etc"; }},
+                          {"sender", [](Message& m) { m.from.value = ""; }},
+                          {"in reply to", [](Message& m) { m.in_reply_to.value = "a b"; }},
+                          {"priority", [](Message& m) { m.priority = static_cast<Priority>(3); }},
+                          {"body", [](Message& m) { m.body = std::string(1001, 'x'); }}};
+  for (const BadSend& row : rows) {
+    Message m = message("good", kA, kB);
+    row.spoil(m);
+    auto r = a.box->send(now, m);
+    ASSERT_FALSE(r) << row.name;
+    EXPECT_EQ(r.error().code, Code::kInvalid) << row.name;
+  }
+  EXPECT_TRUE(a.box->list().empty());
+}
+
+TEST_F(Mailboxes, DeliverRefusesWhatIsWrong) {
+  const LogId from = a.log->id();
+  Message good = message("x", kA, kB);
+  EXPECT_EQ(b.box->deliver(now, LogId{}, 1, 0, good), Answer::kRefused);
+  EXPECT_EQ(b.box->deliver(now, from, 0, 0, good), Answer::kRefused);
+  EXPECT_EQ(b.box->deliver(now, from, 3, 3, good), Answer::kRefused);
+  EXPECT_EQ(b.box->deliver(now, from, 3, 2, good), Answer::kGap);
+  Message m = good;
+  m.to = kA;
+  EXPECT_EQ(b.box->deliver(now, from, 1, 0, m), Answer::kRefused);
+  m = good;
+  m.body = std::string(1001, 'x');
+  EXPECT_EQ(b.box->deliver(now, from, 1, 0, m), Answer::kRefused);
+  m = good;
+  m.priority = static_cast<Priority>(200);
+  EXPECT_EQ(b.box->deliver(now, from, 1, 0, m), Answer::kRefused);
+  m = good;
+  m.in_reply_to.value = "a b";
+  EXPECT_EQ(b.box->deliver(now, from, 1, 0, m), Answer::kRefused);
+}
+
+TEST_F(Mailboxes, FullInboxLeavesTheMessageToItsSender) {
+  for (int i = 0; i < 4; ++i) send(a, message("m" + std::to_string(i), kA, kB));
+  EXPECT_EQ(carry(a, b), (std::vector{Answer::kStored, Answer::kStored, Answer::kStored, Answer::kFull}));
+  EXPECT_TRUE(carry(a, b).empty()) << "waits for on_retry";
+  a.box->on_retry(kB);
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kFull});
+  const Sequence blocked = 8;  // four ids, four messages
+  const Sequence last = send(a, message("m-0123456789abcdef", kA, kB));
+  EXPECT_TRUE(a.box->withdraw(blocked));
+  EXPECT_FALSE(a.box->withdraw(blocked));
+  EXPECT_EQ(receive(b), "m0/1");
+  settle(b, a, "m0", 1);
+  a.box->on_retry(kB);
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored}) << "prev skips what was withdrawn";
+  EXPECT_FALSE(a.box->withdraw(last)) << "accepted";
+  EXPECT_EQ(send(a, message("m3", kA, kB)), last + 2) << "a withdrawn id may be used again";
+}
+
+TEST_F(Mailboxes, OutboxHasALimitPerReceiver) {
+  a.box->on_link_down(kB);
+  for (int i = 0; i < 5; ++i) send(a, message("m" + std::to_string(i), kA, kB));
+  EXPECT_EQ(a.box->send(now, message("m5", kA, kB)).error().code, Code::kFull);
+  EXPECT_TRUE(a.box->send(now, message("m6", kA, {"worker-3"})));
+  Message reply = message("m7", kA, kB);
+  reply.in_reply_to.value = "q";
+  EXPECT_TRUE(a.box->send(now, reply));
+}
+
+TEST_F(Mailboxes, AnAwaitedReplyHasItsPlaceAndItsReceiver) {
+  b.box->await_reply({"q1"});
+  for (int i = 0; i < 4; ++i) send(a, message("m" + std::to_string(i), kA, kB));
+  (void)carry(a, b);
+  Message reply = message("r1", kA, kB);
+  reply.in_reply_to.value = "q1";
+  send(a, reply);
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored}) << "not behind the blocked one, not refused as full";
+  Message second = message("r2", kA, kB);
+  second.in_reply_to.value = "q1";
+  send(a, second);
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kFull}) << "one reserved place only";
+  for (const char* expected : {"m0/1", "m1/1", "m2/1", "-"}) EXPECT_EQ(receive(b), expected);
+  EXPECT_EQ(receive(b, MessageId{"q2"}), "-");
+  EXPECT_EQ(receive(b, MessageId{"q1"}), "r1/1");
+  settle(b, a, "r1", 1);
+  b.box->await_reply({"q1"});
+  b.box->forget_reply({"q1"});
+}
+
+TEST_F(Mailboxes, AForgottenReplyIsOrdinaryMail) {
+  b.box->await_reply({"q1"});
+  Message reply = message("r1", kA, kB);
+  reply.in_reply_to.value = "q1";
+  send(a, reply);
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "-");
+  b.box->forget_reply({"q1"});
+  EXPECT_EQ(receive(b), "r1/1");
+}
+
+TEST_F(Mailboxes, LeasesEndAndAttemptsAreCountedUntilDead) {
+  send(a, message("m1", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m1/1");
+  EXPECT_EQ(b.box->next_deadline(), now + Milliseconds{100});
+  ASSERT_TRUE(b.box->extend(now, {"m1"}, 1, Milliseconds{200}));
+  now += Milliseconds{150};
+  EXPECT_FALSE(b.box->tick(now));
+  now += Milliseconds{50};
+  EXPECT_TRUE(b.box->tick(now));
+  EXPECT_EQ(receive(b), "m1/2");
+  EXPECT_EQ(b.box->ack(now, {"m1"}, 1).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->nack(now, {"m1"}, 1, {}).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->extend(now, {"m1"}, 1, Milliseconds{1}).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->ack(now, {"m1"}, 0).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->ack(now, {"other"}, 1).error().code, Code::kNotFound);
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 2, {}));
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  EXPECT_EQ(b.box->ack(now, {"m1"}, 2).error().code, Code::kDenied);
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  auto r = b.box->purge({"m1"});
+  ASSERT_TRUE(r);
+  EXPECT_TRUE(r->debt);
+  EXPECT_EQ(b.box->books().dead_live, 0U);
+  EXPECT_EQ(b.box->purge({"m1"}).error().code, Code::kNotFound);
+}
+
+TEST_F(Mailboxes, NackWithDelay) {
+  send(a, message("m1", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m1/1");
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 1, Milliseconds{30}));
+  EXPECT_EQ(receive(b), "-");
+  now += Milliseconds{30};
+  EXPECT_EQ(receive(b), "m1/2");
+}
+
+TEST_F(Mailboxes, AttemptsSurviveARestartAndItsLastAckIsStillGood) {
+  send(a, message("m1", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m1/1");
+  ASSERT_TRUE(b.start(now, 9));
+  EXPECT_EQ(receive(b), "m1/2");
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  settle(b, a, "m1", 2);
+  EXPECT_EQ(receive(b), "-");
+}
+
+TEST_F(Mailboxes, DebtsAndMarksSurviveARestart) {
+  for (int i = 0; i < 3; ++i) send(a, message("m" + std::to_string(i), kA, kB));
+  const auto frames = a.box->transmit(kB, 1 << 20);
+  for (const auto& o : frames) EXPECT_EQ(b.box->deliver(now, a.log->id(), o.sequence, o.prev, o.message), Answer::kStored);
+  EXPECT_EQ(receive(b), "m0/1");
+  EXPECT_EQ(receive(b), "m1/1");
+  EXPECT_EQ(receive(b), "m2/1");
+  settle(b, a, "m2", 1);
+  ASSERT_TRUE(b.box->ack(now, {"m1"}, 1));
+  ASSERT_TRUE(b.start(now, 9));
+  ASSERT_EQ(b.box->ack_debts(kA).size(), 1U);
+  EXPECT_EQ(b.box->ack_creditors(), std::vector{kA});
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[0].sequence, frames[0].prev, frames[0].message), Answer::kDuplicate);
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[1].sequence, frames[1].prev, frames[1].message), Answer::kFinished);
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[2].sequence, frames[2].prev, frames[2].message), Answer::kFinished);
+  EXPECT_TRUE(b.box->on_incarnation(kA, a.log->id()).empty());
+  EXPECT_EQ(b.box->on_incarnation(kA, log_id(77)).size(), 1U);
+  EXPECT_TRUE(b.box->ack_debts(kA).empty());
+}
+
+TEST_F(Mailboxes, LargeAnchorsBecomeCursors) {
+  send(a, message("m-00000000000000aa", kA, kB, std::string(900, 'x')));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m-00000000000000aa/1");
+  settle(b, a, "m-00000000000000aa", 1);
+  EXPECT_EQ(b.log->stats().live_records, 1U);
+  EXPECT_LT(b.log->stats().live_bytes, 200U);
+  ASSERT_TRUE(b.start(now, 9));
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), 1, 0, message("m-00000000000000aa", kA, kB)), Answer::kFinished);
+}
+
+TEST_F(Mailboxes, AWipedReceiverGetsEverythingAgainInOrder) {
+  for (int i = 0; i < 3; ++i) send(a, message("m" + std::to_string(i), kA, kB));
+  (void)carry(a, b);
+  (void)a.box->take_outcomes();
+  b.directory.wipe();
+  ASSERT_TRUE(b.start(now, 22));
+  a.box->on_link_up(kB, b.log->id());
+  EXPECT_EQ(a.box->books().single_copy, 3U);
+  EXPECT_EQ(carry(a, b), (std::vector{Answer::kStored, Answer::kStored, Answer::kStored}));
+  EXPECT_TRUE(a.box->take_outcomes().empty()) << "one outcome a message";
+  for (const char* expected : {"m0/1", "m1/1", "m2/1"}) EXPECT_EQ(receive(b), expected);
+}
+
+TEST_F(Mailboxes, AWipedSenderRepeatsAnIdOnce) {
+  send(a, message("job-1", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "job-1/1");
+  a.directory.wipe();
+  ASSERT_TRUE(a.start(now, 11));
+  link();
+  EXPECT_EQ(b.box->books().single_copy, 1U);
+  send(a, message("job-1", kA, kB));
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kDuplicate});
+  EXPECT_EQ(b.box->books().single_copy, 0U);
+  EXPECT_EQ(receive(b), "-") << "still leased";
+  settle(b, a, "job-1", 1);
+  a.directory.wipe();
+  ASSERT_TRUE(a.start(now, 12));
+  link();
+  send(a, message("job-1", kA, kB));
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kFinished});
+}
+
+TEST_F(Mailboxes, UserIdsAreRememberedAcrossRestartsUntilTheyExpire) {
+  const Sequence s = send(a, message("job-1", kA, kB));
+  EXPECT_EQ(send(a, message("job-1", kA, kB)), s);
+  EXPECT_EQ(a.box->send(now, message("job-1", kA, {"worker-3"})).error().code, Code::kConflict);
+  (void)carry(a, b);
+  (void)receive(b);
+  settle(b, a, "job-1", 1);
+  ASSERT_TRUE(a.start(now, 9));
+  auto again = a.box->send(now, message("job-1", kA, kB));
+  ASSERT_TRUE(again);
+  ASSERT_TRUE(again->already);
+  EXPECT_FALSE(again->already->error);
+  EXPECT_EQ(a.box->send(now, message("job-1", kA, {"worker-3"})).error().code, Code::kConflict);
+  now += Milliseconds{3600 * 1000 + 1};
+  (void)a.box->tick(now);
+  EXPECT_EQ(a.log->stats().live_records, 0U);
+  EXPECT_FALSE(a.box->send(now, message("job-1", kA, kB))->already);
+}
+
+TEST(MailboxLimits, UserIdsAndStreamsAreBounded) {
+  Pod a{kA, {.max_user_ids = 4}}, b{kB, {.max_user_ids = 4, .max_streams = 4}};
+  ASSERT_TRUE(a.start(kStart, 1));
+  ASSERT_TRUE(b.start(kStart, 2));
+  for (std::uint64_t i = 1; i <= 20; ++i) {
+    const std::string id = "job-" + std::to_string(i);
+    const LogId from = log_id(100 + i);
+    EXPECT_EQ(b.box->deliver(kStart, from, 1, 0, message(id, {"worker-" + std::to_string(i)}, kB)), Answer::kStored);
+    auto d = b.box->receive(kStart, Milliseconds{100}, {});
+    ASSERT_TRUE(d);
+    auto r = b.box->ack(kStart, d->message.id, 1);
+    ASSERT_TRUE(r);
+    b.box->on_ack_recorded(r->debt->inbox);
+  }
+  EXPECT_LE(b.log->stats().live_records, 8U);
+}
+
+TEST_F(Mailboxes, LocalMessagesAreAcceptedAtOnce) {
+  auto s = a.box->send(now, message("note", kA, kA));
+  ASSERT_TRUE(s);
+  ASSERT_TRUE(s->already);
+  EXPECT_TRUE(s->already->local);
+  EXPECT_EQ(a.box->send(now, message("note", kA, kA))->sequence, s->sequence);
+  EXPECT_EQ(receive(a), "note/1");
+  auto r = a.box->ack(now, {"note"}, 1);
+  ASSERT_TRUE(r);
+  EXPECT_FALSE(r->debt);
+  ASSERT_TRUE(a.start(now, 9));
+  EXPECT_EQ(receive(a), "-");
+  EXPECT_TRUE(a.box->send(now, message("note", kA, kA))->already);
+  EXPECT_EQ(receive(a), "-");
+}
+
+TEST_F(Mailboxes, DrainingRefusesAllButAwaitedReplies) {
+  b.box->await_reply({"q1"});
+  b.box->stop_intake();
+  send(a, message("m1", kA, kB));
+  Message reply = message("r1", kA, kB);
+  reply.in_reply_to.value = "q1";
+  send(a, reply);
+  const auto answers = carry(a, b);
+  EXPECT_EQ(std::count(answers.begin(), answers.end(), Answer::kStored), 1);
+  EXPECT_EQ(std::count(answers.begin(), answers.end(), Answer::kRefused), 1);
+  const auto outcomes = a.box->take_outcomes();
+  ASSERT_EQ(outcomes.size(), 2U);
+  EXPECT_TRUE(std::any_of(outcomes.begin(), outcomes.end(), [](const SendOutcome& o) { return o.error && o.error->code == Code::kDenied; }));
+}
+
+TEST_F(Mailboxes, ARefusalNeverDropsWhatWasAcceptedBefore) {
+  send(a, message("m1", kA, kB));
+  (void)carry(a, b);
+  b.directory.wipe();
+  ASSERT_TRUE(b.start(now, 22));
+  b.box->stop_intake();
+  a.box->on_link_up(kB, b.log->id());
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kRefused});
+  EXPECT_EQ(a.box->books().outbox_live, 1U);
+  b.directory.wipe();
+  ASSERT_TRUE(b.start(now, 23));
+  a.box->on_link_up(kB, b.log->id());
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});
+}
+
+TEST_F(Mailboxes, WithdrawIsTrueOnlyWhenItIsCertain) {
+  const Sequence s = send(a, message("m1", kA, kB));
+  const Sequence t = send(a, message("m2", kA, kB));
+  EXPECT_TRUE(a.box->withdraw(t));
+  ASSERT_EQ(a.box->transmit(kB, 1000).size(), 1U);
+  EXPECT_FALSE(a.box->withdraw(s)) << "on its way";
+  a.box->on_link_down(kB);
+  EXPECT_FALSE(a.box->withdraw(s)) << "its answer was lost";
+  a.box->on_link_up(kB, b.log->id());
+  ASSERT_EQ(a.box->transmit(kB, 1000).size(), 1U);
+  a.box->on_answer(now, kB, b.log->id(), s, Answer::kFull, "");
+  EXPECT_TRUE(a.box->withdraw(s)) << "the same incarnation has it not";
+}
+
+TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {
+  Pod c{kA, {.max_outbox_messages = 100}};
+  ASSERT_TRUE(c.start(now, 5));
+  c.box->on_link_up(kB, log_id(2));
+  for (int i = 0; i < 30; ++i) {
+    Message m = message("m-00000000000000" + std::to_string(10 + i), kA, kB);
+    m.priority = static_cast<Priority>(i % 3);
+    ASSERT_TRUE(c.box->send(now, m));
+  }
+  const auto first = c.box->transmit(kB, 12 * encode(message("m-0000000000000010", kA, kB)).size());
+  ASSERT_EQ(first.size(), 12U);
+  std::map<Priority, int> count;
+  for (const auto& o : first) ++count[o.message.priority];
+  EXPECT_EQ(count, (std::map<Priority, int>{{Priority::kHigh, 8}, {Priority::kNormal, 3}, {Priority::kLow, 1}}));
+  EXPECT_EQ(c.box->transmit(kB, 1).size(), 1U);
+  EXPECT_TRUE(c.box->transmit({"worker-9"}, 1000).empty());
+}
+
+TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
+  Pod c{kB, {}, 8192 + 4 * kSegment};
+  ASSERT_TRUE(c.start(now, 5, 4));
+  Sequence s = 0;
+  for (;; ++s) {
+    const auto answer = c.box->deliver(now, log_id(1), s + 1, s, message("m-" + std::to_string(1000000000000000 + s), kA, kB, std::string(600, 'x')));
+    if (answer == Answer::kFull) break;
+    ASSERT_EQ(answer, Answer::kStored);
+  }
+  c.directory.set_capacity(0);
+  ASSERT_GT(s, 5U);
+  std::vector<AckDebt> debts;
+  while (auto d = c.box->receive(now, Milliseconds{100}, {})) {
+    auto r = c.box->ack(now, d->message.id, d->attempt);
+    ASSERT_TRUE(r);
+    debts.push_back(*r->debt);
+  }
+  EXPECT_EQ(debts.size(), s);
+  for (const auto& d : debts) c.box->on_ack_recorded(d.inbox);
+  ASSERT_TRUE(c.log->commit());
+  EXPECT_EQ(c.log->stats().live_records, 1U);
+  ASSERT_TRUE(c.start(now, 5, 4));
+  EXPECT_EQ(c.box->deliver(now, log_id(1), s, s - 1, message("m-x", kA, kB)), Answer::kFinished);
+  EXPECT_EQ(c.box->deliver(now, log_id(1), s + 1, s, message("m-y", kA, kB)), Answer::kStored);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Two pods, a bad link between them, crashes at any write, restarts, wiped logs; the model knows what agents were told.
+
+struct Known {  // one message, as the agents know it
+  AgentName from, to;
+  Message message;
+  std::uint64_t order = 0;
+  bool generated = false, local = false, resent = false;
+  bool accepted = false, refused = false;       // told so; refused: never delivered
+  bool delivered = false, ack_tried = false, ack_ok = false;
+  std::uint16_t attempt = 0;                    // highest seen in the receiver's present incarnation
+  bool sender_has = false, receiver_has = false;  // committed copies
+  bool sender_wiped = false, receiver_wiped = false;
+};
+
+struct Packet {
+  enum class Kind { kData, kAnswer, kAck, kRecorded } kind = Kind::kData;
+  LogId from, to;
+  Outbound data;
+  Sequence sequence = 0, inbox = 0;
+  Answer answer = Answer::kStored;
+};
+
+constexpr std::size_t kSeenPackets = 100;
+
+class World {
+ public:
+  explicit World(std::uint64_t seed) : random_(seed), chaotic_(seed % 2 == 0) {
+    for (const AgentName& name : {kA, kB}) {
+      Limits limits{.max_inbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
+                    .max_outbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
+                    .max_message_bytes = 1000,
+                    .max_attempts = static_cast<std::uint16_t>(2 + random_.below(6)),
+                    .user_id_ttl = Milliseconds{100000000}};
+      segments_ = static_cast<std::uint32_t>(6 + random_.below(20));
+      nodes_.push_back(std::make_unique<Node>(name, limits, 8192 + std::uint64_t{segments_} * kSegment));
+      restart(*nodes_.back());
+    }
+  }
+
+  void run() {
+    const std::size_t steps = 100 + random_.below(300);
+    for (std::size_t i = 0; i < steps && !failed(); ++i) step();
+    if (!failed()) heal();
+  }
+
+ private:
+  struct Held {
+    MessageId id;
+    std::uint16_t attempt;
+  };
+  struct Node : Pod {
+    using Pod::Pod;
+    std::vector<Packet> out;                         // leaves after commit
+    std::vector<std::function<void()>> told;         // what agents hear after commit
+    std::deque<Packet> seen;                         // the latest that came
+    std::deque<Packet> in;                           // on the wire to here
+    std::vector<Held> held;
+    std::map<Sequence, std::string> waiting;         // inbox record → id whose ack waits for the sender's pod
+    std::map<Sequence, std::string> sending;
+    std::set<MessageId> awaited;
+  };
+
+  static bool failed() { return ::testing::Test::HasFatalFailure() || ::testing::Test::HasNonfatalFailure(); }
+  Node& other(const Node& n) { return &n == nodes_[0].get() ? *nodes_[1] : *nodes_[0]; }
+
+  void restart(Node& n) {
+    n.out.clear();
+    n.told.clear();
+    n.held.resize(n.held.size() / 2);  // some agents live on and ack what they hold
+    n.waiting.clear();
+    n.sending.clear();
+    n.awaited.clear();
+    n.box.reset();
+    n.log.reset();
+    link_down();
+    n.directory.restart(chaotic_ ? nullptr : &random_);
+    if (!healing_ && random_.chance(20)) n.directory.crash_in(1 + random_.below(8));
+    for (int tries = 0; !n.start(now_, ++ids_, segments_); ++tries) {
+      ASSERT_LT(tries, 50);
+      n.box.reset();
+      n.log.reset();
+      n.directory.restart(nullptr);
+    }
+    n.directory.crash_in(0x7FFFFFFF);
+    n.directory.barrier();
+    EXPECT_EQ(n.recovery.corrupt_records, 0U);
+    check_books(n);
+  }
+
+  void link_down() {
+    if (!linked_) return;
+    linked_ = false;
+    for (auto& n : nodes_) {
+      if (n->box) n->box->on_link_down(other(*n).name);
+      if (!chaotic_) n->in.clear();
+    }
+  }
+
+  void link_up() {
+    if (linked_) return;
+    for (auto& n : nodes_) {
+      Node& peer = other(*n);
+      n->box->on_link_up(peer.name, peer.log->id());
+      for (const Sequence settled : n->box->on_incarnation(peer.name, peer.log->id())) ack_is_complete(*n, settled);
+      resend_debts(*n);
+    }
+    linked_ = true;
+  }
+
+  void resend_debts(Node& n) {
+    const auto creditors = n.box->ack_creditors();
+    for (const AgentName& name : creditors) {
+      for (const AckDebt& d : n.box->ack_debts(name)) owe(n, d);
+    }
+  }
+
+  void owe(Node& n, const AckDebt& d) {
+    Packet p;
+    p.kind = Packet::Kind::kAck;
+    p.to = d.sender_log;
+    p.sequence = d.sender_sequence;
+    p.inbox = d.inbox;
+    push(n, p);
+  }
+
+  void push(Node& n, Packet p) {
+    p.from = n.log->id();
+    if (p.to.empty()) p.to = other(n).log->id();
+    n.out.push_back(std::move(p));
+  }
+
+  // Commit, then everything that was to be told leaves.
+  void flush(Node& n) {
+    if (!n.log->commit() || n.directory.crashed()) return restart(n);
+    n.directory.barrier();
+    check_books(n);
+    for (Packet& p : n.out) {
+      if (!chaotic_ && !linked_) continue;
+      if (chaotic_ && random_.chance(8)) continue;  // lost
+      Node& to = other(n);
+      to.seen.push_back(p);
+      if (to.seen.size() > kSeenPackets) to.seen.pop_front();
+      if (chaotic_ && random_.chance(10)) to.in.push_back(p);
+      if (chaotic_ && random_.chance(20) && !to.in.empty()) to.in.insert(to.in.begin() + static_cast<std::ptrdiff_t>(random_.below(to.in.size())), p);
+      else to.in.push_back(p);
+    }
+    n.out.clear();
+    auto told = std::move(n.told);
+    n.told.clear();
+    for (auto& f : told) f();
+  }
+
+  void check_books(Node& n) {
+    const Books b = n.box->books();
+    ASSERT_EQ(b.sent, b.refused + b.withdrawn + b.acknowledged_by_receiver + b.outbox_live);
+    ASSERT_EQ(b.stored, b.acked + b.inbox_live + b.dead_live);
+  }
+
+  void collect_outcomes(Node& n) {
+    for (const SendOutcome& o : n.box->take_outcomes()) {
+      const std::string id = o.id.value;
+      if (o.error) {
+        n.told.push_back([this, id] {
+          Known& k = known_.at(id);
+          refuse(k);
+          ASSERT_FALSE(k.accepted) << id << " refused after it was accepted";
+          ASSERT_FALSE(k.delivered) << id << " refused after it was delivered";
+        });
+      } else {
+        n.told.push_back([this, id] { known_.at(id).accepted = true; });
+      }
+    }
+  }
+
+  // Once the same id was sent again, one refusal says nothing about the other sending.
+  static void refuse(Known& k) {
+    if (!k.resent) k.refused = true;
+  }
+
+  void ack_is_complete(Node& n, Sequence inbox) {
+    const auto it = n.waiting.find(inbox);
+    if (it == n.waiting.end()) return;
+    const std::string id = it->second;
+    n.waiting.erase(it);
+    n.told.push_back([this, id] { known_.at(id).ack_ok = true; });
+  }
+
+  void send(Node& n, const std::string& id) {
+    Known& k = known_.at(id);
+    auto r = n.box->send(now_, k.message);
+    if (n.directory.crashed()) return;
+    if (!r) {
+      ASSERT_NE(r.error().code, Code::kInvalid) << r.error().message;
+      n.told.push_back([this, id] { refuse(known_.at(id)); });
+      return;
+    }
+    n.sending[r->sequence] = id;
+    n.told.push_back([this, id] { known_.at(id).sender_has = true; });
+    if (r->already) n.told.push_back([this, id] { known_.at(id).accepted = true; });
+    else ASSERT_FALSE(k.ack_ok && !k.sender_wiped && !k.generated) << id << " forgotten by its sender";
+  }
+
+  void send_new(Node& n) {
+    Known k;
+    k.from = n.name;
+    k.to = random_.chance(10) ? n.name : other(n).name;
+    k.order = ++order_;
+    k.local = k.to == n.name;
+    k.generated = random_.chance(60);
+    char text[24];
+    std::snprintf(text, sizeof text, k.generated ? "m-%016llx" : "job-%llu", static_cast<unsigned long long>(k.order));
+    k.message = message(text, k.from, k.to, std::string(random_.below(random_.chance(20) ? 900 : 100), 'b') + text);
+    k.message.priority = static_cast<Priority>(random_.below(3));
+    if (random_.chance(15)) k.message.in_reply_to.value = "q-" + std::to_string(random_.below(4));
+    known_[text] = k;
+    recent_.push_back(text);
+    if (recent_.size() > 40) recent_.pop_front();
+    send(n, text);
+  }
+
+  void send_again(Node& n) {
+    if (recent_.empty()) return;
+    const std::string id = recent_[random_.below(recent_.size())];
+    Known& k = known_.at(id);
+    // Beyond what is promised: both pods lost their logs, or an id that is not remembered.
+    if (k.from != n.name || (k.sender_wiped && k.receiver_wiped) || (k.generated && (k.sender_wiped || k.delivered || k.ack_tried))) return;
+    if (k.local && k.sender_wiped) return;
+    if (k.refused) return;
+    k.resent = true;
+    send(n, id);
+  }
+
+  void receive(Node& n) {
+    std::optional<MessageId> reply;
+    if (random_.chance(20)) reply = MessageId{"q-" + std::to_string(random_.below(4))};
+    auto d = n.box->receive(now_, Milliseconds{static_cast<int>(20 + random_.below(400))}, reply);
+    if (!d) return;
+    if (reply) { ASSERT_EQ(d->message.in_reply_to, *reply); }
+    else { ASSERT_EQ(n.awaited.count(d->message.in_reply_to), 0U) << "an awaited reply went to a plain receive"; }
+    n.told.push_back([this, &n, d = *d] {
+      const auto it = known_.find(d.message.id.value);
+      ASSERT_NE(it, known_.end()) << "phantom";
+      Known& k = it->second;
+      const std::string& id = it->first;
+      ASSERT_EQ(k.to, n.name) << id;
+      ASSERT_EQ(k.message, d.message);
+      ASSERT_FALSE(k.refused) << id << " was refused, yet delivered";
+      ASSERT_FALSE(k.ack_ok) << id << " again after an ack that was OK";
+      ASSERT_GT(d.attempt, k.attempt) << id << " handed out twice as one attempt";
+      ASSERT_EQ(d.redelivered, d.attempt > 1);
+      if (!k.delivered && !k.resent && k.message.in_reply_to.empty()) {
+        std::uint64_t& last = first_delivery_[k.from.value + k.to.value + std::to_string(static_cast<int>(k.message.priority))];
+        ASSERT_GT(k.order, last) << id << " out of order";
+        last = k.order;
+      }
+      k.delivered = true;
+      k.attempt = d.attempt;
+      n.held.push_back({d.message.id, d.attempt});
+    });
+  }
+
+  void use_held(Node& n) {
+    if (n.held.empty()) return;
+    const std::size_t i = random_.below(n.held.size());
+    Held h = n.held[i];
+    Known& k = known_.at(h.id.value);
+    const std::size_t what = random_.below(100);
+    if (what < 55) {
+      const bool late = h.attempt < k.attempt;
+      auto r = n.box->ack(now_, h.id, h.attempt);
+      if (r) k.ack_tried = true;  // the record may be marked even if nobody is told
+      if (n.directory.crashed()) return;
+      if (r) {
+        ASSERT_FALSE(late) << h.id.value << " a late ack was accepted";
+        n.held.erase(n.held.begin() + static_cast<std::ptrdiff_t>(i));
+        const std::string id = h.id.value;
+        if (r->debt) {
+          n.waiting[r->debt->inbox] = id;
+          owe(n, *r->debt);
+        } else {
+          n.told.push_back([this, id] { known_.at(id).ack_ok = true; });
+        }
+      } else {
+        n.held.erase(n.held.begin() + static_cast<std::ptrdiff_t>(i));
+      }
+    } else if (what < 75) {
+      (void)n.box->nack(now_, h.id, h.attempt, Milliseconds{static_cast<int>(random_.below(100))});
+    } else if (what < 85) {
+      (void)n.box->extend(now_, h.id, h.attempt, Milliseconds{static_cast<int>(random_.below(300))});
+    } else if (what < 95 && h.attempt > 1) {
+      auto r = n.box->ack(now_, h.id, static_cast<std::uint16_t>(h.attempt - 1));
+      ASSERT_FALSE(r && r->debt) << h.id.value << " an ack of an older attempt was accepted";
+    }
+  }
+
+  void transmit(Node& n) {
+    if (!linked_) return;
+    for (Outbound& o : n.box->transmit(other(n).name, random_.below(3000))) {
+      Packet p;
+      p.data = std::move(o);
+      p.sequence = p.data.sequence;
+      push(n, p);
+    }
+  }
+
+  void handle(Node& n) {
+    if (n.in.empty() || !linked_) return;
+    std::size_t i = chaotic_ && random_.chance(20) ? random_.below(n.in.size()) : 0;
+    Packet p = n.in[i];
+    if (chaotic_ && random_.chance(10)) {
+      p = n.seen[random_.below(n.seen.size())];  // once more, perhaps long after
+    } else {
+      n.in.erase(n.in.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+    Node& peer = other(n);
+    if (p.to != n.log->id() || p.from != peer.log->id()) return;  // the handshake's work
+    Packet back;
+    switch (p.kind) {
+      case Packet::Kind::kData: {
+        back.kind = Packet::Kind::kAnswer;
+        back.sequence = p.sequence;
+        back.answer = n.box->deliver(now_, p.from, p.data.sequence, p.data.prev, p.data.message);
+        if (back.answer == Answer::kStored || back.answer == Answer::kDuplicate) {
+          n.told.push_back([this, id = p.data.message.id.value] { known_.at(id).receiver_has = true; });
+        }
+        push(n, back);
+        break;
+      }
+      case Packet::Kind::kAnswer:
+        n.box->on_answer(now_, peer.name, p.from, p.sequence, p.answer, "");
+        break;
+      case Packet::Kind::kAck:
+        (void)n.box->on_acked(peer.name, p.sequence);
+        back.kind = Packet::Kind::kRecorded;
+        back.inbox = p.inbox;
+        push(n, back);
+        break;
+      case Packet::Kind::kRecorded:
+        n.box->on_ack_recorded(p.inbox);
+        ack_is_complete(n, p.inbox);
+        break;
+    }
+  }
+
+  void withdraw(Node& n) {
+    if (n.sending.empty()) return;
+    auto it = n.sending.begin();
+    std::advance(it, static_cast<std::ptrdiff_t>(random_.below(n.sending.size())));
+    const std::string id = it->second;
+    if (known_.at(id).local) return;
+    // A link that repeats frames within a session voids the certainty of an answer "full": links are TCP, and do not.
+    if (!n.box->withdraw(it->first) || chaotic_) return;
+    n.sending.erase(it);
+    n.told.push_back([this, id] {
+      Known& k = known_.at(id);
+      ASSERT_FALSE(k.accepted) << id << " withdrawn after it was accepted";
+      refuse(k);
+    });
+  }
+
+  // Only while the other pod holds every accepted message that is not finished.
+  void wipe(Node& n) {
+    for (const auto& [id, k] : known_) {
+      if (!k.accepted || k.ack_ok || k.local) continue;
+      if (!(k.from == n.name ? k.receiver_has : k.sender_has)) return;
+    }
+    n.directory.crash();
+    n.directory.wipe();
+    n.held.clear();
+    for (auto& [id, k] : known_) {
+      if (k.from == n.name) {
+        k.sender_has = false;
+        k.sender_wiped = true;
+      }
+      if (k.to == n.name) {
+        k.receiver_has = false;
+        k.receiver_wiped = true;
+        k.attempt = 0;
+      }
+    }
+    restart(n);
+  }
+
+  void step() {
+    now_ += Milliseconds{static_cast<int>(random_.below(20))};
+    Node& n = *nodes_[random_.below(2)];
+    const std::size_t what = random_.below(1000);
+    if (what < 130) send_new(n);
+    else if (what < 150) send_again(n);
+    else if (what < 350) transmit(n);
+    else if (what < 600) handle(n);
+    else if (what < 700) receive(n);
+    else if (what < 790) use_held(n);
+    else if (what < 820) (void)n.box->tick(now_);
+    else if (what < 860) link_up();
+    else if (what < 875) link_down();
+    else if (what < 895) n.box->on_retry(other(n).name);
+    else if (what < 915) withdraw(n);
+    else if (what < 925) toggle_await(n);
+    else if (what < 935) n.directory.fail_in(1 + random_.below(6));
+    else if (what < 955) n.directory.crash_in(1 + random_.below(12));
+    else if (what < 962) return restart(n);
+    else if (what < 966) return wipe(n);
+    else if (chaotic_ && linked_) resend_debts(n);
+    if (failed()) return;
+    if (n.directory.crashed()) return restart(n);
+    collect_outcomes(n);
+    if (random_.chance(60)) flush(n);
+  }
+
+  void toggle_await(Node& n) {
+    const MessageId id{"q-" + std::to_string(random_.below(4))};
+    if (n.awaited.erase(id) != 0) {
+      n.box->forget_reply(id);
+    } else {
+      n.awaited.insert(id);
+      n.box->await_reply(id);
+    }
+  }
+
+  void purge(Node& n) {
+    for (const Summary& s : n.box->list()) {
+      if (s.where != Summary::Where::kDead) continue;
+      auto r = n.box->purge(s.id);
+      ASSERT_TRUE(r);
+      known_.at(s.id.value).ack_tried = true;
+      if (r->debt) owe(n, *r->debt);
+    }
+  }
+
+  // No more faults: everything accepted must now arrive.
+  void heal() {
+    healing_ = true;
+    for (auto& n : nodes_) {
+      n->directory.restart(nullptr);
+      flush(*n);
+      if (failed()) return;
+      restart(*n);
+      if (failed()) return;
+    }
+    link_down();
+    chaotic_ = false;
+    for (auto& n : nodes_) n->in.clear();
+    link_up();
+    for (int round = 0; round < 400 && !failed(); ++round) {
+      now_ += Milliseconds{500};
+      bool busy = false;
+      for (auto& n : nodes_) {
+        n->box->on_retry(other(*n).name);
+        for (Outbound& o : n->box->transmit(other(*n).name, 5000)) {
+          Packet p;
+          p.data = std::move(o);
+          p.sequence = p.data.sequence;
+          push(*n, p);
+        }
+        while (!n->in.empty()) handle(*n);
+        collect_outcomes(*n);
+        flush(*n);
+        if (failed()) return;
+        receive(*n);
+        flush(*n);
+        if (failed()) return;
+        for (const Held& h : n->held) {
+          auto r = n->box->ack(now_, h.id, h.attempt);
+          if (!r) continue;
+          known_.at(h.id.value).ack_tried = true;
+          if (r->debt) {
+            n->waiting[r->debt->inbox] = h.id.value;
+            owe(*n, *r->debt);
+          } else {
+            n->told.push_back([this, id = h.id.value] { known_.at(id).ack_ok = true; });
+          }
+        }
+        n->held.clear();
+        if (round > 20) purge(*n);  // dead letters may fill an inbox until somebody ends them
+        flush(*n);
+        (void)n->box->tick(now_);
+        const Books b = n->box->books();
+        busy = busy || b.inbox_live > 0 || b.outbox_live > other(*n).box->books().dead_live || !n->box->ack_creditors().empty();
+      }
+      if (!busy && nodes_[0]->in.empty() && nodes_[1]->in.empty()) break;
+    }
+    if (failed()) return;
+    std::set<std::string> dead;
+    for (auto& n : nodes_) {
+      check_books(*n);
+      const Books b = n->box->books();
+      EXPECT_EQ(b.inbox_live, 0U);
+      EXPECT_EQ(n->box->ack_creditors().size(), 0U);
+      EXPECT_LE(b.outbox_live, other(*n).box->books().dead_live);
+      for (const Summary& s : n->box->list()) {
+        if (s.where == Summary::Where::kDead) dead.insert(s.id.value);
+      }
+    }
+    for (const auto& [id, k] : known_) {
+      if (!k.accepted || k.ack_ok || k.ack_tried || dead.count(id) != 0) continue;
+      if (k.local && k.sender_wiped) continue;
+      EXPECT_TRUE(false) << id << " was accepted and is lost";
+    }
+    // Nothing comes twice, and nothing but marks, dead letters and remembered ids stays behind.
+    for (auto& n : nodes_) {
+      restart(*n);
+      EXPECT_FALSE(n->box->receive(now_, Milliseconds{1}, {}));
+      const std::uint64_t dead_here = n->box->books().dead_live;
+      now_ += Milliseconds{200000001};
+      for (int i = 0; i < 40; ++i) (void)n->box->tick(now_);
+      n->box->on_incarnation(other(*n).name, other(*n).log->id());
+      EXPECT_LE(n->log->stats().live_records, 6 + 2 * dead_here + 2 * other(*n).box->books().dead_live);
+    }
+  }
+
+  Random random_;
+  bool chaotic_, healing_ = false, linked_ = false;
+  std::uint32_t segments_ = 0;
+  std::uint64_t ids_ = 0, order_ = 0;
+  MonoTime now_ = kStart;
+  std::vector<std::unique_ptr<Node>> nodes_;
+  std::map<std::string, Known> known_;
+  std::deque<std::string> recent_;
+  std::map<std::string, std::uint64_t> first_delivery_;
+};
+
+TEST(MailboxProperty, NothingAcceptedIsLostNothingComesTwice) {
+  const char* first_text = std::getenv("SWARM_SEED");
+  const char* count_text = std::getenv("SWARM_SEEDS");
+  const std::uint64_t first = first_text != nullptr ? std::strtoull(first_text, nullptr, 10) : 1;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+  std::uint64_t count = 200;
+#else
+  std::uint64_t count = 2000;
+#endif
+  if (count_text != nullptr) count = std::strtoull(count_text, nullptr, 10);
+  for (std::uint64_t seed = first; seed < first + count; ++seed) {
+    SCOPED_TRACE("replay with SWARM_SEED=" + std::to_string(seed) + " SWARM_SEEDS=1");
+    World(seed).run();
+    if (HasFatalFailure() || HasNonfatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace swarm::mailbox

@@ -1,0 +1,189 @@
+// A directory in memory with a size limit and faults, for tests of what is stored. Test-only.
+//
+// Crash model (kill -9 of a process on a local file system): a write survives when its call has returned; the one in
+// progress may have left any prefix, except that aligned writes of at most 8 bytes are atomic. crash_in(n) stops the n-th
+// change from now in the middle; from then on every call fails until restart(). restart() may additionally undo a
+// random number of the latest changes down to the last barrier(): a stricter world, in which only what was committed lasts.
+//
+// Threads: one. Files borrow the Directory.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "os/file.h"
+#include "sim/random.h"
+
+namespace swarm::sim {
+
+class FakeDirectory final : public os::Directory {
+ public:
+  explicit FakeDirectory(std::uint64_t capacity_bytes) : capacity_(capacity_bytes) {}
+
+  void crash_in(std::uint64_t changes) { crash_at_ = changes_ + changes; }
+  void fail_in(std::uint64_t changes) { fail_at_ = changes_ + changes; }  // ENOSPC after a short write, once
+  void set_capacity(std::uint64_t bytes) { capacity_ = bytes; }
+  void barrier() { undo_.clear(); }
+  [[nodiscard]] bool crashed() const { return crashed_; }
+  [[nodiscard]] std::uint64_t changes() const { return changes_; }
+  void crash() { crashed_ = true; }
+  // After a crash: the directory as the next process finds it. Files opened before must be gone.
+  void restart(Random* undo) {
+    if (undo != nullptr && !undo_.empty() && undo->chance(50)) {
+      for (std::size_t n = undo->below(undo_.size() + 1); n > 0; --n) {
+        undo_.back()();
+        undo_.pop_back();
+      }
+    }
+    undo_.clear();
+    crashed_ = false;
+    crash_at_ = fail_at_ = 0;
+  }
+  void wipe() {
+    files_.clear();
+    undo_.clear();
+  }
+  // Direct access for damage; nullptr when absent.
+  std::string* content(const std::string& name) {
+    const auto it = files_.find(name);
+    return it == files_.end() ? nullptr : it->second.get();
+  }
+
+  Result<std::unique_ptr<os::File>> open(const std::string& name, bool create) override {
+    if (crashed_) return dead();
+    const auto it = files_.find(name);
+    if (it == files_.end()) {
+      if (!create) return not_found(name);
+      switch (change()) {
+        case Fault::kCrash: return dead();
+        case Fault::kFail: return Error{Code::kFull, "no space"};
+        case Fault::kNone: break;
+      }
+      files_[name] = std::make_shared<std::string>();
+      undo_.push_back([this, name] { files_.erase(name); });
+    }
+    return std::unique_ptr<os::File>(std::make_unique<FakeFile>(*this, files_.at(name)));
+  }
+  Status remove(const std::string& name) override {
+    if (crashed_) return dead();
+    const auto it = files_.find(name);
+    if (it == files_.end()) return not_found(name);
+    if (const Fault f = change(); f != Fault::kNone) return f == Fault::kCrash ? dead() : internal_error("remove failed");
+    undo_.push_back([this, name, kept = it->second] { files_[name] = kept; });
+    files_.erase(it);
+    return {};
+  }
+  Status rename(const std::string& from, const std::string& to) override {
+    if (crashed_) return dead();
+    const auto it = files_.find(from);
+    if (it == files_.end()) return not_found(from);
+    if (const Fault f = change(); f != Fault::kNone) return f == Fault::kCrash ? dead() : internal_error("rename failed");
+    std::shared_ptr<std::string> replaced;
+    if (const auto old = files_.find(to); old != files_.end()) replaced = old->second;
+    files_[to] = it->second;
+    files_.erase(from);
+    undo_.push_back([this, from, to, replaced] {
+      files_[from] = files_.at(to);
+      if (replaced) files_[to] = replaced;
+      else files_.erase(to);
+    });
+    return {};
+  }
+  Result<std::vector<std::string>> list() override {
+    if (crashed_) return dead();
+    std::vector<std::string> names;
+    for (const auto& [name, bytes] : files_) names.push_back(name);
+    return names;
+  }
+  Result<os::Space> space() override {
+    if (crashed_) return dead();
+    const std::uint64_t u = used();
+    return os::Space{capacity_, capacity_ > u ? capacity_ - u : 0};
+  }
+
+ private:
+  enum class Fault { kNone, kFail, kCrash };
+  static Error dead() { return internal_error("the process is dead"); }
+  [[nodiscard]] std::uint64_t used() const {
+    std::uint64_t sum = 0;
+    for (const auto& [name, bytes] : files_) sum += bytes->size();
+    return sum;
+  }
+  Fault change() {
+    ++changes_;
+    if (crash_at_ != 0 && changes_ >= crash_at_) {
+      crashed_ = true;
+      return Fault::kCrash;
+    }
+    if (fail_at_ != 0 && changes_ >= fail_at_) {
+      fail_at_ = 0;
+      return Fault::kFail;
+    }
+    return Fault::kNone;
+  }
+
+  class FakeFile final : public os::File {
+   public:
+    FakeFile(FakeDirectory& directory, std::shared_ptr<std::string> bytes) : directory_(directory), bytes_(std::move(bytes)) {}
+    Status write_at(std::uint64_t offset, std::string_view data) override {
+      if (directory_.crashed_) return dead();
+      const Fault fault = directory_.change();
+      std::size_t size = data.size();
+      const bool atomic = size <= 8 && offset / 8 == (offset + size - 1) / 8;
+      if (fault != Fault::kNone) size = atomic ? 0 : static_cast<std::size_t>((directory_.changes_ * 7919) % (size + 1));
+      const std::size_t grown = static_cast<std::size_t>(offset) + size;
+      const std::size_t old_size = bytes_->size();
+      if (grown > old_size) {
+        if (directory_.used() + (grown - old_size) > directory_.capacity_) return Error{Code::kFull, "no space"};
+        bytes_->resize(grown, '\0');
+      }
+      directory_.undo_.push_back([bytes = bytes_, offset, old_size, kept = bytes_->substr(static_cast<std::size_t>(offset), size)] {
+        bytes->replace(static_cast<std::size_t>(offset), kept.size(), kept);
+        bytes->resize(old_size);
+      });
+      bytes_->replace(static_cast<std::size_t>(offset), size, data.substr(0, size));
+      if (fault == Fault::kCrash) return dead();
+      if (fault == Fault::kFail) return Error{Code::kFull, "no space"};
+      return {};
+    }
+    Result<std::string> read_at(std::uint64_t offset, std::size_t length) override {
+      if (directory_.crashed_) return dead();
+      if (offset >= bytes_->size()) return std::string();
+      return bytes_->substr(static_cast<std::size_t>(offset), length);
+    }
+    Status allocate(std::uint64_t size) override {
+      if (directory_.crashed_) return dead();
+      const Fault fault = directory_.change();
+      if (fault == Fault::kCrash) return dead();
+      if (fault == Fault::kFail) return Error{Code::kFull, "no space"};
+      const std::size_t old_size = bytes_->size();
+      if (size <= old_size) return {};
+      if (directory_.used() + (size - old_size) > directory_.capacity_) return Error{Code::kFull, "no space"};
+      bytes_->resize(static_cast<std::size_t>(size), '\0');
+      directory_.undo_.push_back([bytes = bytes_, old_size] { bytes->resize(old_size); });
+      return {};
+    }
+    Result<std::uint64_t> size() override {
+      if (directory_.crashed_) return dead();
+      return std::uint64_t{bytes_->size()};
+    }
+
+   private:
+    FakeDirectory& directory_;
+    std::shared_ptr<std::string> bytes_;
+  };
+
+  std::uint64_t capacity_;
+  std::uint64_t changes_ = 0, crash_at_ = 0, fail_at_ = 0;
+  bool crashed_ = false;
+  std::map<std::string, std::shared_ptr<std::string>> files_;
+  std::vector<std::function<void()>> undo_;
+};
+
+}  // namespace swarm::sim
