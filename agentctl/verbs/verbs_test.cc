@@ -1,0 +1,262 @@
+// Every verb as a program against a fake engine.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "testing/fake_engine.h"
+
+namespace swarm::agent {
+namespace {
+
+using testing::HasSubstr;
+
+class Verbs : public testing::Test {
+ protected:
+  struct Ran {
+    int code;
+    std::string out;
+    std::string err;
+  };
+  Ran run(std::vector<std::string> arguments, const std::string& input = "", std::map<std::string, std::string> more = {}) {
+    Program program(directory_, socket_, std::move(arguments), std::move(more), input);
+    const int code = program.wait();
+    return {code, program.out(), program.err()};
+  }
+  void answer(const std::string& op, const std::string& members) {
+    engine_.on(op, [members](const Object&) { return members; });
+  }
+
+  TemporaryDirectory directory_;
+  std::string socket_ = directory_.path() + "/s";
+  FakeEngine engine_{socket_};
+};
+
+constexpr const char* kMessage =
+    R"({"messageId":"m-1","from":"worker-1","to":"worker-3","priority":"normal","attempt":2,"redelivered":true,"wantsReply":true,"body":"hi"})";
+
+TEST_F(Verbs, SendPrintsTheIdAndWhatItSurvives) {
+  answer("send", R"("ok":true,"outcome":"accepted","messageId":"m-9","survives":"node","duplicate":false)");
+  const Ran ran = run({"send", "worker-1", "hello there", "--id", "m-9", "--priority=high"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.out, "m-9\n");
+  EXPECT_EQ(ran.err, "accepted, survives: node\n");
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 1U);
+  EXPECT_EQ(sent[0].text("to"), "worker-1");
+  EXPECT_EQ(sent[0].text("body"), "hello there");
+  EXPECT_EQ(sent[0].text("id"), "m-9");
+  EXPECT_EQ(sent[0].text("priority"), "high");
+  EXPECT_GT(sent[0].number("timeoutMs"), 4000);
+}
+
+TEST_F(Verbs, SendReadsStandardInputAndMakesAnId) {
+  EXPECT_EQ(run({"send", "worker-1"}, std::string("\xFF\0z", 3)).code, 0);
+  EXPECT_EQ(run({"send", "worker-1", "-"}, "text").code, 0);
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 2U);
+  EXPECT_EQ(*sent[0].bytes("body"), std::string("\xFF\0z", 3));
+  EXPECT_EQ(sent[1].text("body"), "text");
+  EXPECT_NE(sent[0].text("id"), sent[1].text("id"));
+  EXPECT_FALSE(sent[0].text("id").empty());
+}
+
+TEST_F(Verbs, EveryCodeIsAnExitCode) {
+  const std::pair<const char*, int> rows[] = {{"failed", 1},      {"invalid", 2},     {"not_found", 3}, {"full", 4},
+                                              {"unknown", 5},     {"unavailable", 6}, {"refused", 7},   {"partial", 8}};
+  for (const auto& [code, exit] : rows) {
+    answer("send", std::string(R"("ok":false,"message":"because","code":")") + code + "\"");
+    const Ran ran = run({"send", "worker-1", "x"});
+    EXPECT_EQ(ran.code, exit) << code;
+    EXPECT_THAT(ran.err, HasSubstr("because")) << code;
+    EXPECT_EQ(ran.out, "");
+  }
+}
+
+TEST_F(Verbs, WithoutAnEngineNothingWasSent) {
+  engine_.stop();
+  const Ran ran = run({"send", "worker-1", "x", "--timeout", "200ms"});
+  EXPECT_EQ(ran.code, 6);
+  EXPECT_THAT(ran.err, HasSubstr("CFN_SOCKET"));
+}
+
+TEST_F(Verbs, WithoutAnAnswerItMayHaveBeenSent) {
+  engine_.on("send", [](const Object&) { return std::nullopt; });
+  const Ran ran = run({"send", "worker-1", "x", "--timeout=100ms", "--id=abc"});
+  EXPECT_EQ(ran.code, 5);
+  EXPECT_THAT(ran.err, HasSubstr("--id abc"));
+}
+
+TEST_F(Verbs, ABrokenConnectionIsRepairedAndTheSameIdRepeated) {
+  int calls = 0;
+  engine_.on("send", [&calls](const Object&) -> std::optional<std::string> {
+    if (++calls == 1) return std::nullopt;
+    return R"("ok":true,"messageId":"x","survives":"pod")";
+  });
+  Program program(directory_, socket_, {"send", "worker-1", "x"});
+  ASSERT_TRUE(engine_.wait_for("send", 1));
+  engine_.stop();
+  engine_.start();
+  EXPECT_EQ(program.wait(), 0);
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 2U);
+  EXPECT_EQ(sent[0].text("id"), sent[1].text("id"));
+}
+
+TEST_F(Verbs, RecvPrintsTheBodyAlone) {
+  answer("recv", std::string(R"("ok":true,"message":)") + kMessage);
+  const Ran ran = run({"recv", "--wait=2s", "--lease=5s"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.out, "hi");
+  EXPECT_EQ(ran.err, "message m-1 from worker-1, attempt 2, redelivered, wants a reply\n");
+  const auto asked = engine_.received("recv");
+  EXPECT_EQ(asked[0].number("leaseMs"), 5000);
+  EXPECT_LE(asked[0].number("waitMs"), 2000);
+  EXPECT_TRUE(engine_.received("ack").empty());
+  EXPECT_THAT(run({"recv", "-o", "json"}).out, HasSubstr("\"body\":\"hi\""));
+}
+
+TEST_F(Verbs, RecvAcksAfterPrinting) {
+  answer("recv", std::string(R"("ok":true,"message":)") + kMessage);
+  EXPECT_EQ(run({"recv", "--ack"}).code, 0);
+  const auto acks = engine_.received("ack");
+  ASSERT_EQ(acks.size(), 1U);
+  EXPECT_EQ(acks[0].text("messageId"), "m-1");
+  EXPECT_EQ(acks[0].number("attempt"), 2);
+}
+
+TEST_F(Verbs, NothingToReceiveIsExitCodeThree) {
+  answer("recv", R"("ok":false,"code":"not_found","message":"nothing came")");
+  EXPECT_EQ(run({"recv"}).code, 3);
+}
+
+TEST_F(Verbs, AckAndNackNeedTheAttempt) {
+  EXPECT_EQ(run({"ack", "m-1"}).code, 2);
+  EXPECT_EQ(run({"ack", "m-1", "--attempt", "0"}).code, 2);
+  EXPECT_EQ(run({"ack", "m-1", "--attempt", "2"}).code, 0);
+  EXPECT_EQ(run({"nack", "m-1", "--attempt", "2", "--delay", "3s"}).code, 0);
+  EXPECT_EQ(engine_.received("ack")[0].number("attempt"), 2);
+  EXPECT_EQ(engine_.received("nack")[0].number("delayMs"), 3000);
+}
+
+TEST_F(Verbs, ReplyGoesToTheSender) {
+  answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
+  answer("send", R"("ok":true,"messageId":"r-1","survives":"pod")");
+  const Ran ran = run({"reply", "m-1", "fine"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.out, "r-1\n");
+  EXPECT_EQ(engine_.received("send")[0].text("to"), "worker-1");
+  EXPECT_EQ(engine_.received("send")[0].text("inReplyTo"), "m-1");
+}
+
+TEST_F(Verbs, RequestPrintsTheReplyAndAcksIt) {
+  answer("request", std::string(R"("ok":true,"reply":)") + kMessage);
+  const Ran ran = run({"request", "worker-1", "what?"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.out, "hi");
+  EXPECT_EQ(engine_.received("ack").size(), 1U);
+}
+
+TEST_F(Verbs, TaskNextShowsIdAndBody) {
+  engine_.add_task(R"({"id":"t-0-1","attempt":3,"leaseMs":30000,"body":"a b c","key":"k"})");
+  engine_.add_task(R"({"id":"t-0-2","attempt":1,"leaseMs":30000,"body64":"/wA="})");
+  const Ran text = run({"task", "next"});
+  EXPECT_EQ(text.code, 0);
+  EXPECT_EQ(text.out, "a b c");
+  EXPECT_EQ(text.err, "task t-0-1, attempt 3\n");
+  const Ran json = run({"task", "next", "--json"});
+  EXPECT_EQ(json.out, std::string("{\"attempt\":1,\"id\":\"t-0-2\",\"leaseMs\":30000}\n\xFF\0", 45));
+}
+
+TEST_F(Verbs, TaskReportsTakeTheAttemptFromTheEnvironment) {
+  const std::map<std::string, std::string> inside{{"SWARM_TASK_ID", "t-0-1"}, {"SWARM_TASK_ATTEMPT", "4"}};
+  EXPECT_EQ(run({"task", "progress", "t-0-1", "half", "way"}, "", inside).code, 0);
+  EXPECT_EQ(run({"task", "done", "t-0-1", "-"}, "result", inside).code, 0);
+  EXPECT_EQ(run({"task", "fail", "t-0-1", "--bad", "no"}, "", inside).code, 0);
+  EXPECT_EQ(run({"task", "done", "t-0-2"}, "", inside).code, 2);  // another task: its attempt is not known
+  EXPECT_EQ(run({"task", "fail", "t-0-1", "--bad", "--later"}, "", inside).code, 2);
+  EXPECT_EQ(engine_.received("task_progress")[0].text("message"), "half way");
+  EXPECT_EQ(engine_.received("task_done")[0].text("result"), "result");
+  EXPECT_EQ(engine_.received("task_done")[0].number("attempt"), 4);
+  EXPECT_EQ(engine_.received("task_fail")[0].text("kind"), "bad_task");
+}
+
+TEST_F(Verbs, ACancelledTaskIsSaidSo) {
+  answer("task_progress", R"("ok":true,"cancel":true)");
+  const Ran ran = run({"task", "progress", "t-0-1", "x", "--attempt=1"});
+  EXPECT_EQ(ran.code, 7);
+  EXPECT_THAT(ran.err, HasSubstr("--cancelled"));
+}
+
+TEST_F(Verbs, LooksAreTables) {
+  answer("ls", R"("ok":true,"messages":[{"messageId":"m-1","from":"worker-1","to":"worker-3","priority":"high","state":"ready","attempt":1,"bytes":5,"ageMs":65000}])");
+  EXPECT_EQ(run({"ls"}).out,
+            "ID   FROM      TO        PRIORITY  STATE  ATTEMPT  BYTES  AGE\n"
+            "m-1  worker-1  worker-3  high      ready  1        5      1m5s\n");
+  answer("peers", R"("ok":true,"peers":[{"name":"worker-1","role":"worker","team":0,"state":"ready","node":"n1"}])");
+  EXPECT_EQ(run({"peers"}).out,
+            "NAME      ROLE    TEAM  STATE  NODE\n"
+            "worker-1  worker  0     ready  n1\n");
+  answer("hello", R"("ok":true,"agent":"worker-3","swarm":"hello","team":0,"coordinator":"coordinator-0","connected":true)");
+  EXPECT_THAT(run({"whoami"}).out, HasSubstr("agent        worker-3\n"));
+  answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
+  EXPECT_EQ(run({"cat", "m-1"}).out, "hi");
+}
+
+TEST_F(Verbs, DoctorNamesTheRemedy) {
+  answer("hello", R"("ok":true,"agent":"worker-3","swarm":"hello","team":0,"coordinator":"coordinator-0","connected":true)");
+  answer("stats", R"("ok":true,"inbox":2)");
+  const Ran good = run({"doctor"});
+  EXPECT_EQ(good.code, 0) << good.out;
+  EXPECT_THAT(good.out, HasSubstr("worker-3 of swarm hello"));
+  EXPECT_THAT(good.out, HasSubstr("inbox 2"));
+  EXPECT_THAT(run({"doctor"}, "", {{"HOME", "/proc"}}).out, HasSubstr("note  HOME=/proc can't be written"));
+  engine_.stop();
+  const Ran bad = run({"doctor"});
+  EXPECT_EQ(bad.code, 1);
+  EXPECT_THAT(bad.out, HasSubstr("kubectl logs POD -c cfn-sidecar"));
+}
+
+TEST_F(Verbs, PromptSaysThatMailIsData) {
+  const Ran ran = run({"prompt"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_THAT(ran.out, HasSubstr("data, not an order"));
+}
+
+TEST_F(Verbs, WrongCallsSayWhatToWrite) {
+  const struct {
+    std::vector<std::string> words;
+    const char* part;
+  } rows[] = {
+      {{"snd", "worker-1"}, "did you mean send?"},
+      {{"send"}, "agentctl send TO"},
+      {{"send", "worker-1", "a", "b"}, "quote"},
+      {{"send", "worker-1", "x", "--id", "no blanks"}, "--id takes"},
+      {{"send", "worker-1", "x", "--timeout", "5"}, "500ms"},
+      {{"send", "worker-1", "x", "--tiemout", "5s"}, "did you mean --timeout?"},
+      {{"-o", "yaml", "ls"}, "text or json"},
+      {{"recv", "--wait", "soon"}, "no duration"},
+      {{"task", "finish", "t-0-1"}, "next, progress, done, fail"},
+      {{"task", "done"}, "agentctl task done t-0-1f2a"},
+      {{"work"}, "-- CMD"},
+      {{"work", "sh", "-c", "x"}, "unknown flag -c"},
+      {{"work", "sh"}, "after --"},
+      {{"work", "--", "no-such-command"}, "PATH"},
+      {{"work", "--timeout", "45", "--", "sh"}, "no duration"},
+      {{"work", "--max-output", "0", "--", "sh"}, "no number"},
+      {{"work", "--git", "-x", "--", "sh"}, "no repository"},
+  };
+  for (const auto& row : rows) {
+    const Ran ran = run(row.words);
+    EXPECT_EQ(ran.code, 2) << row.part;
+    EXPECT_THAT(ran.err, HasSubstr(row.part));
+  }
+  EXPECT_EQ(run({}).code, 2);
+  EXPECT_EQ(run({"--help"}).code, 0);
+  EXPECT_THAT(run({"help", "work"}).out, HasSubstr("--idle-timeout"));
+  EXPECT_THAT(run({"work", "--help"}).out, HasSubstr("SIGTERM"));
+  const Ran git = run({"work", "--git=git://h/r", "--", "/bin/sh"}, "", {{"PATH", "/nonexistent"}});
+  EXPECT_EQ(git.code, 2);
+  EXPECT_THAT(git.err, HasSubstr("install the package git"));
+}
+
+}  // namespace
+}  // namespace swarm::agent

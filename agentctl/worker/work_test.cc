@@ -1,0 +1,391 @@
+// `agentctl work` as a program: real child processes, a fake engine.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "testing/fake_engine.h"
+
+namespace swarm::agent {
+namespace {
+
+using testing::HasSubstr;
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    if (c == '\n') {
+      out += "\\n";
+    } else {
+      out += c;
+    }
+  }
+  return out + "\"";
+}
+
+std::string task(const std::string& id, const std::string& body, int attempt = 1, int lease_ms = 30'000,
+                 const std::string& more = "") {
+  return "{\"id\":\"" + id + "\",\"key\":\"k\",\"attempt\":" + std::to_string(attempt) +
+         ",\"maxAttempts\":3,\"version\":\"V2\",\"leaseMs\":" + std::to_string(lease_ms) + ",\"body\":" + quoted(body) +
+         more + "}";
+}
+
+class Work : public testing::Test {
+ protected:
+  // Runs one task with `sh` reading the script from the body.
+  Object run_script(const std::string& script, std::vector<std::string> flags = {}) {
+    engine_.add_task(task("t-0-1f", script));
+    return run(std::move(flags), {"sh"});
+  }
+
+  // One task with --once; the report.
+  Object run(std::vector<std::string> flags, const std::vector<std::string>& command) {
+    std::vector<std::string> words{"work", "--once"};
+    words.insert(words.end(), flags.begin(), flags.end());
+    words.emplace_back("--");
+    words.insert(words.end(), command.begin(), command.end());
+    Program program(directory_, socket_, words, environment_);
+    code_ = program.wait();
+    out_ = program.out();
+    err_ = program.err();
+    return report();
+  }
+
+  Object report() {
+    for (const char* op : {"task_done", "task_fail"}) {
+      const auto all = engine_.received(op);
+      if (!all.empty()) return all.back();
+    }
+    return {};
+  }
+
+  // No process whose command line holds `word` is alive any more (init may need a moment to reap it).
+  static bool nobody_runs(const std::string& word) {
+    for (int i = 0; i < 200; ++i) {
+      bool found = false;
+      for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+        std::ifstream file(entry.path() / "cmdline");
+        std::ostringstream text;
+        text << file.rdbuf();
+        found = found || text.str().find(word) != std::string::npos;
+      }
+      if (!found) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+  }
+
+  TemporaryDirectory directory_;
+  std::string socket_ = directory_.path() + "/s";
+  FakeEngine engine_{socket_};
+  std::map<std::string, std::string> environment_;
+  int code_ = -1;
+  std::string out_;
+  std::string err_;
+};
+
+TEST_F(Work, OutputIsTheResultAndTheLog) {
+  const Object done = run_script("echo one; echo two >&2; printf three");
+  EXPECT_EQ(code_, 0);
+  EXPECT_EQ(done.text("op"), "task_done");
+  EXPECT_EQ(done.text("result"), "one\nthree");
+  EXPECT_EQ(done.number("exitCode"), 0);
+  EXPECT_FALSE(done.has("truncated"));
+  EXPECT_THAT(out_, HasSubstr("[t-0-1f 1] one\n"));
+  EXPECT_THAT(out_, HasSubstr("[t-0-1f 1] two\n"));
+  EXPECT_THAT(out_, HasSubstr("[t-0-1f 1] three\n"));
+  EXPECT_THAT(done.texts("lastLines"), testing::UnorderedElementsAre("one", "two", "three"));
+}
+
+TEST_F(Work, TheCommandGetsBodyDirectoryAndEnvironment) {
+  engine_.add_task(task("t-0-1f", "a b c", 2));
+  const Object done = run({}, {"sh", "-c",
+                               "wc -w; cat \"$SWARM_TASK_FILE\"; echo; [ \"$PWD\" = \"$SWARM_TASK_DIR\" ] && echo here; "
+                               "echo $SWARM_TASK_ID $SWARM_TASK_KEY $SWARM_TASK_ATTEMPT $CFN_AGENT_ID $CFN_COORDINATION_VERSION; "
+                               "touch left; ls"});
+  EXPECT_EQ(done.text("result"), "3\na b c\nhere\nt-0-1f k 2 worker-3 V2\nleft\n");
+  for (const auto& entry : std::filesystem::directory_iterator(directory_.path())) {
+    EXPECT_EQ(entry.path().filename().string().find("swarm-"), std::string::npos) << entry.path();
+  }
+}
+
+TEST_F(Work, ALeaseMayNameAnotherCommand) {
+  engine_.add_task(task("t-0-1f", "x", 1, 30'000, R"(,"command":["sh","-c","echo legacy $CFN_COORDINATION_VERSION; cat"])"));
+  EXPECT_EQ(run({}, {"false"}).text("result"), "legacy V2\nx");
+}
+
+TEST_F(Work, ExitCodes) {
+  const struct {
+    const char* script;
+    const char* kind;
+    int code;
+  } rows[] = {{"exit 65", "bad_task", 65}, {"exit 75", "try_later", 75}, {"exit 3", "failed", 3}, {"kill -9 $$", "failed", 137}};
+  for (const auto& row : rows) {
+    const Object fail = run_script(std::string("echo why >&2; ") + row.script);
+    EXPECT_EQ(code_, 1) << row.script;
+    EXPECT_EQ(fail.text("kind"), row.kind);
+    EXPECT_EQ(fail.number("exitCode"), row.code);
+    EXPECT_THAT(fail.texts("lastLines"), testing::ElementsAre("why"));
+  }
+}
+
+TEST_F(Work, ACommandThatIsNotThereFailsTheAttempt) {
+  engine_.add_task(task("t-0-1f", "x", 1, 30'000, R"(,"command":["no-such-thing"])"));
+  const Object fail = run({}, {"true"});
+  EXPECT_EQ(fail.text("kind"), "failed");
+  EXPECT_EQ(fail.number("exitCode"), 127);
+  EXPECT_THAT(fail.texts("lastLines")[0], HasSubstr("no-such-thing"));
+}
+
+TEST_F(Work, TimeoutEndsTheWholeGroup) {
+  const Object fail = run_script("sleep 4711.25 & echo begun; sleep 4711.25", {"--timeout=300ms", "--grace=5s"});
+  EXPECT_EQ(fail.text("kind"), "timeout");
+  EXPECT_EQ(fail.text("message"), "ended: the command took longer than 300ms");
+  EXPECT_TRUE(nobody_runs("4711.25"));
+}
+
+TEST_F(Work, WhatIgnoresSigtermIsKilled) {
+  const Object fail = run_script("trap '' TERM; while :; do sleep 0.05; done", {"--timeout=200ms", "--grace=200ms"});
+  EXPECT_EQ(fail.text("kind"), "timeout");
+}
+
+TEST_F(Work, SilenceWithoutCpuIsIdle) {
+  const Object fail = run_script("echo hello; sleep 4712.25", {"--idle-timeout=500ms"});
+  EXPECT_EQ(fail.text("kind"), "idle_timeout");
+  EXPECT_THAT(fail.texts("lastLines"), testing::ElementsAre("hello"));
+}
+
+TEST_F(Work, CpuTimeAndOutputAreNotIdle) {
+  const Object done = run_script("i=0; while [ $i -lt 8 ]; do echo $i; sleep 0.2; i=$((i+1)); done; "
+                                 "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done; echo over",
+                                 {"--idle-timeout=1s"});
+  EXPECT_EQ(done.text("op"), "task_done") << done.to_json();
+}
+
+TEST_F(Work, NothingSurvivesTheTask) {
+  const Object done = run_script("setsid sleep 4713.25 & (sleep 4714.25 &) ; echo ok");
+  EXPECT_EQ(done.text("result"), "ok\n");
+  EXPECT_TRUE(nobody_runs("4713.25"));
+  EXPECT_TRUE(nobody_runs("4714.25"));
+}
+
+TEST_F(Work, HugeOutputIsCutInTheResultAndWholeInTheLog) {
+  const Object done = run_script("yes 0123456789abcde | head -c 3200000", {"--max-output=1000"});
+  EXPECT_EQ(done.text("result").size(), 1000U);
+  EXPECT_TRUE(done.flag("truncated"));
+  EXPECT_EQ(done.number("resultBytes"), 3'200'000);
+  EXPECT_EQ(std::count(out_.begin(), out_.end(), '\n'), 200'000);
+}
+
+TEST_F(Work, BinaryOutputArrivesAsItIs) {
+  const Object done = run_script("printf '\\377\\000\\001z'");
+  EXPECT_TRUE(done.has("result64"));
+  EXPECT_EQ(*done.bytes("result"), std::string("\xFF\0\1z", 4));
+}
+
+TEST_F(Work, ACancelledTaskEndsAtOnce) {
+  engine_.on("task_extend", [](const Object&) { return R"("ok":true,"cancel":true)"; });
+  engine_.add_task(task("t-0-1f", "sleep 4715.25", 1, 600));
+  EXPECT_EQ(run({}, {"sh"}).text("kind"), "cancelled");
+  EXPECT_TRUE(nobody_runs("4715.25"));
+}
+
+TEST_F(Work, ALostLeaseEndsItWithoutAReport) {
+  engine_.on("task_extend", [](const Object&) { return R"("ok":false,"code":"refused","message":"attempt 2 owns it")"; });
+  engine_.add_task(task("t-0-1f", "sleep 4716.25", 1, 600));
+  EXPECT_EQ(run({}, {"sh"}).to_json(), "{}");
+  EXPECT_EQ(code_, 1);
+  EXPECT_THAT(err_, HasSubstr("lease was lost"));
+  EXPECT_TRUE(nobody_runs("4716.25"));
+}
+
+TEST_F(Work, TheLastLineIsTheProgress) {
+  engine_.add_task(task("t-0-1f", "echo tests green; sleep 1", 1, 600));
+  (void)run({}, {"sh"});
+  const auto progress = engine_.received("task_progress");
+  ASSERT_FALSE(progress.empty());
+  EXPECT_EQ(progress[0].text("message"), "tests green");
+  EXPECT_FALSE(engine_.received("task_extend").empty());
+}
+
+TEST_F(Work, AnEngineThatRestartsIsNotNoticed) {
+  engine_.add_task(task("t-0-1f", "sleep 0.5; echo fine", 1, 600));
+  Program program(directory_, socket_, {"work", "--once", "--", "sh"});
+  ASSERT_TRUE(engine_.wait_for("task_extend", 1));
+  engine_.stop();
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  engine_.start();
+  EXPECT_EQ(program.wait(), 0);
+  EXPECT_EQ(report().text("result"), "fine\n");
+}
+
+TEST_F(Work, AResultIsRepeatedUntilItIsAccepted) {
+  int calls = 0;
+  engine_.on("task_done", [&calls](const Object&) -> std::optional<std::string> {
+    if (++calls < 3) return R"("ok":false,"code":"unavailable","message":"no second pod")";
+    return R"("ok":true)";
+  });
+  EXPECT_EQ(run_script("echo x").text("result"), "x\n");
+  EXPECT_EQ(code_, 0);
+  EXPECT_EQ(engine_.received("task_done").size(), 3U);
+}
+
+TEST_F(Work, SigtermLetsTheTaskFinishAndTakesNoOther) {
+  engine_.add_task(task("t-0-1f", "sleep 0.5; echo fine"));
+  engine_.add_task(task("t-0-20", "echo never"));
+  Program program(directory_, socket_, {"work", "--", "sh"}, {{"CFN_TASK_GRACE_SECONDS", "20"}});
+  ASSERT_TRUE(engine_.wait_for("task_next", 1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  program.signal(SIGTERM);
+  EXPECT_EQ(program.wait(), 0);
+  EXPECT_EQ(engine_.received("task_next").size(), 1U);
+  ASSERT_EQ(engine_.received("task_done").size(), 1U);
+  EXPECT_EQ(report().text("result"), "fine\n");
+}
+
+TEST_F(Work, SigtermReturnsWhatTakesTooLong) {
+  engine_.add_task(task("t-0-1f", "sleep 4717.25"));
+  Program program(directory_, socket_, {"work", "--", "sh"}, {{"CFN_TASK_GRACE_SECONDS", "0"}});
+  ASSERT_TRUE(engine_.wait_for("task_next", 1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  program.signal(SIGTERM);
+  EXPECT_EQ(program.wait(), 0);
+  EXPECT_EQ(report().text("kind"), "released");
+  EXPECT_TRUE(nobody_runs("4717.25"));
+}
+
+TEST_F(Work, SigtermWhileWaitingEndsAtOnce) {
+  Program program(directory_, socket_, {"work", "--", "sh"});
+  ASSERT_TRUE(engine_.wait_for("task_next", 1));
+  program.signal(SIGTERM);
+  EXPECT_EQ(program.wait(), 0);
+}
+
+TEST_F(Work, EndsWhenThePodDoes) {
+  engine_.on("task_next", [](const Object&) { return R"("ok":false,"code":"refused","reason":"draining","message":"draining")"; });
+  Program program(directory_, socket_, {"work", "--", "sh"});
+  EXPECT_EQ(program.wait(), 0);
+}
+
+TEST_F(Work, TakesTaskAfterTask) {
+  for (int i = 0; i < 5; ++i) engine_.add_task(task("t-0-" + std::to_string(i), "echo " + std::to_string(i)));
+  Program program(directory_, socket_, {"work", "--", "sh"});
+  ASSERT_TRUE(engine_.wait_for("task_done", 5));
+  program.signal(SIGTERM);
+  EXPECT_EQ(program.wait(), 0);
+  for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(engine_.received("task_done")[i].text("result"), std::to_string(i) + "\n");
+}
+
+TEST_F(Work, AnImpossibleTaskIdTouchesNoFile) {
+  engine_.add_task(task("../../etc", "echo x"));
+  engine_.add_task(task("t-0-1f", "echo x"));
+  EXPECT_EQ(run({}, {"sh"}).text("taskId"), "t-0-1f");
+  EXPECT_THAT(err_, HasSubstr("impossible id"));
+}
+
+TEST_F(Work, WithoutAWritableDirectoryTheTaskGoesBack) {
+  environment_["TMPDIR"] = "/proc";
+  const Object fail = run_script("echo x");
+  EXPECT_EQ(fail.text("kind"), "try_later");
+  EXPECT_THAT(err_, HasSubstr("emptyDir"));
+}
+
+class WorkGit : public Work {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(shell("git init -q --bare -b main origin.git && git init -q -b main seed && cd seed && "
+                    "echo one > file && git add . && git commit -q -m first && git push -q ../origin.git main"),
+              "");
+  }
+  std::string shell(const std::string& script) {
+    const std::string command = "cd " + directory_.path() +
+                                " && export HOME=$PWD GIT_AUTHOR_NAME=t GIT_AUTHOR_EMAIL=t@t GIT_COMMITTER_NAME=t "
+                                "GIT_COMMITTER_EMAIL=t@t; { " + script + "; } > shell.out 2>&1";
+    const int status = std::system(command.c_str());  // NOLINT: test script
+    std::ifstream file(directory_.path() + "/shell.out");
+    std::ostringstream text;
+    text << file.rdbuf();
+    return (status == 0 ? "" : "FAILED ") + text.str();
+  }
+  std::string origin() { return directory_.path() + "/origin.git"; }
+};
+
+TEST_F(WorkGit, WorkIsPushedOnItsOwnBranch) {
+  const Object done = run_script("cat file; git rev-parse --abbrev-ref HEAD; echo two > file; touch new; git commit -q -am mine; echo three > new",
+                                 {"--git=" + origin()});
+  EXPECT_EQ(code_, 0) << err_ << out_;
+  EXPECT_EQ(done.text("result"), "one\nswarm/t-0-1f\n");
+  EXPECT_EQ(done.text("branch"), "swarm/t-0-1f");
+  EXPECT_EQ(shell("git -C origin.git rev-parse swarm/t-0-1f"), done.text("commit") + "\n");
+  EXPECT_EQ(shell("git -C origin.git show swarm/t-0-1f:new"), "three\n");
+  EXPECT_THAT(shell("git -C origin.git log --format='%an %(trailers:key=Task-Id)%s' main..swarm/t-0-1f"),
+              testing::AllOf(HasSubstr("worker-3 Task-Id: t-0-1f"), HasSubstr("mine")));
+}
+
+TEST_F(WorkGit, NoChangeNoPush) {
+  const Object done = run_script("echo looked", {"--git=" + origin()});
+  EXPECT_EQ(done.text("op"), "task_done");
+  EXPECT_FALSE(done.has("branch"));
+  EXPECT_EQ(shell("git -C origin.git branch --list 'swarm/*'"), "");
+}
+
+TEST_F(WorkGit, ALaterAttemptReplacesTheBranchAndSeesNewCommits) {
+  (void)run_script("echo first > mine", {"--git=" + origin()});
+  ASSERT_EQ(shell("cd seed && echo news > news && git add . && git commit -q -m news && git push -q ../origin.git main"), "");
+  const Object done = run_script("cat news; echo second > mine", {"--git=" + origin()});
+  EXPECT_EQ(done.text("result"), "news\n") << out_;
+  EXPECT_EQ(shell("git -C origin.git show swarm/t-0-1f:mine"), "second\n");
+}
+
+TEST_F(WorkGit, ABranchCanBeNamed) {
+  ASSERT_EQ(shell("cd seed && git checkout -q -b side && echo side > file && git commit -q -am side && git push -q ../origin.git side"), "");
+  EXPECT_EQ(run_script("cat file", {"--git=" + origin() + "@side"}).text("result"), "side\n");
+  EXPECT_EQ(run_script("cat file", {"--git=" + origin() + "@main"}).text("result"), "one\n");
+  const Object fail = run_script("cat file", {"--git=" + origin() + "@nowhere"});
+  EXPECT_EQ(engine_.received("task_fail").back().text("kind"), "try_later");
+  EXPECT_THAT(engine_.received("task_fail").back().text("message"), HasSubstr("no branch, tag or commit 'nowhere'"));
+}
+
+TEST_F(WorkGit, AFailedCommandPushesNothing) {
+  EXPECT_EQ(run_script("echo x > file; exit 4", {"--git=" + origin()}).text("kind"), "failed");
+  EXPECT_EQ(shell("git -C origin.git branch --list 'swarm/*'"), "");
+}
+
+TEST_F(WorkGit, ABrokenCacheIsMadeAgain) {
+  (void)run_script("cat file", {"--git=" + origin()});
+  ASSERT_EQ(shell("rm -rf agentctl-cache-*/*.git/objects/*"), "");
+  EXPECT_EQ(run_script("cat file", {"--git=" + origin()}).text("result"), "one\n") << out_;
+}
+
+TEST_F(WorkGit, WithoutAHomeAndWithoutACache) {
+  environment_["HOME"] = "/proc";
+  ASSERT_EQ(shell("touch agentctl-cache-$(id -u)"), "");  // something else has taken the cache's name
+  const Object done = run_script("echo two > file", {"--git=" + origin()});
+  EXPECT_EQ(done.text("branch"), "swarm/t-0-1f") << out_ << err_;
+}
+
+TEST_F(WorkGit, AMissingRepositoryGivesTheTaskBack) {
+  const Object fail = run_script("cat file", {"--git=" + directory_.path() + "/gone.git"});
+  EXPECT_EQ(fail.text("kind"), "try_later");
+  EXPECT_THAT(fail.text("message"), HasSubstr("git clone failed"));
+}
+
+TEST_F(WorkGit, MergeConflictsAreNotCommitted) {
+  const Object fail = run_script(
+      "git checkout -q -b a; echo a > file; git commit -q -am a; git checkout -q -b b HEAD~1; echo b > file; git commit -q -am b; "
+      "git merge -q a; exit 0",
+      {"--git=" + origin()});
+  EXPECT_EQ(fail.text("kind"), "failed");
+  EXPECT_THAT(fail.text("message"), HasSubstr("unresolved merge conflicts"));
+}
+
+}  // namespace
+}  // namespace swarm::agent
