@@ -1,0 +1,342 @@
+#include "text/views.h"
+
+#include <algorithm>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "text/json.h"
+
+namespace swarm::text {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kOutputColumn = 40;
+constexpr std::size_t kMaxEvents = 20;
+constexpr std::size_t kTopAgents = 40;
+
+std::string dash(std::string text) { return text.empty() ? "-" : text; }
+
+std::string word(const json& object, const std::string& name, std::size_t limit = 80) {
+  return dash(shorten(get_text(object, name), limit));
+}
+
+std::string number(const json& object, const std::string& name) {
+  return object.is_object() && object.contains(name) ? std::to_string(get_number(object, name)) : "-";
+}
+
+std::string labels_text(const json& labels) {
+  std::string out;
+  for (const auto& [name, value] : labels.items()) {
+    if (value.is_string()) out += (out.empty() ? "" : ",") + shorten(name, 63) + "=" + shorten(value.get<std::string>(), 63);
+  }
+  return out;
+}
+
+std::string result_cell(const json& task) {
+  const json& result = get(task, "result");
+  if (!get_text(result, "branch").empty()) return shorten(get_text(result, "branch"), kOutputColumn);
+  if (!get_text(result, "preview").empty()) return shorten(get_text(result, "preview"), kOutputColumn);
+  if (result.contains("bytes")) return bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(result, "bytes"))));
+  return get_text(task, "state") == "dead" || get_text(task, "state") == "failed" ? shorten(failure(task), kOutputColumn) : "-";
+}
+
+void field(std::string& out, const std::string& name, const std::string& value) {
+  std::string label = name + ":";
+  label.resize(std::max<std::size_t>(14, label.size() + 1), ' ');
+  out += label + value + "\n";
+}
+
+// RFC 3339 with second precision, as Kubernetes writes it; 0 when it isn't one.
+WallTime parse_time(const std::string& text) {
+  std::tm tm{};
+  if (::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &tm) == nullptr) return 0;
+  return static_cast<WallTime>(::timegm(&tm)) * 1000;
+}
+
+std::string since(const std::string& time, WallTime now) {
+  const WallTime at = parse_time(time);
+  return at == 0 ? "-" : age(now - at);
+}
+
+std::string span(const json& attempt, WallTime now) {
+  const std::int64_t begin = get_number(attempt, "startedAt");
+  const std::int64_t end = get_number(attempt, "endedAt");
+  if (begin == 0) return "-";
+  return age((end == 0 ? now : end) - begin);
+}
+
+}  // namespace
+
+Row task_header(bool wide) {
+  Row row{"TASK", "STATE", "ATTEMPT", "AGENT", "VERSION", "AGE", "LAST-OUTPUT", "RESULT"};
+  if (wide) row.insert(row.end(), {"KEY", "POD", "SURVIVES", "LABELS"});
+  return row;
+}
+
+Row task_row(const json& task, WallTime now, bool wide) {
+  Row row{word(task, "id"),
+          word(task, "state"),
+          number(task, "attempt") + "/" + number(task, "maxAttempts"),
+          word(task, "agent"),
+          word(task, "version"),
+          task.contains("createdAt") ? age(now - get_number(task, "createdAt")) : "-",
+          word(task, "lastOutput", kOutputColumn),
+          result_cell(task)};
+  if (wide) {
+    row.insert(row.end(), {word(task, "key", kOutputColumn), word(task, "pod"), word(task, "survives"),
+                           dash(labels_text(get(task, "labels")))});
+  }
+  return row;
+}
+
+Row agent_header(bool wide) {
+  Row row{"NAME", "STATE", "TASK", "SINCE", "DONE", "INBOX", "OUTBOX", "NODE", "POD"};
+  if (wide) row.insert(row.end(), {"ROLE", "TEAM", "VERSION"});
+  return row;
+}
+
+Row agent_row(const json& agent, bool wide) {
+  Row row{word(agent, "name"),
+          word(agent, "state"),
+          word(agent, "task"),
+          agent.contains("sinceSeconds") ? age(get_number(agent, "sinceSeconds") * 1000) : "-",
+          number(agent, "tasksDone"),
+          number(agent, "inbox"),
+          number(agent, "outbox"),
+          word(agent, "node"),
+          word(agent, "pod")};
+  if (wide) row.insert(row.end(), {word(agent, "role"), number(agent, "team"), word(agent, "version")});
+  return row;
+}
+
+bool is_final(const json& task) {
+  const std::string state = get_text(task, "state");
+  return state == "done" || state == "failed" || state == "dead" || state == "cancelled";
+}
+
+std::string failure(const json& task) {
+  const std::string state = get_text(task, "state", "unknown");
+  const json& history = get(task, "history");
+  if (!history.is_array() || history.empty()) return state;
+  const json& last = history.back();
+  std::string out = state + " after " + std::to_string(history.size()) + (history.size() == 1 ? " attempt" : " attempts");
+  const std::string reason = get_text(last, "reason");
+  const std::string message = get_text(last, "message");
+  if (!reason.empty()) out += ": " + shorten(reason, 40);
+  if (last.contains("exitCode") && last["exitCode"].is_number()) {
+    out += ", exit code " + std::to_string(get_number(last, "exitCode"));
+  }
+  if (!message.empty()) out += " (" + shorten(message, 300) + ")";
+  return out;
+}
+
+std::vector<std::string> last_lines(const json& task) {
+  std::vector<std::string> out;
+  const json& history = get(task, "history");
+  if (!history.is_array() || history.empty()) return out;
+  for (const json& line : get(history.back(), "lastLines")) {
+    if (line.is_string()) out.push_back(shorten(line.get<std::string>(), 500));
+  }
+  return out;
+}
+
+std::string describe_task(const json& task, WallTime now) {
+  std::string out;
+  const std::string id = word(task, "id");
+  field(out, "Task", id);
+  std::string state = word(task, "state");
+  if (is_final(task) && state != "done") state = failure(task);
+  field(out, "State", state);
+  field(out, "Attempt", number(task, "attempt") + " of " + number(task, "maxAttempts"));
+  field(out, "Agent", word(task, "agent") + " (pod " + word(task, "pod") + ")");
+  field(out, "Version", word(task, "version"));
+  field(out, "Key", word(task, "key", 200));
+  field(out, "Labels", dash(labels_text(get(task, "labels"))));
+  field(out, "Survives", word(task, "survives"));
+  if (task.contains("createdAt")) field(out, "Age", age(now - get_number(task, "createdAt")));
+  if (get_number(task, "lastOutputAt") > 0) {
+    field(out, "Last output", word(task, "lastOutput", 200) + " (" + age(now - get_number(task, "lastOutputAt")) + " ago)");
+  }
+  field(out, "Body", bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(task, "bodyBytes")))) + ": " +
+                         word(task, "bodyPreview", 200));
+  const json& result = get(task, "result");
+  if (!result.empty()) {
+    field(out, "Result", bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(result, "bytes")))) +
+                             (get_flag(result, "truncated") ? " (cut)" : "") + ": " + word(result, "preview", 200));
+    if (!get_text(result, "branch").empty()) {
+      field(out, "Branch", word(result, "branch", 255) + " at " + word(result, "commit"));
+    }
+  }
+  const json& history = get(task, "history");
+  if (history.is_array() && !history.empty()) {
+    out += "Attempts:\n";
+    std::vector<Row> rows{{"  ATTEMPT", "REASON", "EXIT", "CHARGED", "TOOK", "AGENT", "NODE", "POD"}};
+    for (const json& attempt : history) {
+      rows.push_back({"  " + number(attempt, "attempt"), word(attempt, "reason"), number(attempt, "exitCode"),
+                      !attempt.contains("charged") ? "-" : get_flag(attempt, "charged") ? "yes" : "no", span(attempt, now),
+                      word(attempt, "agent"), word(attempt, "node"), word(attempt, "pod")});
+    }
+    out += table(rows);
+    const std::vector<std::string> lines = last_lines(task);
+    if (!lines.empty()) {
+      out += "Last lines:\n";
+      for (const std::string& line : lines) out += "  " + line + "\n";
+    }
+  }
+  out += "Next:\n  kubectl swarm logs task/" + id + "\n";
+  const std::string plain = get_text(task, "state");
+  if (plain == "done") out += "  kubectl swarm result task/" + id + "\n";
+  if (plain == "queued" || plain == "running") out += "  kubectl swarm cancel task/" + id + "\n";
+  if (is_final(task) && plain != "done") out += "  kubectl swarm retry task/" + id + "\n";
+  return out;
+}
+
+std::string describe_agent(const json& agent, const std::string& swarm) {
+  std::string out;
+  field(out, "Agent", word(agent, "name"));
+  field(out, "Swarm", swarm);
+  field(out, "Role", word(agent, "role") + ", team " + number(agent, "team"));
+  field(out, "State", word(agent, "state") + (agent.contains("sinceSeconds")
+                                                  ? " for " + age(get_number(agent, "sinceSeconds") * 1000)
+                                                  : ""));
+  field(out, "Task", word(agent, "task"));
+  field(out, "Tasks done", number(agent, "tasksDone"));
+  field(out, "Mailbox", number(agent, "inbox") + " in, " + number(agent, "outbox") + " out");
+  field(out, "Pod", word(agent, "pod") + " on node " + word(agent, "node"));
+  field(out, "Version", word(agent, "version"));
+  out += "Next:\n  kubectl logs " + word(agent, "pod") + "\n";
+  const std::string task = get_text(agent, "task");
+  if (!task.empty()) out += "  kubectl swarm logs task/" + shorten(task, 128) + "\n";
+  return out;
+}
+
+std::string describe_swarm(const json& swarm, const json& events, WallTime now) {
+  std::string out;
+  const json& meta = get(swarm, "metadata");
+  const json& spec = get(swarm, "spec");
+  const json& status = get(swarm, "status");
+  const std::string name = word(meta, "name");
+  field(out, "Name", name);
+  field(out, "Namespace", word(meta, "namespace"));
+  field(out, "Age", since(get_text(meta, "creationTimestamp"), now));
+  const json& workers = get(spec, "workers");
+  std::string images;
+  for (const json& container : get(get(get(workers, "template"), "spec"), "containers")) {
+    images += (images.empty() ? "" : ", ") + word(container, "image", 200);
+  }
+  field(out, "Workers", std::to_string(get_number(workers, "replicas", 1)) + " of " + dash(images));
+  const json& topology = get(status, "topology");
+  field(out, "Topology", word(topology, "type") + ", coordinators " + number(topology, "coordinators"));
+  if (get_flag(spec, "suspend")) field(out, "Suspended", "yes: no new leases; the queue stays");
+  const json& agents = get(status, "agents");
+  field(out, "Agents", word(agents, "summary") + " ready, busy " + number(agents, "busy") + ", stuck " + number(agents, "stuck"));
+  const json& tasks = get(status, "tasks");
+  field(out, "Tasks", "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
+                          number(tasks, "done") + ", failed " + number(tasks, "failed") + ", dead " + number(tasks, "dead"));
+  const json& rollout = get(status, "rollout");
+  if (!rollout.empty()) {
+    field(out, "Rollout", "V2 " + word(rollout, "summary") + " (ceiling " + number(rollout, "ceiling") + "%, effective " +
+                              number(rollout, "effective") + "%, measured " + number(rollout, "measured") + "%)");
+  }
+  const json& conditions = get(status, "conditions");
+  if (conditions.is_array() && !conditions.empty()) {
+    out += "Conditions:\n";
+    std::vector<Row> rows{{"  TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"}};
+    for (const json& condition : conditions) {
+      rows.push_back({"  " + word(condition, "type"), word(condition, "status"), word(condition, "reason"),
+                      since(get_text(condition, "lastTransitionTime"), now), word(condition, "message", 500)});
+    }
+    out += table(rows);
+  }
+  if (events.is_array() && !events.empty()) {
+    std::vector<const json*> sorted;
+    for (const json& event : events) sorted.push_back(&event);
+    const auto time = [](const json& event) {
+      std::string at = get_text(event, "lastTimestamp");
+      if (at.empty()) at = get_text(event, "eventTime");
+      return at.empty() ? get_text(get(event, "metadata"), "creationTimestamp") : at;
+    };
+    std::stable_sort(sorted.begin(), sorted.end(), [&](const json* a, const json* b) { return time(*a) < time(*b); });
+    if (sorted.size() > kMaxEvents) sorted.erase(sorted.begin(), sorted.end() - static_cast<std::ptrdiff_t>(kMaxEvents));
+    out += "Events:\n";
+    std::vector<Row> rows{{"  AGE", "TYPE", "REASON", "MESSAGE"}};
+    for (const json* event : sorted) {
+      const std::int64_t count = get_number(*event, "count", 1);
+      rows.push_back({"  " + since(time(*event), now) + (count > 1 ? " (x" + std::to_string(count) + ")" : ""),
+                      word(*event, "type"), word(*event, "reason"), word(*event, "message", 500)});
+    }
+    out += table(rows);
+  }
+  return out + "Next:\n  kubectl swarm get tasks " + name + "\n  kubectl swarm get agents " + name + "\n  kubectl swarm top " + name + "\n";
+}
+
+std::string top(const std::string& swarm, const json& stats, const json& agents) {
+  const json& tasks = get(stats, "tasks");
+  const json& rollout = get(stats, "rollout");
+  const json& messages = get(stats, "messages");
+  std::string out = "swarm " + swarm;
+  if (!rollout.empty()) {
+    out += "   V2 " + number(rollout, "effective") + "% (measured " + number(rollout, "measured") + "%)";
+  }
+  out += "\n";
+  std::string line = "tasks ";
+  for (const char* state : {"queued", "running", "done", "failed", "dead", "cancelled"}) {
+    line += std::string(" ") + state + " " + number(tasks, state) + " ";
+  }
+  if (get_number(tasks, "queued") > 0 && tasks.contains("oldestQueuedSeconds")) {
+    line += " oldest queued " + age(get_number(tasks, "oldestQueuedSeconds") * 1000);
+  }
+  line.erase(line.find_last_not_of(' ') + 1);
+  out += line + "\n";
+  if (!messages.empty()) {
+    out += "mail   dead letters " + number(messages, "deadLetters") + "  single copy " + number(messages, "singleCopy") + "\n";
+  }
+  std::vector<const json*> sorted;
+  std::size_t busy = 0;
+  for (const json& agent : agents.is_array() ? agents : json::array()) {
+    sorted.push_back(&agent);
+    if (get_text(agent, "state") == "busy") ++busy;
+  }
+  out += "agents " + std::to_string(sorted.size()) + ", busy " + std::to_string(busy) + "\n\n";
+  std::stable_sort(sorted.begin(), sorted.end(), [](const json* a, const json* b) {
+    const bool busy_a = get_text(*a, "state") == "busy";
+    const bool busy_b = get_text(*b, "state") == "busy";
+    if (busy_a != busy_b) return busy_a;
+    return busy_a && get_number(*a, "sinceSeconds") > get_number(*b, "sinceSeconds");
+  });
+  std::vector<Row> rows{agent_header(false)};
+  for (std::size_t i = 0; i < std::min(sorted.size(), kTopAgents); ++i) rows.push_back(agent_row(*sorted[i], false));
+  out += table(rows);
+  if (sorted.size() > kTopAgents) out += "… and " + std::to_string(sorted.size() - kTopAgents) + " more\n";
+  return out;
+}
+
+Result<bool> matches(const json& labels, const std::string& selector) {
+  bool all = true;
+  std::string left = selector;
+  while (!left.empty()) {
+    const std::size_t comma = left.find(',');
+    std::string term = left.substr(0, comma);
+    left = comma == std::string::npos ? "" : left.substr(comma + 1);
+    const std::size_t equals = term.find('=');
+    const Error wrong = invalid("-l " + selector + ": write for example -l team=a,stage!=done,urgent,!later");
+    if (term.empty() || equals == 0) return wrong;
+    if (equals == std::string::npos) {
+      const bool absent = term[0] == '!';
+      if (absent) term.erase(0, 1);
+      if (term.empty()) return wrong;
+      all = all && labels.contains(term) != absent;
+      continue;
+    }
+    const bool unequal = term[equals - 1] == '!';
+    const std::string name = term.substr(0, equals - (unequal ? 1 : 0));
+    std::string value = term.substr(equals + 1);
+    if (!value.empty() && value[0] == '=') value.erase(0, 1);  // ==
+    if (name.empty()) return wrong;
+    all = all && (labels.contains(name) && get_text(labels, name) == value) != unequal;
+  }
+  return all;
+}
+
+}  // namespace swarm::text

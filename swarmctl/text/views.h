@@ -1,0 +1,36 @@
+// What the verbs print about tasks, agents and swarms, from the JSON of the task API and of the Swarm. Pure.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "os/time.h"
+#include "text/format.h"
+
+namespace swarm::text {
+
+// TASK STATE ATTEMPT AGENT VERSION AGE LAST-OUTPUT RESULT; wide adds KEY POD SURVIVES LABELS.
+Row task_header(bool wide);
+Row task_row(const nlohmann::json& task, WallTime now, bool wide);
+// NAME STATE TASK SINCE DONE INBOX OUTBOX NODE POD; wide adds ROLE TEAM VERSION.
+Row agent_header(bool wide);
+Row agent_row(const nlohmann::json& agent, bool wide);
+
+bool is_final(const nlohmann::json& task);
+// Why a task that is over has no result: "dead after 3 attempts: exit code 2 (failed)".
+std::string failure(const nlohmann::json& task);
+// The last lines of the last attempt.
+std::vector<std::string> last_lines(const nlohmann::json& task);
+
+std::string describe_task(const nlohmann::json& task, WallTime now);
+std::string describe_agent(const nlohmann::json& agent, const std::string& swarm);
+// `events`: the items of an EventList about this Swarm.
+std::string describe_swarm(const nlohmann::json& swarm, const nlohmann::json& events, WallTime now);
+// The page of `top`: `stats` is /v1/stats, `agents` /v1/agents.
+std::string top(const std::string& swarm, const nlohmann::json& stats, const nlohmann::json& agents);
+
+// labels {"a":"b"} against "a=b,c!=d,e,!f". kInvalid: not such a selector.
+Result<bool> matches(const nlohmann::json& labels, const std::string& selector);
+
+}  // namespace swarm::text
