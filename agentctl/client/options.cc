@@ -58,8 +58,8 @@ std::string nearest(std::string_view word, const std::vector<std::string>& known
   return best;
 }
 
-Result<Arguments> parse_arguments(const std::vector<Flag>& flags, const std::vector<std::string>& words,
-                                  bool stop_at_positional) {
+Result<Arguments> parse_arguments(const std::vector<Flag>& flags,
+                                  const std::vector<std::string>& words, bool stop_at_positional) {
   Arguments out;
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
@@ -90,7 +90,8 @@ Result<Arguments> parse_arguments(const std::vector<Flag>& flags, const std::vec
         if (candidate.letter != '\0' && candidate.letter == word[1]) flag = &candidate;
       }
       if (flag == nullptr) {
-        return invalid("unknown flag " + word + "; a text that begins with - goes after -- or to standard input");
+        return invalid("unknown flag " + word +
+                       "; a text that begins with - goes after -- or to standard input");
       }
       name = flag->name;
       if (word.size() > 2) value = word.substr(word[2] == '=' ? 3 : 2);
@@ -110,7 +111,8 @@ Result<Arguments> parse_arguments(const std::vector<Flag>& flags, const std::vec
 }
 
 Result<Milliseconds> parse_duration(std::string_view text) {
-  const Error wrong = invalid("'" + std::string(text) + "' is no duration: write for example 500ms, 30s, 45m or 2h");
+  const Error wrong = invalid("'" + std::string(text) +
+                              "' is no duration: write for example 500ms, 30s, 45m or 2h");
   std::int64_t total = 0;
   std::size_t i = 0;
   while (i < text.size()) {
@@ -136,9 +138,11 @@ Result<Milliseconds> parse_duration(std::string_view text) {
     } else {
       return wrong;
     }
-    if (value > kLongestDuration.count() / unit) return invalid("'" + std::string(text) + "' is longer than 1000h");
+    if (value > kLongestDuration.count() / unit)
+      return invalid("'" + std::string(text) + "' is longer than 1000h");
     total += value * unit;
-    if (total > kLongestDuration.count()) return invalid("'" + std::string(text) + "' is longer than 1000h");
+    if (total > kLongestDuration.count())
+      return invalid("'" + std::string(text) + "' is longer than 1000h");
   }
   if (text.empty()) return wrong;
   return Milliseconds(total);
@@ -160,7 +164,8 @@ Result<std::int64_t> parse_number(std::string_view text, std::int64_t least, std
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < least || value > most) {
-    return invalid("'" + std::string(text) + "' is no number from " + std::to_string(least) + " to " + std::to_string(most));
+    return invalid("'" + std::string(text) + "' is no number from " + std::to_string(least) +
+                   " to " + std::to_string(most));
   }
   return value;
 }

@@ -16,7 +16,7 @@ struct Flag {
   std::string name;        // "timeout": written --timeout
   std::string value_name;  // "DURATION"; "" = a switch
   std::string help;
-  char letter = '\0';      // 'o': written -o
+  char letter = '\0';  // 'o': written -o
 };
 
 struct Arguments {
@@ -30,8 +30,10 @@ struct Arguments {
 };
 
 // kInvalid: an unknown flag (the message names the nearest one), a value missing or one too many.
-// With stop_at_positional the first positional argument ends the parsing; it and all that follows are `positional`.
-Result<Arguments> parse_arguments(const std::vector<Flag>& flags, const std::vector<std::string>& words,
+// With stop_at_positional the first positional argument ends the parsing; it and all that follows
+// are `positional`.
+Result<Arguments> parse_arguments(const std::vector<Flag>& flags,
+                                  const std::vector<std::string>& words,
                                   bool stop_at_positional = false);
 
 // "500ms", "5s", "45m", "2h", "1h30m"; 0 to 1000 hours.

@@ -26,8 +26,9 @@ int exit_code(std::string_view code) {
     std::string_view code;
     int exit;
   };
-  static constexpr Row kRows[] = {{"", 0},     {"failed", 1},  {"invalid", 2},     {"not_found", 3}, {"full", 4},
-                                  {"unknown", 5}, {"unavailable", 6}, {"refused", 7}, {"partial", kExitPartial}};
+  static constexpr Row kRows[] = {
+      {"", 0},        {"failed", 1},      {"invalid", 2}, {"not_found", 3},         {"full", 4},
+      {"unknown", 5}, {"unavailable", 6}, {"refused", 7}, {"partial", kExitPartial}};
   for (const Row& row : kRows) {
     if (row.code == code) return row.exit;
   }
@@ -142,7 +143,8 @@ Request& Request::set_flag(const std::string& name, bool value) {
 Request& Request::set_bytes(const std::string& name, std::string_view bytes) {
   if (is_utf8(bytes)) {
     json text = std::string(bytes);
-    // Control characters take six bytes each in JSON; where that is more than base64 takes, base64 it is.
+    // Control characters take six bytes each in JSON; where that is more than base64 takes, base64
+    // it is.
     if (dump(text).size() <= bytes.size() + bytes.size() / 3 + 16) {
       (*value_)[name] = std::move(text);
       return *this;
@@ -174,8 +176,9 @@ Result<std::string> Request::line(std::uint64_t rid, Milliseconds left) const {
   std::string text = dump(copy);
   text += '\n';
   if (text.size() > kMaxLineBytes) {
-    return invalid("the request is " + std::to_string(text.size()) + " bytes long as JSON, at most " +
-                   std::to_string(kMaxLineBytes) + " are allowed: send less, or pass a reference to a file or a branch");
+    return invalid("the request is " + std::to_string(text.size()) +
+                   " bytes long as JSON, at most " + std::to_string(kMaxLineBytes) +
+                   " are allowed: send less, or pass a reference to a file or a branch");
   }
   return text;
 }
@@ -200,8 +203,10 @@ std::string_view utf8_prefix(std::string_view text, std::size_t limit) {
   if (text.size() <= limit) return text;
   std::size_t end = limit;
   // text[end] is the first byte left out; step back while it continues a character.
-  for (int i = 0; i < 3 && end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U; ++i) --end;
-  if ((static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) return text.substr(0, limit);  // not UTF-8 anyway
+  for (int i = 0; i < 3 && end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U; ++i)
+    --end;
+  if ((static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U)
+    return text.substr(0, limit);  // not UTF-8 anyway
   return text.substr(0, end);
 }
 

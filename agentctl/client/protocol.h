@@ -1,7 +1,9 @@
-// The agent socket's JSON lines as values: what agentctl writes and what it reads (docs/socket-protocol.md).
+// The agent socket's JSON lines as values: what agentctl writes and what it reads
+// (docs/socket-protocol.md).
 //
-// The only file of agentctl that sees the JSON library is protocol.cc. Objects from outside are read through getters that
-// never fail: a member that is missing or of another type is the fallback. Pure; values may be used from any thread.
+// The only file of agentctl that sees the JSON library is protocol.cc. Objects from outside are
+// read through getters that never fail: a member that is missing or of another type is the
+// fallback. Pure; values may be used from any thread.
 #pragma once
 
 #include <cstdint>
@@ -39,10 +41,11 @@ class Object {
   [[nodiscard]] bool flag(const std::string& name) const;
   // `name` as it is, or `name`64 decoded; "" when neither is there. kInvalid: not base64.
   [[nodiscard]] Result<std::string> bytes(const std::string& name) const;
-  [[nodiscard]] Object object(const std::string& name) const;             // {} when missing
+  [[nodiscard]] Object object(const std::string& name) const;  // {} when missing
   [[nodiscard]] std::vector<Object> objects(const std::string& name) const;
   [[nodiscard]] std::vector<std::string> texts(const std::string& name) const;
-  [[nodiscard]] std::map<std::string, std::int64_t> numbers() const;      // the members that are integers
+  [[nodiscard]] std::map<std::string, std::int64_t> numbers()
+      const;  // the members that are integers
   // As text on one line. without() leaves members out.
   [[nodiscard]] std::string to_json() const;
   [[nodiscard]] Object without(const std::vector<std::string>& names) const;
@@ -66,10 +69,12 @@ class Request {
   Request& set(const std::string& name, std::string_view text);
   Request& set_number(const std::string& name, std::int64_t value);
   Request& set_flag(const std::string& name, bool value);
-  Request& set_bytes(const std::string& name, std::string_view bytes);  // as `name`, or base64 as `name`64
+  Request& set_bytes(const std::string& name,
+                     std::string_view bytes);  // as `name`, or base64 as `name`64
   Request& set_texts(const std::string& name, const std::vector<std::string>& texts);
-  // `name` carries the milliseconds that are left until the deadline (less `slack`, for the answer's way back) each
-  // time the request is written, so that a repeated request doesn't outlive its caller.
+  // `name` carries the milliseconds that are left until the deadline (less `slack`, for the
+  // answer's way back) each time the request is written, so that a repeated request doesn't outlive
+  // its caller.
   Request& set_remaining(const std::string& name, Milliseconds slack);
   // Without an answer nothing can have happened: `unavailable` instead of `unknown`.
   Request& read_only();
@@ -97,8 +102,8 @@ struct Answer {
 // An answer from its line. kInvalid: not an answer.
 Result<Answer> parse_answer(std::string_view line);
 
-// `text` as valid UTF-8 on one line: foreign bytes become '?', control characters and escape sequences go; cut to
-// `limit` bytes at a character's border.
+// `text` as valid UTF-8 on one line: foreign bytes become '?', control characters and escape
+// sequences go; cut to `limit` bytes at a character's border.
 std::string printable(std::string_view text, std::size_t limit);
 // The longest prefix of at most `limit` bytes that doesn't cut a UTF-8 character in two.
 std::string_view utf8_prefix(std::string_view text, std::size_t limit);

@@ -13,9 +13,14 @@ Object object(const std::string& text) {
 
 TEST(Protocol, WritesOneLine) {
   Request request("send");
-  request.set("to", "worker-1").set_number("n", 3).set_flag("f", true).set_bytes("body", "a\nb").set_texts("l", {"x"});
+  request.set("to", "worker-1")
+      .set_number("n", 3)
+      .set_flag("f", true)
+      .set_bytes("body", "a\nb")
+      .set_texts("l", {"x"});
   EXPECT_EQ(*request.line(7, Milliseconds(0)),
-            "{\"body\":\"a\\nb\",\"f\":true,\"l\":[\"x\"],\"n\":3,\"op\":\"send\",\"rid\":7,\"to\":\"worker-1\"}\n");
+            "{\"body\":\"a\\nb\",\"f\":true,\"l\":[\"x\"],\"n\":3,\"op\":\"send\",\"rid\":7,\"to\":"
+            "\"worker-1\"}\n");
 }
 
 TEST(Protocol, WhatIsLeftOfTheDeadlineIsWrittenEachTime) {
@@ -27,8 +32,13 @@ TEST(Protocol, WhatIsLeftOfTheDeadlineIsWrittenEachTime) {
 }
 
 TEST(Protocol, BytesThatAreNotTextTravelAsBase64) {
-  const std::string bytes[] = {"", "text", "gr\xC3\xBC\xC3\x9F", std::string("\0\1\2", 3), "\xFF\xFE",
-                               std::string(1000, '\1'), "cut \xE2\x82"};
+  const std::string bytes[] = {"",
+                               "text",
+                               "gr\xC3\xBC\xC3\x9F",
+                               std::string("\0\1\2", 3),
+                               "\xFF\xFE",
+                               std::string(1000, '\1'),
+                               "cut \xE2\x82"};
   for (const std::string& body : bytes) {
     Request request("send");
     request.set_bytes("body", body);
@@ -50,11 +60,12 @@ TEST(Protocol, RefusesALineThatIsTooLong) {
 }
 
 TEST(Protocol, AnswersOfEveryKindOfWrong) {
-  for (const char* line : {"", "x", "[]", "1", "{}", "{\"rid\":-1,\"ok\":true}", "{\"rid\":\"1\"}", "{\"rid\":1.5}", "{\"ok\":true}",
-                           "{\"rid\":1,", "\xFF"}) {
+  for (const char* line : {"", "x", "[]", "1", "{}", "{\"rid\":-1,\"ok\":true}", "{\"rid\":\"1\"}",
+                           "{\"rid\":1.5}", "{\"ok\":true}", "{\"rid\":1,", "\xFF"}) {
     EXPECT_FALSE(parse_answer(line).ok()) << line;
   }
-  const Answer error = *parse_answer("{\"rid\":1,\"ok\":false,\"code\":\"full\",\"message\":\"no room\"}");
+  const Answer error =
+      *parse_answer("{\"rid\":1,\"ok\":false,\"code\":\"full\",\"message\":\"no room\"}");
   EXPECT_EQ(error.code, "full");
   EXPECT_EQ(error.message, "no room");
   EXPECT_EQ(parse_answer("{\"rid\":1}")->code, "failed");
@@ -63,7 +74,8 @@ TEST(Protocol, AnswersOfEveryKindOfWrong) {
 }
 
 TEST(Protocol, GettersNeverFail) {
-  const Object o = object("{\"a\":1,\"b\":\"x\",\"c\":[1,\"y\",{\"z\":2}],\"d\":null,\"e64\":\"!!\",\"f64\":5}");
+  const Object o =
+      object("{\"a\":1,\"b\":\"x\",\"c\":[1,\"y\",{\"z\":2}],\"d\":null,\"e64\":\"!!\",\"f64\":5}");
   EXPECT_EQ(o.text("a", "none"), "none");
   EXPECT_EQ(o.number("b", 9), 9);
   EXPECT_FALSE(o.flag("a"));
@@ -77,8 +89,9 @@ TEST(Protocol, GettersNeverFail) {
 }
 
 TEST(Protocol, ExitCodesAreTheTableOfTheDocument) {
-  const std::pair<const char*, int> rows[] = {{"", 0},     {"failed", 1},  {"invalid", 2},     {"not_found", 3}, {"full", 4},
-                                              {"unknown", 5}, {"unavailable", 6}, {"refused", 7}, {"partial", 8},   {"new", 1}};
+  const std::pair<const char*, int> rows[] = {
+      {"", 0},        {"failed", 1},      {"invalid", 2}, {"not_found", 3}, {"full", 4},
+      {"unknown", 5}, {"unavailable", 6}, {"refused", 7}, {"partial", 8},   {"new", 1}};
   for (const auto& [code, exit] : rows) EXPECT_EQ(exit_code(code), exit) << code;
 }
 

@@ -98,7 +98,8 @@ void SocketClient::write_request(std::uint64_t rid, Pending& pending, MonoTime n
   if (pending.written < 0) return;
   const Result<std::string> line = pending.request.line(rid, pending.deadline - now);
   if (!line) {
-    answers_.push_back({rid, false, std::string(code_name(line.error().code)), line.error().message, {}, false});
+    answers_.push_back(
+        {rid, false, std::string(code_name(line.error().code)), line.error().message, {}, false});
     pending.deadline = MonoTime::min();  // answered: expire() removes it without a second answer
     pending.written = -1;
     return;
@@ -140,7 +141,8 @@ void SocketClient::read_answers(MonoTime now) {
       Result<Answer> answer = parse_answer(std::string_view(in_).substr(begin, end - begin));
       begin = end + 1;
       if (!answer) {
-        disconnect(now, "the sidecar sent a line that is no answer (" + answer.error().message + ")");
+        disconnect(now,
+                   "the sidecar sent a line that is no answer (" + answer.error().message + ")");
         return;
       }
       backoff_ = kReconnectFirst;

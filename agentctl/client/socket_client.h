@@ -1,10 +1,11 @@
-// A client of the agent socket that outlives the engine: it reconnects and repeats what has no answer yet.
+// A client of the agent socket that outlives the engine: it reconnects and repeats what has no
+// answer yet.
 //
-// Non-blocking: fd(), events() and wake_at() go into the caller's poll(), pump() does what can be done now. call() is the
-// loop around that for verbs that wait for one answer.
-// Every request has a deadline. When it passes without an answer, the client answers itself: `unavailable` when the
-// request was never written (or only reads), `unknown` when it was. Requests carry ids, so repeating them is safe.
-// Threads: one. Owns the connection.
+// Non-blocking: fd(), events() and wake_at() go into the caller's poll(), pump() does what can be
+// done now. call() is the loop around that for verbs that wait for one answer. Every request has a
+// deadline. When it passes without an answer, the client answers itself: `unavailable` when the
+// request was never written (or only reads), `unknown` when it was. Requests carry ids, so
+// repeating them is safe. Threads: one. Owns the connection.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,8 @@ class SocketClient {
   SocketClient(const SocketClient&) = delete;
   SocketClient& operator=(const SocketClient&) = delete;
 
-  // Takes the request; its answer comes out of take(). At most kMaxPendingRequests at a time (checked).
+  // Takes the request; its answer comes out of take(). At most kMaxPendingRequests at a time
+  // (checked).
   std::uint64_t submit(Request request, MonoTime deadline);
   // No answer of this request will come out any more.
   void forget(std::uint64_t rid);

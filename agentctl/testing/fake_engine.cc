@@ -71,7 +71,8 @@ void FakeEngine::start() {
   address.sun_family = AF_UNIX;
   check(path_.size() < sizeof address.sun_path, "short path");
   std::memcpy(address.sun_path, path_.data(), path_.size());
-  check(::bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0, "bind");
+  check(::bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0,
+        "bind");
   check(::listen(listener_, 16) == 0, "listen");
   check(::pipe2(wake_, O_CLOEXEC) == 0, "pipe");
   thread_ = std::thread([this] { serve(); });
@@ -134,7 +135,8 @@ void FakeEngine::serve() {
         check(request.ok(), "agentctl wrote a line that is no JSON object");
         const std::optional<std::string> members = answer(*request);
         if (!members) continue;
-        const std::string line = "{\"rid\":" + std::to_string(request->number("rid")) + "," + *members + "}\n";
+        const std::string line =
+            "{\"rid\":" + std::to_string(request->number("rid")) + "," + *members + "}\n";
         if (::send(fd, line.data(), line.size(), MSG_NOSIGNAL) < 0) break;
       }
     }
@@ -153,8 +155,9 @@ TemporaryDirectory::~TemporaryDirectory() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-Program::Program(const TemporaryDirectory& directory, const std::string& socket, std::vector<std::string> arguments,
-                 std::map<std::string, std::string> more, const std::string& input) {
+Program::Program(const TemporaryDirectory& directory, const std::string& socket,
+                 std::vector<std::string> arguments, std::map<std::string, std::string> more,
+                 const std::string& input) {
   static std::atomic<int> number{0};
   const std::string base = directory.path() + "/run" + std::to_string(++number);
   out_path_ = base + ".out";

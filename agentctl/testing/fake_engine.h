@@ -1,5 +1,6 @@
-// The sidecar's side of the agent socket, played by a test: answers from a script, records every request.
-// A thread of its own serves all connections; all public functions may be called from the test's thread.
+// The sidecar's side of the agent socket, played by a test: answers from a script, records every
+// request. A thread of its own serves all connections; all public functions may be called from the
+// test's thread.
 #pragma once
 
 #include <functional>
@@ -30,7 +31,8 @@ class FakeEngine {
   void start();
   void stop();  // closes everything, as a crash of the engine would
 
-  // Tasks that task_next hands out in turn, as JSON objects. When none is left, task_next gets no answer.
+  // Tasks that task_next hands out in turn, as JSON objects. When none is left, task_next gets no
+  // answer.
   void add_task(const std::string& task);
 
  private:
@@ -61,9 +63,11 @@ class TemporaryDirectory {
 // agentctl as a child process; its output goes to files.
 class Program {
  public:
-  // The environment: PATH, HOME, TMPDIR=<directory>, CFN_SOCKET, CFN_AGENT_ID=worker-3, CFN_SWARM=hello, and `more`.
-  Program(const TemporaryDirectory& directory, const std::string& socket, std::vector<std::string> arguments,
-          std::map<std::string, std::string> more = {}, const std::string& input = "");
+  // The environment: PATH, HOME, TMPDIR=<directory>, CFN_SOCKET, CFN_AGENT_ID=worker-3,
+  // CFN_SWARM=hello, and `more`.
+  Program(const TemporaryDirectory& directory, const std::string& socket,
+          std::vector<std::string> arguments, std::map<std::string, std::string> more = {},
+          const std::string& input = "");
   ~Program();
   // The exit code, or 1000 + signal; -1: still running after 30 s.
   int wait();

@@ -8,7 +8,8 @@ namespace {
 
 int finish(Context& context, Request request, const Arguments& arguments) {
   if (!arguments.has("attempt")) {
-    return context.fail("invalid", "--attempt N is missing: the attempt that recv printed with the message");
+    return context.fail("invalid",
+                        "--attempt N is missing: the attempt that recv printed with the message");
   }
   const Result<std::int64_t> attempt =
       parse_number(arguments.get("attempt"), 1, std::numeric_limits<std::int32_t>::max());
@@ -17,14 +18,18 @@ int finish(Context& context, Request request, const Arguments& arguments) {
   const Answer answer = context.call(std::move(request));
   if (answer.ok) return 0;
   if (answer.code == "not_found" && answer.repeated) {
-    // The connection broke after the first try; that one counted, or the message would still be there.
-    std::fprintf(stderr, "agentctl %s: the message is gone already: the first try counted\n", context.verb.c_str());
+    // The connection broke after the first try; that one counted, or the message would still be
+    // there.
+    std::fprintf(stderr, "agentctl %s: the message is gone already: the first try counted\n",
+                 context.verb.c_str());
     return 0;
   }
   return context.fail(answer);
 }
 
-int run_ack(Context& context, const Arguments& arguments) { return finish(context, Request("ack"), arguments); }
+int run_ack(Context& context, const Arguments& arguments) {
+  return finish(context, Request("ack"), arguments);
+}
 
 int run_nack(Context& context, const Arguments& arguments) {
   Request request("nack");
@@ -39,14 +44,15 @@ int run_nack(Context& context, const Arguments& arguments) {
 }  // namespace
 
 Verb ack_verb() {
-  return {"ack",
-          "ID --attempt N",
-          "say that a message has been dealt with: it never comes again",
-          "Exit code 7: the lease had expired and the message has been handed out again meanwhile.\n",
-          {{"attempt", "N", "the attempt that recv printed"}},
-          1,
-          1,
-          run_ack};
+  return {
+      "ack",
+      "ID --attempt N",
+      "say that a message has been dealt with: it never comes again",
+      "Exit code 7: the lease had expired and the message has been handed out again meanwhile.\n",
+      {{"attempt", "N", "the attempt that recv printed"}},
+      1,
+      1,
+      run_ack};
 }
 
 Verb nack_verb() {
@@ -54,7 +60,8 @@ Verb nack_verb() {
           "ID --attempt N [--delay 5s]",
           "give a message back: it comes again as the next attempt",
           "",
-          {{"attempt", "N", "the attempt that recv printed"}, {"delay", "DURATION", "not before this time has passed"}},
+          {{"attempt", "N", "the attempt that recv printed"},
+           {"delay", "DURATION", "not before this time has passed"}},
           1,
           1,
           run_nack};

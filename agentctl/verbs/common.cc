@@ -37,7 +37,8 @@ Result<std::string> read_input(const std::string& text) {
     if (n == 0) return out;
     out.append(buffer, static_cast<std::size_t>(n));
     if (out.size() > kMostInputBytes) {
-      return invalid("standard input has more than 1 MiB: send less, or the name of a file or branch");
+      return invalid(
+          "standard input has more than 1 MiB: send less, or the name of a file or branch");
     }
   }
 }
@@ -45,7 +46,8 @@ Result<std::string> read_input(const std::string& text) {
 Result<std::string> body_argument(const Arguments& arguments, std::size_t index) {
   if (index < arguments.positional.size()) return read_input(arguments.positional[index]);
   if (arguments.has_rest && !arguments.rest.empty()) return read_input(arguments.rest[0]);
-  if (::isatty(STDIN_FILENO) != 0) return invalid("the text is missing: write it as the last argument, or - for standard input");
+  if (::isatty(STDIN_FILENO) != 0)
+    return invalid("the text is missing: write it as the last argument, or - for standard input");
   return read_input("-");
 }
 
@@ -61,7 +63,8 @@ bool print(std::string_view bytes) {
 
 std::string new_message_id() {
   char bytes[16];
-  check(::getrandom(bytes, sizeof bytes, 0) == static_cast<ssize_t>(sizeof bytes), "the kernel's random numbers");
+  check(::getrandom(bytes, sizeof bytes, 0) == static_cast<ssize_t>(sizeof bytes),
+        "the kernel's random numbers");
   return "m-" + to_hex(std::string_view(bytes, sizeof bytes));
 }
 
@@ -69,9 +72,12 @@ int print_message(const Context& context, const Object& message) {
   if (context.json) return print(message.to_json() + "\n") ? 0 : 1;
   const Result<std::string> body = message.bytes("body");
   if (!body) return context.fail(body.error());
-  std::fprintf(stderr, "message %s from %s, attempt %lld%s%s\n", printable(message.text("messageId"), 128).c_str(),
-               printable(message.text("from"), 128).c_str(), static_cast<long long>(message.number("attempt", 1)),
-               message.flag("redelivered") ? ", redelivered" : "", message.flag("wantsReply") ? ", wants a reply" : "");
+  std::fprintf(stderr, "message %s from %s, attempt %lld%s%s\n",
+               printable(message.text("messageId"), 128).c_str(),
+               printable(message.text("from"), 128).c_str(),
+               static_cast<long long>(message.number("attempt", 1)),
+               message.flag("redelivered") ? ", redelivered" : "",
+               message.flag("wantsReply") ? ", wants a reply" : "");
   return print(*body) ? 0 : 1;
 }
 

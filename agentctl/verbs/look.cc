@@ -6,7 +6,9 @@
 namespace swarm::agent {
 namespace {
 
-std::string cell(const Object& object, const std::string& name) { return printable(object.text(name, "-"), 128); }
+std::string cell(const Object& object, const std::string& name) {
+  return printable(object.text(name, "-"), 128);
+}
 
 int run_ls(Context& context, const Arguments&) {
   Request request("ls");
@@ -19,10 +21,12 @@ int run_ls(Context& context, const Arguments&) {
     std::fprintf(stderr, "no messages\n");
     return 0;
   }
-  std::vector<std::vector<std::string>> rows{{"ID", "FROM", "TO", "PRIORITY", "STATE", "ATTEMPT", "BYTES", "AGE"}};
+  std::vector<std::vector<std::string>> rows{
+      {"ID", "FROM", "TO", "PRIORITY", "STATE", "ATTEMPT", "BYTES", "AGE"}};
   for (const Object& m : messages) {
-    rows.push_back({cell(m, "messageId"), cell(m, "from"), cell(m, "to"), cell(m, "priority"), cell(m, "state"),
-                    std::to_string(m.number("attempt")), std::to_string(m.number("bytes")),
+    rows.push_back({cell(m, "messageId"), cell(m, "from"), cell(m, "to"), cell(m, "priority"),
+                    cell(m, "state"), std::to_string(m.number("attempt")),
+                    std::to_string(m.number("bytes")),
                     show_duration(Milliseconds(m.number("ageMs")))});
   }
   return print(table(rows)) ? 0 : 1;
@@ -61,21 +65,33 @@ int run_peers(Context& context, const Arguments&) {
   if (context.json) return print(answer.fields.member_json("peers") + "\n") ? 0 : 1;
   std::vector<std::vector<std::string>> rows{{"NAME", "ROLE", "TEAM", "STATE", "NODE"}};
   for (const Object& p : answer.fields.objects("peers")) {
-    rows.push_back({cell(p, "name"), cell(p, "role"), p.member_json("team"), cell(p, "state"), cell(p, "node")});
+    rows.push_back({cell(p, "name"), cell(p, "role"), p.member_json("team"), cell(p, "state"),
+                    cell(p, "node")});
   }
   return print(table(rows)) ? 0 : 1;
 }
 
 int run_version(Context& context, const Arguments&) {
-  return print(context.json ? "{\"version\":\"" SWARM_VERSION "\"}\n" : "agentctl " SWARM_VERSION "\n") ? 0 : 1;
+  return print(context.json ? "{\"version\":\"" SWARM_VERSION "\"}\n"
+                            : "agentctl " SWARM_VERSION "\n")
+             ? 0
+             : 1;
 }
 
 }  // namespace
 
-Verb ls_verb() { return {"ls", "", "list the messages in this agent's inbox and outbox", "", {}, 0, 0, run_ls}; }
-Verb cat_verb() { return {"cat", "ID", "print a message without taking it", "", {}, 1, 1, run_cat}; }
-Verb whoami_verb() { return {"whoami", "", "this agent's name, swarm, team and coordinator", "", {}, 0, 0, run_whoami}; }
-Verb peers_verb() { return {"peers", "", "the other agents of this swarm", "", {}, 0, 0, run_peers}; }
+Verb ls_verb() {
+  return {"ls", "", "list the messages in this agent's inbox and outbox", "", {}, 0, 0, run_ls};
+}
+Verb cat_verb() {
+  return {"cat", "ID", "print a message without taking it", "", {}, 1, 1, run_cat};
+}
+Verb whoami_verb() {
+  return {"whoami", "", "this agent's name, swarm, team and coordinator", "", {}, 0, 0, run_whoami};
+}
+Verb peers_verb() {
+  return {"peers", "", "the other agents of this swarm", "", {}, 0, 0, run_peers};
+}
 Verb version_verb() { return {"version", "", "print the version", "", {}, 0, 0, run_version}; }
 
 }  // namespace swarm::agent

@@ -38,7 +38,8 @@ Verb prompt_verb() {
   return {"prompt",
           "",
           "print the text that teaches a model these commands",
-          "Put it into the model's instructions, for example: claude -p --append-system-prompt \"$(agentctl prompt)\"\n",
+          "Put it into the model's instructions, for example: claude -p --append-system-prompt "
+          "\"$(agentctl prompt)\"\n",
           {},
           0,
           0,

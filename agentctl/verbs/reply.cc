@@ -9,7 +9,8 @@ namespace {
 int run(Context& context, const Arguments& arguments) {
   const std::string& question = arguments.positional[0];
   const std::string id = arguments.get("id", new_message_id());
-  if (!is_message_id(id)) return context.fail("invalid", "--id takes 1 to 128 of the characters A-Z a-z 0-9 . _ : -");
+  if (!is_message_id(id))
+    return context.fail("invalid", "--id takes 1 to 128 of the characters A-Z a-z 0-9 . _ : -");
   const Result<std::string> body = body_argument(arguments, 1);
   if (!body) return context.fail(body.error());
   std::string to = arguments.get("to");
@@ -19,7 +20,8 @@ int run(Context& context, const Arguments& arguments) {
     const Answer found = context.call(std::move(look));
     if (!found.ok) {
       if (found.code != "not_found") return context.fail(found);
-      return context.fail(found.code, found.message + " (reply before you ack, or name the receiver with --to)");
+      return context.fail(
+          found.code, found.message + " (reply before you ack, or name the receiver with --to)");
     }
     to = found.fields.object("message").text("from");
   }
@@ -29,7 +31,8 @@ int run(Context& context, const Arguments& arguments) {
   const Answer answer = context.call(std::move(request));
   if (!answer.ok) return context.fail(answer.code, answer.message + " (message " + id + ")");
   if (context.json) return print(answer.fields.without({"rid", "ok"}).to_json() + "\n") ? 0 : 1;
-  std::fprintf(stderr, "accepted, survives: %s\n", printable(answer.fields.text("survives"), 20).c_str());
+  std::fprintf(stderr, "accepted, survives: %s\n",
+               printable(answer.fields.text("survives"), 20).c_str());
   return print(answer.fields.text("messageId", id) + "\n") ? 0 : 1;
 }
 

@@ -10,7 +10,8 @@ constexpr Milliseconds kSendTimeout{5000};
 
 int run(Context& context, const Arguments& arguments) {
   const std::string id = arguments.get("id", new_message_id());
-  if (!is_message_id(id)) return context.fail("invalid", "--id takes 1 to 128 of the characters A-Z a-z 0-9 . _ : -");
+  if (!is_message_id(id))
+    return context.fail("invalid", "--id takes 1 to 128 of the characters A-Z a-z 0-9 . _ : -");
   const Result<std::string> body = body_argument(arguments, 1);
   if (!body) return context.fail(body.error());
   Request request("send");
@@ -20,13 +21,15 @@ int run(Context& context, const Arguments& arguments) {
   const Answer answer = context.call(std::move(request), kSendTimeout);
   if (!answer.ok) {
     if (answer.code == "unknown") {
-      return context.fail(answer.code, answer.message + "; to find out, send the same text again with --id " + id);
+      return context.fail(
+          answer.code, answer.message + "; to find out, send the same text again with --id " + id);
     }
     return context.fail(answer);
   }
   if (context.json) return print(answer.fields.without({"rid", "ok"}).to_json() + "\n") ? 0 : 1;
   const bool duplicate = answer.fields.flag("duplicate");
-  std::fprintf(stderr, "accepted, survives: %s%s\n", printable(answer.fields.text("survives"), 20).c_str(),
+  std::fprintf(stderr, "accepted, survives: %s%s\n",
+               printable(answer.fields.text("survives"), 20).c_str(),
                duplicate ? " (it had been accepted before)" : "");
   return print(answer.fields.text("messageId", id) + "\n") ? 0 : 1;
 }
@@ -37,9 +40,12 @@ Verb send_verb() {
   return {"send",
           "TO [BODY|-] [--id ID] [--priority high|normal|low]",
           "send a message to an agent of this swarm",
-          "TO is a name as `agentctl peers` shows it, for example worker-3. Without BODY, or with -, the text comes from\n"
-          "standard input. Prints the message id. Accepted (exit code 0) means: two pods hold the message and it will be\n"
-          "delivered. Exit code 5 means it may have been: send it again with the same --id, it arrives once.\n",
+          "TO is a name as `agentctl peers` shows it, for example worker-3. Without BODY, or with "
+          "-, the text comes from\n"
+          "standard input. Prints the message id. Accepted (exit code 0) means: two pods hold the "
+          "message and it will be\n"
+          "delivered. Exit code 5 means it may have been: send it again with the same --id, it "
+          "arrives once.\n",
           {{"id", "ID", "the same id again is the same message, delivered once"},
            {"priority", "PRIORITY", "high, normal (default) or low"}},
           1,

@@ -22,12 +22,16 @@ Status name_task(Request& request, const Arguments& arguments) {
   const std::string& task = arguments.positional[1];
   std::string attempt = arguments.get("attempt");
   const std::string current = environment("SWARM_TASK_ID");
-  if (attempt.empty() && (current.empty() || current == task)) attempt = environment("SWARM_TASK_ATTEMPT");
+  if (attempt.empty() && (current.empty() || current == task))
+    attempt = environment("SWARM_TASK_ATTEMPT");
   if (attempt.empty()) {
-    return invalid("the attempt is missing: write --attempt N with the N that `agentctl task next` printed, or set " +
-                   std::string("SWARM_TASK_ATTEMPT"));
+    return invalid(
+        "the attempt is missing: write --attempt N with the N that `agentctl task next` printed, "
+        "or set " +
+        std::string("SWARM_TASK_ATTEMPT"));
   }
-  const Result<std::int64_t> number = parse_number(attempt, 1, std::numeric_limits<std::int32_t>::max());
+  const Result<std::int64_t> number =
+      parse_number(attempt, 1, std::numeric_limits<std::int32_t>::max());
   if (!number) return number.error().in("attempt");
   request.set("taskId", task).set_number("attempt", *number);
   return {};
@@ -59,7 +63,8 @@ int next(Context& context, const Arguments& arguments) {
 
 int progress(Context& context, const Arguments& arguments) {
   std::string message;
-  for (std::size_t i = 2; i < arguments.positional.size(); ++i) message += (i > 2 ? " " : "") + arguments.positional[i];
+  for (std::size_t i = 2; i < arguments.positional.size(); ++i)
+    message += (i > 2 ? " " : "") + arguments.positional[i];
   for (const std::string& word : arguments.rest) message += (message.empty() ? "" : " ") + word;
   Request request("task_progress");
   const Status named = name_task(request, arguments);
@@ -68,8 +73,9 @@ int progress(Context& context, const Arguments& arguments) {
   const Answer answer = context.call(std::move(request));
   if (!answer.ok) return context.fail(answer);
   if (answer.fields.flag("cancel")) {
-    return context.fail("refused", "the task was cancelled: stop working on it and run: agentctl task fail " +
-                                       arguments.positional[1] + " --cancelled");
+    return context.fail("refused",
+                        "the task was cancelled: stop working on it and run: agentctl task fail " +
+                            arguments.positional[1] + " --cancelled");
   }
   return 0;
 }
@@ -84,8 +90,10 @@ int done(Context& context, const Arguments& arguments) {
   const std::string_view kept = utf8_prefix(*result, kDefaultResultBytes);
   request.set_bytes("result", kept).set_number("exitCode", 0).set_texts("lastLines", {});
   if (kept.size() < result->size()) {
-    request.set_flag("truncated", true).set_number("resultBytes", static_cast<std::int64_t>(result->size()));
-    std::fprintf(stderr, "agentctl task: the result has %zu bytes, the first %zu are kept\n", result->size(), kept.size());
+    request.set_flag("truncated", true)
+        .set_number("resultBytes", static_cast<std::int64_t>(result->size()));
+    std::fprintf(stderr, "agentctl task: the result has %zu bytes, the first %zu are kept\n",
+                 result->size(), kept.size());
   }
   if (arguments.has("branch")) request.set("branch", arguments.get("branch"));
   if (arguments.has("commit")) request.set("commit", arguments.get("commit"));
@@ -97,15 +105,18 @@ int fail(Context& context, const Arguments& arguments) {
   Request request("task_fail");
   const Status named = name_task(request, arguments);
   if (!named) return context.fail(named.error());
-  const int kinds = static_cast<int>(arguments.has("bad")) + static_cast<int>(arguments.has("later")) +
+  const int kinds = static_cast<int>(arguments.has("bad")) +
+                    static_cast<int>(arguments.has("later")) +
                     static_cast<int>(arguments.has("cancelled"));
-  if (kinds > 1) return context.fail("invalid", "only one of --bad, --later and --cancelled makes sense");
+  if (kinds > 1)
+    return context.fail("invalid", "only one of --bad, --later and --cancelled makes sense");
   request.set("kind", arguments.has("bad")         ? "bad_task"
                       : arguments.has("later")     ? "try_later"
                       : arguments.has("cancelled") ? "cancelled"
                                                    : "failed");
   std::string message;
-  for (std::size_t i = 2; i < arguments.positional.size(); ++i) message += (i > 2 ? " " : "") + arguments.positional[i];
+  for (std::size_t i = 2; i < arguments.positional.size(); ++i)
+    message += (i > 2 ? " " : "") + arguments.positional[i];
   for (const std::string& word : arguments.rest) message += (message.empty() ? "" : " ") + word;
   request.set("message", printable(message, kMostProgressBytes)).set_texts("lastLines", {});
   const Answer answer = context.call(std::move(request), kReportTimeout);
@@ -132,26 +143,31 @@ int run(Context& context, const Arguments& arguments) {
 }  // namespace
 
 Verb task_verb() {
-  return {"task",
-          "next | progress T MESSAGE… | done T [RESULT|-] | fail T [MESSAGE]",
-          "take tasks one by one, for agents that live longer than a task",
-          "  task next [--wait 30s] [--json]    lease a task and print its body; id and attempt go to stderr, with --json\n"
-          "                                     to the first line of stdout; exit code 3: none came\n"
-          "  task progress T MESSAGE…           show that it goes on, and keep the lease; exit code 7: lost or cancelled, stop\n"
-          "  task done T [RESULT|-]             finished; RESULT is kept (- = standard input)\n"
-          "  task fail T [--bad|--later] [MESSAGE]   tried again; --bad: never again; --later: again, not counted\n"
-          "The attempt comes from --attempt or SWARM_TASK_ATTEMPT. Call progress more often than the lease (leaseMs).\n",
-          {{"attempt", "N", "the attempt that task next printed"},
-           {"wait", "DURATION", "next: how long to wait for a task (default 30s)"},
-           {"json", "", "next: id, attempt, key, labels as JSON on the first line, then the body"},
-           {"branch", "NAME", "done: the git branch that holds the work"},
-           {"commit", "SHA", "done: its commit"},
-           {"bad", "", "fail: the task itself is wrong"},
-           {"later", "", "fail: not now; not counted as an attempt"},
-           {"cancelled", "", "fail: ended because it was cancelled"}},
-          1,
-          1000,
-          run};
+  return {
+      "task",
+      "next | progress T MESSAGE… | done T [RESULT|-] | fail T [MESSAGE]",
+      "take tasks one by one, for agents that live longer than a task",
+      "  task next [--wait 30s] [--json]    lease a task and print its body; id and attempt go to "
+      "stderr, with --json\n"
+      "                                     to the first line of stdout; exit code 3: none came\n"
+      "  task progress T MESSAGE…           show that it goes on, and keep the lease; exit code 7: "
+      "lost or cancelled, stop\n"
+      "  task done T [RESULT|-]             finished; RESULT is kept (- = standard input)\n"
+      "  task fail T [--bad|--later] [MESSAGE]   tried again; --bad: never again; --later: again, "
+      "not counted\n"
+      "The attempt comes from --attempt or SWARM_TASK_ATTEMPT. Call progress more often than the "
+      "lease (leaseMs).\n",
+      {{"attempt", "N", "the attempt that task next printed"},
+       {"wait", "DURATION", "next: how long to wait for a task (default 30s)"},
+       {"json", "", "next: id, attempt, key, labels as JSON on the first line, then the body"},
+       {"branch", "NAME", "done: the git branch that holds the work"},
+       {"commit", "SHA", "done: its commit"},
+       {"bad", "", "fail: the task itself is wrong"},
+       {"later", "", "fail: not now; not counted as an attempt"},
+       {"cancelled", "", "fail: ended because it was cancelled"}},
+      1,
+      1000,
+      run};
 }
 
 }  // namespace swarm::agent

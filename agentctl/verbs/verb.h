@@ -15,7 +15,8 @@
 namespace swarm::agent {
 
 inline constexpr Milliseconds kDefaultTimeout{10'000};
-inline constexpr Milliseconds kAnswerSlack{1000};       // the engine's own time limit ends this much before ours
+inline constexpr Milliseconds kAnswerSlack{
+    1000};  // the engine's own time limit ends this much before ours
 inline constexpr std::size_t kMostInputBytes = 1U << 20U;  // from standard input
 
 // The global flags, evaluated.
@@ -26,7 +27,9 @@ struct Context {
   bool json = false;
 
   [[nodiscard]] SocketClient& socket();
-  [[nodiscard]] Milliseconds timeout_or(Milliseconds fallback) const { return timeout.value_or(fallback); }
+  [[nodiscard]] Milliseconds timeout_or(Milliseconds fallback) const {
+    return timeout.value_or(fallback);
+  }
   // The answer within the timeout (or `fallback`), plus the slack.
   Answer call(Request request, Milliseconds fallback = kDefaultTimeout);
   // "agentctl VERB: message" on stderr; the exit code.
@@ -73,7 +76,8 @@ Result<std::string> body_argument(const Arguments& arguments, std::size_t index)
 bool print(std::string_view bytes);
 // A message id that nobody else makes: 128 random bits.
 std::string new_message_id();
-// A message as text: the body to stdout, where it came from to stderr; as JSON: one line on stdout. The exit code.
+// A message as text: the body to stdout, where it came from to stderr; as JSON: one line on stdout.
+// The exit code.
 int print_message(const Context& context, const Object& message);
 // A table with aligned columns and a header.
 std::string table(const std::vector<std::vector<std::string>>& rows);

@@ -16,7 +16,8 @@ class Verbs : public testing::Test {
     std::string out;
     std::string err;
   };
-  Ran run(std::vector<std::string> arguments, const std::string& input = "", std::map<std::string, std::string> more = {}) {
+  Ran run(std::vector<std::string> arguments, const std::string& input = "",
+          std::map<std::string, std::string> more = {}) {
     Program program(directory_, socket_, std::move(arguments), std::move(more), input);
     const int code = program.wait();
     return {code, program.out(), program.err()};
@@ -34,7 +35,8 @@ constexpr const char* kMessage =
     R"({"messageId":"m-1","from":"worker-1","to":"worker-3","priority":"normal","attempt":2,"redelivered":true,"wantsReply":true,"body":"hi"})";
 
 TEST_F(Verbs, SendPrintsTheIdAndWhatItSurvives) {
-  answer("send", R"("ok":true,"outcome":"accepted","messageId":"m-9","survives":"node","duplicate":false)");
+  answer("send",
+         R"("ok":true,"outcome":"accepted","messageId":"m-9","survives":"node","duplicate":false)");
   const Ran ran = run({"send", "worker-1", "hello there", "--id", "m-9", "--priority=high"});
   EXPECT_EQ(ran.code, 0);
   EXPECT_EQ(ran.out, "m-9\n");
@@ -60,8 +62,9 @@ TEST_F(Verbs, SendReadsStandardInputAndMakesAnId) {
 }
 
 TEST_F(Verbs, EveryCodeIsAnExitCode) {
-  const std::pair<const char*, int> rows[] = {{"failed", 1},      {"invalid", 2},     {"not_found", 3}, {"full", 4},
-                                              {"unknown", 5},     {"unavailable", 6}, {"refused", 7},   {"partial", 8}};
+  const std::pair<const char*, int> rows[] = {{"failed", 1},  {"invalid", 2}, {"not_found", 3},
+                                              {"full", 4},    {"unknown", 5}, {"unavailable", 6},
+                                              {"refused", 7}, {"partial", 8}};
   for (const auto& [code, exit] : rows) {
     answer("send", std::string(R"("ok":false,"message":"because","code":")") + code + "\"");
     const Ran ran = run({"send", "worker-1", "x"});
@@ -163,15 +166,18 @@ TEST_F(Verbs, TaskNextShowsIdAndBody) {
   EXPECT_EQ(text.out, "a b c");
   EXPECT_EQ(text.err, "task t-0-1, attempt 3\n");
   const Ran json = run({"task", "next", "--json"});
-  EXPECT_EQ(json.out, std::string("{\"attempt\":1,\"id\":\"t-0-2\",\"leaseMs\":30000}\n\xFF\0", 45));
+  EXPECT_EQ(json.out,
+            std::string("{\"attempt\":1,\"id\":\"t-0-2\",\"leaseMs\":30000}\n\xFF\0", 45));
 }
 
 TEST_F(Verbs, TaskReportsTakeTheAttemptFromTheEnvironment) {
-  const std::map<std::string, std::string> inside{{"SWARM_TASK_ID", "t-0-1"}, {"SWARM_TASK_ATTEMPT", "4"}};
+  const std::map<std::string, std::string> inside{{"SWARM_TASK_ID", "t-0-1"},
+                                                  {"SWARM_TASK_ATTEMPT", "4"}};
   EXPECT_EQ(run({"task", "progress", "t-0-1", "half", "way"}, "", inside).code, 0);
   EXPECT_EQ(run({"task", "done", "t-0-1", "-"}, "result", inside).code, 0);
   EXPECT_EQ(run({"task", "fail", "t-0-1", "--bad", "no"}, "", inside).code, 0);
-  EXPECT_EQ(run({"task", "done", "t-0-2"}, "", inside).code, 2);  // another task: its attempt is not known
+  EXPECT_EQ(run({"task", "done", "t-0-2"}, "", inside).code,
+            2);  // another task: its attempt is not known
   EXPECT_EQ(run({"task", "fail", "t-0-1", "--bad", "--later"}, "", inside).code, 2);
   EXPECT_EQ(engine_.received("task_progress")[0].text("message"), "half way");
   EXPECT_EQ(engine_.received("task_done")[0].text("result"), "result");
@@ -187,28 +193,37 @@ TEST_F(Verbs, ACancelledTaskIsSaidSo) {
 }
 
 TEST_F(Verbs, LooksAreTables) {
-  answer("ls", R"("ok":true,"messages":[{"messageId":"m-1","from":"worker-1","to":"worker-3","priority":"high","state":"ready","attempt":1,"bytes":5,"ageMs":65000}])");
+  answer(
+      "ls",
+      R"("ok":true,"messages":[{"messageId":"m-1","from":"worker-1","to":"worker-3","priority":"high","state":"ready","attempt":1,"bytes":5,"ageMs":65000}])");
   EXPECT_EQ(run({"ls"}).out,
             "ID   FROM      TO        PRIORITY  STATE  ATTEMPT  BYTES  AGE\n"
             "m-1  worker-1  worker-3  high      ready  1        5      1m5s\n");
-  answer("peers", R"("ok":true,"peers":[{"name":"worker-1","role":"worker","team":0,"state":"ready","node":"n1"}])");
+  answer(
+      "peers",
+      R"("ok":true,"peers":[{"name":"worker-1","role":"worker","team":0,"state":"ready","node":"n1"}])");
   EXPECT_EQ(run({"peers"}).out,
             "NAME      ROLE    TEAM  STATE  NODE\n"
             "worker-1  worker  0     ready  n1\n");
-  answer("hello", R"("ok":true,"agent":"worker-3","swarm":"hello","team":0,"coordinator":"coordinator-0","connected":true)");
+  answer(
+      "hello",
+      R"("ok":true,"agent":"worker-3","swarm":"hello","team":0,"coordinator":"coordinator-0","connected":true)");
   EXPECT_THAT(run({"whoami"}).out, HasSubstr("agent        worker-3\n"));
   answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
   EXPECT_EQ(run({"cat", "m-1"}).out, "hi");
 }
 
 TEST_F(Verbs, DoctorNamesTheRemedy) {
-  answer("hello", R"("ok":true,"agent":"worker-3","swarm":"hello","team":0,"coordinator":"coordinator-0","connected":true)");
+  answer(
+      "hello",
+      R"("ok":true,"agent":"worker-3","swarm":"hello","team":0,"coordinator":"coordinator-0","connected":true)");
   answer("stats", R"("ok":true,"inbox":2)");
   const Ran good = run({"doctor"});
   EXPECT_EQ(good.code, 0) << good.out;
   EXPECT_THAT(good.out, HasSubstr("worker-3 of swarm hello"));
   EXPECT_THAT(good.out, HasSubstr("inbox 2"));
-  EXPECT_THAT(run({"doctor"}, "", {{"HOME", "/proc"}}).out, HasSubstr("note  HOME=/proc can't be written"));
+  EXPECT_THAT(run({"doctor"}, "", {{"HOME", "/proc"}}).out,
+              HasSubstr("note  HOME=/proc can't be written"));
   engine_.stop();
   const Ran bad = run({"doctor"});
   EXPECT_EQ(bad.code, 1);

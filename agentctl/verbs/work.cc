@@ -27,10 +27,12 @@ Status read_duration(const Arguments& arguments, const std::string& name, Millis
 Result<worker::WorkOptions> read_options(const Arguments& arguments) {
   worker::WorkOptions options;
   options.command = arguments.rest;
-  if (options.command.empty()) return invalid("the command is missing: agentctl work [flags] -- CMD [ARG…]");
-  for (const auto& [name, target] : {std::pair<std::string, Milliseconds*>{"timeout", &options.settings.run_timeout},
-                                     {"idle-timeout", &options.settings.idle_timeout},
-                                     {"grace", &options.settings.grace}}) {
+  if (options.command.empty())
+    return invalid("the command is missing: agentctl work [flags] -- CMD [ARG…]");
+  for (const auto& [name, target] :
+       {std::pair<std::string, Milliseconds*>{"timeout", &options.settings.run_timeout},
+        {"idle-timeout", &options.settings.idle_timeout},
+        {"grace", &options.settings.grace}}) {
     const Status read = read_duration(arguments, name, *target);
     if (!read) return read.error();
   }
@@ -54,7 +56,9 @@ Result<worker::WorkOptions> read_options(const Arguments& arguments) {
     const Result<worker::GitSource> source = worker::parse_git_source(options.git);
     if (!source) return source.error();
     if (!worker::can_execute("git")) {
-      return invalid("--git needs git, which is not in this image's PATH: install the package git in the agent's image");
+      return invalid(
+          "--git needs git, which is not in this image's PATH: install the package git in the "
+          "agent's image");
     }
   }
   // A path relative to the task's directory exists only once there is a task.
@@ -68,7 +72,8 @@ Result<worker::WorkOptions> read_options(const Arguments& arguments) {
 
 int run(Context& context, const Arguments& arguments) {
   if (!arguments.positional.empty()) {
-    return context.fail("invalid", "the command goes after --: agentctl work [flags] -- " + arguments.positional[0] + " …");
+    return context.fail("invalid", "the command goes after --: agentctl work [flags] -- " +
+                                       arguments.positional[0] + " …");
   }
   const Result<worker::WorkOptions> options = read_options(arguments);
   if (!options) return context.fail(options.error());
@@ -81,14 +86,19 @@ Verb work_verb() {
   return {"work",
           "[flags] -- CMD [ARG…]",
           "take tasks for ever and run CMD once for each",
-          "CMD gets the task's body on standard input and in $SWARM_TASK_FILE; what it prints on standard output is the\n"
-          "result. It runs in a fresh directory, $SWARM_TASK_DIR; with --git that is a clone on the branch swarm/<task id>,\n"
+          "CMD gets the task's body on standard input and in $SWARM_TASK_FILE; what it prints on "
+          "standard output is the\n"
+          "result. It runs in a fresh directory, $SWARM_TASK_DIR; with --git that is a clone on "
+          "the branch swarm/<task id>,\n"
           "which is pushed when CMD succeeds.\n\n"
-          "CMD's exit code: 0 done; 65 bad task, never again; 75 try again later, not counted; else tried again as often\n"
+          "CMD's exit code: 0 done; 65 bad task, never again; 75 try again later, not counted; "
+          "else tried again as often\n"
           "as the swarm allows. Nothing that CMD has started survives it.\n\n"
-          "SIGTERM: the running CMD may finish within $CFN_TASK_GRACE_SECONDS (600), a second SIGTERM ends it at once.\n",
+          "SIGTERM: the running CMD may finish within $CFN_TASK_GRACE_SECONDS (600), a second "
+          "SIGTERM ends it at once.\n",
           {{"timeout", "DURATION", "end CMD after this time (default: never)"},
-           {"idle-timeout", "DURATION", "end CMD when it has printed nothing and used no CPU (under 2 %) for this time"},
+           {"idle-timeout", "DURATION",
+            "end CMD when it has printed nothing and used no CPU (under 2 %) for this time"},
            {"grace", "DURATION", "from SIGTERM to SIGKILL when CMD is ended (default 10s)"},
            {"git", "URL[@REF]", "work in a clone of this repository"},
            {"max-output", "BYTES", "keep this much of the output as the result (default 61440)"},

@@ -34,7 +34,8 @@ struct Ran {
   std::string out;
 };
 
-// Runs git in this (forked) process's own group, so that the parent ends it with us. stderr is passed on.
+// Runs git in this (forked) process's own group, so that the parent ends it with us. stderr is
+// passed on.
 Ran git(const Words& arguments, const std::string& directory = "") {
   Words words{"git"};
   words.insert(words.end(), arguments.begin(), arguments.end());
@@ -96,7 +97,8 @@ std::string cache_name(const std::string& url) {
   for (const char c : url) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211U;
   std::string name;
   for (const char c : url.substr(url.find_last_of("/:") + 1)) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                       c == '-' || c == '_';
     if (plain && name.size() < 40) name += c;
   }
   char text[32];
@@ -122,15 +124,25 @@ bool safe_directory(const std::string& path) {
 bool knows_negative_refspecs() {  // since git 2.29
   int major = 0;
   int minor = 0;
-  if (std::sscanf(git({"--version"}).out.c_str(), "git version %d.%d", &major, &minor) != 2) return false;
+  if (std::sscanf(git({"--version"}).out.c_str(), "git version %d.%d", &major, &minor) != 2)
+    return false;
   return major > 2 || (major == 2 && minor >= 29);
 }
 
 bool fetch(const std::string& repository, const GitJob& job) {
-  Words words{"fetch", "--quiet", "--force", "--prune", "--no-auto-gc", "origin", std::string("+HEAD:") + kHeadRef,
-              "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"};
-  // Branches of other tasks are many and rarely wanted; a task that wants one fetches it from origin.
-  if (!job.source.ref.starts_with("swarm/") && knows_negative_refspecs()) words.emplace_back("^refs/heads/swarm/*");
+  Words words{"fetch",
+              "--quiet",
+              "--force",
+              "--prune",
+              "--no-auto-gc",
+              "origin",
+              std::string("+HEAD:") + kHeadRef,
+              "+refs/heads/*:refs/heads/*",
+              "+refs/tags/*:refs/tags/*"};
+  // Branches of other tasks are many and rarely wanted; a task that wants one fetches it from
+  // origin.
+  if (!job.source.ref.starts_with("swarm/") && knows_negative_refspecs())
+    words.emplace_back("^refs/heads/swarm/*");
   return git(words, repository).code == 0;
 }
 
@@ -145,7 +157,8 @@ void remove_tree(const std::string& path) {
   fs::remove_all(path, ignored);
 }
 
-// An up-to-date bare repository at `path`. One that can't be updated is replaced by a fresh one, if that one can be filled.
+// An up-to-date bare repository at `path`. One that can't be updated is replaced by a fresh one, if
+// that one can be filled.
 bool update_cache(const std::string& path, const GitJob& job) {
   const bool exists = ::access((path + "/HEAD").c_str(), F_OK) == 0 &&
                       git({"config", "remote.origin.url"}, path).out == job.source.url;
@@ -178,10 +191,12 @@ std::string resolve(const std::string& repository, const GitJob& job) {
 bool clone_from(const std::string& repository, const GitJob& job, std::string& base) {
   base = resolve(repository, job);
   if (base.empty()) {
-    say(job.source.url + " has no branch, tag or commit '" + job.source.ref + "': write --git=URL@REF with one it has");
+    say(job.source.url + " has no branch, tag or commit '" + job.source.ref +
+        "': write --git=URL@REF with one it has");
     return false;
   }
-  return git({"clone", "--quiet", "--no-checkout", "--", repository, job.clone_directory}).code == 0;
+  return git({"clone", "--quiet", "--no-checkout", "--", repository, job.clone_directory}).code ==
+         0;
 }
 
 }  // namespace
@@ -195,17 +210,20 @@ Result<GitSource> parse_git_source(const std::string& text) {
   const std::size_t border = slash != std::string::npos ? slash : colon;
   if (at != std::string::npos && border != std::string::npos && at > border) {
     source = {text.substr(0, at), text.substr(at + 1)};
-    if (source.ref.empty()) return invalid("--git=" + text + ": a branch, tag or commit must follow the @");
+    if (source.ref.empty())
+      return invalid("--git=" + text + ": a branch, tag or commit must follow the @");
   } else if (at != std::string::npos && slash != std::string::npos && at < slash) {
     // A ref with slashes: URL@swarm/t-1. Only where what follows the @ can't be a host.
     const std::string before = text.substr(0, at);
     const std::size_t scheme = before.find("://");
-    const bool path_begun = scheme != std::string::npos ? before.find('/', scheme + 3) != std::string::npos
-                                                        : before.find_first_of("/:") != std::string::npos;
+    const bool path_begun = scheme != std::string::npos
+                                ? before.find('/', scheme + 3) != std::string::npos
+                                : before.find_first_of("/:") != std::string::npos;
     if (path_begun) source = {before, text.substr(at + 1)};
   }
   if (source.url.empty() || source.url[0] == '-' || (!source.ref.empty() && source.ref[0] == '-')) {
-    return invalid("--git=" + text + " is no repository: write --git=https://host/path or --git=URL@REF");
+    return invalid("--git=" + text +
+                   " is no repository: write --git=https://host/path or --git=URL@REF");
   }
   return source;
 }
@@ -214,7 +232,8 @@ std::string task_branch(const TaskId& task) { return "swarm/" + task.value; }
 
 std::string default_cache_root() {
   const char* tmp = std::getenv("TMPDIR");
-  return std::string(tmp != nullptr && *tmp != '\0' ? tmp : "/tmp") + "/agentctl-cache-" + std::to_string(::geteuid());
+  return std::string(tmp != nullptr && *tmp != '\0' ? tmp : "/tmp") + "/agentctl-cache-" +
+         std::to_string(::geteuid());
 }
 
 int git_prepare(const GitJob& job) {
@@ -223,7 +242,8 @@ int git_prepare(const GitJob& job) {
   bool cloned = false;
   if (safe_directory(job.cache_root)) {
     const std::string path = job.cache_root + "/" + cache_name(job.source.url);
-    const Fd lock(::open((path + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    const Fd lock(
+        ::open((path + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (lock.open() && ::flock(lock.get(), LOCK_EX) == 0) {
       if (!update_cache(path + ".git", job)) return 1;  // git has said why
       // Others may clone at the same time, but nobody may fetch meanwhile.
@@ -244,7 +264,8 @@ int git_prepare(const GitJob& job) {
       git({"config", "user.name", job.agent}, clone).code != 0) {
     return 1;
   }
-  if (std::getenv("GIT_AUTHOR_EMAIL") == nullptr && git({"config", "user.email"}, clone).code != 0 &&
+  if (std::getenv("GIT_AUTHOR_EMAIL") == nullptr &&
+      git({"config", "user.email"}, clone).code != 0 &&
       git({"config", "user.email", job.agent + "@" + job.swarm + ".invalid"}, clone).code != 0) {
     return 1;
   }
@@ -265,7 +286,9 @@ int git_finish(const GitJob& job, const std::string& base) {
   if (git({"add", "--all"}, clone).code != 0) return 1;
   const Ran staged = git({"diff", "--cached", "--quiet"}, clone);
   if (staged.code == 1) {
-    const Ran committed = git({"commit", "--quiet", "--no-verify", "-m", job.subject, "-m", "Task-Id: " + job.task.value}, clone);
+    const Ran committed = git(
+        {"commit", "--quiet", "--no-verify", "-m", job.subject, "-m", "Task-Id: " + job.task.value},
+        clone);
     if (committed.code != 0) return 1;
   } else if (staged.code != 0) {
     return 1;
@@ -276,7 +299,8 @@ int git_finish(const GitJob& job, const std::string& base) {
   const std::string branch = task_branch(job.task);
   Milliseconds wait{500};
   for (int attempt = 1;; ++attempt) {
-    if (git({"push", "--quiet", "--force", "origin", "HEAD:refs/heads/" + branch}, clone).code == 0) break;
+    if (git({"push", "--quiet", "--force", "origin", "HEAD:refs/heads/" + branch}, clone).code == 0)
+      break;
     if (attempt == kPushTries) return 1;
     std::this_thread::sleep_for(wait);
     wait *= 2;

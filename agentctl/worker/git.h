@@ -1,8 +1,10 @@
-// `agentctl work --git`: one clone per task from a local cache, on a branch of its own, pushed at the end.
+// `agentctl work --git`: one clone per task from a local cache, on a branch of its own, pushed at
+// the end.
 //
-// The functions here run in a forked child (worker/process.h), block as long as git does, speak to stderr, and print what the
-// parent needs as "name value" lines on stdout. The cache is one bare repository per URL below `cache_root`, shared by
-// all agents of this uid on the volume, guarded by flock. Nothing in it is needed: whatever is wrong with it, it is made again.
+// The functions here run in a forked child (worker/process.h), block as long as git does, speak to
+// stderr, and print what the parent needs as "name value" lines on stdout. The cache is one bare
+// repository per URL below `cache_root`, shared by all agents of this uid on the volume, guarded by
+// flock. Nothing in it is needed: whatever is wrong with it, it is made again.
 #pragma once
 
 #include <string>
@@ -19,8 +21,8 @@ struct GitSource {
   std::string ref;  // branch, tag or commit; "" = the remote's HEAD
 };
 
-// "URL[@REF]": the @ counts only after the last '/', so git@host:path and https://user@host/path stay whole.
-// kInvalid: empty, or beginning with '-'.
+// "URL[@REF]": the @ counts only after the last '/', so git@host:path and https://user@host/path
+// stay whole. kInvalid: empty, or beginning with '-'.
 Result<GitSource> parse_git_source(const std::string& text);
 
 struct GitJob {
@@ -28,9 +30,9 @@ struct GitJob {
   TaskId task;
   std::string clone_directory;  // does not exist yet; its parent does
   std::string cache_root;
-  std::string agent;            // author name where git has none configured
+  std::string agent;  // author name where git has none configured
   std::string swarm;
-  std::string subject;          // of the commit made for what CMD left uncommitted
+  std::string subject;  // of the commit made for what CMD left uncommitted
 };
 
 // "swarm/<task id>".
@@ -38,7 +40,8 @@ std::string task_branch(const TaskId& task);
 
 // Clones; prints "base <commit>". Exit code 0, or 1 after a message on stderr.
 int git_prepare(const GitJob& job);
-// Commits what is left, pushes when there is something new; then prints "branch <b>" and "commit <c>". As above.
+// Commits what is left, pushes when there is something new; then prints "branch <b>" and "commit
+// <c>". As above.
 int git_finish(const GitJob& job, const std::string& base);
 
 // $TMPDIR or /tmp, plus agentctl-cache-<uid>.

@@ -58,7 +58,8 @@ void remove_tree(const std::string& path) {
   std::error_code error;
   fs::remove_all(path, error);
   if (!error) return;
-  for (auto it = fs::recursive_directory_iterator(path, fs::directory_options::skip_permission_denied, error);
+  for (auto it = fs::recursive_directory_iterator(
+           path, fs::directory_options::skip_permission_denied, error);
        !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
     std::error_code ignored;  // remove_all below reports what remains
     if (it->is_directory(ignored) && !it->is_symlink(ignored)) {
@@ -93,7 +94,9 @@ struct Job {
         out_log(prefix),
         err_log(prefix),
         result(options.max_output),
-        run(options.settings, Milliseconds(std::clamp<std::int64_t>(task.number("leaseMs", 30'000), 300, 86'400'000)), now) {}
+        run(options.settings,
+            Milliseconds(std::clamp<std::int64_t>(task.number("leaseMs", 30'000), 300, 86'400'000)),
+            now) {}
 
   TaskId id;
   std::string key;
@@ -131,7 +134,8 @@ struct Job {
 
 class Loop {
  public:
-  Loop(const WorkOptions& options, agent::SocketClient& socket) : options_(options), socket_(socket) {}
+  Loop(const WorkOptions& options, agent::SocketClient& socket)
+      : options_(options), socket_(socket) {}
 
   int run();
 
@@ -227,17 +231,21 @@ void Loop::on_next(const Answer& answer, MonoTime now) {
 // A task that came while we were leaving goes back at once, uncharged.
 void Loop::release_unwanted(const Object& task, MonoTime now) {
   Request request("task_fail");
-  request.set("taskId", task.text("id")).set_number("attempt", task.number("attempt", 1)).set("kind", "released");
+  request.set("taskId", task.text("id"))
+      .set_number("attempt", task.number("attempt", 1))
+      .set("kind", "released");
   request.set("message", "the agent is being shut down").set_texts("lastLines", {});
   releases_.push_back(socket_.submit(std::move(request), now + Milliseconds(2000)));
 }
 
 Status Loop::make_directory(const Object& task) {
   Job& job = *job_;
-  std::string pattern = options_.temporary + "/swarm-" + job.id.value + "-" + std::to_string(job.attempt) + "-XXXXXX";
+  std::string pattern =
+      options_.temporary + "/swarm-" + job.id.value + "-" + std::to_string(job.attempt) + "-XXXXXX";
   if (::mkdtemp(pattern.data()) == nullptr) {
-    return internal_error(pattern + ": " + std::strerror(errno) +
-                          " (give the agent a writable /tmp, for example an emptyDir, or set TMPDIR)");
+    return internal_error(
+        pattern + ": " + std::strerror(errno) +
+        " (give the agent a writable /tmp, for example an emptyDir, or set TMPDIR)");
   }
   job.directory = pattern;
   job.work_directory = job.directory + "/work";
@@ -271,16 +279,24 @@ void Loop::perform(const Actions& actions, MonoTime now) {
   for (const Action& action : actions) {
     if (!job_) return;
     switch (action.type) {
-      case Action::Type::kStart: start_step(action.step, now); break;
+      case Action::Type::kStart:
+        start_step(action.step, now);
+        break;
       case Action::Type::kTerminate:
         if (job_->child.pid > 0) signal_tree(job_->child.pid, SIGTERM);
         break;
       case Action::Type::kKill:
         if (job_->child.pid > 0) signal_tree(job_->child.pid, SIGKILL);
         break;
-      case Action::Type::kExtend: send_extend(now); break;
-      case Action::Type::kReport: send_report(now); break;
-      case Action::Type::kOver: finish_job(action.note, now); break;
+      case Action::Type::kExtend:
+        send_extend(now);
+        break;
+      case Action::Type::kReport:
+        send_report(now);
+        break;
+      case Action::Type::kOver:
+        finish_job(action.note, now);
+        break;
     }
   }
 }
@@ -292,7 +308,8 @@ void Loop::start_step(Step step, MonoTime now) {
   job.step_errors = {};
   job.exited.reset();
   cpu_.reset();
-  cpu_at_ = step == Step::kRun && options_.settings.idle_timeout.count() > 0 ? now : MonoTime::max();
+  cpu_at_ =
+      step == Step::kRun && options_.settings.idle_timeout.count() > 0 ? now : MonoTime::max();
 
   GitJob git;
   if (step != Step::kRun) {
@@ -304,7 +321,8 @@ void Loop::start_step(Step step, MonoTime now) {
     git.cache_root = default_cache_root();
     git.agent = options_.agent.empty() ? "agent" : options_.agent;
     git.swarm = options_.swarm.empty() ? "swarm" : options_.swarm;
-    const std::string first_line = agent::printable(job.body.substr(0, job.body.find('\n')), kSubjectBytes);
+    const std::string first_line =
+        agent::printable(job.body.substr(0, job.body.find('\n')), kSubjectBytes);
     git.subject = first_line.empty() ? "Task " + job.id.value : first_line;
   }
   SpawnSpec spec;
@@ -333,7 +351,8 @@ void Loop::start_step(Step step, MonoTime now) {
   }
   say(job.prefix + child.error().message);
   if (child.error().code == Code::kNotFound || step != Step::kRun) {
-    // As a shell would say it; charged, so that a wrong command ends in the dead letters and not in a loop.
+    // As a shell would say it; charged, so that a wrong command ends in the dead letters and not in
+    // a loop.
     job.last.add(child.error().message);
     perform(job.run.on_exit({127, 0}, child.error().message, now), now);
   } else {
@@ -371,7 +390,8 @@ void Loop::send_report(MonoTime now) {
     }
     if (!job.branch.empty()) request.set("branch", job.branch).set("commit", job.commit);
   } else {
-    request.set("kind", kind_name(verdict.kind)).set("message", agent::printable(verdict.message, 1000));
+    request.set("kind", kind_name(verdict.kind))
+        .set("message", agent::printable(verdict.message, 1000));
   }
   request.set_texts("lastLines", job.last.lines());
   job.report_rid = socket_.submit(std::move(request), now + kAnswerWait);
@@ -388,7 +408,8 @@ void Loop::on_answer(const Answer& answer, MonoTime now) {
   if (job.extend_rid && answer.rid == *job.extend_rid) {
     job.extend_rid.reset();
     ExtendAnswer meaning = ExtendAnswer::kNone;
-    if (answer.ok) meaning = answer.fields.flag("cancel") ? ExtendAnswer::kCancel : ExtendAnswer::kAlive;
+    if (answer.ok)
+      meaning = answer.fields.flag("cancel") ? ExtendAnswer::kCancel : ExtendAnswer::kAlive;
     if (answer.code == "refused") meaning = ExtendAnswer::kLost;
     perform(job.run.on_extend(meaning, now), now);
   } else if (job.report_rid && answer.rid == *job.report_rid) {
@@ -449,7 +470,8 @@ void Loop::read_child(bool to_the_end, MonoTime now) {
   if (child.err.open() && !read_pipe(child.err, false, to_the_end)) child.err.reset();
 }
 
-// The main process has ended: nothing of the step may survive it, then what it has written is complete.
+// The main process has ended: nothing of the step may survive it, then what it has written is
+// complete.
 void Loop::end_step(MonoTime now) {
   Job& job = *job_;
   Exit ignored;
@@ -490,7 +512,8 @@ void Loop::finish_job(const std::string& note, MonoTime now) {
   const Verdict& verdict = job.run.verdict();
   const bool done = note.empty() && verdict.kind == Kind::kDone;
   if (note.empty() && verdict.kind != Kind::kDone) {
-    say(job.prefix + std::string(kind_name(verdict.kind)) + ": " + agent::printable(verdict.message, 1000));
+    say(job.prefix + std::string(kind_name(verdict.kind)) + ": " +
+        agent::printable(verdict.message, 1000));
   }
   if (job.extend_rid) socket_.forget(*job.extend_rid);
   if (job.report_rid) socket_.forget(*job.report_rid);
@@ -509,17 +532,20 @@ void Loop::finish_job(const std::string& note, MonoTime now) {
   cpu_at_ = MonoTime::max();
 }
 
-// Writes only as much as the reader surely takes: standard output stays blocking, it may be shared with others.
+// Writes only as much as the reader surely takes: standard output stays blocking, it may be shared
+// with others.
 void Loop::write_log() {
   std::size_t written = 0;
   for (std::size_t turn = 0; turn < kLogWritesPerTurn && written < log_.size(); ++turn) {
     pollfd entry{STDOUT_FILENO, POLLOUT, 0};
     if (::poll(&entry, 1, 0) <= 0) break;
-    const ssize_t n = ::write(STDOUT_FILENO, log_.data() + written, std::min(log_.size() - written, kLogWriteBytes));
+    const ssize_t n = ::write(STDOUT_FILENO, log_.data() + written,
+                              std::min(log_.size() - written, kLogWriteBytes));
     if (n > 0) {
       written += static_cast<std::size_t>(n);
     } else if (n < 0 && errno != EAGAIN && errno != EINTR) {
-      if (!log_broken_) say(std::string("the log can't be written any more: ") + std::strerror(errno));
+      if (!log_broken_)
+        say(std::string("the log can't be written any more: ") + std::strerror(errno));
       log_broken_ = true;
       written = log_.size();
     }
@@ -539,8 +565,8 @@ void Loop::complain(MonoTime now) {
   if (job_ && job_->run.reporting() && now >= job_->complain_at) {
     const std::string& why = socket_.trouble().empty() ? job_->report_trouble : socket_.trouble();
     say(job_->prefix + "the outcome has not been accepted for " +
-        std::to_string((now - job_->reporting_since).count() / 1000) + "s (" + (why.empty() ? "no answer" : why) +
-        "); trying on");
+        std::to_string((now - job_->reporting_since).count() / 1000) + "s (" +
+        (why.empty() ? "no answer" : why) + "); trying on");
     job_->complain_at = now + kComplainEvery;
   }
   if (!job_ && next_rid_ && !socket_.trouble().empty() && now >= complain_at_) {
@@ -559,7 +585,8 @@ MonoTime Loop::wake_at(MonoTime now) const {
   } else if (!next_rid_) {
     at = std::min(at, ask_at_);
   }
-  if (!socket_.trouble().empty() && !job_ && next_rid_) at = std::min(at, std::max(complain_at_, now));
+  if (!socket_.trouble().empty() && !job_ && next_rid_)
+    at = std::min(at, std::max(complain_at_, now));
   return at;
 }
 
@@ -574,7 +601,8 @@ int Loop::run() {
     say(std::string("signalfd: ") + std::strerror(errno));
     return 1;
   }
-  if (!become_subreaper()) say("this kernel lets background processes of a task escape (no subreaper)");
+  if (!become_subreaper())
+    say("this kernel lets background processes of a task escape (no subreaper)");
 
   for (;;) {
     MonoTime now = mono_now();
@@ -627,6 +655,8 @@ int Loop::run() {
 
 }  // namespace
 
-int work(const WorkOptions& options, agent::SocketClient& socket) { return Loop(options, socket).run(); }
+int work(const WorkOptions& options, agent::SocketClient& socket) {
+  return Loop(options, socket).run();
+}
 
 }  // namespace swarm::worker

@@ -1,5 +1,6 @@
-// `agentctl work`: the shell around TaskRun. One poll() loop over the agent socket, the child's pipes, signals and the
-// log; it never blocks on any of them, so a stuck reader of the log or a restarting engine can't delay a timeout.
+// `agentctl work`: the shell around TaskRun. One poll() loop over the agent socket, the child's
+// pipes, signals and the log; it never blocks on any of them, so a stuck reader of the log or a
+// restarting engine can't delay a timeout.
 //
 // When the log's reader is slow, the child waits (its pipes are no longer read), not the loop.
 #pragma once
@@ -14,14 +15,17 @@
 
 namespace swarm::worker {
 
-inline constexpr Milliseconds kTaskWait{30'000};         // one task_next
-inline constexpr Milliseconds kTaskWaitSlack{10'000};    // until it is asked again
-inline constexpr Milliseconds kAnswerWait{30'000};       // task_extend, task_done, task_fail
-inline constexpr Milliseconds kComplainEvery{10'000};    // about a report or an engine that doesn't come through
-inline constexpr Milliseconds kRestFirst{250};           // between tasks after a failure of this place, doubling
+inline constexpr Milliseconds kTaskWait{30'000};       // one task_next
+inline constexpr Milliseconds kTaskWaitSlack{10'000};  // until it is asked again
+inline constexpr Milliseconds kAnswerWait{30'000};     // task_extend, task_done, task_fail
+inline constexpr Milliseconds kComplainEvery{
+    10'000};  // about a report or an engine that doesn't come through
+inline constexpr Milliseconds kRestFirst{
+    250};  // between tasks after a failure of this place, doubling
 inline constexpr Milliseconds kRestMost{30'000};
-inline constexpr std::size_t kLogBufferBytes = 1U << 20U;  // not yet written to the log; then the child waits
-inline constexpr double kIdleCpuShare = 0.02;            // of one CPU; less is no activity
+inline constexpr std::size_t kLogBufferBytes =
+    1U << 20U;                                 // not yet written to the log; then the child waits
+inline constexpr double kIdleCpuShare = 0.02;  // of one CPU; less is no activity
 
 struct WorkOptions {
   Settings settings;
@@ -34,8 +38,9 @@ struct WorkOptions {
   std::string temporary;  // $TMPDIR or /tmp
 };
 
-// Runs until SIGTERM, until the sidecar says that this pod ends, or (once) until one task is over. The process's exit
-// code. Blocks SIGTERM, SIGINT, SIGCHLD for the whole process; call it once, with no other thread running.
+// Runs until SIGTERM, until the sidecar says that this pod ends, or (once) until one task is over.
+// The process's exit code. Blocks SIGTERM, SIGINT, SIGCHLD for the whole process; call it once,
+// with no other thread running.
 int work(const WorkOptions& options, agent::SocketClient& socket);
 
 }  // namespace swarm::worker

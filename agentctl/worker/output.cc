@@ -29,7 +29,8 @@ void LineLog::add(std::string_view bytes, std::string& log, LastLines& last) {
   while (!bytes.empty()) {
     const std::size_t newline = bytes.find('\n');
     const std::size_t room = kMaxLogLineBytes - partial_.size();
-    const std::size_t take = std::min(newline == std::string_view::npos ? bytes.size() : newline, room);
+    const std::size_t take =
+        std::min(newline == std::string_view::npos ? bytes.size() : newline, room);
     partial_ += bytes.substr(0, take);
     bytes.remove_prefix(take);
     if (!bytes.empty() && bytes.front() == '\n') {

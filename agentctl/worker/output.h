@@ -1,4 +1,5 @@
-// A child's output as lines for the log, as a bounded result, and as the last lines for the task's history. Pure.
+// A child's output as lines for the log, as a bounded result, and as the last lines for the task's
+// history. Pure.
 #pragma once
 
 #include <deque>

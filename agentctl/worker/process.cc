@@ -31,7 +31,8 @@ struct Process {
   unsigned long long start = 0;
 };
 
-// One line of /proc/PID/stat. The name (field 2) may hold blanks and parentheses: fields count from the last ')'.
+// One line of /proc/PID/stat. The name (field 2) may hold blanks and parentheses: fields count from
+// the last ')'.
 bool parse_stat(const std::string& text, Process& out) {
   const std::size_t close = text.rfind(')');
   if (close == std::string::npos || close + 2 >= text.size()) return false;
@@ -39,9 +40,10 @@ bool parse_stat(const std::string& text, Process& out) {
   int group = 0;
   unsigned long long user = 0;
   unsigned long long system = 0;
-  const int n = std::sscanf(text.c_str() + close + 2,
-                            "%c %d %d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d %*d %llu",
-                            &out.state, &parent, &group, &user, &system, &out.start);
+  const int n =
+      std::sscanf(text.c_str() + close + 2,
+                  "%c %d %d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d %*d %llu",
+                  &out.state, &parent, &group, &user, &system, &out.start);
   if (n != 6) return false;
   out.parent = parent;
   out.group = group;
@@ -68,7 +70,8 @@ std::vector<Process> descendants() {
     const char* end = entry->d_name + std::strlen(entry->d_name);
     const auto [stop, error] = std::from_chars(entry->d_name, end, process.pid);
     if (error != std::errc() || stop != end) continue;
-    if (parse_stat(read_proc(std::string("/proc/") + entry->d_name + "/stat"), process)) all.push_back(process);
+    if (parse_stat(read_proc(std::string("/proc/") + entry->d_name + "/stat"), process))
+      all.push_back(process);
   }
   ::closedir(proc);
   std::vector<Process> mine;
@@ -101,7 +104,8 @@ Exit to_exit(int status) {
   return {WEXITSTATUS(status), 0};
 }
 
-// What the child does between fork and exec; never returns. `report` takes errno when exec is impossible.
+// What the child does between fork and exec; never returns. `report` takes errno when exec is
+// impossible.
 [[noreturn]] void become(const SpawnSpec& spec, pid_t parent, int in, int out, int err, int report,
                          char* const* argv, char* const* environment) {
   ::setpgid(0, 0);
@@ -145,7 +149,8 @@ bool become_subreaper() { return ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 
 bool can_execute(const std::string& name) {
   const auto executable = [](const std::string& path) {
     struct stat info {};
-    return ::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && ::access(path.c_str(), X_OK) == 0;
+    return ::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) &&
+           ::access(path.c_str(), X_OK) == 0;
   };
   if (name.find('/') != std::string::npos) return executable(name);
   const char* path = std::getenv("PATH");
@@ -160,7 +165,9 @@ bool can_execute(const std::string& name) {
 }
 
 Result<Child> spawn(const SpawnSpec& spec) {
-  const auto failed = [](const char* what) { return internal_error(std::string(what) + ": " + std::strerror(errno)); };
+  const auto failed = [](const char* what) {
+    return internal_error(std::string(what) + ": " + std::strerror(errno));
+  };
   int out[2];
   int err[2];
   int report[2];
@@ -173,7 +180,8 @@ Result<Child> spawn(const SpawnSpec& spec) {
   if (::pipe2(report, O_CLOEXEC) != 0) return failed("pipe");
   const Fd report_read(report[0]);
   Fd report_write(report[1]);
-  const Fd in(::open(spec.stdin_path.empty() ? "/dev/null" : spec.stdin_path.c_str(), O_RDONLY | O_CLOEXEC));
+  const Fd in(::open(spec.stdin_path.empty() ? "/dev/null" : spec.stdin_path.c_str(),
+                     O_RDONLY | O_CLOEXEC));
   if (!in.open()) return failed("standard input");
 
   std::vector<std::string> words = spec.argv;
@@ -189,7 +197,8 @@ Result<Child> spawn(const SpawnSpec& spec) {
   const pid_t pid = ::fork();
   if (pid < 0) return failed("fork");
   if (pid == 0) {
-    become(spec, parent, in.get(), out_write.get(), err_write.get(), report_write.get(), argv.data(), envp.data());
+    become(spec, parent, in.get(), out_write.get(), err_write.get(), report_write.get(),
+           argv.data(), envp.data());
   }
   ::setpgid(pid, pid);  // both sides do it: whoever comes first
   report_write.reset();
@@ -203,7 +212,8 @@ Result<Child> spawn(const SpawnSpec& spec) {
     while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
     const std::string name = spec.argv.empty() ? "" : spec.argv[0];
-    if (error == ENOENT) return not_found("cannot run '" + name + "': no such command in this image");
+    if (error == ENOENT)
+      return not_found("cannot run '" + name + "': no such command in this image");
     return internal_error("cannot run '" + name + "': " + std::strerror(error));
   }
   Child child;

@@ -1,7 +1,9 @@
-// Child processes: started in a group of their own, observed and ended together with everything they leave behind.
+// Child processes: started in a group of their own, observed and ended together with everything
+// they leave behind.
 //
-// agentctl is a subreaper: a process whose parent is gone becomes its child, so "all descendants" is all that a task
-// has started, whatever group or session it has moved to. Threads: one; fork() needs a single-threaded process.
+// agentctl is a subreaper: a process whose parent is gone becomes its child, so "all descendants"
+// is all that a task has started, whatever group or session it has moved to. Threads: one; fork()
+// needs a single-threaded process.
 #pragma once
 
 #include <sys/types.h>
@@ -18,7 +20,8 @@
 
 namespace swarm::worker {
 
-inline constexpr int kKillRounds = 200;  // of 10 ms: how long descendants may take to die of SIGKILL
+inline constexpr int kKillRounds =
+    200;  // of 10 ms: how long descendants may take to die of SIGKILL
 
 class Fd {
  public:
@@ -38,11 +41,11 @@ class Fd {
 };
 
 struct SpawnSpec {
-  std::vector<std::string> argv;          // looked up in PATH; unused when `function` is set
-  std::function<int()> function;          // runs in the forked child instead; its value is the exit code
-  std::string directory;                  // working directory
+  std::vector<std::string> argv;  // looked up in PATH; unused when `function` is set
+  std::function<int()> function;  // runs in the forked child instead; its value is the exit code
+  std::string directory;          // working directory
   std::map<std::string, std::string> environment;  // added to, or replacing, the own environment
-  std::string stdin_path;                 // "" = /dev/null
+  std::string stdin_path;                          // "" = /dev/null
 };
 
 struct Child {
@@ -62,8 +65,9 @@ bool can_execute(const std::string& name);
 
 // Signals the group and every descendant outside it.
 void signal_tree(pid_t group, int signal);
-// SIGKILL to every descendant of this process until none is left; reaps them. The exit of `watched` is stored in *exit when
-// it is met. kInternal: something survived (uninterruptible, or another user's).
+// SIGKILL to every descendant of this process until none is left; reaps them. The exit of `watched`
+// is stored in *exit when it is met. kInternal: something survived (uninterruptible, or another
+// user's).
 Status kill_descendants(pid_t watched, Exit* exit);
 
 // Reaps what has ended. True when `watched` was among it; then *exit is set.

@@ -19,14 +19,22 @@ std::string_view step_name(Step step) {
 
 std::string_view kind_name(Kind kind) {
   switch (kind) {
-    case Kind::kDone: return "done";
-    case Kind::kFailed: return "failed";
-    case Kind::kBadTask: return "bad_task";
-    case Kind::kTryLater: return "try_later";
-    case Kind::kTimeout: return "timeout";
-    case Kind::kIdleTimeout: return "idle_timeout";
-    case Kind::kCancelled: return "cancelled";
-    case Kind::kReleased: return "released";
+    case Kind::kDone:
+      return "done";
+    case Kind::kFailed:
+      return "failed";
+    case Kind::kBadTask:
+      return "bad_task";
+    case Kind::kTryLater:
+      return "try_later";
+    case Kind::kTimeout:
+      return "timeout";
+    case Kind::kIdleTimeout:
+      return "idle_timeout";
+    case Kind::kCancelled:
+      return "cancelled";
+    case Kind::kReleased:
+      return "released";
   }
   return "failed";
 }
@@ -34,7 +42,8 @@ std::string_view kind_name(Kind kind) {
 std::string describe(const Exit& exit) {
   if (exit.signal == 0) return "exit code " + std::to_string(exit.code);
   const char* name = ::sigdescr_np(exit.signal);
-  return "killed by signal " + std::to_string(exit.signal) + (name != nullptr ? std::string(" (") + name + ")" : "");
+  return "killed by signal " + std::to_string(exit.signal) +
+         (name != nullptr ? std::string(" (") + name + ")" : "");
 }
 
 TaskRun::TaskRun(const Settings& settings, Milliseconds lease, MonoTime now)
@@ -42,9 +51,13 @@ TaskRun::TaskRun(const Settings& settings, Milliseconds lease, MonoTime now)
   extend_at_ = now + extend_interval();
 }
 
-Milliseconds TaskRun::extend_interval() const { return std::clamp(lease_ / 3, kExtendLeast, kExtendMost); }
+Milliseconds TaskRun::extend_interval() const {
+  return std::clamp(lease_ / 3, kExtendLeast, kExtendMost);
+}
 
-Actions TaskRun::begin(MonoTime now) { return start(settings_.git ? Step::kPrepare : Step::kRun, now); }
+Actions TaskRun::begin(MonoTime now) {
+  return start(settings_.git ? Step::kPrepare : Step::kRun, now);
+}
 
 Actions TaskRun::start(Step step, MonoTime now) {
   step_ = step;
@@ -54,17 +67,20 @@ Actions TaskRun::start(Step step, MonoTime now) {
   last_activity_ = now;
   if (step == Step::kRun) {
     ran_ = true;
-    step_deadline_ = settings_.run_timeout.count() > 0 ? now + settings_.run_timeout : MonoTime::max();
+    step_deadline_ =
+        settings_.run_timeout.count() > 0 ? now + settings_.run_timeout : MonoTime::max();
   } else {
     step_deadline_ = now + kGitStepLimit;
   }
   return {{Action::Type::kStart, step, ""}};
 }
 
-// A lost lease overrides every other reason, a cancel all but that one; otherwise the first reason stands.
+// A lost lease overrides every other reason, a cancel all but that one; otherwise the first reason
+// stands.
 void TaskRun::end_step(Actions& actions, std::optional<Verdict> why, MonoTime now) {
   if (ending_) {
-    if (!why || (ending_verdict_ && why->kind == Kind::kCancelled)) ending_verdict_ = std::move(why);
+    if (!why || (ending_verdict_ && why->kind == Kind::kCancelled))
+      ending_verdict_ = std::move(why);
     return;
   }
   ending_ = true;
@@ -91,7 +107,8 @@ Actions TaskRun::finish_over(std::string note) {
 
 Actions TaskRun::on_start_failed(std::string_view why, MonoTime now) {
   if (step_ == Step::kRun) ran_ = false;
-  return report({Kind::kTryLater, "could not be started here: " + std::string(why), std::nullopt}, now);
+  return report({Kind::kTryLater, "could not be started here: " + std::string(why), std::nullopt},
+                now);
 }
 
 Actions TaskRun::on_exit(const Exit& exit, std::string_view last_line, MonoTime now) {
@@ -119,9 +136,12 @@ Actions TaskRun::on_exit(const Exit& exit, std::string_view last_line, MonoTime 
     case 0:
       if (settings_.git) return start(Step::kFinish, now);
       return report({Kind::kDone, "", 0}, now);
-    case kExitBadTask: return report({Kind::kBadTask, "exit code 65: bad task", exit.code}, now);
-    case kExitTryLater: return report({Kind::kTryLater, "exit code 75: try again later", exit.code}, now);
-    default: return report({Kind::kFailed, describe(exit), exit.code}, now);
+    case kExitBadTask:
+      return report({Kind::kBadTask, "exit code 65: bad task", exit.code}, now);
+    case kExitTryLater:
+      return report({Kind::kTryLater, "exit code 75: try again later", exit.code}, now);
+    default:
+      return report({Kind::kFailed, describe(exit), exit.code}, now);
   }
 }
 
@@ -144,18 +164,25 @@ Actions TaskRun::on_report(ReportAnswer answer, std::string_view message, MonoTi
   if (phase_ != Phase::kReport) return {};
   report_out_ = false;
   switch (answer) {
-    case ReportAnswer::kAccepted: return finish_over("");
-    case ReportAnswer::kRefused: return finish_over("refused: " + std::string(message));
+    case ReportAnswer::kAccepted:
+      return finish_over("");
+    case ReportAnswer::kRefused:
+      return finish_over("refused: " + std::string(message));
     case ReportAnswer::kInvalid:
       if (verdict_.kind == Kind::kDone) {
-        return report({Kind::kFailed, "the result was not accepted: " + std::string(message), verdict_.exit_code}, now);
+        return report({Kind::kFailed, "the result was not accepted: " + std::string(message),
+                       verdict_.exit_code},
+                      now);
       }
       return finish_over("not accepted: " + std::string(message));
     case ReportAnswer::kNotFound:
       if (!not_found_since_) not_found_since_ = now;
-      if (now - *not_found_since_ >= kNotFoundPatience) return finish_over("nobody knows this task any more");
+      if (now - *not_found_since_ >= kNotFoundPatience)
+        return finish_over("nobody knows this task any more");
       break;
-    case ReportAnswer::kAgain: not_found_since_.reset(); break;
+    case ReportAnswer::kAgain:
+      not_found_since_.reset();
+      break;
   }
   report_at_ = now + report_backoff_;
   report_backoff_ = std::min(report_backoff_ * 2, kReportMostRetry);
@@ -181,7 +208,8 @@ Actions TaskRun::on_tick(MonoTime now) {
     actions.push_back({Action::Type::kExtend, step_, ""});
   }
   if (phase_ == Phase::kReport) {
-    if (stopped_at_ && now >= *stopped_at_ + settings_.task_grace + settings_.grace + kReportAfterStop) {
+    if (stopped_at_ &&
+        now >= *stopped_at_ + settings_.task_grace + settings_.grace + kReportAfterStop) {
       Actions over = finish_over("shut down before the report could be delivered");
       actions.insert(actions.end(), over.begin(), over.end());
     } else if (!report_out_ && now >= report_at_) {
@@ -198,21 +226,26 @@ Actions TaskRun::on_tick(MonoTime now) {
   if (ending_) return actions;
   if (now >= step_deadline_) {
     const Milliseconds limit = step_ == Step::kRun ? settings_.run_timeout : kGitStepLimit;
-    end_step(actions,
-             Verdict{Kind::kTimeout, "ended: " + std::string(step_name(step_)) + " took longer than " + seconds(limit),
-                     std::nullopt},
-             now);
+    end_step(
+        actions,
+        Verdict{Kind::kTimeout,
+                "ended: " + std::string(step_name(step_)) + " took longer than " + seconds(limit),
+                std::nullopt},
+        now);
   } else if (step_ == Step::kRun && settings_.idle_timeout.count() > 0 &&
              now >= last_activity_ + settings_.idle_timeout) {
     end_step(actions,
-             Verdict{Kind::kIdleTimeout, "ended: no output and no CPU time for " + seconds(settings_.idle_timeout),
+             Verdict{Kind::kIdleTimeout,
+                     "ended: no output and no CPU time for " + seconds(settings_.idle_timeout),
                      std::nullopt},
              now);
   } else if (stopped_at_ && now >= *stopped_at_ + settings_.task_grace) {
-    end_step(actions,
-             Verdict{Kind::kReleased, "shut down: not finished within the task grace of " + seconds(settings_.task_grace),
-                     std::nullopt},
-             now);
+    end_step(
+        actions,
+        Verdict{Kind::kReleased,
+                "shut down: not finished within the task grace of " + seconds(settings_.task_grace),
+                std::nullopt},
+        now);
   }
   return actions;
 }
@@ -222,13 +255,15 @@ MonoTime TaskRun::wake_at() const {
   MonoTime at = extending_ ? MonoTime::max() : extend_at_;
   if (phase_ == Phase::kReport) {
     if (!report_out_) at = std::min(at, report_at_);
-    if (stopped_at_) at = std::min(at, *stopped_at_ + settings_.task_grace + settings_.grace + kReportAfterStop);
+    if (stopped_at_)
+      at = std::min(at, *stopped_at_ + settings_.task_grace + settings_.grace + kReportAfterStop);
     return at;
   }
   at = std::min(at, kill_at_);
   if (ending_) return at;
   at = std::min(at, step_deadline_);
-  if (step_ == Step::kRun && settings_.idle_timeout.count() > 0) at = std::min(at, last_activity_ + settings_.idle_timeout);
+  if (step_ == Step::kRun && settings_.idle_timeout.count() > 0)
+    at = std::min(at, last_activity_ + settings_.idle_timeout);
   if (stopped_at_) at = std::min(at, *stopped_at_ + settings_.task_grace);
   return at;
 }

@@ -1,11 +1,13 @@
-// One task from lease to report: what to do when something happens. Pure: no clock, no process, no socket.
+// One task from lease to report: what to do when something happens. Pure: no clock, no process, no
+// socket.
 //
 //   prepare (--git: clone) ─► run (CMD) ─► finish (--git: push) ─► report ─► over
 //        └──────────────────────┴──────────────┴── lease lost ──────────────► over
 //
-// Each step is a process group. Whatever ends it early (timeout, idle, cancel, lost lease, shutdown) is decided once; the
-// group then gets SIGTERM, after `grace` SIGKILL, and only its exit leads on. The lease is extended all the way until
-// the report has its answer. The report is repeated until it is answered for good.
+// Each step is a process group. Whatever ends it early (timeout, idle, cancel, lost lease,
+// shutdown) is decided once; the group then gets SIGTERM, after `grace` SIGKILL, and only its exit
+// leads on. The lease is extended all the way until the report has its answer. The report is
+// repeated until it is answered for good.
 #pragma once
 
 #include <optional>
@@ -17,12 +19,13 @@
 
 namespace swarm::worker {
 
-inline constexpr Milliseconds kGitStepLimit = std::chrono::minutes(30);    // of prepare and of finish
-inline constexpr Milliseconds kKillRepeat{1000};                           // SIGKILL again while the group lives
+inline constexpr Milliseconds kGitStepLimit = std::chrono::minutes(30);  // of prepare and of finish
+inline constexpr Milliseconds kKillRepeat{1000};  // SIGKILL again while the group lives
 inline constexpr Milliseconds kReportFirstRetry{200};
 inline constexpr Milliseconds kReportMostRetry{10'000};
-inline constexpr Milliseconds kNotFoundPatience = std::chrono::minutes(5);  // a replaced coordinator recovers its tasks
-inline constexpr Milliseconds kReportAfterStop{15'000};                    // beyond task grace and grace
+inline constexpr Milliseconds kNotFoundPatience =
+    std::chrono::minutes(5);  // a replaced coordinator recovers its tasks
+inline constexpr Milliseconds kReportAfterStop{15'000};  // beyond task grace and grace
 inline constexpr Milliseconds kExtendLeast{100};
 inline constexpr Milliseconds kExtendMost{10'000};
 
@@ -39,8 +42,18 @@ struct Settings {
 
 enum class Step { kPrepare, kRun, kFinish };
 
-// Outcome kinds as docs/socket-protocol.md names them; kDone goes out as task_done, the others as task_fail.
-enum class Kind { kDone, kFailed, kBadTask, kTryLater, kTimeout, kIdleTimeout, kCancelled, kReleased };
+// Outcome kinds as docs/socket-protocol.md names them; kDone goes out as task_done, the others as
+// task_fail.
+enum class Kind {
+  kDone,
+  kFailed,
+  kBadTask,
+  kTryLater,
+  kTimeout,
+  kIdleTimeout,
+  kCancelled,
+  kReleased
+};
 std::string_view kind_name(Kind kind);
 
 // How a process ended: by exit code, or by a signal (then signal != 0).
@@ -83,7 +96,8 @@ class TaskRun {
   TaskRun(const Settings& settings, Milliseconds lease, MonoTime now);
 
   Actions begin(MonoTime now);
-  // The step's main process has ended and its group is gone. `last_line` explains a failed git step.
+  // The step's main process has ended and its group is gone. `last_line` explains a failed git
+  // step.
   Actions on_exit(const Exit& exit, std::string_view last_line, MonoTime now);
   // The step could not be started at all: the fault of this place, not of the task.
   Actions on_start_failed(std::string_view why, MonoTime now);
@@ -99,7 +113,8 @@ class TaskRun {
   [[nodiscard]] const Verdict& verdict() const { return verdict_; }
   [[nodiscard]] bool over() const { return phase_ == Phase::kOver; }
   [[nodiscard]] bool reporting() const { return phase_ == Phase::kReport; }
-  // CMD never began in this run: a place that fails like this should rest before it takes the next task.
+  // CMD never began in this run: a place that fails like this should rest before it takes the next
+  // task.
   [[nodiscard]] bool never_ran() const { return !ran_; }
 
  private:
@@ -121,7 +136,8 @@ class TaskRun {
   MonoTime step_deadline_ = MonoTime::max();
   MonoTime last_activity_{};
 
-  // The step is being ended: its exit no longer counts. Without ending_verdict_ the lease is lost: no report.
+  // The step is being ended: its exit no longer counts. Without ending_verdict_ the lease is lost:
+  // no report.
   bool ending_ = false;
   std::optional<Verdict> ending_verdict_;
   MonoTime kill_at_ = MonoTime::max();

@@ -27,9 +27,10 @@ TEST(TaskRun, ExitCodesDecideTheKind) {
     Exit exit;
     Kind kind;
     int code;
-  } rows[] = {{{0, 0}, Kind::kDone, 0},        {{65, 0}, Kind::kBadTask, 65}, {{75, 0}, Kind::kTryLater, 75},
-              {{1, 0}, Kind::kFailed, 1},      {{127, 0}, Kind::kFailed, 127}, {{255, 0}, Kind::kFailed, 255},
-              {{0, 9}, Kind::kFailed, 137},    {{0, 15}, Kind::kFailed, 143}};
+  } rows[] = {{{0, 0}, Kind::kDone, 0},       {{65, 0}, Kind::kBadTask, 65},
+              {{75, 0}, Kind::kTryLater, 75}, {{1, 0}, Kind::kFailed, 1},
+              {{127, 0}, Kind::kFailed, 127}, {{255, 0}, Kind::kFailed, 255},
+              {{0, 9}, Kind::kFailed, 137},   {{0, 15}, Kind::kFailed, 143}};
   for (const auto& row : rows) {
     TaskRun run({}, kLease, at(0));
     EXPECT_THAT(types(run.begin(at(0))), ElementsAre(Type::kStart));
@@ -87,7 +88,8 @@ TEST(TaskRun, TimeoutTerminatesThenKills) {
   EXPECT_THAT(types(run.on_tick(at(6000))), ElementsAre(Type::kKill));
   EXPECT_THAT(types(run.on_tick(at(7000))), ElementsAre(Type::kKill));
   EXPECT_THAT(types(run.on_exit({0, 9}, "", at(7001))), ElementsAre(Type::kReport));
-  EXPECT_EQ(run.verdict(), (Verdict{Kind::kTimeout, "ended: the command took longer than 5s", std::nullopt}));
+  EXPECT_EQ(run.verdict(),
+            (Verdict{Kind::kTimeout, "ended: the command took longer than 5s", std::nullopt}));
 }
 
 TEST(TaskRun, OutputAndCpuKeepItFromBeingIdle) {
@@ -101,7 +103,8 @@ TEST(TaskRun, OutputAndCpuKeepItFromBeingIdle) {
 }
 
 TEST(TaskRun, CloningIsNeitherIdleNorTimed) {
-  TaskRun run({.run_timeout = Milliseconds(10), .idle_timeout = Milliseconds(10), .git = true}, kLease, at(0));
+  TaskRun run({.run_timeout = Milliseconds(10), .idle_timeout = Milliseconds(10), .git = true},
+              kLease, at(0));
   (void)run.begin(at(0));
   EXPECT_THAT(run.on_tick(at(5000)), IsEmpty());
   EXPECT_THAT(types(run.on_tick(at(10'000))), ElementsAre(Type::kExtend));
@@ -113,7 +116,8 @@ TEST(TaskRun, TheLeaseIsExtendedEveryThirdOneAtATime) {
   (void)run.begin(at(0));
   EXPECT_EQ(run.wake_at(), at(3000));
   EXPECT_THAT(types(run.on_tick(at(3000))), ElementsAre(Type::kExtend));
-  EXPECT_THAT(run.on_tick(at(60'000)), IsEmpty());  // the engine is away: nothing ends, nothing piles up
+  EXPECT_THAT(run.on_tick(at(60'000)),
+              IsEmpty());  // the engine is away: nothing ends, nothing piles up
   EXPECT_EQ(run.wake_at(), MonoTime::max());
   EXPECT_THAT(run.on_extend(ExtendAnswer::kNone, at(60'000)), IsEmpty());
   EXPECT_THAT(types(run.on_tick(at(63'000))), ElementsAre(Type::kExtend));
@@ -215,9 +219,11 @@ TEST(TaskRun, AnInvalidResultBecomesAFailure) {
   TaskRun run({}, kLease, at(0));
   (void)run.begin(at(0));
   (void)run.on_exit({0, 0}, "", at(0));
-  EXPECT_THAT(types(run.on_report(ReportAnswer::kInvalid, "too big", at(1))), ElementsAre(Type::kReport));
+  EXPECT_THAT(types(run.on_report(ReportAnswer::kInvalid, "too big", at(1))),
+              ElementsAre(Type::kReport));
   EXPECT_EQ(run.verdict().kind, Kind::kFailed);
-  EXPECT_THAT(types(run.on_report(ReportAnswer::kInvalid, "still", at(2))), ElementsAre(Type::kOver));
+  EXPECT_THAT(types(run.on_report(ReportAnswer::kInvalid, "still", at(2))),
+              ElementsAre(Type::kOver));
 }
 
 TEST(TaskRun, AForgottenTaskIsGivenUpAfterAWhile) {
@@ -225,12 +231,14 @@ TEST(TaskRun, AForgottenTaskIsGivenUpAfterAWhile) {
   (void)run.begin(at(0));
   (void)run.on_exit({0, 0}, "", at(0));
   EXPECT_THAT(run.on_report(ReportAnswer::kNotFound, "", at(0)), IsEmpty());
-  EXPECT_THAT(run.on_report(ReportAnswer::kNotFound, "", at(kNotFoundPatience.count() - 1)), IsEmpty());
-  EXPECT_THAT(types(run.on_report(ReportAnswer::kNotFound, "", at(kNotFoundPatience.count()))), ElementsAre(Type::kOver));
+  EXPECT_THAT(run.on_report(ReportAnswer::kNotFound, "", at(kNotFoundPatience.count() - 1)),
+              IsEmpty());
+  EXPECT_THAT(types(run.on_report(ReportAnswer::kNotFound, "", at(kNotFoundPatience.count()))),
+              ElementsAre(Type::kOver));
 }
 
-// Whatever happens in whatever order: at most one report is out, nothing is signalled when nothing runs, and once the
-// child ends and the engine answers, the run gets over.
+// Whatever happens in whatever order: at most one report is out, nothing is signalled when nothing
+// runs, and once the child ends and the engine answers, the run gets over.
 TEST(TaskRun, RandomWorldsComeToAnEnd) {
   for (unsigned seed = 0; seed < 3000; ++seed) {
     std::mt19937 random(seed);
@@ -254,7 +262,9 @@ TEST(TaskRun, RandomWorldsComeToAnEnd) {
             child = true;
             break;
           case Type::kTerminate:
-          case Type::kKill: EXPECT_TRUE(child) << seed; break;
+          case Type::kKill:
+            EXPECT_TRUE(child) << seed;
+            break;
           case Type::kExtend:
             EXPECT_FALSE(extend) << seed;
             extend = true;
@@ -274,7 +284,8 @@ TEST(TaskRun, RandomWorldsComeToAnEnd) {
     apply(run.begin(at(now)));
     for (int turn = 0; turn < 400 && !run.over(); ++turn) {
       const auto wake = run.wake_at();
-      const std::int64_t jump = wake == MonoTime::max() ? 1000 : std::max<std::int64_t>(0, (wake - at(now)).count());
+      const std::int64_t jump =
+          wake == MonoTime::max() ? 1000 : std::max<std::int64_t>(0, (wake - at(now)).count());
       now += pick(2) == 0 ? jump : std::min<std::int64_t>(jump, pick(200));
       const int choice = turn > 300 ? pick(2) : pick(8);
       if (choice == 0 && child) {
@@ -283,13 +294,15 @@ TEST(TaskRun, RandomWorldsComeToAnEnd) {
         apply(run.on_exit(exits[pick(5)], "", at(now)));
       } else if (choice == 1 && report) {
         report = false;
-        const ReportAnswer answers[] = {ReportAnswer::kAgain, ReportAnswer::kNotFound, ReportAnswer::kAccepted,
-                                        ReportAnswer::kRefused, ReportAnswer::kInvalid};
+        const ReportAnswer answers[] = {ReportAnswer::kAgain, ReportAnswer::kNotFound,
+                                        ReportAnswer::kAccepted, ReportAnswer::kRefused,
+                                        ReportAnswer::kInvalid};
         apply(run.on_report(answers[turn > 300 ? 2 : pick(5)], "m", at(now)));
       } else if (choice == 2 && extend) {
         extend = false;
-        const ExtendAnswer answers[] = {ExtendAnswer::kAlive, ExtendAnswer::kAlive, ExtendAnswer::kCancel,
-                                        ExtendAnswer::kLost, ExtendAnswer::kNone};
+        const ExtendAnswer answers[] = {ExtendAnswer::kAlive, ExtendAnswer::kAlive,
+                                        ExtendAnswer::kCancel, ExtendAnswer::kLost,
+                                        ExtendAnswer::kNone};
         apply(run.on_extend(answers[pick(5)], at(now)));
       } else if (choice == 3 && pick(10) == 0) {
         apply(run.on_stop(at(now)));

@@ -31,11 +31,11 @@ std::string quoted(const std::string& text) {
   return out + "\"";
 }
 
-std::string task(const std::string& id, const std::string& body, int attempt = 1, int lease_ms = 30'000,
-                 const std::string& more = "") {
+std::string task(const std::string& id, const std::string& body, int attempt = 1,
+                 int lease_ms = 30'000, const std::string& more = "") {
   return "{\"id\":\"" + id + "\",\"key\":\"k\",\"attempt\":" + std::to_string(attempt) +
-         ",\"maxAttempts\":3,\"version\":\"V2\",\"leaseMs\":" + std::to_string(lease_ms) + ",\"body\":" + quoted(body) +
-         more + "}";
+         ",\"maxAttempts\":3,\"version\":\"V2\",\"leaseMs\":" + std::to_string(lease_ms) +
+         ",\"body\":" + quoted(body) + more + "}";
 }
 
 class Work : public testing::Test {
@@ -67,7 +67,8 @@ class Work : public testing::Test {
     return {};
   }
 
-  // No process whose command line holds `word` is alive any more (init may need a moment to reap it).
+  // No process whose command line holds `word` is alive any more (init may need a moment to reap
+  // it).
   static bool nobody_runs(const std::string& word) {
     for (int i = 0; i < 200; ++i) {
       bool found = false;
@@ -107,10 +108,13 @@ TEST_F(Work, OutputIsTheResultAndTheLog) {
 
 TEST_F(Work, TheCommandGetsBodyDirectoryAndEnvironment) {
   engine_.add_task(task("t-0-1f", "a b c", 2));
-  const Object done = run({}, {"sh", "-c",
-                               "wc -w; cat \"$SWARM_TASK_FILE\"; echo; [ \"$PWD\" = \"$SWARM_TASK_DIR\" ] && echo here; "
-                               "echo $SWARM_TASK_ID $SWARM_TASK_KEY $SWARM_TASK_ATTEMPT $CFN_AGENT_ID $CFN_COORDINATION_VERSION; "
-                               "touch left; ls"});
+  const Object done = run(
+      {},
+      {"sh", "-c",
+       "wc -w; cat \"$SWARM_TASK_FILE\"; echo; [ \"$PWD\" = \"$SWARM_TASK_DIR\" ] && echo here; "
+       "echo $SWARM_TASK_ID $SWARM_TASK_KEY $SWARM_TASK_ATTEMPT $CFN_AGENT_ID "
+       "$CFN_COORDINATION_VERSION; "
+       "touch left; ls"});
   EXPECT_EQ(done.text("result"), "3\na b c\nhere\nt-0-1f k 2 worker-3 V2\nleft\n");
   for (const auto& entry : std::filesystem::directory_iterator(directory_.path())) {
     EXPECT_EQ(entry.path().filename().string().find("swarm-"), std::string::npos) << entry.path();
@@ -118,7 +122,8 @@ TEST_F(Work, TheCommandGetsBodyDirectoryAndEnvironment) {
 }
 
 TEST_F(Work, ALeaseMayNameAnotherCommand) {
-  engine_.add_task(task("t-0-1f", "x", 1, 30'000, R"(,"command":["sh","-c","echo legacy $CFN_COORDINATION_VERSION; cat"])"));
+  engine_.add_task(task("t-0-1f", "x", 1, 30'000,
+                        R"(,"command":["sh","-c","echo legacy $CFN_COORDINATION_VERSION; cat"])"));
   EXPECT_EQ(run({}, {"false"}).text("result"), "legacy V2\nx");
 }
 
@@ -127,7 +132,10 @@ TEST_F(Work, ExitCodes) {
     const char* script;
     const char* kind;
     int code;
-  } rows[] = {{"exit 65", "bad_task", 65}, {"exit 75", "try_later", 75}, {"exit 3", "failed", 3}, {"kill -9 $$", "failed", 137}};
+  } rows[] = {{"exit 65", "bad_task", 65},
+              {"exit 75", "try_later", 75},
+              {"exit 3", "failed", 3},
+              {"kill -9 $$", "failed", 137}};
   for (const auto& row : rows) {
     const Object fail = run_script(std::string("echo why >&2; ") + row.script);
     EXPECT_EQ(code_, 1) << row.script;
@@ -146,14 +154,16 @@ TEST_F(Work, ACommandThatIsNotThereFailsTheAttempt) {
 }
 
 TEST_F(Work, TimeoutEndsTheWholeGroup) {
-  const Object fail = run_script("sleep 4711.25 & echo begun; sleep 4711.25", {"--timeout=300ms", "--grace=5s"});
+  const Object fail =
+      run_script("sleep 4711.25 & echo begun; sleep 4711.25", {"--timeout=300ms", "--grace=5s"});
   EXPECT_EQ(fail.text("kind"), "timeout");
   EXPECT_EQ(fail.text("message"), "ended: the command took longer than 300ms");
   EXPECT_TRUE(nobody_runs("4711.25"));
 }
 
 TEST_F(Work, WhatIgnoresSigtermIsKilled) {
-  const Object fail = run_script("trap '' TERM; while :; do sleep 0.05; done", {"--timeout=200ms", "--grace=200ms"});
+  const Object fail = run_script("trap '' TERM; while :; do sleep 0.05; done",
+                                 {"--timeout=200ms", "--grace=200ms"});
   EXPECT_EQ(fail.text("kind"), "timeout");
 }
 
@@ -164,9 +174,10 @@ TEST_F(Work, SilenceWithoutCpuIsIdle) {
 }
 
 TEST_F(Work, CpuTimeAndOutputAreNotIdle) {
-  const Object done = run_script("i=0; while [ $i -lt 8 ]; do echo $i; sleep 0.2; i=$((i+1)); done; "
-                                 "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done; echo over",
-                                 {"--idle-timeout=1s"});
+  const Object done = run_script(
+      "i=0; while [ $i -lt 8 ]; do echo $i; sleep 0.2; i=$((i+1)); done; "
+      "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done; echo over",
+      {"--idle-timeout=1s"});
   EXPECT_EQ(done.text("op"), "task_done") << done.to_json();
 }
 
@@ -199,7 +210,9 @@ TEST_F(Work, ACancelledTaskEndsAtOnce) {
 }
 
 TEST_F(Work, ALostLeaseEndsItWithoutAReport) {
-  engine_.on("task_extend", [](const Object&) { return R"("ok":false,"code":"refused","message":"attempt 2 owns it")"; });
+  engine_.on("task_extend", [](const Object&) {
+    return R"("ok":false,"code":"refused","message":"attempt 2 owns it")";
+  });
   engine_.add_task(task("t-0-1f", "sleep 4716.25", 1, 600));
   EXPECT_EQ(run({}, {"sh"}).to_json(), "{}");
   EXPECT_EQ(code_, 1);
@@ -270,18 +283,22 @@ TEST_F(Work, SigtermWhileWaitingEndsAtOnce) {
 }
 
 TEST_F(Work, EndsWhenThePodDoes) {
-  engine_.on("task_next", [](const Object&) { return R"("ok":false,"code":"refused","reason":"draining","message":"draining")"; });
+  engine_.on("task_next", [](const Object&) {
+    return R"("ok":false,"code":"refused","reason":"draining","message":"draining")";
+  });
   Program program(directory_, socket_, {"work", "--", "sh"});
   EXPECT_EQ(program.wait(), 0);
 }
 
 TEST_F(Work, TakesTaskAfterTask) {
-  for (int i = 0; i < 5; ++i) engine_.add_task(task("t-0-" + std::to_string(i), "echo " + std::to_string(i)));
+  for (int i = 0; i < 5; ++i)
+    engine_.add_task(task("t-0-" + std::to_string(i), "echo " + std::to_string(i)));
   Program program(directory_, socket_, {"work", "--", "sh"});
   ASSERT_TRUE(engine_.wait_for("task_done", 5));
   program.signal(SIGTERM);
   EXPECT_EQ(program.wait(), 0);
-  for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(engine_.received("task_done")[i].text("result"), std::to_string(i) + "\n");
+  for (std::size_t i = 0; i < 5; ++i)
+    EXPECT_EQ(engine_.received("task_done")[i].text("result"), std::to_string(i) + "\n");
 }
 
 TEST_F(Work, AnImpossibleTaskIdTouchesNoFile) {
@@ -301,14 +318,18 @@ TEST_F(Work, WithoutAWritableDirectoryTheTaskGoesBack) {
 class WorkGit : public Work {
  protected:
   void SetUp() override {
-    ASSERT_EQ(shell("git init -q --bare -b main origin.git && git init -q -b main seed && cd seed && "
-                    "echo one > file && git add . && git commit -q -m first && git push -q ../origin.git main"),
-              "");
+    ASSERT_EQ(
+        shell("git init -q --bare -b main origin.git && git init -q -b main seed && cd seed && "
+              "echo one > file && git add . && git commit -q -m first && git push -q ../origin.git "
+              "main"),
+        "");
   }
   std::string shell(const std::string& script) {
-    const std::string command = "cd " + directory_.path() +
-                                " && export HOME=$PWD GIT_AUTHOR_NAME=t GIT_AUTHOR_EMAIL=t@t GIT_COMMITTER_NAME=t "
-                                "GIT_COMMITTER_EMAIL=t@t; { " + script + "; } > shell.out 2>&1";
+    const std::string command =
+        "cd " + directory_.path() +
+        " && export HOME=$PWD GIT_AUTHOR_NAME=t GIT_AUTHOR_EMAIL=t@t GIT_COMMITTER_NAME=t "
+        "GIT_COMMITTER_EMAIL=t@t; { " +
+        script + "; } > shell.out 2>&1";
     const int status = std::system(command.c_str());  // NOLINT: test script
     std::ifstream file(directory_.path() + "/shell.out");
     std::ostringstream text;
@@ -319,15 +340,18 @@ class WorkGit : public Work {
 };
 
 TEST_F(WorkGit, WorkIsPushedOnItsOwnBranch) {
-  const Object done = run_script("cat file; git rev-parse --abbrev-ref HEAD; echo two > file; touch new; git commit -q -am mine; echo three > new",
-                                 {"--git=" + origin()});
+  const Object done = run_script(
+      "cat file; git rev-parse --abbrev-ref HEAD; echo two > file; touch new; git commit -q -am "
+      "mine; echo three > new",
+      {"--git=" + origin()});
   EXPECT_EQ(code_, 0) << err_ << out_;
   EXPECT_EQ(done.text("result"), "one\nswarm/t-0-1f\n");
   EXPECT_EQ(done.text("branch"), "swarm/t-0-1f");
   EXPECT_EQ(shell("git -C origin.git rev-parse swarm/t-0-1f"), done.text("commit") + "\n");
   EXPECT_EQ(shell("git -C origin.git show swarm/t-0-1f:new"), "three\n");
-  EXPECT_THAT(shell("git -C origin.git log --format='%an %(trailers:key=Task-Id)%s' main..swarm/t-0-1f"),
-              testing::AllOf(HasSubstr("worker-3 Task-Id: t-0-1f"), HasSubstr("mine")));
+  EXPECT_THAT(
+      shell("git -C origin.git log --format='%an %(trailers:key=Task-Id)%s' main..swarm/t-0-1f"),
+      testing::AllOf(HasSubstr("worker-3 Task-Id: t-0-1f"), HasSubstr("mine")));
 }
 
 TEST_F(WorkGit, NoChangeNoPush) {
@@ -339,19 +363,24 @@ TEST_F(WorkGit, NoChangeNoPush) {
 
 TEST_F(WorkGit, ALaterAttemptReplacesTheBranchAndSeesNewCommits) {
   (void)run_script("echo first > mine", {"--git=" + origin()});
-  ASSERT_EQ(shell("cd seed && echo news > news && git add . && git commit -q -m news && git push -q ../origin.git main"), "");
+  ASSERT_EQ(shell("cd seed && echo news > news && git add . && git commit -q -m news && git push "
+                  "-q ../origin.git main"),
+            "");
   const Object done = run_script("cat news; echo second > mine", {"--git=" + origin()});
   EXPECT_EQ(done.text("result"), "news\n") << out_;
   EXPECT_EQ(shell("git -C origin.git show swarm/t-0-1f:mine"), "second\n");
 }
 
 TEST_F(WorkGit, ABranchCanBeNamed) {
-  ASSERT_EQ(shell("cd seed && git checkout -q -b side && echo side > file && git commit -q -am side && git push -q ../origin.git side"), "");
+  ASSERT_EQ(shell("cd seed && git checkout -q -b side && echo side > file && git commit -q -am "
+                  "side && git push -q ../origin.git side"),
+            "");
   EXPECT_EQ(run_script("cat file", {"--git=" + origin() + "@side"}).text("result"), "side\n");
   EXPECT_EQ(run_script("cat file", {"--git=" + origin() + "@main"}).text("result"), "one\n");
   const Object fail = run_script("cat file", {"--git=" + origin() + "@nowhere"});
   EXPECT_EQ(engine_.received("task_fail").back().text("kind"), "try_later");
-  EXPECT_THAT(engine_.received("task_fail").back().text("message"), HasSubstr("no branch, tag or commit 'nowhere'"));
+  EXPECT_THAT(engine_.received("task_fail").back().text("message"),
+              HasSubstr("no branch, tag or commit 'nowhere'"));
 }
 
 TEST_F(WorkGit, AFailedCommandPushesNothing) {
@@ -367,7 +396,8 @@ TEST_F(WorkGit, ABrokenCacheIsMadeAgain) {
 
 TEST_F(WorkGit, WithoutAHomeAndWithoutACache) {
   environment_["HOME"] = "/proc";
-  ASSERT_EQ(shell("touch agentctl-cache-$(id -u)"), "");  // something else has taken the cache's name
+  ASSERT_EQ(shell("touch agentctl-cache-$(id -u)"),
+            "");  // something else has taken the cache's name
   const Object done = run_script("echo two > file", {"--git=" + origin()});
   EXPECT_EQ(done.text("branch"), "swarm/t-0-1f") << out_ << err_;
 }
@@ -380,7 +410,8 @@ TEST_F(WorkGit, AMissingRepositoryGivesTheTaskBack) {
 
 TEST_F(WorkGit, MergeConflictsAreNotCommitted) {
   const Object fail = run_script(
-      "git checkout -q -b a; echo a > file; git commit -q -am a; git checkout -q -b b HEAD~1; echo b > file; git commit -q -am b; "
+      "git checkout -q -b a; echo a > file; git commit -q -am a; git checkout -q -b b HEAD~1; echo "
+      "b > file; git commit -q -am b; "
       "git merge -q a; exit 0",
       {"--git=" + origin()});
   EXPECT_EQ(fail.text("kind"), "failed");

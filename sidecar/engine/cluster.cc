@@ -107,9 +107,9 @@ bool Cluster::acquire(const std::stop_token& stop) {
     wanted = wanted_epoch_;
   }
   const std::uint64_t epoch = std::max(present + 1, wanted);
-  std::vector<AgentName> former;
+  std::vector<Coordinator::Former> former;
   if (auto report = api::parse_report(text_of(annotations, std::string(api::kReportAnnotation).c_str()))) {
-    for (const auto& [name, worker] : report->workers) former.push_back({name});
+    for (const auto& [name, worker] : report->workers) former.push_back({AgentName{name}, worker.address});
   }
   annotations[std::string(api::kEpochAnnotation)] = std::to_string(epoch);
   annotations[std::string(api::kHolderUidAnnotation)] = config_.pod_uid;

@@ -24,7 +24,7 @@ class Cluster {
  public:
   struct Events {
     // The Lease is ours under this epoch; `former`: workers that the last holder reported.
-    std::function<void(std::uint64_t epoch, std::vector<AgentName> former)> acquired;
+    std::function<void(std::uint64_t epoch, std::vector<Coordinator::Former> former)> acquired;
     std::function<void()> superseded;                 // somebody else holds a higher epoch
     std::function<void(TeamSettings)> settings;
     std::function<void(std::string)> problem;         // for the log; constant text, no secrets

@@ -41,8 +41,8 @@ tasks::Settings engine_settings(const Config& config, const TeamSettings& s) {
 
 }  // namespace
 
-Coordinator::Coordinator(Loop& loop, const Config& config, Mail& mail)
-    : loop_(loop), config_(config), mail_(mail), timer_(loop.io()) {
+Coordinator::Coordinator(Loop& loop, const Config& config, const Session::Options& options, Mail& mail)
+    : loop_(loop), config_(config), options_(options), mail_(mail), timer_(loop.io()) {
   settings_.coordinators = config.coordinators;
   engine_ = std::make_unique<tasks::Engine>(engine_settings(config_, settings_), random_word, nullptr);
 }
@@ -69,7 +69,20 @@ void Coordinator::attach(log::Log& log, bool fresh) {
   fresh_ = fresh;
 }
 
-void Coordinator::activate(std::uint64_t epoch, const std::vector<AgentName>& expected) {
+void Coordinator::announce(const Former& former) {
+  boost::system::error_code e;
+  const auto address = boost::asio::ip::make_address(former.address, e);
+  if (e) return;  // an older report without addresses: that worker finds us by DNS
+  Session::Events events;
+  events.ready = [](Session& session) { session.send(FrameType::kSuccessor, ""); };
+  events.frame = [](Session&, const link::Frame&) {};  // the worker answers on a link of its own
+  events.closed = [this, alive = alive_](Session& session, const Error&) {
+    if (*alive) announcing_.erase(session.shared_from_this());
+  };
+  announcing_.insert(Session::connect(loop_, {address, config_.link_port}, options_, {former.name, {}}, std::move(events)));
+}
+
+void Coordinator::activate(std::uint64_t epoch, const std::vector<Former>& former) {
   const auto now = mono_now();
   epoch_ = epoch;
   if (active_) return;
@@ -78,7 +91,11 @@ void Coordinator::activate(std::uint64_t epoch, const std::vector<AgentName>& ex
   for (auto& task : restored_) engine_->restore(now, wall_now(), std::move(task), std::nullopt);
   restored_.clear();
   // A log of our own knows every task that was ever accepted; only an empty one has to ask.
-  if (fresh_) expected_.insert(expected.begin(), expected.end());
+  for (const auto& worker : former) {
+    if (owner_.contains(worker.name)) continue;
+    if (fresh_) expected_.insert(worker.name);
+    announce(worker);
+  }
   recovery_deadline_ = now + kRecoveryLimit;
   end_recovery_if_complete();
   perform();
@@ -183,6 +200,9 @@ void Coordinator::finish_join(Member& member) {
     session->send(FrameType::kJoined, control(json{{"session", member.worker.session}, {"epoch", epoch_}}));
   }
   expected_.erase(member.name);
+  for (const auto& session : std::set(announcing_)) {
+    if (session->up() && session->peer().name == member.name) session->close(Error{Code::kCancelled, "it came"});
+  }
   end_recovery_if_complete();
   perform();
   arm();
@@ -429,6 +449,9 @@ void Coordinator::tick() {
   for (const auto& [id, out] : std::map(unstored_)) store(out);
   if (active_) engine_->tick(now, wall_now());
   end_recovery_if_complete();
+  if (now >= recovery_deadline_) {
+    for (const auto& session : std::set(announcing_)) session->close(Error{Code::kCancelled, "announced long enough"});
+  }
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     if (it->deadline > now) {
       ++it;
@@ -447,7 +470,7 @@ void Coordinator::arm() {
   const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
   if (const auto t = engine_->next_deadline(); t && active_) sooner(*t);
   for (const auto& waiter : waiters_) sooner(waiter.deadline);
-  if (recovering()) sooner(recovery_deadline_);
+  if (recovering() || !announcing_.empty()) sooner(recovery_deadline_);
   if (!unstored_.empty()) sooner(now + Milliseconds{500});
   timer_.expires_at(std::max(next, now + Milliseconds{1}));
   timer_.async_wait([this, alive = alive_](boost::system::error_code e) {

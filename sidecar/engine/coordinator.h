@@ -37,15 +37,19 @@ struct TeamSettings {
 
 class Coordinator {
  public:
-  Coordinator(Loop& loop, const Config& config, Mail& mail);
+  struct Former {                       // a worker that the last holder of the Lease reported
+    AgentName name;
+    std::string address;
+  };
+  Coordinator(Loop& loop, const Config& config, const Session::Options& options, Mail& mail);
   ~Coordinator();
   Coordinator(const Coordinator&) = delete;
   Coordinator& operator=(const Coordinator&) = delete;
 
   void restore(const log::Record& record);
   void attach(log::Log& log, bool fresh);
-  // The Lease is ours. `expected`: workers that the former holder had; a fresh log waits for their copies.
-  void activate(std::uint64_t epoch, const std::vector<AgentName>& expected);
+  // The Lease is ours. The former holder's workers are told so; a fresh log waits for their copies.
+  void activate(std::uint64_t epoch, const std::vector<Former>& former);
   void configure(const TeamSettings& settings);
   [[nodiscard]] bool active() const { return active_; }
   [[nodiscard]] bool recovering() const;
@@ -83,6 +87,7 @@ class Coordinator {
   Member* member_of(Session& session);
   void join(Session& session, const link::Frame& frame);
   void finish_join(Member& member);
+  void announce(const Former& former);
   void end_recovery_if_complete();
   void perform();                     // the engine's outputs
   void store(const tasks::Store& out);
@@ -100,6 +105,7 @@ class Coordinator {
 
   Loop& loop_;
   const Config& config_;
+  Session::Options options_;
   Mail& mail_;
   log::Log* log_ = nullptr;
   TeamSettings settings_;
@@ -118,6 +124,7 @@ class Coordinator {
   std::vector<Waiter> waiters_;
   std::vector<tasks::Task> restored_;
   std::set<AgentName> expected_;
+  std::set<std::shared_ptr<Session>> announcing_;
   MonoTime recovery_deadline_{};
   boost::asio::thread_pool forwarders_{4};
   std::size_t forwarding_ = 0;

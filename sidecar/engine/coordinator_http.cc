@@ -275,7 +275,7 @@ api::TeamReport Coordinator::report() const {
   for (const auto& [number, m] : by_session_) {
     if (m.superseded || !m.joined || out.workers.size() >= api::kMaxReportWorkers) continue;
     const auto running = engine_->running_on(m.name);
-    out.workers[m.name.value] = {m.worker.pod, running.has_value(), running ? running->id.value : "", false};
+    out.workers[m.name.value] = {m.worker.pod, running.has_value(), running ? running->id.value : "", false, m.address};
   }
   out.effective = settings_.v1_command.empty() ? 100 : settings_.v2_percentage;
   out.v1 = n(counts.v1_first);

@@ -24,13 +24,24 @@ CoordinatorLink::~CoordinatorLink() {
 
 void CoordinatorLink::look_for_successor() { search(); }
 
+void CoordinatorLink::look_at(const std::string& address) {
+  boost::system::error_code e;
+  const auto parsed = boost::asio::ip::make_address(address, e);
+  if (e || candidates_.size() >= kMaxCandidates) return;
+  candidates_.push_back({parsed, config_.link_port});
+  if (trying_) return;  // it comes after the one being tried
+  searching_ = true;
+  resolver_.cancel();
+  timer_.cancel();
+  try_next();
+}
+
 void CoordinatorLink::search() {
   if (searching_) return;
   searching_ = true;
   const std::string host = "coordinator-" + std::to_string(team_) + "." + config_.link_service;
   resolver_.async_resolve(host, std::to_string(config_.link_port), [this, alive = alive_](boost::system::error_code e, const tcp::resolver::results_type& found) {
-    if (!*alive) return;
-    candidates_.clear();
+    if (!*alive || e == boost::asio::error::operation_aborted) return;
     if (!e) {
       for (const auto& entry : found) {
         if (candidates_.size() < kMaxCandidates) candidates_.push_back(entry.endpoint());

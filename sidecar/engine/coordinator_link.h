@@ -33,6 +33,8 @@ class CoordinatorLink {
   [[nodiscard]] std::uint32_t team() const { return team_; }
   // The present one is leaving: look for its successor (a higher epoch) while it still serves.
   void look_for_successor();
+  // Somebody there says that it is the new coordinator; believed only after its handshake.
+  void look_at(const std::string& address);
   [[nodiscard]] std::uint64_t known_epoch() const { return known_epoch_; }
   void know_epoch(std::uint64_t epoch) { known_epoch_ = std::max(known_epoch_, epoch); }
 

@@ -138,7 +138,7 @@ Status Sidecar::open_log() {
   options_.failure_threshold = config_.failure_threshold;
 
   mail_ = std::make_unique<Mail>(loop_, *box_, config_, options_, [this](const AgentName& name, const Located& done) { locate(name, done); });
-  if (config_.coordinator) coordinator_ = std::make_unique<Coordinator>(loop_, config_, *mail_);
+  if (config_.coordinator) coordinator_ = std::make_unique<Coordinator>(loop_, config_, options_, *mail_);
   else worker_ = std::make_unique<Worker>(loop_, config_, options_, *mail_);
   for (const auto& kept : task_records) {
     const log::Record record{kept.sequence, kept.kind, kept.state, kept.attempt, kept.payload};
@@ -175,6 +175,7 @@ void Sidecar::accept() {
       events.frame = [this](Session& session, const link::Frame& frame) {
         if (mail_->take(session, frame)) return;
         if (coordinator_ && coordinator_->take(session, frame)) return;
+        if (worker_ && frame.type == link::FrameType::kSuccessor) return worker_->successor_at(session);
         session.close(invalid("a frame that has no place on this link"));
       };
       events.closed = [this](Session& session, const Error& why) {
@@ -220,7 +221,7 @@ Status Sidecar::start() {
   } else {
     coordinator_->attach(*log_, recovery_.fresh);
     Cluster::Events events;
-    events.acquired = [this](std::uint64_t epoch, const std::vector<AgentName>& former) {
+    events.acquired = [this](std::uint64_t epoch, const std::vector<Coordinator::Former>& former) {
       telemetry::info("team's lease acquired", {{"team", config_.team}, {"epoch", epoch}, {"formerWorkers", former.size()}});
       coordinator_->activate(epoch, former);
       push_report();

@@ -402,6 +402,10 @@ void Worker::resolve_by(CoordinatorLink& link, const AgentName& name, Located do
   arm();
 }
 
+void Worker::successor_at(const Session& session) {
+  if (session.peer().name.value == "coordinator-" + std::to_string(config_.team)) home_->look_at(session.peer().address);
+}
+
 void Worker::leaving() {
   leaving_ = true;
   if (Session* session = home()) session->send(FrameType::kLeaving, "");

@@ -57,6 +57,7 @@ class Worker {
   void peers(OnPeers done);
   void locate(const AgentName& name, Located done);
 
+  void successor_at(const Session& session);   // it says that it is the coordinator now
   void leaving();                            // preStop: no new leases
   void release_all();                        // drain: what agents left unfinished goes back
   [[nodiscard]] bool joined() const { return joined_; }

@@ -1130,7 +1130,9 @@ void Engine::worker_joined(MonoTime now, WallTime wall, const Worker& worker, co
 
   m.claims.clear();
   for (const Running& r : running) {
-    if (m.claims.size() < kMaxNamed) m.claims[r.id] = r.attempt;
+    if (m.claims.size() >= kMaxNamed) break;
+    std::uint32_t& attempt = m.claims[r.id];  // of several, only the latest can own the task
+    attempt = std::max(attempt, r.attempt);
   }
   if (e.recovering_) return;
   const std::set<TaskId> leases = m.leases;

@@ -342,6 +342,29 @@ TEST(Mirror, ARestartedSidecarThatLostTheCopyGetsItAgain) {
   EXPECT_EQ(d.take_all<Replicate>().at(0).id, id);
 }
 
+TEST(Mirror, AConfirmationThatAForgetOvertookDoesNotCount) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  d.join(worker(2));
+  d.engine->worker_leaving(d.now, d.wall(), worker(1));  // v1 goes to worker-2
+  d.settle();
+  d.join(worker(3));
+  d.lease(worker(3));
+  ASSERT_EQ(d.engine->mirrors_of(id), names({2}));
+  // The copy of v3 is on its way to worker-2 when that leaves; worker-3 gets it and worker-2 is told to forget.
+  ASSERT_TRUE(d.engine->cancel(d.now, d.wall(), id).ok());
+  EXPECT_EQ(d.take_all<Replicate>().at(0).mirror, worker(2));
+  d.engine->worker_leaving(d.now, d.wall(), worker(2));
+  const auto out = d.settle();
+  EXPECT_EQ(Desk::only<Forget>(out).at(0).mirror, worker(2));
+  d.join(worker(3, 2));  // the only copy is gone …
+  d.take();
+  d.engine->replicated(d.now, d.wall(), worker(2), id, 3);  // … and this one by now as well
+  EXPECT_TRUE(d.engine->mirrors_of(id).empty());
+  EXPECT_EQ(d.engine->counts(d.wall()).single_copy, 1U);
+}
+
 TEST(Mirror, WindowIsBoundedAndOnlyTheNewestIsSent) {
   Desk d;
   d.join(worker(1));
@@ -917,6 +940,41 @@ TEST(Recovery, NothingIsHandedOutOrDeniedUntilItEnds) {
   EXPECT_EQ(Desk::only<Store>(out).at(0).id, id);
   EXPECT_EQ(Desk::only<Lease>(out).at(0).id, id);
   EXPECT_EQ(d.engine->counts(d.wall()).single_copy, 0U);
+}
+
+TEST(Recovery, AgainInTheSameProcessKeepsWhatIsHere) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId a = d.submit();
+  d.lease(worker(1));
+  const TaskId b = d.submit();
+  d.engine->begin_recovery(d.now);
+  d.pass(d.settings.lease * 2);
+  d.engine->next(d.now, d.wall(), worker(1), 900, d.now + seconds(60));
+  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(1), a, 1, nullptr).error().code, Code::kUnavailable);
+  EXPECT_EQ(d.engine->cancel(d.now, d.wall(), b).error().code, Code::kUnavailable);
+  EXPECT_EQ(d.report(worker(1), a, 1).error().code, Code::kUnavailable);
+  EXPECT_TRUE(d.take_all<Lease>().empty());
+  EXPECT_EQ(d.state(a), TaskState::kRunning);
+  d.engine->end_recovery(d.now, d.wall());
+  EXPECT_EQ(d.take_all<Lease>().at(0).id, b);
+  EXPECT_TRUE(d.report(worker(1), a, 1).ok());
+}
+
+TEST(Recovery, OfTwoAttemptsThatAWorkerNamesTheLatestCounts) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  d.lease(worker(1));
+  const Task first = d.task(id);
+  ASSERT_TRUE(d.report(worker(1), id, 1, FailKind::kReleased).ok());
+  d.lease(worker(1));
+  d.renew();
+  d.engine->begin_recovery(d.now);
+  d.engine->restore(d.now, d.wall(), first, std::nullopt);
+  d.engine->worker_joined(d.now, d.wall(), worker(1), {{id, 2}, {id, 1}}, {});
+  d.engine->end_recovery(d.now, d.wall());
+  EXPECT_EQ(d.engine->running_on(worker(1).name)->attempt, 2U);
 }
 
 TEST(Recovery, TheHighestVersionWinsInAnyOrder) {

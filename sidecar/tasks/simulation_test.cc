@@ -368,9 +368,13 @@ class World {
     if (first) engine_->worker_joined(now_, wall(), pod.worker, running, held);
     for (const auto& [id, task] : copies) {
       if (engine_->wants(id, task.version)) {
-        if (!engine_->recovering()) adopted_.insert(id);
+        if (!engine_->recovering()) {
+          perform();
+          adopted_.insert(id);
+        }
         other_line_.insert(id);
         engine_->restore(now_, wall(), task, pod.worker);
+        if (!engine_->recovering()) perform();
       }
     }
     if (!first) engine_->worker_joined(now_, wall(), pod.worker, running, held);

@@ -527,6 +527,7 @@ Result<TeamReport> parse_report(std::string_view text) {
       const std::string path = "workers." + name;
       WorkerReport worker;
       worker.pod = reader.text(value, path, "pod").value_or("");
+      worker.address = reader.text(value, path, "address").value_or("");
       reader.read(value, path, "busy", worker.busy);
       worker.task = reader.text(value, path, "task").value_or("");
       reader.read(value, path, "stuck", worker.stuck);
@@ -551,6 +552,7 @@ std::string to_text(const TeamReport& report) {
   json workers = json::object();
   for (const auto& [name, worker] : report.workers) {
     json one = {{"pod", worker.pod}, {"busy", worker.busy}, {"stuck", worker.stuck}};
+    if (!worker.address.empty()) one["address"] = worker.address;
     if (!worker.task.empty()) one["task"] = worker.task;
     workers[name] = std::move(one);
   }

@@ -229,6 +229,7 @@ struct WorkerReport {
   bool busy = false;
   std::string task;  // "" when idle
   bool stuck = false;
+  std::string address;  // of its pod: a replaced coordinator announces itself there; "" in older reports
   friend bool operator==(const WorkerReport&, const WorkerReport&) = default;
 };
 

@@ -21,7 +21,7 @@ bool known(std::uint8_t type) {
     case FrameType::kClose: case FrameType::kPing: case FrameType::kPong: case FrameType::kMessage:
     case FrameType::kAnswer: case FrameType::kAcked: case FrameType::kAckRecorded: case FrameType::kHeld:
     case FrameType::kJoin: case FrameType::kJoined: case FrameType::kResolve: case FrameType::kResolved:
-    case FrameType::kLeaving: case FrameType::kPeers: case FrameType::kPeerList:
+    case FrameType::kSuccessor: case FrameType::kLeaving: case FrameType::kPeers: case FrameType::kPeerList:
     case FrameType::kReplicate: case FrameType::kReplicated: case FrameType::kForget: case FrameType::kPull:
     case FrameType::kCopy: case FrameType::kTaskNext: case FrameType::kTaskLease: case FrameType::kTaskNone:
     case FrameType::kTaskForgetNext: case FrameType::kTaskExtend: case FrameType::kTaskExtended:

@@ -28,7 +28,7 @@ enum class FrameType : std::uint8_t {
   // mail
   kMessage = 20, kAnswer = 21, kAcked = 22, kAckRecorded = 23,
   // a worker and its team's coordinator
-  kHeld = 30, kJoin = 31, kJoined = 32, kResolve = 33, kResolved = 34, kLeaving = 36,
+  kHeld = 30, kJoin = 31, kJoined = 32, kResolve = 33, kResolved = 34, kSuccessor = 35, kLeaving = 36,
   kPeers = 37, kPeerList = 38,
   // copies of tasks
   kReplicate = 40, kReplicated = 41, kForget = 42, kPull = 43, kCopy = 44,

@@ -312,6 +312,61 @@ TEST(LogFormat, MarksSurviveAnyDamagedByte) {
   }
 }
 
+// A crash in the middle of copying a segment forward: no record comes back to life when its newer copy is done and gone.
+TEST(Log, CopiesInterruptedAnywhereNeverReviveARecord) {
+  std::uint64_t both = 0;
+  for (int shift = 0; shift < 24; ++shift) {
+    for (std::uint64_t at = 1; at <= 6; ++at) {
+      FakeDirectory dir(1 << 20);
+      std::set<Sequence> kept;
+      auto o = open(dir, options(4));
+      ASSERT_TRUE(o);
+      for (int i = 0; i < shift; ++i) {  // other changes, other lengths of the torn write
+        ASSERT_TRUE(o->log->mark(*o->log->append(1, "x"), State::kDone, 0));
+      }
+      auto append = [&](bool keep) {
+        auto s = o->log->append(1, std::string(100, keep ? 'k' : 'f'));
+        if (s && keep) kept.insert(*s);
+        if (s && !keep) (void)o->log->mark(*s, State::kDone, 0);
+        return s.ok();
+      };
+      for (int i = 0; o->log->stats().copied_records == 0 && !dir.crashed(); ++i) {
+        ASSERT_LT(i, 1000);
+        const auto before = o->log->stats();
+        if (before.segments == 4) dir.crash_in(at);
+        (void)append(i % 12 == 0);
+      }
+      if (!dir.crashed()) continue;
+      o->log.reset();
+      dir.restart(nullptr);
+      auto again = open(dir, options(12));
+      ASSERT_TRUE(again);
+      for (const Sequence s : kept) {
+        ASSERT_EQ(again->content.count(s), 1U) << shift << " " << at;
+        if (++both % 2 == 0) { ASSERT_TRUE(again->log->mark(s, State::kDone, 0)); }
+        else { again->content.erase(s); }
+      }
+      std::set<Sequence> live;
+      for (const Sequence s : kept) {
+        if (again->log->read(s)) live.insert(s);
+      }
+      for (int i = 0; i < 200; ++i) {
+        auto s = again->log->append(1, std::string(100, 'f'));
+        ASSERT_TRUE(s);
+        ASSERT_TRUE(again->log->mark(*s, State::kDone, 0));
+      }
+      auto last = open(dir, options(12));
+      ASSERT_TRUE(last);
+      std::set<Sequence> found;
+      for (const auto& [s, copy] : last->content) {
+        if (copy.payload == std::string(100, 'k')) found.insert(s);
+      }
+      ASSERT_EQ(found, live) << shift << " " << at;
+    }
+  }
+  EXPECT_GT(both, 100U);
+}
+
 // Any one byte damaged at any place: what is found is unaltered, and what is missing was counted.
 TEST(LogProperty, EveryDamagedByteIsDetected) {
   FakeDirectory dir(1 << 20);

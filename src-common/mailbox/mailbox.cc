@@ -253,7 +253,9 @@ class Mailbox::Impl {
   Outgoing* find_out(const AgentName& to, Sequence sequence);
   OutStream& stream_for(Destination& d, const Outgoing& o) { return d.streams[stream_of(o.priority, o.reply)]; }
   void insert_out(Outgoing o);
-  void remove_out(Sequence sequence, bool forget_id);
+  enum class After : std::uint8_t { kFinished, kNeverDelivered };
+  void remove_out(Sequence sequence, After after);
+  bool never_deliver(Sequence sequence);
   void accept(Outgoing& o);
   void make_due(Destination& d, Outgoing& o);
   void doubt(Destination& d, Outgoing& o);
@@ -1070,8 +1072,15 @@ Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& to, Sequence s
   return it == out_.end() || it->second.to != to ? nullptr : &it->second;
 }
 
-// The outbox record is done; `forget_id`: it was never delivered, so its id may be used again.
-void Mailbox::Impl::remove_out(Sequence sequence, bool forget_id) {
+// Ends a message of which "never delivered" will be told: that must be true also after a restart. false: it stays.
+bool Mailbox::Impl::never_deliver(Sequence sequence) {
+  if (!log_->mark(sequence, State::kDone, 0)) return false;
+  remove_out(sequence, After::kNeverDelivered);
+  return true;
+}
+
+// kNeverDelivered: its record is done already, and its id may be used again.
+void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   const auto it = out_.find(sequence);
   const Outgoing o = std::move(it->second);
   out_.erase(it);
@@ -1084,12 +1093,12 @@ void Mailbox::Impl::remove_out(Sequence sequence, bool forget_id) {
   d.all.erase(sequence);
   --(o.reply ? d.replies : d.messages);
   if (d.all.empty() && !d.linked) destinations_.erase(dest);
-  if (forget_id) {
+  if (after == After::kNeverDelivered) {
     forget_sent(o.id);
   } else if (is_generated(o.id)) {
     remember_generated(o.id, {0, o.to, sequence, true, false});
   }
-  finish_record(sequence);
+  if (after == After::kFinished) finish_record(sequence);
 }
 
 Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
@@ -1209,8 +1218,8 @@ bool Mailbox::Impl::withdraw(Sequence sequence) {
   if (it == out_.end()) return false;
   const Outgoing& o = it->second;
   if (o.state != Out::kDue || o.accepted || o.restored || o.uncertain) return false;
+  if (!never_deliver(sequence)) return false;
   ++books_.withdrawn;
-  remove_out(sequence, true);
   return true;
 }
 
@@ -1317,7 +1326,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
       outcomes_.push_back({sequence, o.id, o.to, Error{Code::kUnknown, "the stored copy is damaged; it may have been delivered before"}, false});
     }
     ++books_.refused;
-    remove_out(sequence, false);
+    remove_out(sequence, After::kFinished);
   }
   return out;
 }
@@ -1340,7 +1349,7 @@ void Mailbox::Impl::on_answer(const AgentName& to, const LogId& peer, Sequence s
     case Answer::kFinished:
       accept(*o);
       ++books_.acknowledged_by_receiver;
-      remove_out(sequence, false);
+      remove_out(sequence, After::kFinished);
       return;
     case Answer::kFull:
     case Answer::kGap:
@@ -1366,9 +1375,14 @@ void Mailbox::Impl::on_answer(const AgentName& to, const LogId& peer, Sequence s
     stream.blocked = true;
     return;
   }
-  outcomes_.push_back({sequence, o->id, o->to, Error{Code::kDenied, reason.empty() ? to.value + " refused it" : reason}, false});
+  SendOutcome outcome{sequence, o->id, o->to, Error{Code::kDenied, reason.empty() ? to.value + " refused it" : reason}, false};
+  if (!never_deliver(sequence)) {
+    make_due(d, *o);
+    stream.blocked = true;
+    return;
+  }
+  outcomes_.push_back(std::move(outcome));
   ++books_.refused;
-  remove_out(sequence, true);
 }
 
 bool Mailbox::Impl::on_acked(const AgentName& to, Sequence sequence) {
@@ -1376,7 +1390,7 @@ bool Mailbox::Impl::on_acked(const AgentName& to, Sequence sequence) {
   if (o == nullptr) return false;
   accept(*o);
   ++books_.acknowledged_by_receiver;
-  remove_out(sequence, false);
+  remove_out(sequence, After::kFinished);
   return true;
 }
 

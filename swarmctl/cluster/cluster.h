@@ -1,5 +1,6 @@
-// One namespace of a cluster as the verbs see it: Swarms, pods, and the task API of a Swarm's coordinators behind the API
-// server's service proxy. Turns every refusal on the way into words that say what to do.
+// One namespace of a cluster as the verbs see it: Swarms, pods, and the task API of a Swarm's
+// coordinators behind the API server's service proxy. Turns every refusal on the way into words
+// that say what to do.
 //
 // Threads: one per Cluster; a copy has a connection of its own and the tokens that were known.
 #pragma once
@@ -20,18 +21,21 @@
 
 namespace swarm::cluster {
 
-inline constexpr std::size_t kMostSwarms = 100;        // looked through for a task
+inline constexpr std::size_t kMostSwarms = 100;  // looked through for a task
 inline constexpr std::size_t kTasksPerPage = 500;
-inline constexpr std::size_t kMostTasks = 200'000;     // of one list
-inline constexpr Milliseconds kAttemptLimit{70'000};   // one HTTP request; a waiting GET takes up to 50 s
+inline constexpr std::size_t kMostTasks = 200'000;  // of one list
+inline constexpr Milliseconds kAttemptLimit{
+    70'000};  // one HTTP request; a waiting GET takes up to 50 s
 inline constexpr Milliseconds kRetryFirst{200};
 inline constexpr Milliseconds kRetryMost{2000};
 
-// What went wrong with a request to the API server itself, from its status and body (a Status object or plain text).
+// What went wrong with a request to the API server itself, from its status and body (a Status
+// object or plain text).
 Error explain_kubernetes(int status, const std::string& body, const std::string& doing);
-// The same for a request to the task API through the service proxy: our own errors keep their code, the proxy's
-// (no endpoints, not allowed) get words about Swarm `swarm`.
-Error explain_task_api(int status, const std::string& body, const std::string& swarm, const std::string& name_space);
+// The same for a request to the task API through the service proxy: our own errors keep their code,
+// the proxy's (no endpoints, not allowed) get words about Swarm `swarm`.
+Error explain_task_api(int status, const std::string& body, const std::string& swarm,
+                       const std::string& name_space);
 
 struct TaskPlace {
   std::string swarm;
@@ -40,7 +44,8 @@ struct TaskPlace {
 
 class Cluster {
  public:
-  Cluster(HttpClient http, std::string name_space) : http_(std::move(http)), namespace_(std::move(name_space)) {}
+  Cluster(HttpClient http, std::string name_space)
+      : http_(std::move(http)), namespace_(std::move(name_space)) {}
 
   [[nodiscard]] const std::string& name_space() const { return namespace_; }
 
@@ -50,20 +55,27 @@ class Cluster {
   Result<nlohmann::json> pod(const std::string& name, MonoTime deadline);
   // A container's log, piece by piece. kNotFound: the pod or that container's log is gone.
   Status pod_log(const std::string& pod, const std::string& container, bool follow, bool previous,
-                 const std::function<void(std::string_view)>& take, const std::function<bool()>& go_on);
+                 const std::function<void(std::string_view)>& take,
+                 const std::function<bool()>& go_on);
 
-  // The token of the Swarm's task API; remembered. Says which swarms exist when there is no such one.
+  // The token of the Swarm's task API; remembered. Says which swarms exist when there is no such
+  // one.
   Result<std::string> token(const std::string& swarm, MonoTime deadline);
-  // One request to /v1`path`. Repeated while the coordinators can't be reached, until the deadline; with `repeatable`
-  // also when it may have been carried out. What comes back has status 200 to 299.
-  Result<HttpResponse> call(const std::string& swarm, const std::string& method, const std::string& path,
-                            const std::string& body, bool repeatable, MonoTime deadline);
-  Result<nlohmann::json> call_json(const std::string& swarm, const std::string& method, const std::string& path,
-                                   const std::string& body, bool repeatable, MonoTime deadline);
+  // One request to /v1`path`. Repeated while the coordinators can't be reached, until the deadline;
+  // with `repeatable` also when it may have been carried out. What comes back has status 200 to
+  // 299.
+  Result<HttpResponse> call(const std::string& swarm, const std::string& method,
+                            const std::string& path, const std::string& body, bool repeatable,
+                            MonoTime deadline);
+  Result<nlohmann::json> call_json(const std::string& swarm, const std::string& method,
+                                   const std::string& path, const std::string& body,
+                                   bool repeatable, MonoTime deadline);
   // All pages of the list; `query` is "" or "state=queued".
-  Result<std::vector<nlohmann::json>> tasks(const std::string& swarm, const std::string& query, MonoTime deadline);
+  Result<std::vector<nlohmann::json>> tasks(const std::string& swarm, const std::string& query,
+                                            MonoTime deadline);
 
-  // The swarm that has the task: `swarm` if given, else all of the namespace are asked. kInvalid: several have one.
+  // The swarm that has the task: `swarm` if given, else all of the namespace are asked. kInvalid:
+  // several have one.
   Result<TaskPlace> find_task(const TaskId& task, const std::string& swarm, MonoTime deadline);
   // `swarm` if given, else the only one there is.
   Result<std::string> only_swarm(const std::string& swarm, MonoTime deadline);
@@ -74,8 +86,10 @@ class Cluster {
   void set_on_wait(std::function<void(const Error&)> on_wait) { on_wait_ = std::move(on_wait); }
 
  private:
-  Result<nlohmann::json> get(const std::string& target, const std::string& doing, MonoTime deadline);
-  Result<HttpResponse> try_once(const std::string& swarm, const HttpRequest& request, MonoTime deadline);
+  Result<nlohmann::json> get(const std::string& target, const std::string& doing,
+                             MonoTime deadline);
+  Result<HttpResponse> try_once(const std::string& swarm, const HttpRequest& request,
+                                MonoTime deadline);
 
   HttpClient http_;
   std::string namespace_;

@@ -36,9 +36,11 @@ bool wait_for(int fd, short events, MonoTime deadline) {
 
 std::string serialize(const HttpRequest& request) {
   // kubectl proxy accepts only requests for localhost.
-  std::string out = request.method + " " + request.target + " HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n";
+  std::string out = request.method + " " + request.target +
+                    " HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n";
   for (const auto& [name, value] : request.headers) out += name + ": " + value + "\r\n";
-  if (request.method != "GET") out += "Content-Length: " + std::to_string(request.body.size()) + "\r\n";
+  if (request.method != "GET")
+    out += "Content-Length: " + std::to_string(request.body.size()) + "\r\n";
   return out + "\r\n" + request.body;
 }
 
@@ -63,6 +65,7 @@ class Reader {
     return {};
   }
   Status end() {
+    if (!begun()) return Error{Code::kUnknown, "the connection was closed without an answer"};
     boost::system::error_code error;
     parser_.put_eof(error);
     if (error) return Error{Code::kUnknown, "the connection broke in the middle of the answer"};
@@ -98,7 +101,8 @@ void HttpClient::close() {
 Status HttpClient::connect(MonoTime deadline) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path_.size() >= sizeof address.sun_path) return invalid("the path of kubectl's socket is too long: set a shorter TMPDIR");
+  if (path_.size() >= sizeof address.sun_path)
+    return invalid("the path of kubectl's socket is too long: set a shorter TMPDIR");
   std::memcpy(address.sun_path, path_.data(), path_.size());
   fd_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd_ < 0) return unavailable(std::string("socket: ") + std::strerror(errno));
@@ -122,9 +126,11 @@ Status HttpClient::write_all(std::string_view bytes, MonoTime deadline) {
     } else if (n < 0 && errno == EINTR) {
       continue;
     } else if (n < 0 && errno == EAGAIN) {
-      if (!wait_for(fd_, POLLOUT, deadline)) return Error{Code::kUnknown, "kubectl proxy takes no data"};
+      if (!wait_for(fd_, POLLOUT, deadline))
+        return Error{Code::kUnknown, "kubectl proxy takes no data"};
     } else {
-      return Error{Code::kUnknown, std::string("kubectl proxy closed the connection: ") + std::strerror(errno)};
+      return Error{Code::kUnknown,
+                   std::string("kubectl proxy closed the connection: ") + std::strerror(errno)};
     }
   }
   return {};
@@ -173,7 +179,8 @@ Result<HttpResponse> HttpClient::send(const HttpRequest& request, MonoTime deadl
   }
 }
 
-Result<HttpResponse> HttpClient::stream(const HttpRequest& request, const std::function<void(std::string_view)>& take,
+Result<HttpResponse> HttpClient::stream(const HttpRequest& request,
+                                        const std::function<void(std::string_view)>& take,
                                         const std::function<bool()>& go_on) {
   close();
   const MonoTime limit = mono_now() + kStreamSendLimit;
@@ -203,7 +210,8 @@ Result<HttpResponse> HttpClient::stream(const HttpRequest& request, const std::f
     }
     state = reader.put(std::string_view(buffer, static_cast<std::size_t>(n)));
     pass_on();
-    if (reader.has_header() && reader.body().size() > kMostResponseBytes) state = Error{Code::kFull, "an answer beyond 64 MiB"};
+    if (reader.has_header() && reader.body().size() > kMostResponseBytes)
+      state = Error{Code::kFull, "an answer beyond 64 MiB"};
   }
   pass_on();
   close();

@@ -34,10 +34,13 @@ TEST(Http, KeepsItsConnectionAndOpensALostOneAnew) {
 
 TEST(Http, SendsBodiesAndHeaders) {
   FakeCluster server;
-  server.on("POST", "/x", [](const FakeRequest& request) { return FakeResponse{201, request.headers.at("x-a") + request.body}; });
+  server.on("POST", "/x", [](const FakeRequest& request) {
+    return FakeResponse{201, request.headers.at("x-a") + request.body};
+  });
   HttpClient client(server.socket_path());
   const std::string big(3'000'000, 'b');
-  const auto got = client.send({.method = "POST", .target = "/x", .headers = {{"X-A", "1"}}, .body = big}, soon());
+  const auto got = client.send(
+      {.method = "POST", .target = "/x", .headers = {{"X-A", "1"}}, .body = big}, soon());
   ASSERT_TRUE(got.ok());
   EXPECT_EQ(got->status, 201);
   EXPECT_EQ(got->body, "1" + big);
@@ -62,40 +65,60 @@ TEST(Http, TheDeadlineHolds) {
     return FakeResponse{};
   });
   HttpClient client(server.socket_path());
-  EXPECT_EQ(client.send({.target = "/x"}, mono_now() + Milliseconds(100)).error().code, Code::kUnknown);
+  EXPECT_EQ(client.send({.target = "/x"}, mono_now() + Milliseconds(100)).error().code,
+            Code::kUnknown);
 }
 
 TEST(Http, StreamsPieceByPiece) {
   FakeCluster server;
-  server.on("GET", "/log", [](const FakeRequest&) { return FakeResponse{200, std::string(100'000, 'x'), true}; });
+  server.on("GET", "/log", [](const FakeRequest&) {
+    return FakeResponse{200, std::string(100'000, 'x'), true};
+  });
   HttpClient client(server.socket_path());
   std::size_t total = 0;
-  const auto got = client.stream({.target = "/log"}, [&](std::string_view bytes) { total += bytes.size(); }, [] { return true; });
+  const auto got = client.stream(
+      {.target = "/log"}, [&](std::string_view bytes) { total += bytes.size(); },
+      [] { return true; });
   ASSERT_TRUE(got.ok());
   EXPECT_EQ(total, 100'000U);
-  const auto missing = client.stream({.target = "/none"}, [](std::string_view) { FAIL(); }, [] { return true; });
+  const auto missing = client.stream(
+      {.target = "/none"}, [](std::string_view) { FAIL(); }, [] { return true; });
   EXPECT_EQ(missing->status, 404);
-  const auto stopped = client.stream({.target = "/log"}, [](std::string_view) {}, [] { return false; });
+  const auto stopped = client.stream(
+      {.target = "/log"}, [](std::string_view) {}, [] { return false; });
   EXPECT_TRUE(stopped.ok());
 }
 
 TEST(Explain, OurOwnErrorsKeepTheirCode) {
-  const std::pair<const char*, Code> rows[] = {{"not_found", Code::kNotFound}, {"conflict", Code::kConflict}, {"full", Code::kFull},
-                                               {"invalid", Code::kInvalid},    {"unavailable", Code::kUnavailable},
-                                               {"denied", Code::kDenied},      {"something", Code::kInternal}};
+  const std::pair<const char*, Code> rows[] = {{"not_found", Code::kNotFound},
+                                               {"conflict", Code::kConflict},
+                                               {"full", Code::kFull},
+                                               {"invalid", Code::kInvalid},
+                                               {"unavailable", Code::kUnavailable},
+                                               {"denied", Code::kDenied},
+                                               {"something", Code::kInternal}};
   for (const auto& [code, want] : rows) {
-    EXPECT_EQ(explain_task_api(404, std::string(R"({"code":")") + code + R"(","message":"m"})", "s", "n").code, want) << code;
+    EXPECT_EQ(
+        explain_task_api(404, std::string(R"({"code":")") + code + R"(","message":"m"})", "s", "n")
+            .code,
+        want)
+        << code;
   }
 }
 
 TEST(Explain, TheProxysErrorsGetWords) {
-  const Error none = explain_task_api(503, status_json(503, "ServiceUnavailable", "no endpoints available"), "hello", "team");
+  const Error none = explain_task_api(
+      503, status_json(503, "ServiceUnavailable", "no endpoints available"), "hello", "team");
   EXPECT_EQ(none.code, Code::kUnavailable);
   EXPECT_THAT(none.message, HasSubstr("kubectl get pods -n team -l cfn.dev/swarm=hello"));
-  const Error denied = explain_task_api(403, status_json(403, "Forbidden", "cannot create services/proxy"), "hello", "team");
+  const Error denied = explain_task_api(
+      403, status_json(403, "Forbidden", "cannot create services/proxy"), "hello", "team");
   EXPECT_EQ(denied.code, Code::kDenied);
   EXPECT_THAT(denied.message, HasSubstr("resourceNames: [\"hello-tasks:http\"]"));
-  EXPECT_EQ(explain_task_api(404, status_json(404, "NotFound", "services not found"), "hello", "team").code, Code::kUnavailable);
+  EXPECT_EQ(
+      explain_task_api(404, status_json(404, "NotFound", "services not found"), "hello", "team")
+          .code,
+      Code::kUnavailable);
   EXPECT_EQ(explain_task_api(502, "Bad Gateway", "hello", "team").code, Code::kUnavailable);
   EXPECT_EQ(explain_task_api(504, "", "hello", "team").code, Code::kUnknown);
   EXPECT_EQ(explain_task_api(418, "<html>", "hello", "team").code, Code::kInternal);

@@ -26,7 +26,8 @@ constexpr std::size_t kMostOutput = 65536;
 constexpr Milliseconds kProxyPoll{10};
 constexpr const char* kPodNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 constexpr const char* kNoKubectl =
-    "kubectl is not in PATH: install it (https://kubernetes.io/docs/tasks/tools), swarmctl uses its way to your cluster";
+    "kubectl is not in PATH: install it (https://kubernetes.io/docs/tasks/tools), swarmctl uses "
+    "its way to your cluster";
 
 // For the signal handler: only what async-signal-safe functions need.
 volatile sig_atomic_t cleanup_pid = 0;
@@ -76,11 +77,13 @@ std::vector<std::string> KubectlFlags::words() const {
 }
 
 Result<std::string> current_namespace(const KubectlFlags& flags) {
-  std::vector<std::string> words{"kubectl", "config", "view", "--minify", "-o", "jsonpath={..namespace}"};
+  std::vector<std::string> words{"kubectl",  "config", "view",
+                                 "--minify", "-o",     "jsonpath={..namespace}"};
   for (const std::string& word : flags.words()) words.push_back(word);
   std::vector<char*> argv = pointers(words);
   int out[2];
-  if (::pipe2(out, O_CLOEXEC) != 0) return internal_error(std::string("pipe: ") + std::strerror(errno));
+  if (::pipe2(out, O_CLOEXEC) != 0)
+    return internal_error(std::string("pipe: ") + std::strerror(errno));
   const pid_t pid = ::fork();
   if (pid < 0) return internal_error(std::string("fork: ") + std::strerror(errno));
   if (pid == 0) {
@@ -116,9 +119,12 @@ Result<std::string> current_namespace(const KubectlFlags& flags) {
 Status KubectlProxy::start(const KubectlFlags& flags) {
   check(pid_ < 0 && cleanup_pid == 0, "one proxy per process");
   const char* tmp = std::getenv("TMPDIR");
-  std::string pattern = std::string(tmp != nullptr && *tmp != '\0' ? tmp : "/tmp") + "/swarmctl-XXXXXX";
-  if (pattern.size() > 90) pattern = "/tmp/swarmctl-XXXXXX";  // a socket's path has at most 107 characters
-  if (::mkdtemp(pattern.data()) == nullptr) return internal_error(pattern + ": " + std::strerror(errno));
+  std::string pattern =
+      std::string(tmp != nullptr && *tmp != '\0' ? tmp : "/tmp") + "/swarmctl-XXXXXX";
+  if (pattern.size() > 90)
+    pattern = "/tmp/swarmctl-XXXXXX";  // a socket's path has at most 107 characters
+  if (::mkdtemp(pattern.data()) == nullptr)
+    return internal_error(pattern + ": " + std::strerror(errno));
   directory_ = pattern;
   socket_ = directory_ + "/s";
   errors_ = directory_ + "/err";
@@ -128,7 +134,11 @@ Status KubectlProxy::start(const KubectlFlags& flags) {
     std::snprintf(target, sizeof cleanup_socket, "%s", text->c_str());
   }
 
-  std::vector<std::string> words{"kubectl", "proxy", "--unix-socket=" + socket_, "--accept-paths=.*", "--reject-paths=^$",
+  std::vector<std::string> words{"kubectl",
+                                 "proxy",
+                                 "--unix-socket=" + socket_,
+                                 "--accept-paths=.*",
+                                 "--reject-paths=^$",
                                  "--reject-methods=^$"};
   for (const std::string& word : flags.words()) words.push_back(word);
   std::vector<char*> argv = pointers(words);
@@ -175,12 +185,14 @@ Status KubectlProxy::start(const KubectlFlags& flags) {
       Result<std::string> said = os::read_file(errors_, kMostOutput);
       stop();
       if (WIFEXITED(status) && WEXITSTATUS(status) == 127) return not_found(kNoKubectl);
-      return unavailable("kubectl proxy ended: " + (said && !trimmed(*said).empty() ? trimmed(*said) : "it did not say why"));
+      return unavailable("kubectl proxy ended: " +
+                         (said && !trimmed(*said).empty() ? trimmed(*said) : "it did not say why"));
     }
     std::this_thread::sleep_for(kProxyPoll);
   }
   stop();
-  return unavailable("kubectl proxy did not start within " + std::to_string(kProxyStart.count() / 1000) + " s");
+  return unavailable("kubectl proxy did not start within " +
+                     std::to_string(kProxyStart.count() / 1000) + " s");
 }
 
 void KubectlProxy::stop() {

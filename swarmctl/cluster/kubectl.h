@@ -1,8 +1,10 @@
-// kubectl as a helper process: `kubectl proxy` on a unix socket in a private directory, and its idea of the namespace.
+// kubectl as a helper process: `kubectl proxy` on a unix socket in a private directory, and its
+// idea of the namespace.
 //
-// The proxy ends with this object, with this process however it ends (parent-death signal), and on SIGINT and SIGTERM,
-// which KubectlProxy handles from start() on: they clean up and exit with 130 and 143. At most one object per process,
-// started on the main thread (the parent-death signal follows the thread).
+// The proxy ends with this object, with this process however it ends (parent-death signal), and on
+// SIGINT and SIGTERM, which KubectlProxy handles from start() on: they clean up and exit with 130
+// and 143. At most one object per process, started on the main thread (the parent-death signal
+// follows the thread).
 #pragma once
 
 #include <sys/types.h>

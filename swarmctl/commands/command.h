@@ -1,4 +1,5 @@
-// What all verbs of kubectl-swarm share: the flags that every verb takes, and how results and errors are shown.
+// What all verbs of kubectl-swarm share: the flags that every verb takes, and how results and
+// errors are shown.
 #pragma once
 
 #include <functional>
@@ -56,7 +57,8 @@ int exit_code(Code code);
 int fail(const Error& error);
 // Writes to standard output. False when that is closed.
 bool print(std::string_view bytes);
-// -o json|yaml of a value; kInvalid when `output` is another word than those, "" and the `also` ones.
+// -o json|yaml of a value; kInvalid when `output` is another word than those, "" and the `also`
+// ones.
 Status check_output(const std::string& output, const std::vector<std::string>& also);
 bool print_as(const std::string& output, const nlohmann::json& value);
 
@@ -84,12 +86,13 @@ int top(const Options& options);
 
 // One line of a file as the body of a task submission; pure. `line_number` counts from 1.
 // kInvalid: --key-field or --id-field given and the line is no JSON object with such a member.
-Result<nlohmann::json> submission_of_line(const std::string& line, std::size_t line_number, const Options& options,
-                                          const std::string& run_id);
+Result<nlohmann::json> submission_of_line(const std::string& line, std::size_t line_number,
+                                          const Options& options, const std::string& run_id);
 // The submission of one task from the flags. kInvalid: a label that is no a=b.
 Result<nlohmann::json> submission(const std::string& body, const Options& options);
 
-// Log lines of one task: those that begin with "[T N] ", with the prefix taken off unless `keep_prefix`. Pure.
+// Log lines of one task: those that begin with "[T N] ", with the prefix taken off unless
+// `keep_prefix`. Pure.
 class TaskLines {
  public:
   TaskLines(std::string task, bool keep_prefix, std::function<void(std::string_view)> take)

@@ -13,16 +13,23 @@ namespace swarm::commands {
 
 int exit_code(Code code) {
   switch (code) {
-    case Code::kInvalid: return 2;
-    case Code::kNotFound: return 3;
-    case Code::kFull: return 4;
-    case Code::kUnknown: return 5;
-    case Code::kUnavailable: return 6;
-    case Code::kDenied: return 7;
+    case Code::kInvalid:
+      return 2;
+    case Code::kNotFound:
+      return 3;
+    case Code::kFull:
+      return 4;
+    case Code::kUnknown:
+      return 5;
+    case Code::kUnavailable:
+      return 6;
+    case Code::kDenied:
+      return 7;
     case Code::kConflict:
     case Code::kCancelled:
     case Code::kCorrupt:
-    case Code::kInternal: return 1;
+    case Code::kInternal:
+      return 1;
   }
   return 1;
 }
@@ -66,7 +73,8 @@ Result<cluster::Cluster*> Session::open() {
   }
   const Status started = proxy_.start(options_.kubectl);
   if (!started) return started.error();
-  cluster_ = std::make_unique<cluster::Cluster>(cluster::HttpClient(proxy_.socket_path()), std::move(name_space));
+  cluster_ = std::make_unique<cluster::Cluster>(cluster::HttpClient(proxy_.socket_path()),
+                                                std::move(name_space));
   if (::isatty(STDERR_FILENO) != 0) {
     cluster_->set_on_wait([](const Error& error) {
       std::fprintf(stderr, "waiting: %s\n", text::shorten(error.message, 300).c_str());
@@ -80,7 +88,8 @@ void TaskLines::line(std::string_view text) {
   const std::size_t close = text.find("] ", begin_.size());
   if (close == std::string_view::npos || close == begin_.size()) return;
   const std::string_view attempt = text.substr(begin_.size(), close - begin_.size());
-  if (!std::all_of(attempt.begin(), attempt.end(), [](char c) { return c >= '0' && c <= '9'; })) return;
+  if (!std::all_of(attempt.begin(), attempt.end(), [](char c) { return c >= '0' && c <= '9'; }))
+    return;
   take_(keep_prefix_ ? text : text.substr(close + 2));
 }
 

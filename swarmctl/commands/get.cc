@@ -26,22 +26,25 @@ Status check_states(const std::string& states) {
     left = comma == std::string::npos ? "" : left.substr(comma + 1);
     if (std::find(kStates.begin(), kStates.end(), state) == kStates.end()) {
       const std::string near = text::nearest(state, kStates);
-      return invalid("--state " + state + ": " + (near.empty() ? "" : "did you mean " + near + "? ") +
+      return invalid("--state " + state + ": " +
+                     (near.empty() ? "" : "did you mean " + near + "? ") +
                      "The states are queued, running, done, failed, dead, cancelled");
     }
   }
   return {};
 }
 
-Result<std::vector<json>> fetch(cluster::Cluster& cluster, const Options& options, const std::string& swarm, bool tasks) {
+Result<std::vector<json>> fetch(cluster::Cluster& cluster, const Options& options,
+                                const std::string& swarm, bool tasks) {
   std::vector<json> items;
   if (tasks) {
-    Result<std::vector<json>> all =
-        cluster.tasks(swarm, options.states.empty() ? "" : "state=" + options.states, options.deadline());
+    Result<std::vector<json>> all = cluster.tasks(
+        swarm, options.states.empty() ? "" : "state=" + options.states, options.deadline());
     if (!all) return all.error();
     items = *std::move(all);
   } else {
-    const Result<json> all = cluster.call_json(swarm, "GET", "/agents", "", true, options.deadline());
+    const Result<json> all =
+        cluster.call_json(swarm, "GET", "/agents", "", true, options.deadline());
     if (!all) return all.error();
     for (const json& agent : text::get(*all, "agents")) items.push_back(agent);
   }
@@ -55,7 +58,8 @@ Result<std::vector<json>> fetch(cluster::Cluster& cluster, const Options& option
   return chosen;
 }
 
-int show(const Options& options, const std::vector<json>& items, const std::string& swarm, bool tasks) {
+int show(const Options& options, const std::vector<json>& items, const std::string& swarm,
+         bool tasks) {
   if (options.output == "json" || options.output == "yaml") {
     json list = json::object();
     list[tasks ? "tasks" : "agents"] = items;
@@ -64,7 +68,8 @@ int show(const Options& options, const std::vector<json>& items, const std::stri
   if (options.output == "name") {
     std::string out;
     for (const json& item : items) {
-      out += tasks ? "task/" + text::shorten(get_text(item, "id"), 128) : "agent/" + text::shorten(get_text(item, "name"), 128);
+      out += tasks ? "task/" + text::shorten(get_text(item, "id"), 128)
+                   : "agent/" + text::shorten(get_text(item, "name"), 128);
       out += "\n";
     }
     return print(out) ? 0 : 1;
@@ -75,7 +80,8 @@ int show(const Options& options, const std::vector<json>& items, const std::stri
   }
   const bool wide = options.output == "wide";
   std::vector<Row> rows{tasks ? text::task_header(wide) : text::agent_header(wide)};
-  for (const json& item : items) rows.push_back(tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide));
+  for (const json& item : items)
+    rows.push_back(tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide));
   return print(text::table(rows)) ? 0 : 1;
 }
 
@@ -107,32 +113,38 @@ int watch(cluster::Cluster& cluster, const Options& options, const std::string& 
 int describe_task(cluster::Cluster& cluster, const Options& options, const std::string& reference) {
   const Result<TaskId> id = text::parse_task(reference);
   if (!id) return fail(id.error());
-  const Result<cluster::TaskPlace> place = cluster.find_task(*id, options.swarm, options.deadline());
+  const Result<cluster::TaskPlace> place =
+      cluster.find_task(*id, options.swarm, options.deadline());
   if (!place) return fail(place.error());
   if (!options.output.empty()) return print_as(options.output, *place->task) ? 0 : 1;
   return print(text::describe_task(*place->task, wall_now())) ? 0 : 1;
 }
 
-int describe_agent(cluster::Cluster& cluster, const Options& options, const std::string& reference) {
+int describe_agent(cluster::Cluster& cluster, const Options& options,
+                   const std::string& reference) {
   const Result<std::string> name = text::parse_name("agent", reference);
   if (!name) return fail(name.error());
   const Result<std::string> swarm = cluster.only_swarm(options.swarm, options.deadline());
   if (!swarm) {
     Error error = swarm.error();
-    if (error.code == Code::kInvalid) error.message += ". Write --swarm S: every swarm has an agent " + *name;
+    if (error.code == Code::kInvalid)
+      error.message += ". Write --swarm S: every swarm has an agent " + *name;
     return fail(error);
   }
-  const Result<json> all = cluster.call_json(*swarm, "GET", "/agents", "", true, options.deadline());
+  const Result<json> all =
+      cluster.call_json(*swarm, "GET", "/agents", "", true, options.deadline());
   if (!all) return fail(all.error());
   for (const json& agent : text::get(*all, "agents")) {
     if (get_text(agent, "name") != *name) continue;
     if (!options.output.empty()) return print_as(options.output, agent) ? 0 : 1;
     return print(text::describe_agent(agent, *swarm)) ? 0 : 1;
   }
-  return fail(not_found("swarm " + *swarm + " has no agent " + *name + ": kubectl swarm get agents " + *swarm + " lists them"));
+  return fail(not_found("swarm " + *swarm + " has no agent " + *name +
+                        ": kubectl swarm get agents " + *swarm + " lists them"));
 }
 
-int describe_swarm(cluster::Cluster& cluster, const Options& options, const std::string& reference) {
+int describe_swarm(cluster::Cluster& cluster, const Options& options,
+                   const std::string& reference) {
   const Result<std::string> name = text::parse_swarm(reference);
   if (!name) return fail(name.error());
   const Result<json> swarm = cluster.swarm(*name, options.deadline());
@@ -151,9 +163,11 @@ int get(const Options& options) {
   if (!tasks && what != "agents" && what != "agent") {
     const std::string near = text::nearest(what, {"tasks", "agents"});
     return fail(invalid("get " + what + ": " + (near.empty() ? "" : "did you mean " + near + "? ") +
-                        "Write: kubectl swarm get tasks SWARM, or get agents SWARM (swarms themselves: kubectl get swarms)"));
+                        "Write: kubectl swarm get tasks SWARM, or get agents SWARM (swarms "
+                        "themselves: kubectl get swarms)"));
   }
-  for (const Status& checked : {check_output(options.output, {"wide", "name"}), check_states(options.states)}) {
+  for (const Status& checked :
+       {check_output(options.output, {"wide", "name"}), check_states(options.states)}) {
     if (!checked) return fail(checked.error());
   }
   const Result<bool> selector = text::matches(json::object(), options.selector);
@@ -161,7 +175,8 @@ int get(const Options& options) {
   if (!tasks && (!options.states.empty() || !options.selector.empty())) {
     return fail(invalid("--state and -l choose tasks; get agents takes neither"));
   }
-  if (options.watch && (options.output == "json" || options.output == "yaml" || options.output == "name")) {
+  if (options.watch &&
+      (options.output == "json" || options.output == "yaml" || options.output == "name")) {
     return fail(invalid("-w shows a table: it goes without -o, or with -o wide"));
   }
   std::string given = options.swarm;
@@ -185,14 +200,17 @@ int describe(const Options& options) {
   const Status output = check_output(options.output, {});
   if (!output) return fail(output.error());
   std::string reference = options.arguments[0];
-  if (options.arguments.size() > 1) reference += "/" + options.arguments[1];  // describe task t-0-1f
+  if (options.arguments.size() > 1)
+    reference += "/" + options.arguments[1];  // describe task t-0-1f
   Session session(options);
   const Result<cluster::Cluster*> cluster = session.open();
   if (!cluster) return fail(cluster.error());
   const std::string kind = reference.substr(0, reference.find('/'));
-  if (kind == "task" || kind == "tasks" || text::parse_task(reference)) return describe_task(**cluster, options, reference);
+  if (kind == "task" || kind == "tasks" || text::parse_task(reference))
+    return describe_task(**cluster, options, reference);
   if (kind == "agent" || kind == "agents") return describe_agent(**cluster, options, reference);
-  if (kind == reference || kind == "swarm" || kind == "swarms") return describe_swarm(**cluster, options, reference);
+  if (kind == reference || kind == "swarm" || kind == "swarms")
+    return describe_swarm(**cluster, options, reference);
   return fail(invalid("describe " + reference + ": write task/T, agent/A or the name of a swarm"));
 }
 

@@ -1,4 +1,5 @@
-// kubectl swarm logs: the lines that a task's attempts have printed, out of the logs of the pods they ran in.
+// kubectl swarm logs: the lines that a task's attempts have printed, out of the logs of the pods
+// they ran in.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -39,19 +40,24 @@ std::vector<std::string> pods_of(const json& task) {
 
 class Logs {
  public:
-  Logs(cluster::Cluster& cluster, const Options& options, const TaskId& task) : cluster_(cluster), options_(options), task_(task) {}
+  Logs(cluster::Cluster& cluster, const Options& options, const TaskId& task)
+      : cluster_(cluster), options_(options), task_(task) {}
 
   int run() {
-    Result<cluster::TaskPlace> place = cluster_.find_task(task_, options_.swarm, options_.deadline());
+    Result<cluster::TaskPlace> place =
+        cluster_.find_task(task_, options_.swarm, options_.deadline());
     if (!place) return fail(place.error());
     swarm_ = place->swarm;
     json task = *place->task;
     for (;;) {
       const std::vector<std::string> pods = pods_of(task);
       const bool final = text::is_final(task);
-      if (pods.empty() && final) std::fprintf(stderr, "Task %s has never run; it is %s.\n", task_.value.c_str(), get_text(task, "state").c_str());
+      if (pods.empty() && final)
+        std::fprintf(stderr, "Task %s has never run; it is %s.\n", task_.value.c_str(),
+                     get_text(task, "state").c_str());
       if (pods.empty() && !options_.follow) {
-        if (!final) std::fprintf(stderr, "Task %s has not run yet; -f waits for it.\n", task_.value.c_str());
+        if (!final)
+          std::fprintf(stderr, "Task %s has not run yet; -f waits for it.\n", task_.value.c_str());
         return 0;
       }
       for (const std::string& pod : pods) {
@@ -102,10 +108,14 @@ class Logs {
 
   // Where the pod is gone, the task's own memory of its end.
   void show_history(const json& task, const std::string& pod) {
-    std::fprintf(stderr, "Pod %s is gone; what the task remembers of its last lines:\n", text::shorten(pod, 253).c_str());
+    std::fprintf(stderr, "Pod %s is gone; what the task remembers of its last lines:\n",
+                 text::shorten(pod, 253).c_str());
     for (const json& attempt : text::get(task, "history")) {
       if (get_text(attempt, "pod") != pod) continue;
-      const std::string prefix = options_.prefix ? "[" + task_.value + " " + std::to_string(text::get_number(attempt, "attempt")) + "] " : "";
+      const std::string prefix =
+          options_.prefix ? "[" + task_.value + " " +
+                                std::to_string(text::get_number(attempt, "attempt")) + "] "
+                          : "";
       for (const json& line : text::get(attempt, "lastLines")) {
         if (line.is_string()) take(prefix + line.get<std::string>());
       }
@@ -129,11 +139,12 @@ class Logs {
     }
     std::optional<Error> trouble;
     std::size_t worked = 0;
-    const auto read = [&](cluster::Cluster& cluster, const std::string& container, bool following, bool previous,
-                          const std::function<bool()>& go_on) {
+    const auto read = [&](cluster::Cluster& cluster, const std::string& container, bool following,
+                          bool previous, const std::function<bool()>& go_on) {
       TaskLines lines(task_.value, options_.prefix, [this](std::string_view line) { take(line); });
-      const Status status =
-          cluster.pod_log(pod, container, following, previous, [&](std::string_view bytes) { lines.add(bytes); }, go_on);
+      const Status status = cluster.pod_log(
+          pod, container, following, previous, [&](std::string_view bytes) { lines.add(bytes); },
+          go_on);
       lines.finish();
       const std::lock_guard lock(mutex_);
       if (status) {
@@ -147,7 +158,8 @@ class Logs {
       if (restarted.contains(container)) read(cluster_, container, false, true, unless_closed);
     }
     if (!follow) {
-      for (const std::string& container : containers) read(cluster_, container, false, false, unless_closed);
+      for (const std::string& container : containers)
+        read(cluster_, container, false, false, unless_closed);
     } else {
       flush_and_go_live();
       std::atomic<bool> stop{false};
@@ -161,7 +173,8 @@ class Logs {
           --running;
         });
       }
-      // The task ends, or goes on in another pod: then this log has said all there is, but for what is on its way.
+      // The task ends, or goes on in another pod: then this log has said all there is, but for what
+      // is on its way.
       while (running > 0 && !closed_) {
         std::this_thread::sleep_for(kFollowPoll);
         const Result<json> now = look();

@@ -34,8 +34,10 @@ class Program : public testing::Test {
 
 TEST_F(Program, SubmitSaysWhatWasAccepted) {
   cluster_.add_swarm("hello");
-  cluster_.task_api("hello", "POST", "/tasks", 201, R"({"id":"t-0-1f","survives":"node","duplicate":false})");
-  const auto ran = cluster_.run({"submit", "hello", "a b c", "--key", "k", "--label", "a=b", "--label=c=d", "--max-attempts", "5"});
+  cluster_.task_api("hello", "POST", "/tasks", 201,
+                    R"({"id":"t-0-1f","survives":"node","duplicate":false})");
+  const auto ran = cluster_.run({"submit", "hello", "a b c", "--key", "k", "--label", "a=b",
+                                 "--label=c=d", "--max-attempts", "5"});
   EXPECT_EQ(ran.code, 0) << ran.err;
   EXPECT_EQ(ran.out, "task/t-0-1f submitted to hello (survives: node)\n");
   const auto sent = cluster_.received("POST", "/v1/tasks");
@@ -43,9 +45,11 @@ TEST_F(Program, SubmitSaysWhatWasAccepted) {
   json body = json::parse(sent[0].body);
   EXPECT_TRUE(body["id"].get<std::string>().starts_with("c-"));
   body.erase("id");
-  EXPECT_EQ(body, json::parse(R"({"body":"a b c","key":"k","labels":{"a":"b","c":"d"},"maxAttempts":5})"));
+  EXPECT_EQ(body, json::parse(
+                      R"({"body":"a b c","key":"k","labels":{"a":"b","c":"d"},"maxAttempts":5})"));
   EXPECT_EQ(cluster_.run({"submit", "hello", "-", "-o", "name"}, "x").out, "task/t-0-1f\n");
-  EXPECT_EQ(json::parse(cluster_.run({"submit", "hello", "-o", "json"}, "x").out)["survives"], "node");
+  EXPECT_EQ(json::parse(cluster_.run({"submit", "hello", "-o", "json"}, "x").out)["survives"],
+            "node");
   EXPECT_EQ(cluster_.run({"submit", "hello", "--", "--looks like a flag"}).code, 0);
 }
 
@@ -54,7 +58,8 @@ TEST_F(Program, WaitPrintsTheResultAlone) {
   cluster_.task_api("hello", "POST", "/tasks", 201, R"({"id":"t-0-1","survives":"node"})");
   std::atomic<int> looks{0};
   cluster_.task_api("hello", "GET", "/tasks/t-0-1", [&](const FakeRequest&) {
-    return FakeResponse{200, ++looks < 3 ? R"({"id":"t-0-1","state":"running"})" : R"({"id":"t-0-1","state":"done","result":{"bytes":2}})"};
+    return FakeResponse{200, ++looks < 3 ? R"({"id":"t-0-1","state":"running"})"
+                                         : R"({"id":"t-0-1","state":"done","result":{"bytes":2}})"};
   });
   cluster_.task_api("hello", "GET", "/tasks/t-0-1/result", 200, std::string("3\n\0\xFF", 4));
   const auto ran = cluster_.run({"submit", "hello", "-", "--wait"}, "a b c");
@@ -67,7 +72,9 @@ TEST_F(Program, WaitPrintsTheResultAlone) {
 TEST_F(Program, WaitShowsWhyThereIsNoResult) {
   cluster_.add_swarm("hello");
   cluster_.task_api("hello", "POST", "/tasks", 201, R"({"id":"t-0-1","survives":"node"})");
-  task("hello", R"("state":"dead","history":[{"attempt":1,"reason":"bad_task","exitCode":65,"lastLines":["no such file"]}])");
+  task(
+      "hello",
+      R"("state":"dead","history":[{"attempt":1,"reason":"bad_task","exitCode":65,"lastLines":["no such file"]}])");
   const auto ran = cluster_.run({"submit", "hello", "x", "--wait"});
   EXPECT_EQ(ran.code, 1);
   EXPECT_EQ(ran.out, "");
@@ -92,17 +99,22 @@ TEST_F(Program, SubmitRepeatsWithTheSameId) {
   std::atomic<int> calls{0};
   cluster_.task_api("hello", "POST", "/tasks", [&](const FakeRequest&) {
     switch (++calls) {
-      case 1: return FakeResponse{503, status_json(503, "ServiceUnavailable", "no endpoints available")};
-      case 2: return FakeResponse{504, R"({"code":"unknown","message":"no answer from the mirror"})"};
-      case 3: return FakeResponse{.hang_up = true};
-      default: return FakeResponse{201, R"({"id":"t-0-1","survives":"node","duplicate":true})"};
+      case 1:
+        return FakeResponse{503, status_json(503, "ServiceUnavailable", "no endpoints available")};
+      case 2:
+        return FakeResponse{504, R"({"code":"unknown","message":"no answer from the mirror"})"};
+      case 3:
+        return FakeResponse{.hang_up = true};
+      default:
+        return FakeResponse{201, R"({"id":"t-0-1","survives":"node","duplicate":true})"};
     }
   });
   const auto ran = cluster_.run({"submit", "hello", "x"});
   EXPECT_EQ(ran.code, 0) << ran.err;
   EXPECT_THAT(ran.out, HasSubstr("it had been submitted before"));
   std::set<std::string> ids;
-  for (const FakeRequest& request : cluster_.received("POST", "/v1/tasks")) ids.insert(json::parse(request.body)["id"].get<std::string>());
+  for (const FakeRequest& request : cluster_.received("POST", "/v1/tasks"))
+    ids.insert(json::parse(request.body)["id"].get<std::string>());
   EXPECT_EQ(ids.size(), 1U);
   EXPECT_EQ(calls, 4);
 }
@@ -110,9 +122,12 @@ TEST_F(Program, SubmitRepeatsWithTheSameId) {
 TEST_F(Program, EveryRefusalHasItsExitCode) {
   cluster_.add_swarm("hello");
   const std::tuple<int, const char*, int> rows[] = {
-      {400, R"({"code":"invalid","message":"m"})", 2},     {429, R"({"code":"full","message":"m"})", 4},
-      {403, R"({"code":"denied","message":"m"})", 7},      {503, R"({"code":"unavailable","message":"m"})", 6},
-      {504, R"({"code":"unknown","message":"m"})", 5},     {409, R"({"code":"conflict","message":"m"})", 1}};
+      {400, R"({"code":"invalid","message":"m"})", 2},
+      {429, R"({"code":"full","message":"m"})", 4},
+      {403, R"({"code":"denied","message":"m"})", 7},
+      {503, R"({"code":"unavailable","message":"m"})", 6},
+      {504, R"({"code":"unknown","message":"m"})", 5},
+      {409, R"({"code":"conflict","message":"m"})", 1}};
   for (const auto& [status, body, code] : rows) {
     cluster_.task_api("hello", "POST", "/tasks", status, body);
     EXPECT_EQ(cluster_.run({"submit", "hello", "x", "--timeout", "300ms"}).code, code) << body;
@@ -135,20 +150,24 @@ TEST_F(Program, WithoutTheCrdItSaysSo) {
 }
 
 TEST_F(Program, WithoutRightsItNamesTheRole) {
-  cluster_.on("GET", "/api/v1/namespaces/team/secrets/hello-submit", 403, status_json(403, "Forbidden", "secrets is forbidden"));
+  cluster_.on("GET", "/api/v1/namespaces/team/secrets/hello-submit", 403,
+              status_json(403, "Forbidden", "secrets is forbidden"));
   const auto ran = cluster_.run({"submit", "hello", "x"});
   EXPECT_EQ(ran.code, 7);
-  EXPECT_THAT(ran.err, HasSubstr("resources: [secrets], resourceNames: [hello-submit], verbs: [get]"));
+  EXPECT_THAT(ran.err,
+              HasSubstr("resources: [secrets], resourceNames: [hello-submit], verbs: [get]"));
 }
 
 TEST_F(Program, AReplacedTokenIsReadAgain) {
   cluster_.add_swarm("hello");
   std::atomic<int> calls{0};
   cluster_.on("GET", "/api/v1/namespaces/team/secrets/hello-submit", [&](const FakeRequest&) {
-    return FakeResponse{200, ++calls == 1 ? R"({"data":{"token":"b2xk"}})" : R"({"data":{"token":"c2VjcmV0LWhlbGxv"}})"};
+    return FakeResponse{200, ++calls == 1 ? R"({"data":{"token":"b2xk"}})"
+                                          : R"({"data":{"token":"c2VjcmV0LWhlbGxv"}})"};
   });
   cluster_.task_api("hello", "GET", "/agents", 200, R"({"agents":[]})");
-  EXPECT_EQ(cluster_.run({"get", "agents", "hello"}).code, 7);  // the very first answer: nothing had been read before
+  EXPECT_EQ(cluster_.run({"get", "agents", "hello"}).code,
+            7);  // the very first answer: nothing had been read before
   calls = 1;
   EXPECT_EQ(cluster_.run({"get", "agents", "hello"}).code, 0);
 }
@@ -165,19 +184,25 @@ TEST_F(Program, LinesAreTasks) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
     --now;
-    return FakeResponse{201, R"({"id":"t-0-)" + std::to_string(++number) + R"(","survives":"node"})"};
+    return FakeResponse{201,
+                        R"({"id":"t-0-)" + std::to_string(++number) + R"(","survives":"node"})"};
   });
   std::string lines;
   for (int i = 0; i < 200; ++i) lines += R"({"n":)" + std::to_string(i) + "}\n";
-  const auto ran = cluster_.run({"submit", "hello", "--lines", "-", "--id-field", "n", "-o", "name"}, lines + "\n");
+  const auto ran = cluster_.run(
+      {"submit", "hello", "--lines", "-", "--id-field", "n", "-o", "name"}, lines + "\n");
   EXPECT_EQ(ran.code, 0) << ran.err;
   EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 200);
   std::set<std::string> ids;
-  for (const FakeRequest& request : cluster_.received("POST", "/v1/tasks")) ids.insert(json::parse(request.body)["id"].get<std::string>());
+  for (const FakeRequest& request : cluster_.received("POST", "/v1/tasks"))
+    ids.insert(json::parse(request.body)["id"].get<std::string>());
   EXPECT_EQ(ids.size(), 200U);
   EXPECT_GT(most, 4);
   EXPECT_LE(most, 32);
-  EXPECT_EQ(cluster_.run({"submit", "hello", "--lines", "-", "--id-field", "n"}, "{\"n\":1}\ntext\n").code, 8);
+  EXPECT_EQ(
+      cluster_.run({"submit", "hello", "--lines", "-", "--id-field", "n"}, "{\"n\":1}\ntext\n")
+          .code,
+      8);
   EXPECT_EQ(cluster_.run({"submit", "hello", "--lines", "-", "--id-field", "n"}, "text\n").code, 2);
   EXPECT_EQ(cluster_.run({"submit", "hello", "--lines", "-"}, "\n").code, 2);
   EXPECT_EQ(cluster_.run({"submit", "hello", "--lines", "/nonexistent"}).code, 2);
@@ -189,7 +214,8 @@ TEST_F(Program, GetTasksReadsAllPages) {
     if (request.query.find("after=t-0-1") != std::string::npos) {
       return FakeResponse{200, R"({"tasks":[{"id":"t-0-2","state":"queued","labels":{"a":"b"}}]})"};
     }
-    return FakeResponse{200, R"({"tasks":[{"id":"t-0-1","state":"running","agent":"worker-1"}],"next":"t-0-1"})"};
+    return FakeResponse{
+        200, R"({"tasks":[{"id":"t-0-1","state":"running","agent":"worker-1"}],"next":"t-0-1"})"};
   });
   const auto ran = cluster_.run({"get", "tasks", "hello", "--state", "queued,running"});
   EXPECT_EQ(ran.code, 0) << ran.err;
@@ -200,13 +226,15 @@ TEST_F(Program, GetTasksReadsAllPages) {
   EXPECT_THAT(cluster_.received("GET", "/v1/tasks")[0].query, HasSubstr("state=queued,running"));
   EXPECT_EQ(cluster_.run({"get", "tasks", "-o", "name", "-l", "a=b"}).out, "task/t-0-2\n");
   EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["tasks"].size(), 2U);
-  EXPECT_THAT(cluster_.run({"get", "tasks", "-o", "yaml"}).out, HasSubstr("tasks:\n- agent: worker-1\n  id: t-0-1\n"));
+  EXPECT_THAT(cluster_.run({"get", "tasks", "-o", "yaml"}).out,
+              HasSubstr("tasks:\n- agent: worker-1\n  id: t-0-1\n"));
 }
 
 TEST_F(Program, ATaskIsFoundInItsSwarm) {
   cluster_.add_swarm("a");
   cluster_.add_swarm("b");
-  cluster_.task_api("a", "GET", "/tasks/t-0-1", 404, R"({"code":"not_found","message":"no such task"})");
+  cluster_.task_api("a", "GET", "/tasks/t-0-1", 404,
+                    R"({"code":"not_found","message":"no such task"})");
   task("b", R"("state":"done")");
   cluster_.task_api("b", "GET", "/tasks/t-0-1/result", 200, "bytes");
   EXPECT_EQ(cluster_.run({"result", "task/t-0-1"}).out, "bytes");
@@ -225,10 +253,12 @@ TEST_F(Program, ATaskIsFoundInItsSwarm) {
 
 TEST_F(Program, ATaskThatIsNowhereIsSaidSo) {
   cluster_.add_swarm("a");
-  cluster_.task_api("a", "GET", "/tasks/t-0-1", 404, R"({"code":"not_found","message":"no such task"})");
+  cluster_.task_api("a", "GET", "/tasks/t-0-1", 404,
+                    R"({"code":"not_found","message":"no such task"})");
   EXPECT_EQ(cluster_.run({"describe", "task/t-0-1"}).code, 3);
   task("a", R"("state":"queued")");
-  cluster_.task_api("a", "GET", "/tasks/t-0-1/result", 404, R"({"code":"not_found","message":"none yet"})");
+  cluster_.task_api("a", "GET", "/tasks/t-0-1/result", 404,
+                    R"({"code":"not_found","message":"none yet"})");
   const auto ran = cluster_.run({"result", "t-0-1"});
   EXPECT_EQ(ran.code, 3);
   EXPECT_THAT(ran.err, HasSubstr("has no result: it is queued"));
@@ -238,10 +268,13 @@ TEST_F(Program, CancelAndRetry) {
   cluster_.add_swarm("a");
   task("a", R"("state":"running")");
   cluster_.task_api("a", "POST", "/tasks/t-0-1/cancel", 200, R"({"id":"t-0-1","state":"running"})");
-  EXPECT_EQ(cluster_.run({"cancel", "task/t-0-1"}).out, "task/t-0-1 is being cancelled (now running)\n");
-  cluster_.task_api("a", "POST", "/tasks/t-0-1/cancel", 200, R"({"id":"t-0-1","state":"cancelled"})");
+  EXPECT_EQ(cluster_.run({"cancel", "task/t-0-1"}).out,
+            "task/t-0-1 is being cancelled (now running)\n");
+  cluster_.task_api("a", "POST", "/tasks/t-0-1/cancel", 200,
+                    R"({"id":"t-0-1","state":"cancelled"})");
   EXPECT_EQ(cluster_.run({"cancel", "task/t-0-1"}).out, "task/t-0-1 cancelled\n");
-  cluster_.task_api("a", "POST", "/tasks/t-0-1/retry", 409, R"({"code":"conflict","message":"the task is running"})");
+  cluster_.task_api("a", "POST", "/tasks/t-0-1/retry", 409,
+                    R"({"code":"conflict","message":"the task is running"})");
   EXPECT_EQ(cluster_.run({"retry", "task/t-0-1"}).code, 1);
   cluster_.task_api("a", "POST", "/tasks/t-0-1/retry", 200, R"({"id":"t-0-1","state":"queued"})");
   EXPECT_EQ(cluster_.run({"retry", "task/t-0-1"}).out, "task/t-0-1 is queued again\n");
@@ -254,13 +287,17 @@ TEST_F(Program, LogsComeFromEveryPod) {
     {"attempt":2,"pod":"p1","reason":"failed","lastLines":[]},{"attempt":3,"pod":"p2","reason":"done","lastLines":[]}])");
   for (const char* pod : {"p1", "p2"}) {
     const std::string path = std::string("/api/v1/namespaces/team/pods/") + pod;
-    cluster_.on("GET", path, 200,
-                R"({"spec":{"containers":[{"name":"agent"}]},"status":{"containerStatuses":[{"name":"agent","restartCount":)" +
-                    std::string(pod == std::string("p1") ? "1" : "0") + "}]}}");
+    cluster_.on(
+        "GET", path, 200,
+        R"({"spec":{"containers":[{"name":"agent"}]},"status":{"containerStatuses":[{"name":"agent","restartCount":)" +
+            std::string(pod == std::string("p1") ? "1" : "0") + "}]}}");
     const std::string name = pod;
     cluster_.on("GET", path + "/log", [name](const FakeRequest& request) {
       const bool previous = request.query.find("previous=true") != std::string::npos;
-      return FakeResponse{200, "noise\n[t-0-1 2] from " + name + (previous ? " before" : "") + "\n[t-0-2 1] other\n", true};
+      return FakeResponse{
+          200,
+          "noise\n[t-0-1 2] from " + name + (previous ? " before" : "") + "\n[t-0-2 1] other\n",
+          true};
     });
   }
   const auto ran = cluster_.run({"logs", "task/t-0-1"});
@@ -276,9 +313,11 @@ TEST_F(Program, LogsFollowUntilTheTaskIsOver) {
   cluster_.task_api("a", "GET", "/tasks/t-0-1", [&](const FakeRequest&) {
     const int n = ++looks;
     if (n == 1) return FakeResponse{200, R"({"id":"t-0-1","state":"queued"})"};
-    return FakeResponse{200, std::string(R"({"id":"t-0-1","pod":"p1","state":")") + (n < 4 ? "running" : "done") + "\"}"};
+    return FakeResponse{200, std::string(R"({"id":"t-0-1","pod":"p1","state":")") +
+                                 (n < 4 ? "running" : "done") + "\"}"};
   });
-  cluster_.on("GET", "/api/v1/namespaces/team/pods/p1", 200, R"({"spec":{"containers":[{"name":"agent"}]}})");
+  cluster_.on("GET", "/api/v1/namespaces/team/pods/p1", 200,
+              R"({"spec":{"containers":[{"name":"agent"}]}})");
   cluster_.on("GET", "/api/v1/namespaces/team/pods/p1/log", [](const FakeRequest& request) {
     EXPECT_THAT(request.query, HasSubstr("follow=true"));
     return FakeResponse{200, "[t-0-1 1] one\n[t-0-1 1] two\n", true};
@@ -290,10 +329,12 @@ TEST_F(Program, LogsFollowUntilTheTaskIsOver) {
 
 TEST_F(Program, DescribeAndTop) {
   cluster_.add_swarm("hello");
-  cluster_.on("GET", "/apis/cfn.dev/v1alpha1/namespaces/team/swarms/hello", 200, R"({"metadata":{"name":"hello","namespace":"team"}})");
+  cluster_.on("GET", "/apis/cfn.dev/v1alpha1/namespaces/team/swarms/hello", 200,
+              R"({"metadata":{"name":"hello","namespace":"team"}})");
   EXPECT_THAT(cluster_.run({"describe", "hello"}).out, HasSubstr("Name:         hello"));
   EXPECT_THAT(cluster_.run({"describe", "swarm", "hello"}).out, HasSubstr("Name:         hello"));
-  cluster_.task_api("hello", "GET", "/agents", 200, R"({"agents":[{"name":"worker-3","state":"busy"}]})");
+  cluster_.task_api("hello", "GET", "/agents", 200,
+                    R"({"agents":[{"name":"worker-3","state":"busy"}]})");
   cluster_.task_api("hello", "GET", "/stats", 200, R"({"tasks":{"queued":1}})");
   EXPECT_THAT(cluster_.run({"describe", "agent/worker-3"}).out, HasSubstr("State:        busy"));
   EXPECT_EQ(cluster_.run({"describe", "agent/worker-9"}).code, 3);

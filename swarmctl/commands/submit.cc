@@ -26,11 +26,15 @@ using text::get_text;
 
 constexpr std::size_t kMostBodyBytes = 1U << 20U;
 constexpr std::size_t kInFlight = 32;
-constexpr Milliseconds kLinesTimeout = std::chrono::minutes(5);  // for one line, queue full included
-constexpr std::int64_t kWaitSeconds = 50;                        // of one waiting GET
+constexpr Milliseconds kLinesTimeout =
+    std::chrono::minutes(5);                // for one line, queue full included
+constexpr std::int64_t kWaitSeconds = 50;   // of one waiting GET
+constexpr Milliseconds kAnswerSlack{5000};  // for its answer to come back
 constexpr Milliseconds kForEver = std::chrono::hours(24 * 365);
 
-std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
 Result<std::string> read_standard_input() {
   std::string out;
@@ -41,7 +45,9 @@ Result<std::string> read_standard_input() {
     if (n < 0) return internal_error(std::string("standard input: ") + std::strerror(errno));
     if (n == 0) return out;
     out.append(buffer, static_cast<std::size_t>(n));
-    if (out.size() > kMostBodyBytes) return invalid("the body has more than 1 MiB: submit the name of a file, branch or object instead");
+    if (out.size() > kMostBodyBytes)
+      return invalid(
+          "the body has more than 1 MiB: submit the name of a file, branch or object instead");
   }
 }
 
@@ -58,44 +64,53 @@ Status set_flags(json& out, const Options& options) {
   if (options.max_attempts > 0) out["maxAttempts"] = options.max_attempts;
   for (const std::string& label : options.labels) {
     const std::size_t equals = label.find('=');
-    if (equals == 0 || equals == std::string::npos) return invalid("--label " + label + ": write --label name=value");
+    if (equals == 0 || equals == std::string::npos)
+      return invalid("--label " + label + ": write --label name=value");
     out["labels"][label.substr(0, equals)] = label.substr(equals + 1);
   }
   return {};
 }
 
 std::string confirmation(const json& accepted, const std::string& swarm) {
-  return "task/" + text::shorten(get_text(accepted, "id"), 128) + " submitted to " + swarm + " (survives: " +
-         text::shorten(get_text(accepted, "survives", "unknown"), 20) +
+  return "task/" + text::shorten(get_text(accepted, "id"), 128) + " submitted to " + swarm +
+         " (survives: " + text::shorten(get_text(accepted, "survives", "unknown"), 20) +
          (text::get_flag(accepted, "duplicate") ? "; it had been submitted before" : "") + ")\n";
 }
 
-Result<json> post(cluster::Cluster& cluster, const std::string& swarm, const json& task, MonoTime deadline) {
+Result<json> post(cluster::Cluster& cluster, const std::string& swarm, const json& task,
+                  MonoTime deadline) {
   // The idempotency id makes repeating safe, whatever happened to the first try.
   Result<json> accepted = cluster.call_json(swarm, "POST", "/tasks", dump(task), true, deadline);
   if (!accepted && accepted.error().code == Code::kUnknown) {
-    return Error{Code::kUnknown, accepted.error().message + "\nTo find out, submit the same again with --id " + get_text(task, "id")};
+    return Error{Code::kUnknown, accepted.error().message +
+                                     "\nTo find out, submit the same again with --id " +
+                                     get_text(task, "id")};
   }
-  if (accepted && !text::parse_task(get_text(*accepted, "id"))) return internal_error("the coordinator's answer names no task");
+  if (accepted && !text::parse_task(get_text(*accepted, "id")))
+    return internal_error("the coordinator's answer names no task");
   return accepted;
 }
 
-int wait_for_result(cluster::Cluster& cluster, const Options& options, const std::string& swarm, const std::string& id,
-                    MonoTime deadline) {
+int wait_for_result(cluster::Cluster& cluster, const Options& options, const std::string& swarm,
+                    const std::string& id, MonoTime deadline) {
   json task;
   do {
     const std::int64_t left = (deadline - mono_now()).count() / 1000;
-    const std::string path = "/tasks/" + id + "?waitSeconds=" + std::to_string(std::clamp<std::int64_t>(left, 0, kWaitSeconds));
-    Result<json> answer = cluster.call_json(swarm, "GET", path, "", true, deadline);
+    const std::string path = "/tasks/" + id + "?waitSeconds=" +
+                             std::to_string(std::clamp<std::int64_t>(left, 0, kWaitSeconds));
+    Result<json> answer = cluster.call_json(swarm, "GET", path, "", true, deadline + kAnswerSlack);
     if (!answer) {
-      if (answer.error().code != Code::kUnavailable && answer.error().code != Code::kUnknown) return fail(answer.error());
-      return fail({Code::kUnknown, answer.error().message + "\nTask " + id + " is accepted and goes on."});
+      if (answer.error().code != Code::kUnavailable && answer.error().code != Code::kUnknown)
+        return fail(answer.error());
+      return fail(
+          {Code::kUnknown, answer.error().message + "\nTask " + id + " is accepted and goes on."});
     }
     task = *std::move(answer);
   } while (!text::is_final(task) && mono_now() < deadline);
   if (!text::is_final(task)) {
-    return fail({Code::kUnknown, "task " + id + " is still " + get_text(task, "state") + "; it goes on. Look at: kubectl swarm describe task/" +
-                                     id + ", later: kubectl swarm result task/" + id});
+    return fail({Code::kUnknown, "task " + id + " is still " + get_text(task, "state") +
+                                     "; it goes on. Look at: kubectl swarm describe task/" + id +
+                                     ", later: kubectl swarm result task/" + id});
   }
   const bool done = get_text(task, "state") == "done";
   if (options.output == "json" || options.output == "yaml") {
@@ -104,15 +119,19 @@ int wait_for_result(cluster::Cluster& cluster, const Options& options, const std
   }
   if (!done) {
     std::fprintf(stderr, "error: task %s is %s\n", id.c_str(), text::failure(task).c_str());
-    for (const std::string& line : text::last_lines(task)) std::fprintf(stderr, "  %s\n", line.c_str());
+    for (const std::string& line : text::last_lines(task))
+      std::fprintf(stderr, "  %s\n", line.c_str());
     std::fprintf(stderr, "Next: kubectl swarm logs task/%s\n", id.c_str());
     return 1;
   }
-  const Result<cluster::HttpResponse> result =
-      cluster.call(swarm, "GET", "/tasks/" + id + "/result", "", true, mono_now() + kDefaultTimeout);
+  const Result<cluster::HttpResponse> result = cluster.call(
+      swarm, "GET", "/tasks/" + id + "/result", "", true, mono_now() + kDefaultTimeout);
   if (!result) return fail(result.error());
   if (text::get_flag(text::get(task, "result"), "truncated")) {
-    std::fprintf(stderr, "note: the output was longer than what is kept; all of it: kubectl swarm logs task/%s\n", id.c_str());
+    std::fprintf(
+        stderr,
+        "note: the output was longer than what is kept; all of it: kubectl swarm logs task/%s\n",
+        id.c_str());
   }
   return print(result->body) ? 0 : 1;
 }
@@ -120,14 +139,19 @@ int wait_for_result(cluster::Cluster& cluster, const Options& options, const std
 int submit_one(cluster::Cluster& cluster, const Options& options, const std::string& swarm) {
   const bool from_input = options.arguments.size() < 2 || options.arguments[1] == "-";
   if (options.arguments.size() < 2 && ::isatty(STDIN_FILENO) != 0) {
-    return fail(invalid("the task's text is missing: kubectl swarm submit " + swarm + " \"what to do\", or - for standard input"));
+    return fail(invalid("the task's text is missing: kubectl swarm submit " + swarm +
+                        " \"what to do\", or - for standard input"));
   }
-  const Result<std::string> body = from_input ? read_standard_input() : Result<std::string>(options.arguments[1]);
+  const Result<std::string> body =
+      from_input ? read_standard_input() : Result<std::string>(options.arguments[1]);
   if (!body) return fail(body.error());
   const Result<json> task = submission(*body, options);
   if (!task) return fail(task.error());
-  const MonoTime deadline = options.wait && !options.timeout ? mono_now() + kForEver : options.deadline();
-  const Result<json> accepted = post(cluster, swarm, *task, std::min(deadline, mono_now() + options.timeout.value_or(kDefaultTimeout)));
+  const MonoTime deadline =
+      options.wait && !options.timeout ? mono_now() + kForEver : options.deadline();
+  const Result<json> accepted =
+      post(cluster, swarm, *task,
+           std::min(deadline, mono_now() + options.timeout.value_or(kDefaultTimeout)));
   if (!accepted) return fail(accepted.error());
   if (options.wait) {
     std::fputs(confirmation(*accepted, swarm).c_str(), stderr);
@@ -138,10 +162,12 @@ int submit_one(cluster::Cluster& cluster, const Options& options, const std::str
   return print(confirmation(*accepted, swarm)) ? 0 : 1;
 }
 
-// Workers take line after line from one file and print one line for each task, in the order of acceptance.
+// Workers take line after line from one file and print one line for each task, in the order of
+// acceptance.
 class Bulk {
  public:
-  Bulk(cluster::Cluster& cluster, const Options& options, const std::string& swarm, std::istream& lines)
+  Bulk(cluster::Cluster& cluster, const Options& options, const std::string& swarm,
+       std::istream& lines)
       : cluster_(cluster), options_(options), swarm_(swarm), lines_(lines) {}
 
   int run() {
@@ -154,7 +180,8 @@ class Bulk {
     if (progress_) std::fprintf(stderr, "\r%zu accepted, %zu not\n", accepted_, refused_);
     if (accepted_ > 0 && refused_ == 0) return 0;
     if (refused_ > 0) {
-      std::fprintf(stderr, "error: %zu of %zu lines were not accepted\n", refused_, accepted_ + refused_);
+      std::fprintf(stderr, "error: %zu of %zu lines were not accepted\n", refused_,
+                   accepted_ + refused_);
       return accepted_ > 0 ? kExitPartial : first_code_;
     }
     return fail(invalid("--lines " + options_.lines + ": there is no line in it"));
@@ -180,11 +207,13 @@ class Bulk {
     std::string line;
     std::size_t number = 0;
     while (next(line, number)) {
-      const Result<json> task = line.size() > kMostBodyBytes
-                                    ? Result<json>(invalid("line " + std::to_string(number) + " has more than 1 MiB"))
-                                    : submission_of_line(line, number, options_, run_id_);
+      const Result<json> task =
+          line.size() > kMostBodyBytes
+              ? Result<json>(invalid("line " + std::to_string(number) + " has more than 1 MiB"))
+              : submission_of_line(line, number, options_, run_id_);
       const Result<json> accepted =
-          task ? post(cluster, swarm_, *task, mono_now() + options_.timeout.value_or(kLinesTimeout)) : task;
+          task ? post(cluster, swarm_, *task, mono_now() + options_.timeout.value_or(kLinesTimeout))
+               : task;
       note(number, accepted);
     }
   }
@@ -202,11 +231,14 @@ class Bulk {
       if (!print(out)) stop_ = true;  // nobody reads any more
     } else {
       if (refused_++ == 0) first_code_ = exit_code(accepted.error().code);
-      std::fprintf(stderr, "%sline %zu: %s\n", progress_ ? "\r" : "", number, text::harmless(accepted.error().message).c_str());
+      std::fprintf(stderr, "%sline %zu: %s\n", progress_ ? "\r" : "", number,
+                   text::harmless(accepted.error().message).c_str());
       // What is true of every line need not be said of each.
-      if (accepted.error().code == Code::kDenied || accepted.error().code == Code::kNotFound) stop_ = true;
+      if (accepted.error().code == Code::kDenied || accepted.error().code == Code::kNotFound)
+        stop_ = true;
     }
-    if (progress_ && (accepted_ + refused_) % 16 == 0) std::fprintf(stderr, "\r%zu accepted, %zu not", accepted_, refused_);
+    if (progress_ && (accepted_ + refused_) % 16 == 0)
+      std::fprintf(stderr, "\r%zu accepted, %zu not", accepted_, refused_);
   }
 
   cluster::Cluster& cluster_;
@@ -234,8 +266,8 @@ Result<json> submission(const std::string& body, const Options& options) {
   return out;
 }
 
-Result<json> submission_of_line(const std::string& line, std::size_t line_number, const Options& options,
-                                const std::string& run_id) {
+Result<json> submission_of_line(const std::string& line, std::size_t line_number,
+                                const Options& options, const std::string& run_id) {
   json out = json::object();
   set_body(out, line);
   out["id"] = "c-" + run_id + "-" + std::to_string(line_number);
@@ -244,8 +276,10 @@ Result<json> submission_of_line(const std::string& line, std::size_t line_number
   if (options.key_field.empty() && options.id_field.empty()) return out;
   const json object = json::parse(line, nullptr, false);
   const std::string where = "line " + std::to_string(line_number);
-  if (!object.is_object()) return invalid(where + " is no JSON object; --key-field and --id-field need one");
-  for (const auto& [flag, field, member] : {std::tuple{"--key-field", &options.key_field, "key"}, {"--id-field", &options.id_field, "id"}}) {
+  if (!object.is_object())
+    return invalid(where + " is no JSON object; --key-field and --id-field need one");
+  for (const auto& [flag, field, member] : {std::tuple{"--key-field", &options.key_field, "key"},
+                                            {"--id-field", &options.id_field, "id"}}) {
     if (field->empty()) continue;
     const auto it = object.find(*field);
     if (it != object.end() && it->is_string() && !it->get_ref<const std::string&>().empty()) {
@@ -266,10 +300,13 @@ int submit(const Options& options) {
   if (!swarm) return fail(swarm.error());
   const bool bulk = !options.lines.empty();
   if (bulk && (options.wait || !options.id.empty() || options.arguments.size() > 1)) {
-    return fail(invalid("--lines makes a task of every line: it goes without a text, --id (see --id-field) and --wait"));
+    return fail(
+        invalid("--lines makes a task of every line: it goes without a text, --id (see --id-field) "
+                "and --wait"));
   }
   if (!bulk && (!options.key_field.empty() || !options.id_field.empty())) {
-    return fail(invalid("--key-field and --id-field belong to --lines; for one task write --key and --id"));
+    return fail(
+        invalid("--key-field and --id-field belong to --lines; for one task write --key and --id"));
   }
   if (!options.id.empty() && !is_message_id(options.id)) {
     return fail(invalid("--id takes 1 to 128 of the characters A-Z a-z 0-9 . _ : -"));

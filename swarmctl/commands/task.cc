@@ -66,7 +66,8 @@ int act(const Options& options, const std::string& verb) {
   if (!cluster) return fail(cluster.error());
   // cancel is the same twice; a second retry would meet a task that is already queued.
   const Result<json> task =
-      (*cluster)->call_json(found->place.swarm, "POST", "/tasks/" + id + "/" + verb, "{}", verb == "cancel", options.deadline());
+      (*cluster)->call_json(found->place.swarm, "POST", "/tasks/" + id + "/" + verb, "{}",
+                            verb == "cancel", options.deadline());
   if (!task) return fail(task.error());
   if (options.output == "name") return print("task/" + id + "\n") ? 0 : 1;
   if (!options.output.empty()) return print_as(options.output, *task) ? 0 : 1;
@@ -86,13 +87,14 @@ int result(const Options& options) {
   const std::string& id = found->id.value;
   const Result<cluster::Cluster*> cluster = session.open();
   if (!cluster) return fail(cluster.error());
-  const Result<cluster::HttpResponse> got =
-      (*cluster)->call(found->place.swarm, "GET", "/tasks/" + id + "/result", "", true, options.deadline());
+  const Result<cluster::HttpResponse> got = (*cluster)->call(
+      found->place.swarm, "GET", "/tasks/" + id + "/result", "", true, options.deadline());
   if (!got) {
     if (got.error().code != Code::kNotFound) return fail(got.error());
     const json& task = *found->place.task;
     const std::string state = get_text(task, "state");
-    return fail(not_found("task " + id + " has no result: it is " + (text::is_final(task) ? text::failure(task) : state) +
+    return fail(not_found("task " + id + " has no result: it is " +
+                          (text::is_final(task) ? text::failure(task) : state) +
                           ". Look at: kubectl swarm logs task/" + id));
   }
   if (options.output.empty() || options.output == "-") return print(got->body) ? 0 : 1;
@@ -117,9 +119,11 @@ int top(const Options& options) {
   const Result<std::string> swarm = (*cluster)->only_swarm(given, options.deadline());
   if (!swarm) return fail(swarm.error());
   for (;;) {
-    const Result<json> stats = (*cluster)->call_json(*swarm, "GET", "/stats", "", true, options.deadline());
+    const Result<json> stats =
+        (*cluster)->call_json(*swarm, "GET", "/stats", "", true, options.deadline());
     if (!stats) return fail(stats.error());
-    const Result<json> agents = (*cluster)->call_json(*swarm, "GET", "/agents", "", true, options.deadline());
+    const Result<json> agents =
+        (*cluster)->call_json(*swarm, "GET", "/agents", "", true, options.deadline());
     if (!agents) return fail(agents.error());
     std::string page = text::top(*swarm, *stats, text::get(*agents, "agents"));
     if (!live) return print(page) ? 0 : 1;

@@ -29,7 +29,9 @@ std::string slurp(const std::string& path) {
   return text.str();
 }
 
-std::string secret_path(const std::string& swarm) { return "/api/v1/namespaces/team/secrets/" + swarm + "-submit"; }
+std::string secret_path(const std::string& swarm) {
+  return "/api/v1/namespaces/team/secrets/" + swarm + "-submit";
+}
 
 std::string proxy_path(const std::string& swarm, const std::string& path) {
   // As the client writes it: the colon of NAME:PORT stands for itself.
@@ -39,8 +41,8 @@ std::string proxy_path(const std::string& swarm, const std::string& path) {
 }  // namespace
 
 std::string status_json(int code, const std::string& reason, const std::string& message) {
-  return R"({"kind":"Status","apiVersion":"v1","status":"Failure","message":")" + message + R"(","reason":")" + reason +
-         R"(","code":)" + std::to_string(code) + "}";
+  return R"({"kind":"Status","apiVersion":"v1","status":"Failure","message":")" + message +
+         R"(","reason":")" + reason + R"(","code":)" + std::to_string(code) + "}";
 }
 
 FakeCluster::FakeCluster() {
@@ -52,7 +54,8 @@ FakeCluster::FakeCluster() {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path, socket_.data(), socket_.size());
-  check(::bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0, "bind");
+  check(::bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0,
+        "bind");
   check(::listen(listener_, 64) == 0, "listen");
   acceptor_ = std::thread([this] { accept_all(); });
 
@@ -60,18 +63,26 @@ FakeCluster::FakeCluster() {
   ::mkdir((directory_ + "/tmp").c_str(), 0700);
   const std::string kubectl = directory_ + "/bin/kubectl";
   std::ofstream(kubectl) << "#!/bin/sh\n"
-                            "echo \"$*\" >> " << directory_ << "/calls\n"
+                            "echo \"$*\" >> "
+                         << directory_
+                         << "/calls\n"
                             "if [ \"$1\" = config ]; then printf team; exit 0; fi\n"
-                            "if [ -e " << directory_ << "/broken ]; then echo 'error: no such context' >&2; exit 1; fi\n"
-                            "for word in \"$@\"; do case $word in --unix-socket=*) ln -s " << socket_
+                            "if [ -e "
+                         << directory_
+                         << "/broken ]; then echo 'error: no such context' >&2; exit 1; fi\n"
+                            "for word in \"$@\"; do case $word in --unix-socket=*) ln -s "
+                         << socket_
                          << " \"${word#--unix-socket=}\";; esac; done\n"
-                            "echo $$ >> " << directory_ << "/pids\n"
+                            "echo $$ >> "
+                         << directory_
+                         << "/pids\n"
                             "exec sleep 600\n";
   ::chmod(kubectl.c_str(), 0700);
   on("GET", "/apis/cfn.dev/v1alpha1/namespaces/team/swarms", [this](const FakeRequest&) {
     const std::lock_guard lock(mutex_);
     std::string items;
-    for (const std::string& name : swarms_) items += (items.empty() ? "" : ",") + (R"({"metadata":{"name":")" + name + "\"}}");
+    for (const std::string& name : swarms_)
+      items += (items.empty() ? "" : ",") + (R"({"metadata":{"name":")" + name + "\"}}");
     return FakeResponse{200, R"({"kind":"SwarmList","items":[)" + items + "]}"};
   });
 }
@@ -96,7 +107,8 @@ void FakeCluster::on(const std::string& method, const std::string& path, Handler
   handlers_[method + " " + path] = std::move(handler);
 }
 
-void FakeCluster::on(const std::string& method, const std::string& path, int status, const std::string& body) {
+void FakeCluster::on(const std::string& method, const std::string& path, int status,
+                     const std::string& body) {
   on(method, path, [status, body](const FakeRequest&) { return FakeResponse{status, body}; });
 }
 
@@ -105,22 +117,27 @@ void FakeCluster::add_swarm(const std::string& name) {
     const std::lock_guard lock(mutex_);
     swarms_.push_back(name);
   }
-  on("GET", secret_path(name), 200, R"({"kind":"Secret","data":{"token":")" + to_base64("secret-" + name) + "\"}}");
+  on("GET", secret_path(name), 200,
+     R"({"kind":"Secret","data":{"token":")" + to_base64("secret-" + name) + "\"}}");
 }
 
-void FakeCluster::task_api(const std::string& swarm, const std::string& method, const std::string& path, Handler handler) {
-  on(method, proxy_path(swarm, path), [swarm, handler = std::move(handler)](const FakeRequest& request) {
-    const auto token = request.headers.find("x-swarm-token");
-    if (token == request.headers.end() || token->second != "secret-" + swarm) {
-      return FakeResponse{401, R"({"code":"denied","message":"wrong token"})"};
-    }
-    return handler(request);
+void FakeCluster::task_api(const std::string& swarm, const std::string& method,
+                           const std::string& path, Handler handler) {
+  on(method, proxy_path(swarm, path),
+     [swarm, handler = std::move(handler)](const FakeRequest& request) {
+       const auto token = request.headers.find("x-swarm-token");
+       if (token == request.headers.end() || token->second != "secret-" + swarm) {
+         return FakeResponse{401, R"({"code":"denied","message":"wrong token"})"};
+       }
+       return handler(request);
+     });
+}
+
+void FakeCluster::task_api(const std::string& swarm, const std::string& method,
+                           const std::string& path, int status, const std::string& body) {
+  task_api(swarm, method, path, [status, body](const FakeRequest&) {
+    return FakeResponse{status, body};
   });
-}
-
-void FakeCluster::task_api(const std::string& swarm, const std::string& method, const std::string& path, int status,
-                           const std::string& body) {
-  task_api(swarm, method, path, [status, body](const FakeRequest&) { return FakeResponse{status, body}; });
 }
 
 std::vector<FakeRequest> FakeCluster::received(const std::string& method, const std::string& path) {
@@ -168,8 +185,10 @@ void FakeCluster::serve(int fd) {
         request.headers[name] = value;
       }
       request.path = target.substr(0, target.find('?'));
-      request.query = target.find('?') == std::string::npos ? "" : target.substr(target.find('?') + 1);
-      if (request.headers.contains("content-length")) length = std::stoul(request.headers["content-length"]);
+      request.query =
+          target.find('?') == std::string::npos ? "" : target.substr(target.find('?') + 1);
+      if (request.headers.contains("content-length"))
+        length = std::stoul(request.headers["content-length"]);
     }
     if (head == std::string::npos || buffer.size() < head + 4 + length) {
       const ssize_t n = ::read(fd, bytes, sizeof bytes);
@@ -186,12 +205,14 @@ void FakeCluster::serve(int fd) {
       const auto it = handlers_.find(request.method + " " + request.path);
       if (it != handlers_.end()) handler = it->second;
     }
-    const FakeResponse response = handler ? handler(request) : FakeResponse{404, status_json(404, "NotFound", "not found")};
+    const FakeResponse response =
+        handler ? handler(request) : FakeResponse{404, status_json(404, "NotFound", "not found")};
     if (response.hang_up) {
       ::shutdown(fd, SHUT_RDWR);
       return;
     }
-    std::string out = "HTTP/1.1 " + std::to_string(response.status) + " X\r\nContent-Type: application/json\r\n";
+    std::string out =
+        "HTTP/1.1 " + std::to_string(response.status) + " X\r\nContent-Type: application/json\r\n";
     if (response.chunked) {
       out += "Transfer-Encoding: chunked\r\n\r\n";
       for (std::size_t i = 0; i < response.body.size(); i += 7) {
@@ -217,14 +238,16 @@ void FakeCluster::serve(int fd) {
   }
 }
 
-FakeCluster::Ran FakeCluster::run(const std::vector<std::string>& arguments, const std::string& input) {
+FakeCluster::Ran FakeCluster::run(const std::vector<std::string>& arguments,
+                                  const std::string& input) {
   const std::string in = directory_ + "/in";
   const std::string out = directory_ + "/out";
   const std::string err = directory_ + "/err";
   std::ofstream(in, std::ios::binary) << input;
   std::vector<std::string> words{"kubectl-swarm"};
   words.insert(words.end(), arguments.begin(), arguments.end());
-  std::vector<std::string> environment{"PATH=" + directory_ + "/bin:/usr/bin:/bin", "TMPDIR=" + directory_ + "/tmp", "HOME=" + directory_};
+  std::vector<std::string> environment{"PATH=" + directory_ + "/bin:/usr/bin:/bin",
+                                       "TMPDIR=" + directory_ + "/tmp", "HOME=" + directory_};
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);

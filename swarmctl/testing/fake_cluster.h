@@ -1,5 +1,5 @@
-// What kubectl proxy would reach, played by a test: an HTTP server on a unix socket with a handler per path, and a
-// `kubectl` for the PATH that leads to it. Every connection has a thread.
+// What kubectl proxy would reach, played by a test: an HTTP server on a unix socket with a handler
+// per path, and a `kubectl` for the PATH that leads to it. Every connection has a thread.
 #pragma once
 
 #include <functional>
@@ -24,8 +24,8 @@ struct FakeResponse {
   int status = 200;
   std::string body{};
   bool chunked = false;
-  bool close = false;         // after the response
-  bool hang_up = false;       // instead of a response
+  bool close = false;    // after the response
+  bool hang_up = false;  // instead of a response
 };
 
 class FakeCluster {
@@ -41,8 +41,10 @@ class FakeCluster {
   // Swarms of these names in namespace "team", with Secrets whose token is "secret-NAME".
   void add_swarm(const std::string& name);
   // Below the service proxy of a swarm: task_api("hello", "GET", "/tasks/t-0-1", …).
-  void task_api(const std::string& swarm, const std::string& method, const std::string& path, Handler handler);
-  void task_api(const std::string& swarm, const std::string& method, const std::string& path, int status, const std::string& body);
+  void task_api(const std::string& swarm, const std::string& method, const std::string& path,
+                Handler handler);
+  void task_api(const std::string& swarm, const std::string& method, const std::string& path,
+                int status, const std::string& body);
 
   std::vector<FakeRequest> received(const std::string& method, const std::string& path);
   [[nodiscard]] const std::string& socket_path() const { return socket_; }

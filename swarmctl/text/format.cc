@@ -16,8 +16,9 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
 
 std::size_t width(std::string_view text) {
-  return static_cast<std::size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
+  }));
 }
 
 // Takes one character off the front of `text`: itself, or "" for what a terminal must not see.
@@ -38,7 +39,8 @@ std::string take_character(std::string_view& text) {
   }
   const std::size_t length = c >= 0xF0U ? 4 : c >= 0xE0U ? 3 : 2;
   const std::string_view character = text.substr(0, length);
-  const bool control = character.size() == 2 && c == 0xC2U && static_cast<unsigned char>(character[1]) < 0xA0U;
+  const bool control =
+      character.size() == 2 && c == 0xC2U && static_cast<unsigned char>(character[1]) < 0xA0U;
   if (!is_utf8(character)) {
     text.remove_prefix(1);
     return "?";
@@ -150,7 +152,8 @@ std::string bytes(std::uint64_t count) {
 }
 
 Result<Milliseconds> parse_duration(std::string_view text) {
-  const Error wrong = invalid("'" + std::string(text) + "' is no duration: write for example 500ms, 30s, 45m or 2h");
+  const Error wrong = invalid("'" + std::string(text) +
+                              "' is no duration: write for example 500ms, 30s, 45m or 2h");
   const Error too_long = invalid("'" + std::string(text) + "' is longer than 1000h");
   if (text.empty()) return wrong;
   std::int64_t total = 0;
@@ -191,14 +194,17 @@ Result<std::string> parse_name(std::string_view kind, std::string_view text) {
 }
 
 Result<TaskId> parse_task(std::string_view text) {
-  const Error wrong = invalid("'" + std::string(text) + "' is no task: write it like task/t-0-1f, as submit and get tasks show it");
+  const Error wrong =
+      invalid("'" + std::string(text) +
+              "' is no task: write it like task/t-0-1f, as submit and get tasks show it");
   const Result<std::string> name = parse_name("task", text);
   if (!name) return wrong;
   const std::string& id = *name;
   if (id.size() > kMaxTaskIdBytes || !id.starts_with("t-")) return wrong;
   const std::size_t dash = id.find('-', 2);
   if (dash == std::string::npos || dash == 2 || dash + 1 == id.size()) return wrong;
-  if (!std::all_of(id.begin() + 2, id.begin() + static_cast<std::ptrdiff_t>(dash), is_digit)) return wrong;
+  if (!std::all_of(id.begin() + 2, id.begin() + static_cast<std::ptrdiff_t>(dash), is_digit))
+    return wrong;
   if (!std::all_of(id.begin() + static_cast<std::ptrdiff_t>(dash) + 1, id.end(),
                    [](char c) { return is_digit(c) || is_lower(c); })) {
     return wrong;
@@ -207,12 +213,18 @@ Result<TaskId> parse_task(std::string_view text) {
 }
 
 Result<std::string> parse_swarm(std::string_view text) {
-  const Error wrong = invalid("'" + std::string(text) + "' is no name of a swarm: lower case letters, digits and -, at most 40; "
-                              "kubectl get swarms lists them");
+  const Error wrong =
+      invalid("'" + std::string(text) +
+              "' is no name of a swarm: lower case letters, digits and -, at most 40; "
+              "kubectl get swarms lists them");
   const Result<std::string> name = parse_name("swarm", text);
   if (!name) return wrong;
-  if (name->empty() || name->size() > kMaxSwarmName || !is_lower(name->front()) || name->back() == '-') return wrong;
-  if (!std::all_of(name->begin(), name->end(), [](char c) { return is_lower(c) || is_digit(c) || c == '-'; })) return wrong;
+  if (name->empty() || name->size() > kMaxSwarmName || !is_lower(name->front()) ||
+      name->back() == '-')
+    return wrong;
+  if (!std::all_of(name->begin(), name->end(),
+                   [](char c) { return is_lower(c) || is_digit(c) || c == '-'; }))
+    return wrong;
   return *name;
 }
 
@@ -234,7 +246,8 @@ std::string percent_encode(std::string_view text) {
   std::string out;
   for (const char c : text) {
     const auto b = static_cast<unsigned char>(c);
-    if (is_digit(c) || is_lower(c) || (c >= 'A' && c <= 'Z') || c == '-' || c == '.' || c == '_' || c == '~') {
+    if (is_digit(c) || is_lower(c) || (c >= 'A' && c <= 'Z') || c == '-' || c == '.' || c == '_' ||
+        c == '~') {
       out += c;
     } else {
       out += '%';

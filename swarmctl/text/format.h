@@ -18,7 +18,8 @@ using Row = std::vector<std::string>;
 std::string table(const std::vector<Row>& rows);
 // As kubectl shows ages: 45s, 4m10s, 12m, 3h20m, 5h, 3d. Negative spans are 0s.
 std::string age(std::int64_t milliseconds);
-// The first line of a text from outside: control characters and escape sequences gone, at most `characters` long, then "…".
+// The first line of a text from outside: control characters and escape sequences gone, at most
+// `characters` long, then "…".
 std::string shorten(std::string_view text, std::size_t characters);
 // All of a text from outside, safe for a terminal: newlines and tabs stay.
 std::string harmless(std::string_view text);
@@ -28,7 +29,8 @@ std::string bytes(std::uint64_t count);  // 312 B, 61 KiB, 4 MiB
 Result<Milliseconds> parse_duration(std::string_view text);
 // "task/t-0-1f" or "t-0-1f".
 Result<TaskId> parse_task(std::string_view text);
-// What follows "kind/": parse_name("agent", "agent/worker-3") = "worker-3"; without a slash the text itself.
+// What follows "kind/": parse_name("agent", "agent/worker-3") = "worker-3"; without a slash the
+// text itself.
 Result<std::string> parse_name(std::string_view kind, std::string_view text);
 // A swarm's name, ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$, with or without "swarm/".
 Result<std::string> parse_swarm(std::string_view text);

@@ -18,10 +18,11 @@ TEST(Format, TablesAreAlignedByCharacters) {
 }
 
 TEST(Format, AgesAsKubectlShowsThem) {
-  const std::pair<std::int64_t, const char*> rows[] = {{-5, "0s"},        {999, "0s"},      {45'000, "45s"},   {119'000, "119s"},
-                                                       {120'000, "2m"},   {250'000, "4m10s"}, {720'000, "12m"}, {7'200'000, "120m"},
-                                                       {12'000'000, "3h20m"}, {18'000'000, "5h"}, {36'000'000, "10h"},
-                                                       {259'200'000, "3d"}};
+  const std::pair<std::int64_t, const char*> rows[] = {
+      {-5, "0s"},         {999, "0s"},         {45'000, "45s"},
+      {119'000, "119s"},  {120'000, "2m"},     {250'000, "4m10s"},
+      {720'000, "12m"},   {7'200'000, "120m"}, {12'000'000, "3h20m"},
+      {18'000'000, "5h"}, {36'000'000, "10h"}, {259'200'000, "3d"}};
   for (const auto& [ms, text] : rows) EXPECT_EQ(age(ms), text) << ms;
 }
 
@@ -39,7 +40,8 @@ TEST(Format, ShortensToOneHarmlessLine) {
 TEST(Format, Durations) {
   EXPECT_EQ(parse_duration("1h30m")->count(), 5'400'000);
   EXPECT_EQ(parse_duration("500ms")->count(), 500);
-  for (const char* text : {"", "5", "-5s", "s", "5d", "1.5s", "5 s", "1001h", "99999999999999999999s", "9223372036854775807h"}) {
+  for (const char* text : {"", "5", "-5s", "s", "5d", "1.5s", "5 s", "1001h",
+                           "99999999999999999999s", "9223372036854775807h"}) {
     EXPECT_FALSE(parse_duration(text).ok()) << text;
   }
 }
@@ -48,8 +50,8 @@ TEST(Format, TaskReferences) {
   EXPECT_EQ(parse_task("task/t-0-1f2a")->value, "t-0-1f2a");
   EXPECT_EQ(parse_task("tasks/t-0-1f2a")->value, "t-0-1f2a");
   EXPECT_EQ(parse_task("t-12-0")->value, "t-12-0");
-  for (const char* text : {"", "t", "t-", "t-0", "t-0-", "t--1", "t-x-1", "t-0-A", "t-0-1/..", "task/", "task/t-0-1/x", "agent/t-0-1",
-                           "t-0-1 ", "T-0-1"}) {
+  for (const char* text : {"", "t", "t-", "t-0", "t-0-", "t--1", "t-x-1", "t-0-A", "t-0-1/..",
+                           "task/", "task/t-0-1/x", "agent/t-0-1", "t-0-1 ", "T-0-1"}) {
     EXPECT_FALSE(parse_task(text).ok()) << text;
   }
 }
@@ -57,7 +59,8 @@ TEST(Format, TaskReferences) {
 TEST(Format, SwarmNames) {
   EXPECT_EQ(*parse_swarm("swarm/hello"), "hello");
   EXPECT_EQ(*parse_swarm("a-1"), "a-1");
-  for (const char* text : {"", "Hello", "-a", "a-", "1a", "a_b", "a/b", "a.b", "task/a", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
+  for (const char* text : {"", "Hello", "-a", "a-", "1a", "a_b", "a/b", "a.b", "task/a",
+                           "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
     EXPECT_FALSE(parse_swarm(text).ok()) << text;
   }
 }
@@ -80,7 +83,7 @@ TEST(Format, YamlReadsBackAsItWas) {
             "j: \"two words: #\"\n"
             "k:\n"
             "- 1\n"
-            "- - n\n"
+            "- - \"n\"\n"
             "  - - 2\n"
             "l: \"\"\n"
             "m: true\n");

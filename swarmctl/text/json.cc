@@ -14,7 +14,9 @@ bool is_plain(const std::string& text) {
   const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
   if (!letter(text.front())) return false;
   for (const char c : text) {
-    if (!letter(c) && !(c >= '0' && c <= '9') && std::string_view("-_./").find(c) == std::string_view::npos) return false;
+    if (!letter(c) && !(c >= '0' && c <= '9') &&
+        std::string_view("-_./").find(c) == std::string_view::npos)
+      return false;
   }
   for (const char* word : {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}) {
     std::string lower = text;
@@ -25,7 +27,8 @@ bool is_plain(const std::string& text) {
 }
 
 std::string scalar(const json& value) {
-  if (value.is_string() && is_plain(value.get_ref<const std::string&>())) return value.get<std::string>();
+  if (value.is_string() && is_plain(value.get_ref<const std::string&>()))
+    return value.get<std::string>();
   return value.dump(-1, ' ', false, json::error_handler_t::replace);  // JSON scalars are YAML
 }
 
@@ -37,7 +40,10 @@ void write(const json& value, const std::string& indent, int depth, std::string&
   if (value.is_object()) {
     out += "\n";
     for (const auto& [name, member] : value.items()) {
-      out += indent + (is_plain(name) ? name : json(name).dump(-1, ' ', false, json::error_handler_t::replace)) + ":";
+      out += indent +
+             (is_plain(name) ? name
+                             : json(name).dump(-1, ' ', false, json::error_handler_t::replace)) +
+             ":";
       write(member, member.is_array() ? indent : indent + "  ", depth + 1, out);
     }
     return;
@@ -89,6 +95,8 @@ std::string to_yaml(const json& value) {
   return out.substr(1);  // the blank or newline that separates a value from its name
 }
 
-std::string to_json(const json& value) { return value.dump(2, ' ', false, json::error_handler_t::replace); }
+std::string to_json(const json& value) {
+  return value.dump(2, ' ', false, json::error_handler_t::replace);
+}
 
 }  // namespace swarm::text

@@ -22,23 +22,32 @@ std::string word(const json& object, const std::string& name, std::size_t limit 
 }
 
 std::string number(const json& object, const std::string& name) {
-  return object.is_object() && object.contains(name) ? std::to_string(get_number(object, name)) : "-";
+  return object.is_object() && object.contains(name) ? std::to_string(get_number(object, name))
+                                                     : "-";
 }
 
 std::string labels_text(const json& labels) {
   std::string out;
   for (const auto& [name, value] : labels.items()) {
-    if (value.is_string()) out += (out.empty() ? "" : ",") + shorten(name, 63) + "=" + shorten(value.get<std::string>(), 63);
+    if (value.is_string())
+      out += (out.empty() ? "" : ",") + shorten(name, 63) + "=" +
+             shorten(value.get<std::string>(), 63);
   }
   return out;
 }
 
 std::string result_cell(const json& task) {
   const json& result = get(task, "result");
-  if (!get_text(result, "branch").empty()) return shorten(get_text(result, "branch"), kOutputColumn);
-  if (!get_text(result, "preview").empty()) return shorten(get_text(result, "preview"), kOutputColumn);
-  if (result.contains("bytes")) return bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(result, "bytes"))));
-  return get_text(task, "state") == "dead" || get_text(task, "state") == "failed" ? shorten(failure(task), kOutputColumn) : "-";
+  if (!get_text(result, "branch").empty())
+    return shorten(get_text(result, "branch"), kOutputColumn);
+  if (!get_text(result, "preview").empty())
+    return shorten(get_text(result, "preview"), kOutputColumn);
+  if (result.contains("bytes"))
+    return bytes(
+        static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(result, "bytes"))));
+  return get_text(task, "state") == "dead" || get_text(task, "state") == "failed"
+             ? shorten(failure(task), kOutputColumn)
+             : "-";
 }
 
 void field(std::string& out, const std::string& name, const std::string& value) {
@@ -84,8 +93,8 @@ Row task_row(const json& task, WallTime now, bool wide) {
           word(task, "lastOutput", kOutputColumn),
           result_cell(task)};
   if (wide) {
-    row.insert(row.end(), {word(task, "key", kOutputColumn), word(task, "pod"), word(task, "survives"),
-                           dash(labels_text(get(task, "labels")))});
+    row.insert(row.end(), {word(task, "key", kOutputColumn), word(task, "pod"),
+                           word(task, "survives"), dash(labels_text(get(task, "labels")))});
   }
   return row;
 }
@@ -106,7 +115,8 @@ Row agent_row(const json& agent, bool wide) {
           number(agent, "outbox"),
           word(agent, "node"),
           word(agent, "pod")};
-  if (wide) row.insert(row.end(), {word(agent, "role"), number(agent, "team"), word(agent, "version")});
+  if (wide)
+    row.insert(row.end(), {word(agent, "role"), number(agent, "team"), word(agent, "version")});
   return row;
 }
 
@@ -120,7 +130,8 @@ std::string failure(const json& task) {
   const json& history = get(task, "history");
   if (!history.is_array() || history.empty()) return state;
   const json& last = history.back();
-  std::string out = state + " after " + std::to_string(history.size()) + (history.size() == 1 ? " attempt" : " attempts");
+  std::string out = state + " after " + std::to_string(history.size()) +
+                    (history.size() == 1 ? " attempt" : " attempts");
   const std::string reason = get_text(last, "reason");
   const std::string message = get_text(last, "message");
   if (!reason.empty()) out += ": " + shorten(reason, 40);
@@ -156,14 +167,20 @@ std::string describe_task(const json& task, WallTime now) {
   field(out, "Survives", word(task, "survives"));
   if (task.contains("createdAt")) field(out, "Age", age(now - get_number(task, "createdAt")));
   if (get_number(task, "lastOutputAt") > 0) {
-    field(out, "Last output", word(task, "lastOutput", 200) + " (" + age(now - get_number(task, "lastOutputAt")) + " ago)");
+    field(out, "Last output",
+          word(task, "lastOutput", 200) + " (" + age(now - get_number(task, "lastOutputAt")) +
+              " ago)");
   }
-  field(out, "Body", bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(task, "bodyBytes")))) + ": " +
-                         word(task, "bodyPreview", 200));
+  field(
+      out, "Body",
+      bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(task, "bodyBytes")))) +
+          ": " + word(task, "bodyPreview", 200));
   const json& result = get(task, "result");
   if (!result.empty()) {
-    field(out, "Result", bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(result, "bytes")))) +
-                             (get_flag(result, "truncated") ? " (cut)" : "") + ": " + word(result, "preview", 200));
+    field(
+        out, "Result",
+        bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(result, "bytes")))) +
+            (get_flag(result, "truncated") ? " (cut)" : "") + ": " + word(result, "preview", 200));
     if (!get_text(result, "branch").empty()) {
       field(out, "Branch", word(result, "branch", 255) + " at " + word(result, "commit"));
     }
@@ -171,11 +188,16 @@ std::string describe_task(const json& task, WallTime now) {
   const json& history = get(task, "history");
   if (history.is_array() && !history.empty()) {
     out += "Attempts:\n";
-    std::vector<Row> rows{{"  ATTEMPT", "REASON", "EXIT", "CHARGED", "TOOK", "AGENT", "NODE", "POD"}};
+    std::vector<Row> rows{
+        {"  ATTEMPT", "REASON", "EXIT", "CHARGED", "TOOK", "AGENT", "NODE", "POD"}};
     for (const json& attempt : history) {
-      rows.push_back({"  " + number(attempt, "attempt"), word(attempt, "reason"), number(attempt, "exitCode"),
-                      !attempt.contains("charged") ? "-" : get_flag(attempt, "charged") ? "yes" : "no", span(attempt, now),
-                      word(attempt, "agent"), word(attempt, "node"), word(attempt, "pod")});
+      rows.push_back({"  " + number(attempt, "attempt"), word(attempt, "reason"),
+                      number(attempt, "exitCode"),
+                      !attempt.contains("charged")   ? "-"
+                      : get_flag(attempt, "charged") ? "yes"
+                                                     : "no",
+                      span(attempt, now), word(attempt, "agent"), word(attempt, "node"),
+                      word(attempt, "pod")});
     }
     out += table(rows);
     const std::vector<std::string> lines = last_lines(task);
@@ -197,9 +219,10 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
   field(out, "Agent", word(agent, "name"));
   field(out, "Swarm", swarm);
   field(out, "Role", word(agent, "role") + ", team " + number(agent, "team"));
-  field(out, "State", word(agent, "state") + (agent.contains("sinceSeconds")
-                                                  ? " for " + age(get_number(agent, "sinceSeconds") * 1000)
-                                                  : ""));
+  field(out, "State",
+        word(agent, "state") + (agent.contains("sinceSeconds")
+                                    ? " for " + age(get_number(agent, "sinceSeconds") * 1000)
+                                    : ""));
   field(out, "Task", word(agent, "task"));
   field(out, "Tasks done", number(agent, "tasksDone"));
   field(out, "Mailbox", number(agent, "inbox") + " in, " + number(agent, "outbox") + " out");
@@ -227,25 +250,33 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   }
   field(out, "Workers", std::to_string(get_number(workers, "replicas", 1)) + " of " + dash(images));
   const json& topology = get(status, "topology");
-  field(out, "Topology", word(topology, "type") + ", coordinators " + number(topology, "coordinators"));
+  field(out, "Topology",
+        word(topology, "type") + ", coordinators " + number(topology, "coordinators"));
   if (get_flag(spec, "suspend")) field(out, "Suspended", "yes: no new leases; the queue stays");
   const json& agents = get(status, "agents");
-  field(out, "Agents", word(agents, "summary") + " ready, busy " + number(agents, "busy") + ", stuck " + number(agents, "stuck"));
+  field(out, "Agents",
+        word(agents, "summary") + " ready, busy " + number(agents, "busy") + ", stuck " +
+            number(agents, "stuck"));
   const json& tasks = get(status, "tasks");
-  field(out, "Tasks", "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
-                          number(tasks, "done") + ", failed " + number(tasks, "failed") + ", dead " + number(tasks, "dead"));
+  field(out, "Tasks",
+        "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
+            number(tasks, "done") + ", failed " + number(tasks, "failed") + ", dead " +
+            number(tasks, "dead"));
   const json& rollout = get(status, "rollout");
   if (!rollout.empty()) {
-    field(out, "Rollout", "V2 " + word(rollout, "summary") + " (ceiling " + number(rollout, "ceiling") + "%, effective " +
-                              number(rollout, "effective") + "%, measured " + number(rollout, "measured") + "%)");
+    field(out, "Rollout",
+          "V2 " + word(rollout, "summary") + " (ceiling " + number(rollout, "ceiling") +
+              "%, effective " + number(rollout, "effective") + "%, measured " +
+              number(rollout, "measured") + "%)");
   }
   const json& conditions = get(status, "conditions");
   if (conditions.is_array() && !conditions.empty()) {
     out += "Conditions:\n";
     std::vector<Row> rows{{"  TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"}};
     for (const json& condition : conditions) {
-      rows.push_back({"  " + word(condition, "type"), word(condition, "status"), word(condition, "reason"),
-                      since(get_text(condition, "lastTransitionTime"), now), word(condition, "message", 500)});
+      rows.push_back(
+          {"  " + word(condition, "type"), word(condition, "status"), word(condition, "reason"),
+           since(get_text(condition, "lastTransitionTime"), now), word(condition, "message", 500)});
     }
     out += table(rows);
   }
@@ -257,18 +288,22 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
       if (at.empty()) at = get_text(event, "eventTime");
       return at.empty() ? get_text(get(event, "metadata"), "creationTimestamp") : at;
     };
-    std::stable_sort(sorted.begin(), sorted.end(), [&](const json* a, const json* b) { return time(*a) < time(*b); });
-    if (sorted.size() > kMaxEvents) sorted.erase(sorted.begin(), sorted.end() - static_cast<std::ptrdiff_t>(kMaxEvents));
+    std::stable_sort(sorted.begin(), sorted.end(),
+                     [&](const json* a, const json* b) { return time(*a) < time(*b); });
+    if (sorted.size() > kMaxEvents)
+      sorted.erase(sorted.begin(), sorted.end() - static_cast<std::ptrdiff_t>(kMaxEvents));
     out += "Events:\n";
     std::vector<Row> rows{{"  AGE", "TYPE", "REASON", "MESSAGE"}};
     for (const json* event : sorted) {
       const std::int64_t count = get_number(*event, "count", 1);
-      rows.push_back({"  " + since(time(*event), now) + (count > 1 ? " (x" + std::to_string(count) + ")" : ""),
-                      word(*event, "type"), word(*event, "reason"), word(*event, "message", 500)});
+      rows.push_back(
+          {"  " + since(time(*event), now) + (count > 1 ? " (x" + std::to_string(count) + ")" : ""),
+           word(*event, "type"), word(*event, "reason"), word(*event, "message", 500)});
     }
     out += table(rows);
   }
-  return out + "Next:\n  kubectl swarm get tasks " + name + "\n  kubectl swarm get agents " + name + "\n  kubectl swarm top " + name + "\n";
+  return out + "Next:\n  kubectl swarm get tasks " + name + "\n  kubectl swarm get agents " + name +
+         "\n  kubectl swarm top " + name + "\n";
 }
 
 std::string top(const std::string& swarm, const json& stats, const json& agents) {
@@ -277,7 +312,8 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
   const json& messages = get(stats, "messages");
   std::string out = "swarm " + swarm;
   if (!rollout.empty()) {
-    out += "   V2 " + number(rollout, "effective") + "% (measured " + number(rollout, "measured") + "%)";
+    out += "   V2 " + number(rollout, "effective") + "% (measured " + number(rollout, "measured") +
+           "%)";
   }
   out += "\n";
   std::string line = "tasks ";
@@ -290,11 +326,13 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
   line.erase(line.find_last_not_of(' ') + 1);
   out += line + "\n";
   if (!messages.empty()) {
-    out += "mail   dead letters " + number(messages, "deadLetters") + "  single copy " + number(messages, "singleCopy") + "\n";
+    out += "mail   dead letters " + number(messages, "deadLetters") + "  single copy " +
+           number(messages, "singleCopy") + "\n";
   }
   std::vector<const json*> sorted;
   std::size_t busy = 0;
-  for (const json& agent : agents.is_array() ? agents : json::array()) {
+  for (const json& agent : agents) {
+    if (!agents.is_array()) break;
     sorted.push_back(&agent);
     if (get_text(agent, "state") == "busy") ++busy;
   }
@@ -306,9 +344,11 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
     return busy_a && get_number(*a, "sinceSeconds") > get_number(*b, "sinceSeconds");
   });
   std::vector<Row> rows{agent_header(false)};
-  for (std::size_t i = 0; i < std::min(sorted.size(), kTopAgents); ++i) rows.push_back(agent_row(*sorted[i], false));
+  for (std::size_t i = 0; i < std::min(sorted.size(), kTopAgents); ++i)
+    rows.push_back(agent_row(*sorted[i], false));
   out += table(rows);
-  if (sorted.size() > kTopAgents) out += "… and " + std::to_string(sorted.size() - kTopAgents) + " more\n";
+  if (sorted.size() > kTopAgents)
+    out += "… and " + std::to_string(sorted.size() - kTopAgents) + " more\n";
   return out;
 }
 
@@ -320,7 +360,8 @@ Result<bool> matches(const json& labels, const std::string& selector) {
     std::string term = left.substr(0, comma);
     left = comma == std::string::npos ? "" : left.substr(comma + 1);
     const std::size_t equals = term.find('=');
-    const Error wrong = invalid("-l " + selector + ": write for example -l team=a,stage!=done,urgent,!later");
+    const Error wrong =
+        invalid("-l " + selector + ": write for example -l team=a,stage!=done,urgent,!later");
     if (term.empty() || equals == 0) return wrong;
     if (equals == std::string::npos) {
       const bool absent = term[0] == '!';

@@ -16,7 +16,8 @@ using testing::HasSubstr;
 constexpr WallTime kNow = 1'735'689'660'000;
 
 json done_task() {
-  return json::parse(R"({"id":"t-0-1f2a","state":"done","key":"k","labels":{"a":"b"},"version":"V2","attempt":1,"maxAttempts":3,
+  return json::parse(
+      R"({"id":"t-0-1f2a","state":"done","key":"k","labels":{"a":"b"},"version":"V2","attempt":1,"maxAttempts":3,
     "agent":"worker-3","pod":"hello-w3-ab12","survives":"node","createdAt":1735689600000,"updatedAt":1735689601123,
     "lastOutput":"tests green","lastOutputAt":1735689630000,
     "result":{"bytes":2,"preview":"3","truncated":false},
@@ -26,26 +27,32 @@ json done_task() {
 }
 
 json dead_task() {
-  return json::parse(R"({"id":"t-0-20","state":"dead","version":"V1","attempt":2,"maxAttempts":2,"createdAt":1735689000000,
+  return json::parse(
+      R"({"id":"t-0-20","state":"dead","version":"V1","attempt":2,"maxAttempts":2,"createdAt":1735689000000,
     "history":[{"attempt":1,"pod":"p1","reason":"worker_lost","charged":false,"lastLines":[]},
                {"attempt":2,"pod":"p2","reason":"failed","exitCode":2,"charged":true,"message":"exit code 2","lastLines":["oh","no\u001b[31m"]}]})");
 }
 
 TEST(Views, TheTableOfTasks) {
-  std::string got = table({task_header(false), task_row(done_task(), kNow, false), task_row(dead_task(), kNow, false),
-                           task_row(json::object(), kNow, false)});
+  std::string got =
+      table({task_header(false), task_row(done_task(), kNow, false),
+             task_row(dead_task(), kNow, false), task_row(json::object(), kNow, false)});
   EXPECT_EQ(got,
             "TASK       STATE   ATTEMPT   AGENT      VERSION   AGE   LAST-OUTPUT   RESULT\n"
             "t-0-1f2a   done    1/3       worker-3   V2        60s   tests green   3\n"
-            "t-0-20     dead    2/2       -          V1        11m   -             dead after 2 attempts: failed, exit cod…\n"
+            "t-0-20     dead    2/2       -          V1        11m   -             dead after 2 "
+            "attempts: failed, exit cod…\n"
             "-          -       -/-       -          -         -     -             -\n");
   EXPECT_EQ(table({task_header(true), task_row(done_task(), kNow, true)}),
-            "TASK       STATE   ATTEMPT   AGENT      VERSION   AGE   LAST-OUTPUT   RESULT   KEY   POD             SURVIVES   LABELS\n"
-            "t-0-1f2a   done    1/3       worker-3   V2        60s   tests green   3        k     hello-w3-ab12   node       a=b\n");
+            "TASK       STATE   ATTEMPT   AGENT      VERSION   AGE   LAST-OUTPUT   RESULT   KEY   "
+            "POD             SURVIVES   LABELS\n"
+            "t-0-1f2a   done    1/3       worker-3   V2        60s   tests green   3        k     "
+            "hello-w3-ab12   node       a=b\n");
 }
 
 TEST(Views, TheTableOfAgents) {
-  const json agent = json::parse(R"({"name":"worker-3","role":"worker","pod":"hello-w3-ab12","node":"n1","team":0,"state":"busy",
+  const json agent = json::parse(
+      R"({"name":"worker-3","role":"worker","pod":"hello-w3-ab12","node":"n1","team":0,"state":"busy",
     "task":"t-0-1f","sinceSeconds":4,"tasksDone":7,"inbox":1,"outbox":0,"version":"0.1.0"})");
   EXPECT_EQ(table({agent_header(false), agent_row(agent, false)}),
             "NAME       STATE   TASK     SINCE   DONE   INBOX   OUTBOX   NODE   POD\n"
@@ -89,12 +96,14 @@ TEST(Views, ADeadTaskSaysWhy) {
 }
 
 TEST(Views, ADescribedSwarm) {
-  const json swarm = json::parse(R"({"metadata":{"name":"hello","namespace":"team","creationTimestamp":"2025-01-01T00:00:00Z"},
+  const json swarm = json::parse(
+      R"({"metadata":{"name":"hello","namespace":"team","creationTimestamp":"2025-01-01T00:00:00Z"},
     "spec":{"workers":{"replicas":2,"template":{"spec":{"containers":[{"image":"debian:12"}]}}}},
     "status":{"topology":{"type":"Flat","coordinators":1},"agents":{"summary":"2/2","busy":1,"stuck":0},
       "tasks":{"queued":1,"running":1,"done":3,"failed":0,"dead":0},"rollout":{"ceiling":10,"effective":10,"measured":9,"summary":"10%"},
       "conditions":[{"type":"Ready","status":"True","reason":"Working","message":"2 of 2 agents ready","lastTransitionTime":"2025-01-01T00:00:30Z"}]}})");
-  const json events = json::parse(R"([{"type":"Normal","reason":"Later","message":"b","lastTimestamp":"2025-01-01T00:00:50Z","count":3},
+  const json events = json::parse(
+      R"([{"type":"Normal","reason":"Later","message":"b","lastTimestamp":"2025-01-01T00:00:50Z","count":3},
     {"type":"Normal","reason":"Earlier","message":"a","eventTime":"2025-01-01T00:00:10.000000Z"}])");
   EXPECT_EQ(describe_swarm(swarm, events, kNow),
             "Name:         hello\n"
@@ -119,8 +128,11 @@ TEST(Views, ADescribedSwarm) {
 }
 
 TEST(Views, NothingIsAssumedOfTheJson) {
-  for (const char* text : {"{}", "[]", "null", "5", R"({"history":5,"result":[],"labels":[1],"id":7,"state":null,"status":{"conditions":{}}})",
-                           R"({"history":[5],"metadata":[],"spec":{"workers":{"template":{"spec":{"containers":[1]}}}}})"}) {
+  for (
+      const char* text :
+      {"{}", "[]", "null", "5",
+       R"({"history":5,"result":[],"labels":[1],"id":7,"state":null,"status":{"conditions":{}}})",
+       R"({"history":[5],"metadata":[],"spec":{"workers":{"template":{"spec":{"containers":[1]}}}}})"}) {
     const json value = json::parse(text);
     (void)task_row(value, kNow, true);
     (void)agent_row(value, true);
@@ -134,8 +146,10 @@ TEST(Views, NothingIsAssumedOfTheJson) {
 }
 
 TEST(Views, TopShowsTheBusyFirst) {
-  const json stats = json::parse(R"({"tasks":{"queued":1,"running":1,"done":5,"failed":0,"dead":0,"cancelled":0,"oldestQueuedSeconds":7}})");
-  const json agents = json::parse(R"([{"name":"worker-0","state":"idle"},{"name":"worker-1","state":"busy","sinceSeconds":3},
+  const json stats = json::parse(
+      R"({"tasks":{"queued":1,"running":1,"done":5,"failed":0,"dead":0,"cancelled":0,"oldestQueuedSeconds":7}})");
+  const json agents = json::parse(
+      R"([{"name":"worker-0","state":"idle"},{"name":"worker-1","state":"busy","sinceSeconds":3},
     {"name":"worker-2","state":"busy","sinceSeconds":9}])");
   const std::string page = top("hello", stats, agents);
   EXPECT_THAT(page, HasSubstr("queued 1  running 1  done 5"));
@@ -147,16 +161,20 @@ TEST(Views, TopShowsTheBusyFirst) {
 
 TEST(Views, Selectors) {
   const json labels = {{"a", "b"}, {"c", ""}};
-  for (const char* good : {"", "a=b", "a==b", "a", "!x", "a!=c", "x!=y", "a=b,c=,!x"}) EXPECT_TRUE(*matches(labels, good)) << good;
-  for (const char* bad : {"a=c", "x", "!a", "a!=b", "a=b,x=y"}) EXPECT_FALSE(*matches(labels, bad)) << bad;
-  for (const char* wrong : {"=b", ",", "!", "a=b,,c", "!=x"}) EXPECT_FALSE(matches(labels, wrong).ok()) << wrong;
+  for (const char* good : {"", "a=b", "a==b", "a", "!x", "a!=c", "x!=y", "a=b,c=,!x"})
+    EXPECT_TRUE(*matches(labels, good)) << good;
+  for (const char* bad : {"a=c", "x", "!a", "a!=b", "a=b,x=y"})
+    EXPECT_FALSE(*matches(labels, bad)) << bad;
+  for (const char* wrong : {"=b", ",", "!", "a=b,,c", "!=x"})
+    EXPECT_FALSE(matches(labels, wrong).ok()) << wrong;
 }
 
 TEST(TaskLines, OnlyTheTasksOwnLines) {
   std::vector<std::string> got;
   commands::TaskLines lines("t-0-1", false, [&](std::string_view line) { got.emplace_back(line); });
   const std::string log =
-      "[t-0-1 1] one\n[t-0-11 1] no\n[t-0-1] no\n[t-0-1 x] no\n[t-0-1 ] no\nfree text [t-0-1 1] no\n[t-0-1 2] two [t-0-1 1] x\n[t-0-1 2] \n[t-0-1 3] end";
+      "[t-0-1 1] one\n[t-0-11 1] no\n[t-0-1] no\n[t-0-1 x] no\n[t-0-1 ] no\nfree text [t-0-1 1] "
+      "no\n[t-0-1 2] two [t-0-1 1] x\n[t-0-1 2] \n[t-0-1 3] end";
   for (const char c : log) lines.add(std::string_view(&c, 1));
   lines.finish();
   EXPECT_THAT(got, testing::ElementsAre("one", "two [t-0-1 1] x", "", "end"));
@@ -173,8 +191,11 @@ TEST(Submission, OfALine) {
   options.id_field = "n";
   options.labels = {"a=b=c"};
   const json got = *commands::submission_of_line(R"({"module":"m","n":7})", 3, options, "run");
-  EXPECT_EQ(got, json::parse(R"({"body":"{\"module\":\"m\",\"n\":7}","key":"m","id":"7","labels":{"a":"b=c"}})"));
-  for (const char* line : {"text", "[]", "{}", R"({"module":5.5,"n":1})", R"({"module":"","n":1})", R"({"module":"m"})"}) {
+  EXPECT_EQ(
+      got, json::parse(
+               R"({"body":"{\"module\":\"m\",\"n\":7}","key":"m","id":"7","labels":{"a":"b=c"}})"));
+  for (const char* line : {"text", "[]", "{}", R"({"module":5.5,"n":1})", R"({"module":"","n":1})",
+                           R"({"module":"m"})"}) {
     EXPECT_FALSE(commands::submission_of_line(line, 1, options, "run").ok()) << line;
   }
   EXPECT_EQ(commands::submission_of_line("text", 3, {}, "run")->at("id"), "c-run-3");

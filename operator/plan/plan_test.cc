@@ -1,0 +1,1145 @@
+#include "plan/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+
+#include "plan/toy_world.h"
+
+namespace swarm::plan {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+std::vector<std::string> kinds_of(const Plan& plan) {
+  std::vector<std::string> kinds;
+  for (const Action& action : plan.actions) {
+    if (const auto* create = std::get_if<CreateObject>(&action))
+      kinds.push_back("create " + create->kind);
+    if (std::get_if<PatchObject>(&action) != nullptr) kinds.push_back("patch");
+    if (const auto* pod = std::get_if<DeletePod>(&action)) kinds.push_back("delete " + pod->reason);
+    if (std::get_if<DeleteObject>(&action) != nullptr) kinds.push_back("delete object");
+    if (std::get_if<DryRun>(&action) != nullptr) kinds.push_back("dry run");
+  }
+  return kinds;
+}
+
+int count(const Plan& plan, const std::string& kind) {
+  const auto kinds = kinds_of(plan);
+  return static_cast<int>(std::count(kinds.begin(), kinds.end(), kind));
+}
+
+api::WorkerReport worker_report(const std::string& pod, bool busy, const std::string& task,
+                                bool stuck) {
+  api::WorkerReport report;
+  report.pod = pod;
+  report.busy = busy;
+  report.task = task;
+  report.stuck = stuck;
+  return report;
+}
+
+std::string reason_of(const api::Swarm& swarm, const std::string& type = "Ready") {
+  const api::Condition* one = condition(swarm.status, type);
+  return one == nullptr ? "" : one->status + " " + one->reason;
+}
+
+std::string message_of(const api::Swarm& swarm, const std::string& type = "Ready") {
+  const api::Condition* one = condition(swarm.status, type);
+  return one == nullptr ? "" : one->message;
+}
+
+std::set<std::string> slots_of(const World& world, const std::string& role = "worker") {
+  std::set<std::string> slots;
+  for (const PodView* pod : world.live_pods(role)) slots.insert(pod->slot);
+  return slots;
+}
+
+// The pod manifests of one step.
+std::vector<json> manifests(const Plan& plan, const std::string& kind = "Pod") {
+  std::vector<json> list;
+  for (const Action& action : plan.actions) {
+    const auto* create = std::get_if<CreateObject>(&action);
+    if (create != nullptr && create->kind == kind) list.push_back(json::parse(create->manifest));
+  }
+  return list;
+}
+
+TEST(Plan, NewSwarmGetsItsObjectsAndADryRunBeforeAnyPod) {
+  World world;
+  const Plan first = world.step();
+  EXPECT_EQ(count(first, "create Pod"), 0);
+  EXPECT_EQ(count(first, "dry run"), 2);
+  EXPECT_EQ(count(first, "create Secret"), 2);
+  EXPECT_EQ(count(first, "create Service"), 2);
+  EXPECT_EQ(count(first, "create PodDisruptionBudget"), 1);
+  EXPECT_EQ(count(first, "create Lease"), 1);
+  EXPECT_EQ(reason_of(world.swarm), "False Progressing");
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True Progressing");
+  const Plan second = world.step();
+  EXPECT_EQ(count(second, "create Pod"), 2);
+  EXPECT_EQ(count(second, "dry run"), 0);
+  EXPECT_TRUE(world.settle());
+  EXPECT_EQ(reason_of(world.swarm), "True Idle");
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "False Settled");
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "False NotStalled");
+  EXPECT_EQ(world.swarm.status.agents.summary, "1/1");
+  EXPECT_EQ(world.swarm.status.rollout.summary, "100%");
+}
+
+TEST(Plan, ConvergedWorldGetsNothingForHours) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":7}})");
+  ASSERT_TRUE(world.settle());
+  const int writes = world.writes;
+  for (int i = 0; i < 1000; ++i) {
+    world.now += 17'000;
+    const Plan plan = world.step();
+    ASSERT_TRUE(plan.actions.empty()) << to_text(plan);
+    ASSERT_FALSE(plan.status) << to_text(plan);
+    ASSERT_TRUE(plan.events.empty());
+    ASSERT_FALSE(plan.requeue_after);
+  }
+  EXPECT_EQ(world.writes, writes);
+}
+
+TEST(Plan, RestartedOperatorWithANewImageWritesNoPod) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":3}})");
+  ASSERT_TRUE(world.settle());
+  world.seen.memory = {};
+  world.seen.dry_runs.clear();
+  world.settings.sidecar_image = "registry.example/swarm-sidecar:2";
+  const Plan plan = world.step();
+  EXPECT_TRUE(plan.actions.empty()) << to_text(plan);
+  EXPECT_FALSE(plan.status);
+  // A replacement still gets the pinned image; the next revision moves it.
+  world.seen.pods.back().phase = PodPhase::kFailed;
+  world.seen.pods.back().ready = false;
+  world.step();
+  world.now += 2000;
+  const Plan repair = world.step();
+  ASSERT_EQ(manifests(repair).size(), 1U);
+  EXPECT_EQ(manifests(repair)[0]["spec"]["initContainers"][0]["image"],
+            "registry.example/swarm-sidecar:1");
+  world.set_spec(R"({"workers":{"replicas":3},"health":{"periodSeconds":9}})");
+  ASSERT_TRUE(world.settle());
+  for (const PodView* pod : world.live_pods("worker")) {
+    EXPECT_EQ(pod->sidecar_image, "registry.example/swarm-sidecar:2");
+  }
+}
+
+TEST(Plan, SidecarImageThatCannotBePulledIsNotPinned) {
+  World world;
+  world.settings.sidecar_image = "wrong:1";
+  world.step();
+  world.step();
+  for (PodView& pod : world.seen.pods) {
+    pod.containers.push_back(
+        {"cfn-sidecar", true, false, false, 0, "ImagePullBackOff", "no such image", {}, ""});
+  }
+  world.step();
+  EXPECT_THAT(message_of(world.swarm),
+              HasSubstr("check the sidecar image in the operator's settings"));
+  world.settings.sidecar_image = "right:1";
+  EXPECT_TRUE(world.settle());
+  ASSERT_EQ(world.live_pods("worker").size(), 1U);
+  EXPECT_EQ(world.live_pods("worker")[0]->sidecar_image, "right:1");
+}
+
+TEST(Plan, ScaleUpAndDownTakesIdleOnesFirst) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":10}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.effective = 100;
+  report.tasks.running = 3;
+  for (const PodView* pod : world.live_pods("worker")) {
+    const bool busy = pod->slot == "worker-7" || pod->slot == "worker-8" || pod->slot == "worker-9";
+    report.workers[pod->slot] = worker_report(pod->name, busy, busy ? "t-0-1" : "", false);
+  }
+  world.report(0, report);
+  world.set_spec(R"({"workers":{"replicas":3}})");
+  world.now += 100'000;
+  const Plan plan = world.step();
+  EXPECT_EQ(count(plan, "delete Surplus"), 7);
+  EXPECT_EQ(slots_of(world), (std::set<std::string>{"worker-7", "worker-8", "worker-9"}));
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(reason_of(world.swarm), "True Working");
+  // Sparse slots stay; the lowest free ones are taken next.
+  world.set_spec(R"({"workers":{"replicas":4}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(slots_of(world),
+            (std::set<std::string>{"worker-0", "worker-7", "worker-8", "worker-9"}));
+}
+
+TEST(Plan, VictimsInOrder) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":6}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  std::map<std::string, PodView*> by_slot;
+  for (PodView& pod : world.seen.pods) by_slot[pod.slot] = &pod;
+  // worker-0 not ready; worker-1 pending; worker-2 idle and cheap; worker-3 idle; worker-4 idle;
+  // worker-5 busy.
+  by_slot["worker-0"]->ready = false;
+  by_slot["worker-1"]->ready = false;
+  by_slot["worker-1"]->phase = PodPhase::kPending;
+  by_slot["worker-2"]->deletion_cost = -5;
+  for (const char* slot : {"worker-2", "worker-3", "worker-4", "worker-5"}) {
+    report.workers[slot] =
+        worker_report(by_slot[slot]->name, std::string(slot) == "worker-5", "", false);
+  }
+  world.report(0, report);
+  const char* order[] = {"worker-1", "worker-0", "worker-2", "worker-4", "worker-3", "worker-5"};
+  for (int left = 5; left >= 0; --left) {
+    world.set_spec(R"({"workers":{"replicas":)" + std::to_string(left) + "}}");
+    world.now += 100'000;
+    const Plan plan = world.step();
+    std::vector<std::string> victims;
+    for (const Action& action : plan.actions) {
+      const auto* pod = std::get_if<DeletePod>(&action);
+      if (pod != nullptr) victims.push_back(world.pod(pod->name)->slot);
+    }
+    EXPECT_THAT(victims, testing::ElementsAre(order[5 - left]));
+    EXPECT_EQ(reason_of(world.swarm, "Reconciling"),
+              left == 5 ? "True Progressing" : "True ScalingDown");
+    world.finish_terminating();
+  }
+  EXPECT_EQ(reason_of(world.swarm), "True ScaledToZero");
+}
+
+TEST(Plan, TerminatingPodIsReplacedAtOnceUnderAnotherName) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":2}})");
+  ASSERT_TRUE(world.settle());
+  PodView& lost = *std::find_if(world.seen.pods.begin(), world.seen.pods.end(),
+                                [](const PodView& pod) { return pod.slot == "worker-1"; });
+  lost.deletion_time = world.now;
+  lost.ready = false;
+  const std::string old_name = lost.name;
+  const Plan plan = world.step();
+  ASSERT_EQ(manifests(plan).size(), 1U);
+  EXPECT_EQ(manifests(plan)[0]["metadata"]["labels"]["cfn.dev/slot"], "worker-1");
+  EXPECT_NE(manifests(plan)[0]["metadata"]["name"], old_name);
+  EXPECT_EQ(reason_of(world.swarm), "False Degraded");
+  EXPECT_TRUE(world.step().actions.empty());  // one is enough, though the old one is still there
+}
+
+TEST(Plan, FailedPodsAreReplacedWithGrowingBackoff) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  std::vector<WallTime> made_at;
+  WallTime failed_at = world.now;
+  std::vector<WallTime> waits;
+  for (int round = 0; round < 12; ++round) {
+    PodView* pod = nullptr;
+    for (PodView& one : world.seen.pods) {
+      if (one.role == "worker" && World::live(one)) pod = &one;
+    }
+    ASSERT_NE(pod, nullptr);
+    pod->phase = PodPhase::kFailed;
+    pod->ready = false;
+    pod->status_reason = "Evicted";
+    failed_at = world.now;
+    const int before = world.pods_made;
+    for (int i = 0; i < 1000 && world.pods_made == before; ++i) {
+      const Plan plan = world.step();
+      if (world.pods_made > before) {
+        EXPECT_EQ(count(plan, "delete Failed"), 1);
+        break;
+      }
+      ASSERT_TRUE(plan.requeue_after);
+      world.now += std::max<std::int64_t>(1, plan.requeue_after->count());
+    }
+    waits.push_back(world.now - failed_at);
+  }
+  EXPECT_EQ(waits[0], 1000);
+  EXPECT_EQ(waits[1], 2000);
+  EXPECT_EQ(waits[4], 16'000);
+  EXPECT_EQ(waits[10], 300'000);
+  EXPECT_EQ(waits[11], 300'000);
+}
+
+TEST(Plan, TwoFailedPodsOfOneSlotAreOneFailure) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  std::vector<PodView> twins;
+  for (const PodView& pod : world.seen.pods) {
+    if (pod.role == "worker") twins = {pod, pod};
+  }
+  std::erase_if(world.seen.pods, [](const PodView& pod) { return pod.role == "worker"; });
+  for (PodView& twin : twins) {
+    twin.name += "x" + std::to_string(world.seen.pods.size());
+    twin.uid = twin.name;
+    twin.phase = PodPhase::kFailed;
+    world.seen.pods.push_back(twin);
+  }
+  world.step();
+  world.now += 1000;
+  const Plan plan = world.step();
+  EXPECT_EQ(count(plan, "delete Failed"), 2);
+  EXPECT_EQ(count(plan, "create Pod"), 1);
+}
+
+TEST(Plan, PodWhoseLabelWasChangedDoesNotBlockItsSlotsName) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":2}})");
+  ASSERT_TRUE(world.settle());
+  for (PodView& pod : world.seen.pods) {
+    if (pod.slot == "worker-0") pod.slot = "worker-5";
+  }
+  world.set_spec(R"({"workers":{"replicas":3}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(slots_of(world), (std::set<std::string>{"worker-0", "worker-1", "worker-5"}));
+}
+
+TEST(Plan, UnschedulablePodsAreNamedAndNeverMadeAgain) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":5}})");
+  world.step();
+  world.step();
+  const int made = world.pods_made;
+  for (PodView& pod : world.seen.pods) {
+    if (pod.role == "worker") {
+      pod.unschedulable_message = "0/6 nodes are available: 6 Insufficient memory.";
+    } else {
+      pod.ready = true;
+      pod.phase = PodPhase::kRunning;
+    }
+  }
+  world.now += 3000;
+  world.step();
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("worker-0, worker-1, worker-2 and 2 more cannot "
+                                                 "be scheduled since 00:00:00Z: 0/6 nodes"));
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("64Mi of a pod's memory is its mailbox"));
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True Unschedulable");
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "False NotStalled");
+  world.now += 600'000;
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "False Stalled");
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True Unschedulable");
+  EXPECT_EQ(world.pods_made, made);
+  world.make_ready();
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(reason_of(world.swarm), "True Idle");
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "False NotStalled");
+}
+
+TEST(Plan, RefusedDryRunStallsWithTheApiServersWords) {
+  World world;
+  world.refuse_dry_run = R"(pods "x" is forbidden: violates PodSecurity "restricted:latest")";
+  world.step();
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True PodRefused");
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "False Stalled");
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("violates PodSecurity"));
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("No pod was made"));
+  for (int i = 0; i < 20; ++i) {
+    world.now += 1000;
+    const Plan plan = world.step();
+    ASSERT_TRUE(plan.actions.empty()) << to_text(plan);
+    ASSERT_TRUE(plan.requeue_after);
+  }
+  EXPECT_EQ(world.pods_made, 0);
+  world.refuse_dry_run.clear();
+  world.now += 30'000;
+  EXPECT_EQ(count(world.step(), "dry run"), 2);
+  EXPECT_TRUE(world.settle());
+  EXPECT_EQ(reason_of(world.swarm), "True Idle");
+}
+
+TEST(Plan, RefusedUpdateTouchesNoPod) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":4}})");
+  ASSERT_TRUE(world.settle());
+  world.refuse_dry_run = "strict decoding error: unknown field \"spec.containers[0].imag\"";
+  world.set_spec(R"({"workers":{"replicas":4,"template":{"spec":{"nodeSelector":{"a":"b"}}}}})");
+  for (int i = 0; i < 50; ++i) {
+    world.now += 1000;
+    const Plan plan = world.step();
+    EXPECT_EQ(count(plan, "delete Outdated"), 0);
+    EXPECT_EQ(count(plan, "create Pod"), 0);
+  }
+  EXPECT_EQ(world.ready_count("worker"), 4);
+  EXPECT_THAT(message_of(world.swarm, "Stalled"),
+              HasSubstr("The pods that exist stay: 4 of 4 agents ready"));
+}
+
+TEST(Plan, QuotaIsReconcilingThenStalledAfterTheDeadline) {
+  World world;
+  world.refuse_pods =
+      "pods \"x\" is forbidden: exceeded quota: compute, requested: pods=1, used: pods=3, limited: "
+      "pods=3";
+  for (int i = 0; i < 5; ++i) {
+    world.step();
+    world.now += 1000;
+  }
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True QuotaExceeded");
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("exceeded quota: compute"));
+  int tries = 0;
+  for (int i = 0; i < 620; ++i) {
+    world.now += 1000;
+    tries += count(world.step(), "create Pod") > 0 ? 1 : 0;
+  }
+  EXPECT_LE(tries, 22);  // every 30 s
+  EXPECT_GE(tries, 18);
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True QuotaExceeded");
+  world.refuse_pods.clear();
+  EXPECT_TRUE(world.settle());
+  EXPECT_EQ(reason_of(world.swarm), "True Idle");
+}
+
+TEST(Plan, ReservedFieldsAreRefusedWithTheRemedy) {
+  struct Row {
+    const char* extra;
+    const char* message;
+  };
+  const Row rows[] = {
+      {R"({"workers":{"template":{"spec":{"hostname":"x"}}}})",
+       "spec.workers.template.spec.hostname: the operator sets it"},
+      {R"({"workers":{"template":{"spec":{"subdomain":"x"}}}})", "spec.subdomain"},
+      {R"({"workers":{"template":{"spec":{"terminationGracePeriodSeconds":5}}}})",
+       "spec.workers.taskGraceSeconds"},
+      {R"({"workers":{"template":{"spec":{"restartPolicy":"Never"}}}})",
+       "restartPolicy: must be Always"},
+      {R"({"workers":{"template":{"spec":{"hostNetwork":true}}}})", "hostNetwork"},
+      {R"({"workers":{"template":{"spec":{"activeDeadlineSeconds":9}}}})",
+       "agentctl work --timeout"},
+      {R"({"workers":{"template":{"spec":{"os":{"name":"windows"}}}}})", "os.name"},
+      {R"({"workers":{"template":{"spec":{"volumes":[{"name":"cfn-log"}]}}}})", "volumes[cfn-log]"},
+      {R"({"workers":{"template":{"spec":{"volumes":{}}}}})", "volumes: is not a list"},
+      {R"({"workers":{"template":{"spec":{"containers":[]}}}})", "containers: must be a list"},
+      {R"({"workers":{"template":{"spec":{"containers":[7]}}}})",
+       "containers[0]: is not an object"},
+      {R"({"workers":{"template":{"spec":{"containers":[{"name":"cfn-sidecar"}]}}}})",
+       "containers[cfn-sidecar].name"},
+      {R"({"workers":{"template":{"spec":{"containers":[{"name":"a","env":[{"name":"CFN_X"}]}]}}}})",
+       "env[CFN_X]"},
+      {R"({"workers":{"template":{"spec":{"containers":[{"name":"a","volumeMounts":[{"name":"v","mountPath":"/dev/shm/cfn/"}]}]}}}})",
+       "/dev/shm/cfn is where"},
+      {R"({"workers":{"template":{"spec":{"containers":[{"name":"a","volumeMounts":[{"name":"cfn-log","mountPath":"/x"}]}]}}}})",
+       "volumeMounts[cfn-log]"},
+      {R"({"workers":{"template":{"spec":{"containers":[{"name":"a","ports":[{"containerPort":7070}]}]}}}})",
+       "7070 and 7080"},
+      {R"({"workers":{"template":{"spec":{"initContainers":[{"name":"cfn-x"}]}}}})",
+       "initContainers[cfn-x]"},
+      {R"({"workers":{"template":{"metadata":{"labels":{"cfn.dev/slot":"x"}}}}})",
+       "labels[cfn.dev/slot]"},
+      {R"({"workers":{"template":{"metadata":{"name":"x"}}}})", "metadata.name"},
+      {R"({"coordinator":{"template":{"spec":{"containers":[{"name":"c"}],"automountServiceAccountToken":true}}}})",
+       "spec.coordinator.template.spec.automountServiceAccountToken"},
+  };
+  for (const Row& row : rows) {
+    World world;
+    world.set_spec(row.extra);
+    for (int i = 0; i < 4; ++i) world.step();
+    EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True InvalidTemplate") << row.extra;
+    EXPECT_THAT(message_of(world.swarm), HasSubstr(row.message));
+    EXPECT_EQ(world.pods_made, 0);
+  }
+}
+
+TEST(Plan, OldClusterGetsAConditionAndNothingElse) {
+  World world;
+  world.settings.kubernetes_minor = 28;
+  const Plan plan = world.step();
+  EXPECT_TRUE(plan.actions.empty());
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True UnsupportedKubernetes");
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("Kubernetes 1.28; at least 1.29"));
+  EXPECT_FALSE(world.step().status);
+}
+
+TEST(Plan, UnreadableSpecIsStalledOnce) {
+  World world;
+  const Plan first = plan_unreadable(world.swarm, "spec.a: wrong\nspec.b: wrong", {}, world.now);
+  ASSERT_TRUE(first.status);
+  EXPECT_EQ(first.events.size(), 1U);
+  world.swarm.status = *first.status;
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True InvalidSpec");
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("spec.a: wrong; spec.b: wrong"));
+  EXPECT_FALSE(
+      plan_unreadable(world.swarm, "spec.a: wrong\nspec.b: wrong", {}, world.now + 9000).status);
+}
+
+TEST(Plan, DeletedOrUnsettledSwarmGetsNoAction) {
+  World world;
+  world.seen.settled = false;
+  const Plan waiting = world.step();
+  EXPECT_TRUE(waiting.actions.empty());
+  EXPECT_FALSE(waiting.status);
+  EXPECT_TRUE(waiting.requeue_after);
+  world.seen.settled = true;
+  world.swarm.deletion_time = world.now;
+  const Plan gone = world.step();
+  EXPECT_TRUE(gone.actions.empty());
+  EXPECT_FALSE(gone.status);
+}
+
+TEST(Plan, TerminatingNamespaceGetsNoCreates) {
+  World world;
+  world.seen.namespace_terminating = true;
+  const Plan plan = world.step();
+  EXPECT_TRUE(plan.actions.empty()) << to_text(plan);
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True NamespaceTerminating");
+}
+
+TEST(Plan, NamesOfAnOldSwarmAreWaitedFor) {
+  World world;
+  ChildView old;
+  old.kind = "Service";
+  old.name = "hello-link";
+  old.owner_uid = "another-uid";
+  old.uid = "s";
+  world.seen.children.push_back(old);
+  for (int i = 0; i < 5; ++i) {
+    world.step();
+    world.now += 1000;
+  }
+  EXPECT_EQ(world.pods_made, 0);
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True NameTaken");
+  EXPECT_THAT(message_of(world.swarm),
+              HasSubstr("Service hello-link exists and is not this Swarm's"));
+  world.now += 600'000;
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True NameTaken");
+  world.now += 60'000;
+  EXPECT_FALSE(world.step().status);
+  std::erase_if(world.seen.children,
+                [](const ChildView& one) { return one.owner_uid == "another-uid"; });
+  EXPECT_TRUE(world.settle());
+  EXPECT_TRUE(world.violations.empty());
+}
+
+TEST(Plan, SuspendKeepsThePodsAndSaysSo) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":2}})");
+  ASSERT_TRUE(world.settle());
+  world.set_spec(R"({"suspend":true,"workers":{"replicas":2}})");
+  const Plan plan = world.step();
+  EXPECT_TRUE(plan.actions.empty()) << to_text(plan);
+  EXPECT_EQ(reason_of(world.swarm), "True Suspended");
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "False Settled");
+}
+
+TEST(Plan, ChangedChildIsPatchedWithPreconditions) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  world.set_spec(R"({"workers":{"maxUnavailable":3}})");
+  const Plan plan = world.step();
+  EXPECT_EQ(count(plan, "patch"), 1);
+  const auto* patch = std::get_if<PatchObject>(&plan.actions[0]);
+  ASSERT_NE(patch, nullptr);
+  EXPECT_EQ(patch->name, "hello-workers");
+  EXPECT_EQ(json::parse(patch->patch)["spec"]["maxUnavailable"], 3);
+  EXPECT_TRUE(world.step().actions.empty());
+}
+
+TEST(Plan, CoordinatorsWithTasksOutliveTheTopology) {
+  World world;
+  world.set_spec(R"({"topology":{"teamSize":2},"workers":{"replicas":6}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(world.swarm.status.topology.type, "Hybrid");
+  EXPECT_EQ(world.live_pods("coordinator").size(), 3U);
+  api::TeamReport full;
+  full.time = world.now;
+  full.tasks.queued = 5;
+  api::TeamReport empty;
+  empty.time = world.now;
+  world.report(1, empty);
+  world.report(2, full);
+  world.set_spec(R"({"topology":{"teamSize":6},"workers":{"replicas":6}})");
+  world.now += 100'000;
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(slots_of(world, "coordinator"),
+            (std::set<std::string>{"coordinator-0", "coordinator-2"}));
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True DrainingCoordinators");
+  world.report(2, empty);
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(slots_of(world, "coordinator"), (std::set<std::string>{"coordinator-0"}));
+  EXPECT_EQ(world.seen.leases.size(), 1U);
+  for (const ChildView& child : world.seen.children) EXPECT_NE(child.name, "hello-coordinators");
+}
+
+TEST(Plan, CountsAreWrittenAtMostEveryThirtySecondsButZeroAtOnce) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.effective = 100;
+  world.now += 100'000;
+  int writes = 0;
+  for (int i = 1; i <= 120; ++i) {
+    world.now += 1000;
+    report.tasks.done = i;
+    report.tasks.queued = 1000 - i;
+    world.report(0, report);
+    writes += world.step().status ? 1 : 0;
+  }
+  EXPECT_LE(writes, 5);
+  EXPECT_GE(writes, 4);
+  world.now += 100;
+  report.tasks.queued = 0;
+  world.report(0, report);
+  EXPECT_TRUE(world.step().status);
+  EXPECT_EQ(reason_of(world.swarm), "True Idle");
+}
+
+TEST(Plan, RolloutStatusComesFromTheReports) {
+  World world;
+  const std::string spec =
+      R"({"rollout":{"trafficPercentage":50,"v1":{"type":"InPlace","inPlace":{"command":["/v1"]}}}})";
+  world.set_spec(spec);
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(world.swarm.status.rollout.summary, "50%");
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.effective = 0;
+  report.v1 = 60;
+  report.v2 = 40;
+  world.report(0, report);
+  world.now += 40'000;
+  world.step();
+  EXPECT_EQ(world.swarm.status.rollout.summary, "0%(50%)");
+  EXPECT_EQ(world.swarm.status.rollout.active_version, "V1");
+  EXPECT_EQ(world.swarm.status.rollout.measured, 40);
+}
+
+TEST(Plan, AgentsThatEndByThemselvesAreTold) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  for (PodView& pod : world.seen.pods) {
+    if (pod.role != "worker") continue;
+    pod.ready = false;
+    pod.containers.push_back(
+        {"agent", false, false, false, 4, "CrashLoopBackOff", "back-off", 0, "Completed"});
+  }
+  world.now += 5000;
+  const Plan plan = world.step();
+  EXPECT_EQ(reason_of(world.swarm, "AgentExits"), "True ExitedWithZero");
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("agentctl, work"));
+  EXPECT_THAT(plan.events, testing::Contains(testing::Field(&Event::reason, "AgentExits")));
+}
+
+TEST(Plan, StuckAgentsAreNamedNotKilled) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":3}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.workers["worker-1"] = worker_report("x", true, "t-0-1f2", true);
+  report.tasks.running = 1;
+  world.report(0, report);
+  const Plan plan = world.step();
+  EXPECT_TRUE(plan.actions.empty());
+  EXPECT_EQ(reason_of(world.swarm), "True AgentsStuck");
+  EXPECT_THAT(message_of(world.swarm),
+              HasSubstr("1 of 3 agents without output or CPU: worker-1 (t-0-1f2). Nothing killed. "
+                        "Next: kubectl swarm logs task/t-0-1f2"));
+}
+
+TEST(Plan, WhatWasDroppedIsCounted) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  EXPECT_FALSE(dropped_on_delete(world.swarm, world.seen));
+  api::TeamReport report;
+  report.time = world.now;
+  report.tasks.queued = 114;
+  report.tasks.running = 2;
+  world.report(0, report);
+  const auto event = dropped_on_delete(world.swarm, world.seen);
+  ASSERT_TRUE(event);
+  EXPECT_EQ(event->message,
+            "Deleted with 114 queued tasks and 2 running; they are dropped with it");
+}
+
+TEST(Plan, CreationsPerMinuteAreCapped) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  const int before = world.pods_made;
+  // Somebody deletes the pod as soon as it is there, for ten minutes.
+  for (int i = 0; i < 1200; ++i) {
+    for (PodView& pod : world.seen.pods) {
+      if (pod.role == "worker" && World::live(pod)) pod.deletion_time = world.now;
+    }
+    world.step();
+    world.finish_terminating();
+    world.now += 500;
+  }
+  EXPECT_LE(world.pods_made - before, 11 * (kCreationsPerMinuteBase + 4));
+}
+
+TEST(PodManifest, WorkerHasTheDocumentedShape) {
+  World world;
+  world.set_spec(R"x({"workers":{"replicas":20,"taskGraceSeconds":100,"template":{
+     "metadata":{"labels":{"team":"blue","app.kubernetes.io/instance":"argo","app.kubernetes.io/managed-by":"Helm"},
+                 "annotations":{"argocd.argoproj.io/tracking-id":"x","note":"y"}},
+     "spec":{"fromTheFuture":{"a":[1]},"priorityClassName":"low","volumes":[{"name":"mine","emptyDir":{}}],
+             "initContainers":[{"name":"first","image":"i"}],
+             "containers":[{"name":"agent","image":"a","env":[{"name":"X","value":"$(CFN_AGENT_ID)"}]},
+                           {"name":"helper","image":"b"}]}}}})x");
+  world.step();
+  const Plan plan = world.step();
+  json pod;
+  for (const json& one : manifests(plan)) {
+    if (one["metadata"]["labels"]["cfn.dev/slot"] == "worker-17") pod = one;
+  }
+  ASSERT_TRUE(pod.is_object());
+  EXPECT_THAT(pod["metadata"]["name"].get<std::string>(),
+              testing::MatchesRegex("hello-w17-[0-9a-f]{8}"));
+  const json labels = {{"team", "blue"},
+                       {"app.kubernetes.io/managed-by", "swarm-operator"},
+                       {"cfn.dev/swarm", "hello"},
+                       {"cfn.dev/role", "worker"},
+                       {"cfn.dev/slot", "worker-17"},
+                       {"cfn.dev/team", "0"},
+                       {"cfn.dev/revision", pod["metadata"]["labels"]["cfn.dev/revision"]}};
+  EXPECT_EQ(pod["metadata"]["labels"], labels);
+  EXPECT_EQ(pod["metadata"]["annotations"],
+            (json{{"note", "y"}, {"kubectl.kubernetes.io/default-container", "agent"}}));
+  const json& spec = pod["spec"];
+  EXPECT_EQ(spec["fromTheFuture"], json::parse(R"({"a":[1]})"));
+  EXPECT_EQ(spec["priorityClassName"], "low");
+  EXPECT_EQ(spec["hostname"], "worker-17");
+  EXPECT_EQ(spec["subdomain"], "hello-link");
+  EXPECT_EQ(spec["terminationGracePeriodSeconds"], 140);
+  EXPECT_EQ(spec["automountServiceAccountToken"], false);
+  EXPECT_EQ(spec["securityContext"]["fsGroup"], 64532);
+  EXPECT_EQ(spec["topologySpreadConstraints"].size(), 1U);
+  EXPECT_EQ(spec["topologySpreadConstraints"][0]["whenUnsatisfiable"], "ScheduleAnyway");
+
+  ASSERT_EQ(spec["initContainers"].size(), 2U);
+  const json& sidecar = spec["initContainers"][0];
+  EXPECT_EQ(sidecar["name"], "cfn-sidecar");
+  EXPECT_EQ(sidecar["restartPolicy"], "Always");
+  EXPECT_EQ(sidecar["command"], json::array({"/usr/local/bin/swarm-sidecar"}));
+  EXPECT_EQ(sidecar["startupProbe"]["exec"]["command"],
+            json::array({"/usr/local/bin/swarm-sidecar", "probe", "startup"}));
+  EXPECT_EQ(sidecar["lifecycle"]["preStop"]["exec"]["command"],
+            json::array({"/usr/local/bin/swarm-sidecar", "leaving"}));
+  EXPECT_EQ(sidecar["readinessProbe"]["httpGet"]["path"], "/readyz");
+  EXPECT_EQ(sidecar["livenessProbe"]["httpGet"]["path"], "/healthz");
+  EXPECT_EQ(sidecar["resources"]["requests"]["memory"], "96Mi");
+  EXPECT_EQ(sidecar["securityContext"]["capabilities"]["drop"], json::array({"ALL"}));
+  EXPECT_EQ(sidecar["securityContext"]["runAsUser"], 64532);
+  EXPECT_EQ(sidecar["ports"].size(), 2U);
+  std::set<std::string> names;
+  for (const json& variable : sidecar["env"]) names.insert(variable["name"]);
+  for (const char* name : {"CFN_ROLE",
+                           "CFN_SWARM",
+                           "CFN_SWARM_UID",
+                           "CFN_NAMESPACE",
+                           "CFN_AGENT_ID",
+                           "CFN_TEAM",
+                           "CFN_COORDINATORS",
+                           "CFN_POD_NAME",
+                           "CFN_POD_UID",
+                           "CFN_POD_IP",
+                           "CFN_NODE_NAME",
+                           "CFN_LINK_SERVICE",
+                           "CFN_MOUNT_PATH",
+                           "CFN_MAX_INBOX_MESSAGES",
+                           "CFN_MAX_MESSAGE_BYTES",
+                           "CFN_BACKPRESSURE",
+                           "CFN_BACKPRESSURE_TIMEOUT_SECONDS",
+                           "CFN_HEALTH_PERIOD_SECONDS",
+                           "CFN_HEALTH_FAILURE_THRESHOLD",
+                           "CFN_DRAIN_TIMEOUT_SECONDS"}) {
+    EXPECT_TRUE(names.contains(name)) << name;
+  }
+  ASSERT_EQ(sidecar["volumeMounts"].size(), 4U);
+
+  for (const json* container :
+       {&spec["initContainers"][1], &spec["containers"][0], &spec["containers"][1]}) {
+    ASSERT_EQ((*container)["volumeMounts"].size(), 3U);
+    EXPECT_EQ((*container)["volumeMounts"][0],
+              (json{{"name", "cfn-shm"}, {"mountPath", "/dev/shm/cfn"}}));
+    EXPECT_EQ((*container)["volumeMounts"][2]["mountPath"], "/usr/local/bin/agentctl");
+    EXPECT_EQ((*container)["volumeMounts"][2]["subPath"], "agentctl");
+    EXPECT_EQ((*container)["env"][0], (json{{"name", "CFN_AGENT_ID"}, {"value", "worker-17"}}));
+  }
+  EXPECT_EQ(spec["containers"][0]["env"].back(),
+            (json{{"name", "X"}, {"value", "$(CFN_AGENT_ID)"}}));
+  const json volumes = json::parse(R"([{"name":"mine","emptyDir":{}},
+     {"name":"cfn-log","emptyDir":{"medium":"Memory","sizeLimit":"64Mi"}},
+     {"name":"cfn-shm","emptyDir":{"medium":"Memory","sizeLimit":"16Mi"}},
+     {"name":"cfn-bin","emptyDir":{"sizeLimit":"32Mi"}},
+     {"name":"cfn-link","secret":{"secretName":"hello-link-0a1b2c3d","defaultMode":288,"items":[{"key":"link","path":"link"}]}}])");
+  EXPECT_EQ(spec["volumes"], volumes);
+}
+
+TEST(PodManifest, CoordinatorWithoutTemplateIsIdleAndMayTalkToTheApi) {
+  World world;
+  world.step();
+  const Plan plan = world.step();
+  json pod;
+  for (const json& one : manifests(plan)) {
+    if (one["metadata"]["labels"]["cfn.dev/role"] == "coordinator") pod = one;
+  }
+  ASSERT_TRUE(pod.is_object());
+  const json& spec = pod["spec"];
+  EXPECT_EQ(spec["serviceAccountName"], "hello-coordinator");
+  EXPECT_EQ(spec["automountServiceAccountToken"], false);
+  EXPECT_EQ(spec["terminationGracePeriodSeconds"], 40);
+  ASSERT_EQ(spec["containers"].size(), 1U);
+  EXPECT_EQ(spec["containers"][0]["command"],
+            json::array({"/usr/local/bin/swarm-sidecar", "idle"}));
+  EXPECT_FALSE(spec["containers"][0].contains("volumeMounts"));
+  ASSERT_EQ(spec["volumes"].size(), 6U);
+  EXPECT_EQ(spec["volumes"][3]["secret"]["items"].size(), 2U);
+  const json projected = json::parse(R"({"defaultMode":288,"sources":[
+    {"serviceAccountToken":{"path":"token","expirationSeconds":3600}},
+    {"configMap":{"name":"kube-root-ca.crt","items":[{"key":"ca.crt","path":"ca.crt"}]}},
+    {"downwardAPI":{"items":[{"path":"namespace","fieldRef":{"fieldPath":"metadata.namespace"}}]}}]})");
+  EXPECT_EQ(spec["volumes"][5]["projected"], projected);
+  ASSERT_EQ(spec["initContainers"][0]["volumeMounts"].size(), 6U);
+}
+
+TEST(PodManifest, PlatformThatAssignsIdsGetsNone) {
+  World world;
+  world.settings.platform_assigns_ids = true;
+  world.step();
+  for (const json& pod : manifests(world.step())) {
+    EXPECT_FALSE(pod["spec"]["initContainers"][0]["securityContext"].contains("runAsUser"));
+    EXPECT_FALSE(pod["spec"].value("securityContext", json::object()).contains("fsGroup"));
+  }
+}
+
+TEST(Children, SecretsHaveRandomKeysAndTheRoleNamesItsLeases) {
+  World world;
+  world.set_spec(R"({"topology":{"teamSize":1},"workers":{"replicas":3}})");
+  const Plan plan = world.step();
+  std::map<std::string, std::vector<std::string>> keys;
+  for (const Action& action : plan.actions) {
+    const auto* create = std::get_if<CreateObject>(&action);
+    if (create != nullptr && create->kind == "Secret") keys[create->name] = create->random_keys;
+  }
+  EXPECT_EQ(keys["hello-link-0a1b2c3d"], (std::vector<std::string>{"link", "epoch"}));
+  EXPECT_EQ(keys["hello-submit"], (std::vector<std::string>{"token"}));
+  const json role = manifests(plan, "Role").at(0);
+  EXPECT_EQ(role["rules"], json::parse(R"([
+    {"apiGroups":["cfn.dev"],"resources":["swarms"],"resourceNames":["hello"],"verbs":["get","watch"]},
+    {"apiGroups":["coordination.k8s.io"],"resources":["leases"],
+     "resourceNames":["hello-team-0","hello-team-1","hello-team-2"],"verbs":["get","update","patch"]}])"));
+  EXPECT_EQ(manifests(plan, "PodDisruptionBudget").size(), 2U);
+  const json policy = manifests(plan, "NetworkPolicy").at(0);
+  EXPECT_EQ(policy["spec"]["ingress"][0]["ports"],
+            json::parse(R"([{"protocol":"TCP","port":7070}])"));
+  EXPECT_EQ(policy["spec"]["ingress"][0]["from"],
+            json::parse(R"([{"podSelector":{"matchLabels":{"cfn.dev/swarm":"hello"}}}])"));
+}
+
+TEST(Revision, OnlyRestartingFieldsChangeIt) {
+  const auto revision = [](const std::string& extra) {
+    World world;
+    world.set_spec(extra);
+    world.step();
+    const auto pods = manifests(world.step());
+    std::map<std::string, std::string> by_role;
+    for (const json& pod : pods) {
+      by_role[pod["metadata"]["labels"]["cfn.dev/role"]] =
+          pod["metadata"]["labels"]["cfn.dev/revision"];
+    }
+    return by_role;
+  };
+  const auto base = revision("{}");
+  for (const char* live :
+       {R"({"workers":{"replicas":9}})", R"({"topology":{"teamSize":3}})", R"({"suspend":true})",
+        R"({"tasks":{"maxAttempts":9}})", R"({"workers":{"maxUnavailable":"50%"}})",
+        R"({"rollout":{"trafficPercentage":100}})", R"({"mailbox":{"sizeLimit":"65536Ki"}})",
+        R"({"workers":{"template":{"metadata":{"annotations":{"argocd.argoproj.io/x":"1"}}}}})"}) {
+    const auto changed = revision(live);
+    EXPECT_EQ(changed.at("coordinator"), base.at("coordinator")) << live;
+    if (std::string(live).find("annotations") == std::string::npos) {
+      EXPECT_EQ(changed.at("worker"), base.at("worker")) << live;
+    }
+  }
+  for (const char* restarting :
+       {R"({"workers":{"taskGraceSeconds":1}})", R"({"mailbox":{"sizeLimit":"128Mi"}})",
+        R"({"mailbox":{"mountPath":"/mail"}})", R"({"health":{"periodSeconds":1}})",
+        R"({"shutdown":{"drainTimeoutSeconds":3}})",
+        R"({"workers":{"template":{"spec":{"containers":[{"name":"agent","image":"other"}]}}}})"}) {
+    EXPECT_NE(revision(restarting).at("worker"), base.at("worker")) << restarting;
+  }
+}
+
+// ---- random worlds
+
+class Random {
+ public:
+  explicit Random(unsigned seed) : engine_(seed) {}
+  int below(int n) { return static_cast<int>(engine_() % static_cast<unsigned>(n)); }
+  bool chance(int percent) { return below(100) < percent; }
+
+ private:
+  std::mt19937 engine_;
+};
+
+std::string random_spec(Random& random) {
+  json spec;
+  spec["workers"]["replicas"] = random.below(13);
+  spec["workers"]["maxUnavailable"] = random.chance(50)
+                                          ? json(1 + random.below(4))
+                                          : json(std::to_string(1 + random.below(100)) + "%");
+  spec["topology"]["teamSize"] = 1 + random.below(6);
+  spec["topology"]["type"] = random.chance(50) ? "Auto" : random.chance(50) ? "Hybrid" : "Flat";
+  spec["workers"]["template"]["spec"]["priority"] = random.below(3);
+  if (random.chance(20)) spec["health"]["periodSeconds"] = 1 + random.below(3);
+  if (random.chance(10)) spec["suspend"] = true;
+  return spec.dump();
+}
+
+void disturb(World& world, Random& random) {
+  for (PodView& pod : world.seen.pods) {
+    if (pod.owner_uid != world.swarm.uid) continue;
+    switch (random.below(24)) {
+      case 0:
+        if (World::live(pod)) {
+          pod.phase = random.chance(80) ? PodPhase::kFailed : PodPhase::kSucceeded;
+          pod.ready = false;
+          pod.status_reason = "Evicted";
+        }
+        break;
+      case 1:
+        if (!pod.deletion_time) pod.deletion_time = world.now;
+        pod.ready = false;
+        break;
+      case 2:
+        pod.ready = false;
+        break;
+      case 3:
+        if (pod.phase == PodPhase::kPending) pod.unschedulable_message = "0/3 nodes are available";
+        break;
+      case 4:
+        pod.deletion_cost = random.below(5) - 2;
+        break;
+      case 5:
+        if (random.chance(10)) pod.slot = "worker-" + std::to_string(random.below(4));
+        break;
+      case 6:
+        if (random.chance(5)) pod.slot = "nonsense";
+        break;
+      case 7:
+      case 8:
+      case 9:
+      case 10:
+      case 11:
+      case 12:
+        if (World::live(pod)) {
+          pod.phase = PodPhase::kRunning;
+          pod.ready = true;
+          pod.unschedulable_message.clear();
+        }
+        break;
+      default:
+        break;
+    }
+  }
+  if (random.chance(40)) {
+    std::erase_if(world.seen.pods,
+                  [&](const PodView& pod) { return pod.deletion_time && random.chance(50); });
+  }
+  if (random.chance(3)) {  // a pod of an older Swarm of the same name, terminating or not
+    PodView foreign;
+    foreign.name = world.next_id("foreign-");
+    foreign.uid = world.next_id("foreign-uid-");
+    foreign.owner_uid = random.chance(50) ? "another-uid" : "";
+    foreign.role = random.chance(50) ? "worker" : "coordinator";
+    foreign.slot = foreign.role + "-" + std::to_string(random.below(4));
+    foreign.phase = random.chance(50) ? PodPhase::kFailed : PodPhase::kRunning;
+    if (random.chance(30)) foreign.deletion_time = world.now;
+    world.seen.pods.push_back(foreign);
+  }
+  for (LeaseView& lease : world.seen.leases) {
+    if (!random.chance(20)) continue;
+    if (random.chance(10)) {
+      lease.report = "{broken";
+      continue;
+    }
+    api::TeamReport report;
+    report.time = world.now;
+    report.ready = random.chance(80);
+    report.recovering = random.chance(5);
+    report.tasks.queued = random.chance(50) ? 0 : random.below(50);
+    report.tasks.running = random.chance(50) ? 0 : random.below(5);
+    report.tasks.single_copy = random.chance(10) ? 1 : 0;
+    report.effective = 100;
+    for (const PodView& pod : world.seen.pods) {
+      if (pod.role == "worker" && random.chance(70)) {
+        if (pod.slot.starts_with("worker-"))
+          report.workers[pod.slot] = worker_report(pod.name, random.chance(40), "t-0-1", false);
+      }
+    }
+    lease.report = api::to_text(report);
+  }
+  if (random.chance(3)) world.seen.memory = {};  // the operator was restarted
+  if (random.chance(3)) world.seen.dry_runs.clear();
+  if (random.chance(5)) world.seen.settled = !world.seen.settled;
+  if (random.chance(5)) world.refuse_pods = world.refuse_pods.empty() ? "exceeded quota: x" : "";
+  if (random.chance(3) && !world.seen.children.empty()) {
+    world.seen.children.erase(world.seen.children.begin() +
+                              random.below(static_cast<int>(world.seen.children.size())));
+  }
+}
+
+std::size_t foreign_pods(const World& world) {
+  return static_cast<std::size_t>(std::count_if(
+      world.seen.pods.begin(), world.seen.pods.end(),
+      [&](const PodView& pod) { return pod.owner_uid != world.swarm.uid && !pod.deletion_time; }));
+}
+
+// A wrong world may have had duplicates before; a plan must not add any, nor more workers than
+// asked for.
+void check_step(World& world, unsigned seed) {
+  const auto before_live = world.live_pods("worker").size();
+  std::map<std::string, int> before_slots;
+  for (const PodView* pod : world.live_pods("worker")) ++before_slots["w" + pod->slot];
+  for (const PodView* pod : world.live_pods("coordinator")) ++before_slots["c" + pod->slot];
+  const int before_ready = world.ready_count("worker");
+  const std::size_t foreign_before = foreign_pods(world);
+
+  const Plan plan = world.step();
+
+  const auto wanted = static_cast<std::size_t>(world.swarm.spec.workers.replicas);
+  ASSERT_LE(world.live_pods("worker").size(), std::max(wanted, before_live))
+      << "seed " << seed << "\n"
+      << to_text(plan);
+  std::map<std::string, int> after_slots;
+  for (const PodView* pod : world.live_pods("worker")) ++after_slots["w" + pod->slot];
+  for (const PodView* pod : world.live_pods("coordinator")) ++after_slots["c" + pod->slot];
+  for (const auto& [slot, n] : after_slots) {
+    ASSERT_LE(n, std::max(1, before_slots[slot])) << "seed " << seed << " " << slot;
+  }
+  ASSERT_EQ(foreign_pods(world), foreign_before) << "seed " << seed;
+  ASSERT_TRUE(world.violations.empty()) << "seed " << seed << " " << world.violations.front();
+
+  // The update alone: ready workers taken away for being outdated never exceed what maxUnavailable
+  // leaves.
+  const api::IntOrPercent limit = world.swarm.spec.workers.max_unavailable;
+  const int replicas = world.swarm.spec.workers.replicas;
+  const int budget = std::max(1, limit.percent ? (replicas * limit.value + 99) / 100 : limit.value);
+  int outdated = 0;
+  for (const Action& action : plan.actions) {
+    const auto* pod = std::get_if<DeletePod>(&action);
+    if (pod != nullptr && pod->reason == "Outdated") ++outdated;
+  }
+  if (outdated > 0 && before_ready >= replicas - budget && before_live <= wanted) {
+    ASSERT_GE(world.ready_count("worker"), std::min(before_ready, replicas - budget))
+        << "seed " << seed;
+  }
+}
+
+// 1,000 seeds in ten parts, which run side by side.
+class RandomWorlds : public testing::TestWithParam<unsigned> {};
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomWorlds, testing::Range(0U, 1000U, 100U));
+
+TEST_P(RandomWorlds, KeepTheInvariantsAndConverge) {
+  for (unsigned seed = GetParam() + 1; seed <= GetParam() + 100; ++seed) {
+    Random random(seed);
+    World world;
+    for (int step = 0; step < 25; ++step) {
+      if (random.chance(15)) world.set_spec(random_spec(random));
+      disturb(world, random);
+      check_step(world, seed);
+      if (HasFatalFailure()) return;
+      world.now += random.below(20'000);
+    }
+    // Calm: everything comes to rest as asked for, and stays there without a write.
+    world.refuse_pods.clear();
+    world.seen.settled = true;
+    world.now += 700'000;
+    for (LeaseView& lease : world.seen.leases) lease.report.clear();
+    for (PodView& pod : world.seen.pods) {
+      if (pod.role == "coordinator" && World::live(pod)) pod.phase = PodPhase::kRunning;
+    }
+    for (LeaseView& lease : world.seen.leases) {
+      api::TeamReport empty;
+      empty.time = world.now;
+      empty.ready = true;
+      empty.effective = 100;
+      lease.report = api::to_text(empty);
+    }
+    ASSERT_TRUE(world.settle(400)) << "seed " << seed << "\n" << to_text(world.step());
+    ASSERT_EQ(world.live_pods("worker").size(),
+              static_cast<std::size_t>(world.swarm.spec.workers.replicas))
+        << "seed " << seed;
+    ASSERT_EQ(world.live_pods("coordinator").size(),
+              static_cast<std::size_t>(world.swarm.status.topology.coordinators))
+        << "seed " << seed;
+    ASSERT_EQ(condition(world.swarm.status, "Ready")->status, "True")
+        << "seed " << seed << message_of(world.swarm);
+    ASSERT_EQ(condition(world.swarm.status, "Reconciling")->status, "False") << "seed " << seed;
+    for (int i = 0; i < 5; ++i) {
+      world.now += 31'000;
+      const Plan idle = world.step();
+      ASSERT_TRUE(idle.actions.empty() && !idle.status) << "seed " << seed << "\n" << to_text(idle);
+    }
+  }
+}
+
+TEST(PlanProperty, RollingUpdateKeepsEnoughReadyWorkers) {
+  for (unsigned seed = 1; seed <= 60; ++seed) {
+    Random random(seed);
+    World world;
+    const int replicas = 1 + random.below(30);
+    const int percent = 1 + random.below(100);
+    const auto spec = [&](int priority) {
+      return R"({"workers":{"replicas":)" + std::to_string(replicas) + R"(,"maxUnavailable":")" +
+             std::to_string(percent) + R"(%","template":{"spec":{"priority":)" +
+             std::to_string(priority) + "}}}}";
+    };
+    world.set_spec(spec(1));
+    ASSERT_TRUE(world.settle());
+    const int floor = replicas - std::max(1, (replicas * percent + 99) / 100);
+    world.set_spec(spec(2));
+    bool done = false;
+    for (int step = 0; step < 500 && !done; ++step) {
+      const Plan plan = world.step();
+      ASSERT_GE(world.ready_count("worker"), floor) << "seed " << seed << "\n" << to_text(plan);
+      ASSERT_LE(static_cast<int>(world.live_pods("worker").size()), replicas);
+      for (PodView& pod : world.seen.pods) {
+        if (World::live(pod) && random.chance(40)) {
+          pod.ready = true;
+          pod.phase = PodPhase::kRunning;
+        }
+      }
+      if (random.chance(50)) world.finish_terminating();
+      world.now += 1000;
+      done = condition(world.swarm.status, "Ready")->status == "True" && plan.actions.empty() &&
+             world.swarm.status.observed_generation == world.swarm.generation;
+    }
+    ASSERT_TRUE(done) << "seed " << seed;
+  }
+}
+
+TEST(PlanProperty, BrokenNewRevisionStopsTheUpdate) {
+  World world;
+  world.set_spec(
+      R"({"workers":{"replicas":10,"maxUnavailable":"20%","template":{"spec":{"priority":1}}}})");
+  ASSERT_TRUE(world.settle());
+  std::set<std::string> good;
+  for (const PodView* pod : world.live_pods("worker")) good.insert(pod->uid);
+  world.set_spec(
+      R"({"workers":{"replicas":10,"maxUnavailable":"20%","template":{"spec":{"priority":2}}}})");
+  for (int step = 0; step < 300; ++step) {
+    world.step();
+    world.finish_terminating();
+    for (PodView& pod : world.seen.pods) {
+      if (pod.role == "coordinator") pod.ready = true;
+    }
+    world.now += 1000;
+  }
+  EXPECT_EQ(world.ready_count("worker"), 8);
+  EXPECT_EQ(reason_of(world.swarm), "False Updating");
+}
+
+}  // namespace
+}  // namespace swarm::plan

@@ -1,0 +1,418 @@
+#include "plan/slots.h"
+
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "plan/pod.h"
+
+namespace swarm::plan {
+namespace {
+
+constexpr WallTime kMinute = 60'000;
+constexpr int kMaxCountedFailures = 30;  // far beyond the longest backoff
+
+// Of a list that is not empty; by name when two are of the same second, so that the order is total.
+const PodView* newest(const std::vector<const PodView*>& pods) {
+  return *std::max_element(pods.begin(), pods.end(), [](const PodView* a, const PodView* b) {
+    return std::tie(a->creation_time, a->name) < std::tie(b->creation_time, b->name);
+  });
+}
+
+WallTime backoff(int failures) {
+  WallTime wait = kFirstBackoff;
+  for (int i = 1; i < failures && wait < kMaxBackoff; ++i) wait *= 2;
+  return std::min(wait, kMaxBackoff);
+}
+
+class PodsPlanner {
+ public:
+  PodsPlanner(const Context& context, Memory& memory) : context_(context), memory_(memory) {}
+
+  PodsPlan run(const PodGate& coordinators, const PodGate& workers) {
+    remember_failures(Role::kCoordinator);
+    remember_failures(Role::kWorker);
+    forget_failures();
+    count_creations();
+
+    for (const PodView* pod : context_.slotless)
+      remove(*pod, "Surplus", "its slot label was changed");
+    duplicates(Role::kCoordinator);
+    duplicates(Role::kWorker);
+    coordinator_slots(coordinators);
+    worker_slots(workers);
+    update_coordinators(coordinators);
+    update_workers(workers);
+    if (made_ > 0) memory_.creations.emplace_back(context_.now, made_);
+    return std::move(plan_);
+  }
+
+ private:
+  // ---- memory
+
+  void remember_failures(Role role) {
+    for (const auto& [index, slot] : context_.slots(role)) {
+      if (slot.ended.empty()) continue;
+      const PodView* pod = newest(slot.ended);
+      Memory::SlotHistory& history = memory_.slots[slot_name(role, index)];
+      if (history.last_uid == pod->uid) continue;
+      if (context_.now - history.last_failure > kForgetFailures) history.failures = 0;
+      history.failures = std::min(history.failures + 1, kMaxCountedFailures);
+      history.last_failure = context_.now;
+      history.last_uid = pod->uid;
+    }
+  }
+
+  void forget_failures() {
+    std::erase_if(memory_.slots, [&](const auto& entry) {
+      return context_.now - entry.second.last_failure > kForgetFailures;
+    });
+  }
+
+  void count_creations() {
+    std::erase_if(memory_.creations,
+                  [&](const auto& entry) { return context_.now - entry.first >= kMinute; });
+    for (const auto& [when, count] : memory_.creations) recent_creations_ += count;
+  }
+
+  // ---- single steps, all of them limited
+
+  void again_at(WallTime time) {
+    plan_.again_at = plan_.again_at ? std::min(*plan_.again_at, time) : time;
+  }
+
+  bool remove(const PodView& pod, const char* reason, std::string cause = "") {
+    if (plan_.deletes.size() >= static_cast<std::size_t>(kMaxPodDeletesPerPlan)) {
+      plan_.more = true;
+      return false;
+    }
+    if (!removed_.insert(pod.uid).second) return true;
+    plan_.deletes.push_back({pod.name, pod.uid, pod.resource_version, reason});
+    plan_.deleted_slots.push_back(pod.slot);
+    plan_.deleted_causes.push_back(std::move(cause));
+    return true;
+  }
+
+  void remove_ended(const SlotPods& slot) {
+    for (const PodView* pod : slot.ended) {
+      std::string cause = pod->status_reason;
+      if (!pod->status_message.empty()) cause += (cause.empty() ? "" : ": ") + pod->status_message;
+      remove(*pod, "Failed", shorten(cause, kMaxForeignTextBytes));
+    }
+  }
+
+  // True when nothing keeps a pod from being made in this slot now.
+  bool may_create(Role role, int index) {
+    const auto history = memory_.slots.find(slot_name(role, index));
+    if (history != memory_.slots.end() && history->second.failures > 0) {
+      const WallTime due = history->second.last_failure + backoff(history->second.failures);
+      if (context_.now < due) {
+        again_at(due);
+        return false;
+      }
+    }
+    if (const auto& failure = context_.observed.create_failure; failure && failure->kind == "Pod") {
+      const WallTime due = failure->time + kRetryRefused;
+      if (context_.now < due) {
+        again_at(due);
+        return false;
+      }
+    }
+    const int cap =
+        kCreationsPerMinuteBase + 2 * (context_.workers_wanted + context_.topology.coordinators);
+    if (recent_creations_ + made_ >= cap) {
+      again_at(memory_.creations.empty() ? context_.now + kMinute
+                                         : memory_.creations.front().first + kMinute);
+      return false;
+    }
+    if (made_ >= kMaxPodCreatesPerPlan) {
+      plan_.more = true;
+      return false;
+    }
+    return true;
+  }
+
+  void create(Role role, int index, const SlotPods* slot) {
+    if (!may_create(role, index)) return;
+    // The pod that is replaced: the newest that is not live. Its UID makes the name new.
+    const PodView* replaced = nullptr;
+    if (slot != nullptr) {
+      std::vector<const PodView*> gone = slot->terminating;
+      gone.insert(gone.end(), slot->ended.begin(), slot->ended.end());
+      if (!gone.empty()) replaced = newest(gone);
+      remove_ended(*slot);
+    }
+    const std::string name = free_name(role, index, replaced == nullptr ? "" : replaced->uid);
+    PodMaker& maker = maker_of(role);
+    plan_.creates.push_back({"Pod", name, maker.manifest(index, name), {}});
+    plan_.created_slots.push_back(slot_name(role, index));
+    ++made_;
+  }
+
+  // The slot's next name. It is taken only when somebody changed the labels of the pod that has it:
+  // then that pod is treated as replaced, or the creation would meet a 409 for ever.
+  [[nodiscard]] std::string free_name(Role role, int index, std::string uid) const {
+    constexpr int kMaxNames = 8;
+    std::string name;
+    for (int i = 0; i < kMaxNames; ++i) {
+      name = pod_name(context_.swarm, role, index, uid);
+      const auto& pods = context_.observed.pods;
+      const auto taken = std::find_if(pods.begin(), pods.end(),
+                                      [&](const PodView& pod) { return pod.name == name; });
+      if (taken == pods.end()) break;
+      uid = taken->uid;
+    }
+    return name;
+  }
+
+  PodMaker& maker_of(Role role) {
+    auto& maker = role == Role::kWorker ? worker_maker_ : coordinator_maker_;
+    if (!maker) maker = std::make_unique<PodMaker>(context_, role);
+    return *maker;
+  }
+
+  [[nodiscard]] bool is_kept(const PodView& pod) const { return !removed_.contains(pod.uid); }
+
+  // ---- rules
+
+  // Two live pods of one slot: only after somebody else's hand, or a label was changed.
+  void duplicates(Role role) {
+    for (const auto& [index, slot] : context_.slots(role)) {
+      for (std::size_t i = 1; i < slot.live.size(); ++i) remove(*slot.live[i], "Duplicate");
+    }
+  }
+
+  void coordinator_slots(const PodGate& gate) {
+    for (int index = 0; index < context_.topology.coordinators; ++index) {
+      const auto found = context_.coordinators.find(index);
+      const SlotPods* slot = found == context_.coordinators.end() ? nullptr : &found->second;
+      if (slot != nullptr && !slot->live.empty()) {
+        remove_ended(*slot);
+      } else if (gate.create) {
+        create(Role::kCoordinator, index, slot);
+      }
+    }
+    for (const auto& [index, slot] : context_.coordinators) {
+      if (!context_.is_surplus_coordinator(index)) continue;
+      remove_ended(slot);
+      for (const PodView* pod : slot.live) {
+        if (!is_kept(*pod)) continue;
+        if (holds_tasks(index, *pod)) {
+          ++plan_.surplus_coordinators_kept;
+        } else {
+          remove(*pod, "Surplus");
+        }
+      }
+    }
+  }
+
+  // A coordinator holds its team's queue. Without a report only one that never ran is known to be
+  // empty.
+  [[nodiscard]] bool holds_tasks(int index, const PodView& pod) const {
+    const auto found = context_.reports.find(index);
+    if (found == context_.reports.end()) return pod.phase != PodPhase::kPending;
+    const api::TeamReport& report = found->second;
+    return report.tasks.queued > 0 || report.tasks.running > 0 || report.recovering;
+  }
+
+  void worker_slots(const PodGate& gate) {
+    std::vector<const PodView*> live;
+    for (const auto& [index, slot] : context_.workers) {
+      if (!slot.live.empty()) {
+        live.push_back(slot.live.front());
+        remove_ended(slot);
+      }
+    }
+    const int wanted = context_.workers_wanted;
+    const int have = static_cast<int>(live.size());
+    if (have > wanted) return scale_down(live, have - wanted);
+    fill(gate, wanted - have);
+  }
+
+  // Slots with a pod that has gone wrong or is going come first: messages wait for that agent. Then
+  // the lowest free ones.
+  void fill(const PodGate& gate, int missing) {
+    std::vector<std::pair<int, const SlotPods*>> candidates;
+    for (const auto& [index, slot] : context_.workers) {
+      if (slot.live.empty()) candidates.emplace_back(index, &slot);
+    }
+    // Failed ones before terminating ones: a terminating pod may be a victim of an earlier
+    // scale-down.
+    std::stable_sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) {
+      return !a.second->ended.empty() && b.second->ended.empty();
+    });
+    int left = missing;
+    for (const auto& [index, slot] : candidates) {
+      if (left == 0) {
+        remove_ended(*slot);  // nobody needs this slot any more
+        continue;
+      }
+      --left;  // also while it waits for its backoff: another slot would only evade that
+      if (gate.create) create(Role::kWorker, index, slot);
+    }
+    for (int index = 0; left > 0; ++index) {
+      if (context_.workers.contains(index)) continue;
+      --left;
+      if (gate.create) create(Role::kWorker, index, nullptr);
+      if (plan_.more) break;  // the rest comes with the next plan
+    }
+  }
+
+  void scale_down(const std::vector<const PodView*>& live, int count) {
+    std::vector<const PodView*> victims;
+    for (const PodView* pod : live) {
+      if (is_kept(*pod)) victims.push_back(pod);
+    }
+    std::sort(victims.begin(), victims.end(), [this](const PodView* a, const PodView* b) {
+      return victim_key(*a) < victim_key(*b);
+    });
+    const bool wait = coordinators_recover();
+    for (const PodView* pod : victims) {
+      if (count == 0) break;
+      if (pod->ready && wait) break;
+      remove(*pod, "Surplus",
+             pod->ready && !context_.is_idle(*pod) ? "busy: it may finish its task" : "");
+      --count;
+    }
+    for (const auto& [index, slot] : context_.workers) {
+      if (slot.live.empty()) remove_ended(slot);
+    }
+  }
+
+  // Not ready and not started first, then not ready, idle, busy; then lower deletion cost,
+  // outdated, highest slot.
+  [[nodiscard]] std::tuple<int, int, bool, int> victim_key(const PodView& pod) const {
+    const int rank =
+        !pod.ready ? (pod.phase == PodPhase::kPending ? 0 : 1) : (context_.is_idle(pod) ? 2 : 3);
+    return {rank, pod.deletion_cost, !context_.is_outdated(pod, Role::kWorker),
+            -slot_index(Role::kWorker, pod.slot).value_or(0)};
+  }
+
+  // True while taking a ready worker away could take the last copy of something: with one
+  // coordinator, its replacement collects tasks from the workers' sidecars. Bounded by
+  // kRecoveryWait.
+  bool coordinators_recover() {
+    WallTime until = 0;
+    for (int index = 0; index < context_.topology.coordinators; ++index) {
+      const auto slot = context_.coordinators.find(index);
+      if (slot == context_.coordinators.end() || slot->second.live.empty()) continue;
+      const PodView& pod = *slot->second.live.front();
+      const auto report = context_.reports.find(index);
+      const bool recovering = report != context_.reports.end() && report->second.recovering;
+      if (!pod.ready || recovering) until = std::max(until, pod.creation_time + kRecoveryWait);
+    }
+    if (until <= context_.now) return false;
+    again_at(until);
+    return true;
+  }
+
+  // True while something has a single copy and the last replacement is young. Bounded by
+  // kRecoveryWait.
+  bool copies_missing() {
+    std::int64_t single = 0;
+    for (const auto& [team, report] : context_.reports) {
+      single += report.tasks.single_copy + report.single_copy_messages;
+    }
+    if (single == 0) return false;
+    WallTime newest = 0;
+    for (const Role role : {Role::kCoordinator, Role::kWorker}) {
+      for (const auto& [index, slot] : context_.slots(role)) {
+        for (const PodView* pod : slot.live) newest = std::max(newest, pod->creation_time);
+      }
+    }
+    const WallTime until = newest + kRecoveryWait;
+    if (until <= context_.now) return false;
+    again_at(until);
+    return true;
+  }
+
+  // One coordinator after the other, each only when all teams have a pod, and a working one only
+  // when all are ready.
+  void update_coordinators(const PodGate& gate) {
+    if (!gate.create || !gate.update) return;
+    const PodView* candidate = nullptr;
+    bool all_ready = true;
+    for (int index = 0; index < context_.topology.coordinators; ++index) {
+      const auto found = context_.coordinators.find(index);
+      if (found == context_.coordinators.end() || found->second.live.empty()) return;
+      const PodView& pod = *found->second.live.front();
+      if (!pod.ready) all_ready = false;
+      if (!context_.is_outdated(pod, Role::kCoordinator)) continue;
+      if (candidate == nullptr || (candidate->ready && !pod.ready)) candidate = &pod;
+    }
+    if (candidate == nullptr) return;
+    if (!candidate->ready) {
+      remove(*candidate, "Outdated");
+    } else if (all_ready && !copies_missing()) {
+      remove(*candidate, "Outdated");
+    }
+  }
+
+  [[nodiscard]] bool coordinators_current_and_ready() const {
+    for (int index = 0; index < context_.topology.coordinators; ++index) {
+      const auto found = context_.coordinators.find(index);
+      if (found == context_.coordinators.end() || found->second.live.empty()) return false;
+      const PodView& pod = *found->second.live.front();
+      if (!pod.ready || context_.is_outdated(pod, Role::kCoordinator)) return false;
+      const auto report = context_.reports.find(index);
+      if (report != context_.reports.end() && report->second.recovering) return false;
+    }
+    return true;
+  }
+
+  // Pods that are not ready serve nobody: they are replaced at once. Ready ones within
+  // maxUnavailable, after the coordinators, idle ones first.
+  void update_workers(const PodGate& gate) {
+    if (!gate.create || !gate.update) return;
+    int ready = 0;
+    std::vector<const PodView*> outdated;
+    for (const auto& [index, slot] : context_.workers) {
+      if (slot.live.empty() || !is_kept(*slot.live.front())) continue;
+      const PodView& pod = *slot.live.front();
+      if (pod.ready) ++ready;
+      if (!context_.is_outdated(pod, Role::kWorker)) continue;
+      if (pod.ready) {
+        outdated.push_back(&pod);
+      } else {
+        remove(pod, "Outdated");
+      }
+    }
+    const int unavailable = std::max(0, context_.workers_wanted - ready);
+    int budget = max_unavailable(context_.swarm.spec) - unavailable;
+    if (outdated.empty() || budget <= 0 || !coordinators_current_and_ready() || copies_missing()) {
+      return;
+    }
+    std::sort(outdated.begin(), outdated.end(), [this](const PodView* a, const PodView* b) {
+      return victim_key(*a) < victim_key(*b);
+    });
+    for (const PodView* pod : outdated) {
+      if (budget == 0) break;
+      if (!remove(*pod, "Outdated")) break;
+      --budget;
+    }
+  }
+
+  const Context& context_;
+  Memory& memory_;
+  PodsPlan plan_;
+  std::set<std::string> removed_;  // UIDs
+  int made_ = 0;
+  int recent_creations_ = 0;
+  std::unique_ptr<PodMaker> worker_maker_;
+  std::unique_ptr<PodMaker> coordinator_maker_;
+};
+
+}  // namespace
+
+PodsPlan plan_pods(const Context& context, const PodGate& coordinators, const PodGate& workers,
+                   Memory& memory) {
+  return PodsPlanner(context, memory).run(coordinators, workers);
+}
+
+int max_unavailable(const api::SwarmSpec& spec) {
+  const api::IntOrPercent limit = spec.workers.max_unavailable;
+  const int value = limit.percent ? (spec.workers.replicas * limit.value + 99) / 100 : limit.value;
+  return std::max(1, value);
+}
+
+}  // namespace swarm::plan

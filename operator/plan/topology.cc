@@ -1,0 +1,38 @@
+#include "plan/topology.h"
+
+#include <algorithm>
+
+namespace swarm::plan {
+
+Topology resolve_topology(const api::SwarmSpec& spec) {
+  const int agents = std::max(0, spec.workers.replicas) * std::max(1, spec.workers.agents_per_pod);
+  const int team_size = std::max(1, spec.topology.team_size);
+  const int wanted = std::max(1, (agents + team_size - 1) / team_size);
+  const std::string size = std::to_string(agents) + (agents == 1 ? " agent" : " agents");
+  const std::string limit = "topology.teamSize " + std::to_string(team_size);
+
+  Topology topology;
+  switch (spec.topology.type) {
+    case api::TopologyType::kFlat:
+      topology = {"Flat", 1, "asked for; " + size + " under one coordinator"};
+      if (wanted > 1) topology.reason += ", more than " + limit;
+      return topology;
+    case api::TopologyType::kHybrid:
+      topology = {"Hybrid", wanted, "asked for; " + size + ", " + limit};
+      break;
+    case api::TopologyType::kAuto:
+      if (wanted == 1) {
+        return {"Flat", 1, "Auto: " + size + ", not more than " + limit};
+      }
+      topology = {"Hybrid", wanted, "Auto: " + size + ", more than " + limit};
+      break;
+  }
+  if (topology.coordinators > api::kMaxCoordinators) {
+    topology.coordinators = api::kMaxCoordinators;
+    topology.reason += "; limited to " + std::to_string(api::kMaxCoordinators) +
+                       " coordinators: raise topology.teamSize";
+  }
+  return topology;
+}
+
+}  // namespace swarm::plan
