@@ -1,0 +1,15 @@
+t luhn_good        'good' luhn 4539578763621486
+t luhn_swapped     'bad'  luhn 4539578763621468
+t luhn_short       'good' luhn 18
+t ean_known        '1'    ean 400638133393
+t ean_zero         '0'    ean 000000000000
+t isbn_known       '2'    isbn 030640615
+t isbn_x           'X'    isbn 043942089
+t postal_good      'good' postal 10115
+t postal_short     'bad'  postal 1011
+t postal_same      'bad'  postal 55555
+t postal_low       'bad'  postal 00115
+t postal_edge      'good' postal 01067
+t tag_zero         'AAA'  tag 0
+t tag_second       'ABA'  tag 26
+t tag_third        'BAC'  tag 678
