@@ -265,7 +265,9 @@ double CpuMeter::sample(MonoTime now) {
   static const double kTicksPerSecond = static_cast<double>(std::max(1L, ::sysconf(_SC_CLK_TCK)));
   std::map<pid_t, Seen> seen;
   unsigned long long used = 0;
+  bool runnable = false;
   for (const Process& process : descendants()) {
+    runnable = runnable || process.state == 'R';
     const auto before = seen_.find(process.pid);
     const bool known = before != seen_.end() && before->second.start == process.start;
     const unsigned long long base = known ? before->second.ticks : 0;
@@ -277,7 +279,8 @@ double CpuMeter::sample(MonoTime now) {
   seen_ = std::move(seen);
   at_ = now;
   if (first || seconds <= 0) return 0;
-  return static_cast<double>(used) / kTicksPerSecond / seconds;
+  const double share = static_cast<double>(used) / kTicksPerSecond / seconds;
+  return runnable ? std::max(share, 1.0) : share;
 }
 
 void CpuMeter::reset() {

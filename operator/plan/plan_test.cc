@@ -1045,7 +1045,7 @@ TEST_P(RandomWorlds, KeepTheInvariantsAndConverge) {
   for (unsigned seed = GetParam() + 1; seed <= GetParam() + 100; ++seed) {
     Random random(seed);
     World world;
-    for (int step = 0; step < 25; ++step) {
+    for (int step = 0; step < 18; ++step) {
       if (random.chance(15)) world.set_spec(random_spec(random));
       disturb(world, random);
       check_step(world, seed);
@@ -1077,7 +1077,7 @@ TEST_P(RandomWorlds, KeepTheInvariantsAndConverge) {
     ASSERT_EQ(condition(world.swarm.status, "Ready")->status, "True")
         << "seed " << seed << message_of(world.swarm);
     ASSERT_EQ(condition(world.swarm.status, "Reconciling")->status, "False") << "seed " << seed;
-    for (int i = 0; i < 5; ++i) {
+    for (int i = 0; i < 2; ++i) {
       world.now += 31'000;
       const Plan idle = world.step();
       ASSERT_TRUE(idle.actions.empty() && !idle.status) << "seed " << seed << "\n" << to_text(idle);

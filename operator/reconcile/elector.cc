@@ -12,6 +12,7 @@ namespace swarm::reconcile {
 namespace {
 
 constexpr Milliseconds kReleaseDeadline{3'000};
+constexpr Milliseconds kExpirySlack{100};
 
 std::int64_t ticks(MonoTime time) { return time.time_since_epoch().count(); }
 
@@ -56,6 +57,11 @@ std::optional<kube::LeaseRecord> LeaseState::released(WallTime wall) const {
   out.duration_seconds = 1;
   out.renew_time = wall;
   return out;
+}
+
+Milliseconds LeaseState::expires_in(MonoTime now) const {
+  if (!record_ || record_->holder.empty()) return Milliseconds{0};
+  return std::max(Milliseconds{0}, changed_at_ + std::chrono::seconds(record_->duration_seconds) - now);
 }
 
 Milliseconds LeaseState::remaining(MonoTime now) const {
@@ -148,8 +154,11 @@ void Elector::run(const std::stop_token& stop) {
       never.wait_for(lock, stop, options_.retry_period / 4, [] { return false; });
       continue;
     }
+    // Those who wait look twice as often, and at the very moment at which the Lease expires.
+    Milliseconds pause = options_.retry_period;
+    if (!state_.held()) pause = std::min(pause / 2, std::max(state_.expires_in(mono_now()), kExpirySlack));
     std::unique_lock lock(mutex);
-    never.wait_for(lock, stop, options_.retry_period, [] { return false; });
+    never.wait_for(lock, stop, pause, [] { return false; });
   }
   release();
 }

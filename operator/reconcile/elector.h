@@ -42,6 +42,8 @@ class LeaseState {
   [[nodiscard]] bool held() const { return last_renewal_.has_value(); }
   [[nodiscard]] std::string holder() const { return record_ ? record_->holder : std::string(); }
   [[nodiscard]] std::optional<kube::LeaseRecord> released(WallTime wall) const;
+  // Until somebody else's Lease may be taken.
+  [[nodiscard]] Milliseconds expires_in(MonoTime now) const;
   // Time left for writes; 0 when none.
   [[nodiscard]] Milliseconds remaining(MonoTime now) const;
   // Held once, and not renewed in time.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/encoding.h"
 #include "engine/control_json.h"
@@ -193,8 +194,9 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
 
 void Coordinator::finish_join(Member& member) {
   member.joined = true;
-  engine_->worker_joined(mono_now(), wall_now(), member.worker, member.running, member.held);
-  if (member.leaving || member.superseded) engine_->worker_leaving(mono_now(), wall_now(), member.worker);
+  member.standby = predecessor_busy(member);
+  if (!member.standby) engine_->worker_joined(mono_now(), wall_now(), member.worker, member.running, member.held);
+  if (!member.standby && (member.leaving || member.superseded)) engine_->worker_leaving(mono_now(), wall_now(), member.worker);
   member.held.clear();
   if (auto session = member.session.lock()) {
     session->send(FrameType::kJoined, control(json{{"session", member.worker.session}, {"epoch", epoch_}}));
@@ -209,11 +211,41 @@ void Coordinator::finish_join(Member& member) {
   if (on_change) on_change();
 }
 
+bool Coordinator::predecessor_busy(const Member& member) const {
+  if (!engine_->running_on(member.name)) return false;
+  for (const auto& [number, other] : by_session_) {
+    if (other.name == member.name && number < member.worker.session && other.joined && !other.standby) return true;
+  }
+  return false;
+}
+
+std::optional<tasks::Engine::Running> Coordinator::running_of(const Member& member) const {
+  if (member.standby) return std::nullopt;
+  if (member.superseded) {
+    for (const auto& [number, other] : by_session_) {
+      if (other.name == member.name && other.standby) return engine_->running_on(member.name);
+    }
+    return std::nullopt;
+  }
+  return engine_->running_on(member.name);
+}
+
+void Coordinator::promote_standbys() {
+  for (auto& [number, member] : by_session_) {
+    if (!member.standby || predecessor_busy(member)) continue;
+    member.standby = false;
+    const auto now = mono_now();
+    engine_->worker_joined(now, wall_now(), member.worker, member.running, {});
+    if (member.leaving || member.superseded) engine_->worker_leaving(now, wall_now(), member.worker);
+    for (const auto& [request, deadline] : std::exchange(member.nexts, {})) engine_->next(now, wall_now(), member.worker, request, deadline);
+  }
+}
+
 void Coordinator::session_down(Session& session) {
   held_early_.erase(&session);
   Member* member = member_of(session);
   if (member == nullptr) return;
-  if (member->joined) engine_->worker_disconnected(mono_now(), wall_now(), member->worker);
+  if (member->joined && !member->standby) engine_->worker_disconnected(mono_now(), wall_now(), member->worker);
   by_session_.erase(member->worker.session);
   session_of_.erase(&session);
   end_recovery_if_complete();
@@ -250,7 +282,7 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       for (const auto& [number, m] : by_session_) {
         if (m.superseded || !m.joined) continue;
         peers.push_back({{"name", m.name.value}, {"role", "worker"}, {"node", m.worker.node}, {"team", config_.team},
-                         {"state", m.leaving ? "leaving" : engine_->running_on(m.name) ? "busy" : "idle"}});
+                         {"state", m.leaving ? "leaving" : running_of(m) ? "busy" : "idle"}});
       }
       session.send(FrameType::kPeerList, control(json{{"request", request}, {"peers", peers}}));
       return true;
@@ -288,17 +320,20 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
     }
     case FrameType::kLeaving:
       member->leaving = true;
-      engine_->worker_leaving(now, wall, worker);
+      if (!member->standby) engine_->worker_leaving(now, wall, worker);
       break;
     case FrameType::kTaskNext: case FrameType::kTaskForgetNext: case FrameType::kTaskExtend: {
       auto parsed = parse_control(frame.payload);
       if (!parsed) { session.close(parsed.error()); return true; }
       const auto request = number_of(parsed->head, "request");
       if (frame.type == FrameType::kTaskForgetNext) {
+        member->nexts.erase(request);
         engine_->forget_next(worker, request);
       } else if (frame.type == FrameType::kTaskNext) {
         if (leaving_) break;  // the successor answers it
-        engine_->next(now, wall, worker, request, now + Milliseconds(std::min<std::uint64_t>(number_of(parsed->head, "waitMs"), 600000)));
+        const auto deadline = now + Milliseconds(std::min<std::uint64_t>(number_of(parsed->head, "waitMs"), 600000));
+        if (!member->standby) engine_->next(now, wall, worker, request, deadline);
+        else if (member->nexts.size() < tasks::kMaxCallsPerWorker) member->nexts[request] = deadline;
       } else {
         const std::string progress = text_of(parsed->head, "progress");
         const bool has_progress = parsed->head.contains("progress");
@@ -373,6 +408,7 @@ void Coordinator::store(const tasks::Store& out) {
 }
 
 void Coordinator::perform() {
+  promote_standbys();
   bool changed = false;
   for (auto& output : engine_->take_outputs()) {
     changed = true;

@@ -79,6 +79,10 @@ class Coordinator {
     std::set<TaskId> pulling;
     std::vector<tasks::Engine::Running> running;
     bool joined = false, leaving = false, superseded = false;
+    // Its predecessor in the same slot is shutting down but still at work: mail goes here already, the engine hears of it
+    // when the predecessor has finished or gone. Otherwise its arrival would end that work.
+    bool standby = false;
+    std::map<std::uint64_t, MonoTime> nexts;   // standby: requests for tasks, with their deadlines
     WallTime since = 0;
     std::uint64_t tasks_done = 0;
   };
@@ -87,6 +91,9 @@ class Coordinator {
   Member* member_of(Session& session);
   void join(Session& session, const link::Frame& frame);
   void finish_join(Member& member);
+  [[nodiscard]] bool predecessor_busy(const Member& member) const;
+  void promote_standbys();
+  [[nodiscard]] std::optional<tasks::Engine::Running> running_of(const Member& member) const;
   void announce(const Former& former);
   void end_recovery_if_complete();
   void perform();                     // the engine's outputs

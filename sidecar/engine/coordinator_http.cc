@@ -245,7 +245,7 @@ std::string Coordinator::agents_json() {
                     {"state", leaving_ ? "leaving" : recovering() ? "recovering" : "ready"}, {"inbox", books.inbox_live}, {"outbox", books.outbox_live},
                     {"version", SWARM_VERSION}});
   for (const auto& [number, m] : by_session_) {
-    const auto running = m.superseded ? std::nullopt : engine_->running_on(m.name);
+    const auto running = running_of(m);
     json agent{{"name", m.name.value}, {"role", "worker"}, {"pod", m.worker.pod}, {"node", m.worker.node}, {"team", config_.team},
                {"state", m.leaving || m.superseded ? "leaving" : running ? "busy" : "idle"},
                {"sinceSeconds", (wall_now() - m.since) / 1000}, {"tasksDone", m.tasks_done}, {"version", m.version}};
@@ -274,7 +274,7 @@ api::TeamReport Coordinator::report() const {
   out.tasks.single_copy = n(counts.single_copy);
   for (const auto& [number, m] : by_session_) {
     if (m.superseded || !m.joined || out.workers.size() >= api::kMaxReportWorkers) continue;
-    const auto running = engine_->running_on(m.name);
+    const auto running = running_of(m);
     out.workers[m.name.value] = {m.worker.pod, running.has_value(), running ? running->id.value : "", false, m.address};
   }
   out.effective = settings_.v1_command.empty() ? 100 : settings_.v2_percentage;

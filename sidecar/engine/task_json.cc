@@ -42,14 +42,16 @@ json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors, c
     if (!task.result->commit.empty()) out["result"]["commit"] = printable(task.result->commit);
   }
   out["reason"] = task.history.empty() ? "" : task.history.back().reason;
-  if (brief) return out;
   out["history"] = json::array();
   for (const auto& a : task.history) {
     json entry{{"attempt", a.number}, {"agent", a.agent.value}, {"pod", a.pod}, {"node", a.node}, {"version", version_name(a.version)},
-               {"startedAt", a.started_at}, {"charged", a.charged}, {"reason", a.reason}, {"lastLines", json::array()}};
+               {"startedAt", a.started_at}, {"charged", a.charged}, {"reason", a.reason}};
     if (a.ended_at != 0) entry["endedAt"] = a.ended_at;
     if (a.exit_code) entry["exitCode"] = *a.exit_code;
-    for (const auto& line : a.last_lines) entry["lastLines"].push_back(printable(line));
+    if (!brief) {
+      entry["lastLines"] = json::array();
+      for (const auto& line : a.last_lines) entry["lastLines"].push_back(printable(line));
+    }
     out["history"].push_back(std::move(entry));
   }
   if (task.history_dropped > 0) out["historyDropped"] = task.history_dropped;

@@ -7,7 +7,7 @@
 
 namespace swarm::engine {
 
-// `brief`: as in lists, without history.
+// `brief`: as in lists, without the last lines of each attempt.
 nlohmann::json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors, const std::string& survives, bool brief);
 
 }  // namespace swarm::engine

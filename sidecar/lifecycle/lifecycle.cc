@@ -6,14 +6,16 @@
 namespace swarm::lifecycle {
 namespace {
 
-// A link that breaks after the first time does not take the pod out of the Services: its mailbox works without the
-// coordinator, and a coordinator's replacement must not make a whole swarm unready. Coordinators' own readiness is the
-// shell's choice: it says kHttp does not work while there is no epoch to serve tasks under.
+// A link that breaks after the first time does not take the pod out of the Services: its mailbox
+// works without the coordinator, and a coordinator's replacement must not make a whole swarm
+// unready. Coordinators' own readiness is the shell's choice: it says kHttp does not work while
+// there is no epoch to serve tasks under.
 bool essential_when_ready(Part part) { return part != Part::kLink; }
 
 std::string cut(std::string_view text) {
   std::size_t end = std::min(text.size(), Lifecycle::kMaxWhyBytes);
-  while (end < text.size() && end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
+  while (end < text.size() && end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U)
+    --end;
   return std::string(text.substr(0, end));
 }
 
@@ -21,21 +23,30 @@ std::string cut(std::string_view text) {
 
 std::string_view phase_name(Phase phase) {
   switch (phase) {
-    case Phase::kStarting: return "starting";
-    case Phase::kReady: return "ready";
-    case Phase::kLeaving: return "leaving";
-    case Phase::kDraining: return "draining";
-    case Phase::kStopped: return "stopped";
+    case Phase::kStarting:
+      return "starting";
+    case Phase::kReady:
+      return "ready";
+    case Phase::kLeaving:
+      return "leaving";
+    case Phase::kDraining:
+      return "draining";
+    case Phase::kStopped:
+      return "stopped";
   }
   return "stopped";
 }
 
 std::string_view part_name(Part part) {
   switch (part) {
-    case Part::kLog: return "log";
-    case Part::kSocket: return "socket";
-    case Part::kHttp: return "http";
-    case Part::kLink: return "link";
+    case Part::kLog:
+      return "log";
+    case Part::kSocket:
+      return "socket";
+    case Part::kHttp:
+      return "http";
+    case Part::kLink:
+      return "link";
   }
   return "link";
 }
@@ -63,7 +74,8 @@ void Lifecycle::leaving(MonoTime /*now*/) {
 
 void Lifecycle::terminate(MonoTime now) {
   if (phase_ == Phase::kDraining || phase_ == Phase::kStopped) return;
-  if (phase_ != Phase::kLeaving) begin_leaving();  // no preStop ran: a plain kill, or a restart of the container
+  if (phase_ != Phase::kLeaving)
+    begin_leaving();  // no preStop ran: a plain kill, or a restart of the container
   phase_ = Phase::kDraining;
   deadline_ = now + settings_.drain_timeout;
   last_message_ = std::min(deadline_, now + settings_.last_messages);
@@ -134,10 +146,12 @@ std::string Lifecycle::text() const {
   for (std::size_t i = 0; i < kParts; ++i) {
     if (parts_[i].works) continue;
     if (!broken.empty()) broken += "; ";
-    broken += std::string(part_name(static_cast<Part>(i))) + ": " + (parts_[i].why.empty() ? "not yet" : parts_[i].why);
+    broken += std::string(part_name(static_cast<Part>(i))) + ": " +
+              (parts_[i].why.empty() ? "not yet" : parts_[i].why);
   }
   switch (phase_) {
-    case Phase::kStarting: return "starting: waits for " + broken;
+    case Phase::kStarting:
+      return "starting: waits for " + broken;
     case Phase::kReady:
       if (broken.empty()) return "ready";
       return (ready() ? "ready, but " : "not ready: ") + broken;
@@ -145,17 +159,21 @@ std::string Lifecycle::text() const {
       return std::string("leaving: no new tasks; ") +
              (told_ ? "the coordinator knows" : "the coordinator has not confirmed yet");
     case Phase::kDraining: {
-      if (heard_remaining_ && remaining_.sum() == 0) return "draining: waits for the coordinator's confirmation";
+      if (heard_remaining_ && remaining_.sum() == 0)
+        return "draining: waits for the coordinator's confirmation";
       std::string left;
-      for (const auto& [count, what] : {std::pair{remaining_.leases, "leases"}, {remaining_.reports, "reports"},
-                                        {remaining_.outgoing, "outgoing messages"}, {remaining_.held, "held messages"},
+      for (const auto& [count, what] : {std::pair{remaining_.leases, "leases"},
+                                        {remaining_.reports, "reports"},
+                                        {remaining_.outgoing, "outgoing messages"},
+                                        {remaining_.held, "held messages"},
                                         {remaining_.copies, "task copies"}}) {
         if (count == 0) continue;
         left += (left.empty() ? "" : ", ") + std::to_string(count) + " " + what;
       }
       return "draining: " + (left.empty() ? std::string("counting what is left") : left + " left");
     }
-    case Phase::kStopped: return "stopped";
+    case Phase::kStopped:
+      return "stopped";
   }
   return "stopped";
 }

@@ -14,11 +14,13 @@ constexpr MonoTime kStart{seconds(100)};
 std::string words(const std::vector<Output>& outputs) {
   std::string all;
   for (const Output& o : outputs) {
-    static constexpr const char* kNames[] = {"tell", "refuse-tasks", "return", "refuse-messages", "flush", "exit"};
+    static constexpr const char* kNames[] = {"tell",  "refuse-tasks", "return", "refuse-messages",
+                                             "flush", "exit"};
     if (!all.empty()) all += " ";
     all += kNames[o.index()];
     if (const auto* e = std::get_if<Exit>(&o)) {
-      all += std::to_string(e->code) + (e->timed_out ? "!" : "") + ":" + std::to_string(e->dropped.sum());
+      all += std::to_string(e->code) + (e->timed_out ? "!" : "") + ":" +
+             std::to_string(e->dropped.sum());
     }
   }
   return all;
@@ -26,7 +28,8 @@ std::string words(const std::vector<Output>& outputs) {
 
 Lifecycle ready_one(Settings s = {}) {
   Lifecycle life(s);
-  for (Part p : {Part::kLog, Part::kSocket, Part::kHttp, Part::kLink}) life.part(kStart, p, true, "");
+  for (Part p : {Part::kLog, Part::kSocket, Part::kHttp, Part::kLink})
+    life.part(kStart, p, true, "");
   return life;
 }
 
@@ -53,8 +56,10 @@ TEST(Lifecycle, ReadinessAfterwards) {
     bool ready;
     const char* text;
   };
-  for (const Row& row : {Row{Part::kLog, false, "not ready: log: gone"}, Row{Part::kSocket, false, "not ready: socket: gone"},
-                         Row{Part::kHttp, false, "not ready: http: gone"}, Row{Part::kLink, true, "ready, but link: gone"}}) {
+  for (const Row& row : {Row{Part::kLog, false, "not ready: log: gone"},
+                         Row{Part::kSocket, false, "not ready: socket: gone"},
+                         Row{Part::kHttp, false, "not ready: http: gone"},
+                         Row{Part::kLink, true, "ready, but link: gone"}}) {
     Lifecycle life = ready_one();
     life.part(kStart, row.part, false, "gone");
     EXPECT_EQ(life.ready(), row.ready) << row.text;
@@ -77,7 +82,8 @@ TEST(Lifecycle, TheLadder) {
   EXPECT_EQ(words(life.take_outputs()), "");
   life.told(kStart);
   life.remaining(kStart, {});
-  EXPECT_EQ(life.next_deadline(), std::nullopt);  // agents may take as long as the kubelet gives them
+  EXPECT_EQ(life.next_deadline(),
+            std::nullopt);  // agents may take as long as the kubelet gives them
   life.terminate(kStart + seconds(500));
   EXPECT_EQ(words(life.take_outputs()), "return flush");
   EXPECT_TRUE(life.alive());
@@ -157,7 +163,8 @@ TEST(Lifecycle, AFailureIsTheOnlyThingThatEndsLiveness) {
   EXPECT_EQ(words(life.take_outputs()), "exit1:0");
 }
 
-// Whatever comes in whatever order: phases only go up, every output comes once, and after SIGTERM it ends in time.
+// Whatever comes in whatever order: phases only go up, every output comes once, and after SIGTERM
+// it ends in time.
 TEST(Lifecycle, HoldsItsPromisesInAnyOrder) {
   std::uint64_t state = 42;
   const auto random = [&](std::uint64_t n) {
@@ -175,17 +182,27 @@ TEST(Lifecycle, HoldsItsPromisesInAnyOrder) {
       switch (random(8)) {
         case 0:
         case 1:
-        case 2: life.part(now, static_cast<Part>(random(kParts)), random(4) != 0, "why"); break;
-        case 3: life.leaving(now); break;
-        case 4: life.told(now); break;
-        case 5: life.remaining(now, {random(2), 0, random(2), 0, 0}); break;
+        case 2:
+          life.part(now, static_cast<Part>(random(kParts)), random(4) != 0, "why");
+          break;
+        case 3:
+          life.leaving(now);
+          break;
+        case 4:
+          life.told(now);
+          break;
+        case 5:
+          life.remaining(now, {random(2), 0, random(2), 0, 0});
+          break;
         case 6:
           if (random(3) == 0) {
             if (!terminated) terminated = now;
             life.terminate(now);
           }
           break;
-        default: life.tick(now); break;
+        default:
+          life.tick(now);
+          break;
       }
       EXPECT_GE(life.phase(), last);
       last = life.phase();

@@ -14,14 +14,16 @@ namespace {
 
 constexpr std::size_t kMaxNameBytes = 253;
 constexpr std::size_t kMeasuredFirsts = 1000;
-constexpr std::uint32_t kMaxAttemptGap = 64;  // how far a worker's claim may be ahead of a restored copy
+constexpr std::uint32_t kMaxAttemptGap =
+    64;  // how far a worker's claim may be ahead of a restored copy
 constexpr int kIdTries = 16;
 constexpr std::uint64_t kMaxRestored = 1ULL << 62U;  // versions must have room to grow
 constexpr std::size_t kMaxLate = 1024;
 constexpr Milliseconds kRetryBase{1000};
 constexpr Milliseconds kLaterBase{5000};
 constexpr Milliseconds kMaxDelay{60000};
-constexpr int kResendsPerTimeout = 3;  // an unconfirmed copy goes elsewhere after mirror_timeout / 3
+constexpr int kResendsPerTimeout =
+    3;  // an unconfirmed copy goes elsewhere after mirror_timeout / 3
 
 constexpr std::string_view kWorkerLost = "worker_lost";
 constexpr std::string_view kLeaseExpired = "lease_expired";
@@ -33,13 +35,20 @@ bool is_lost(const Attempt& a) {
 
 std::string_view reason_of(FailKind kind) {
   switch (kind) {
-    case FailKind::kFailed: return "failed";
-    case FailKind::kBadTask: return "bad_task";
-    case FailKind::kTryLater: return "try_later";
-    case FailKind::kTimeout: return "timeout";
-    case FailKind::kIdleTimeout: return "idle_timeout";
-    case FailKind::kCancelled: return "cancelled";
-    case FailKind::kReleased: return "released";
+    case FailKind::kFailed:
+      return "failed";
+    case FailKind::kBadTask:
+      return "bad_task";
+    case FailKind::kTryLater:
+      return "try_later";
+    case FailKind::kTimeout:
+      return "timeout";
+    case FailKind::kIdleTimeout:
+      return "idle_timeout";
+    case FailKind::kCancelled:
+      return "cancelled";
+    case FailKind::kReleased:
+      return "released";
   }
   return "failed";
 }
@@ -62,8 +71,8 @@ bool is_plain(std::string_view text) {
 
 Status validate(const Submission& s) {
   const auto too_long = [](std::string_view what, std::size_t is, std::size_t most) {
-    return invalid(std::string(what) + " has " + std::to_string(is) + " bytes, at most " + std::to_string(most) +
-                   " are allowed");
+    return invalid(std::string(what) + " has " + std::to_string(is) + " bytes, at most " +
+                   std::to_string(most) + " are allowed");
   };
   if (s.body.size() > kMaxBodyBytes) return too_long("body", s.body.size(), kMaxBodyBytes);
   if (s.key.size() > kMaxKeyBytes) return too_long("key", s.key.size(), kMaxKeyBytes);
@@ -72,8 +81,8 @@ Status validate(const Submission& s) {
     return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
   }
   if (s.labels.size() > kMaxLabels) {
-    return invalid("labels: " + std::to_string(s.labels.size()) + ", at most " + std::to_string(kMaxLabels) +
-                   " are allowed");
+    return invalid("labels: " + std::to_string(s.labels.size()) + ", at most " +
+                   std::to_string(kMaxLabels) + " are allowed");
   }
   for (const auto& [name, value] : s.labels) {
     if (name.empty() || name.size() > kMaxLabelKeyBytes || !is_plain(name)) {
@@ -102,7 +111,8 @@ Settings sane(Settings s) {
 }
 
 bool is_sound(const Worker& w) {
-  return is_agent_name(w.name.value) && w.pod.size() <= kMaxNameBytes && w.node.size() <= kMaxNameBytes;
+  return is_agent_name(w.name.value) && w.pod.size() <= kMaxNameBytes &&
+         w.node.size() <= kMaxNameBytes;
 }
 
 }  // namespace
@@ -126,22 +136,23 @@ class Engine::Impl {
     std::uint64_t version;
     MonoTime deadline;
   };
-  struct Held {                 // the lease on a running task
+  struct Held {                            // the lease on a running task
     std::optional<std::uint64_t> request;  // of the next() it answered, while that connection lasts
     MonoTime deadline;
-    bool confirmed;             // false: restored, its worker has not come yet
+    bool confirmed;  // false: restored, its worker has not come yet
   };
   struct Record {
     Task task;
     std::uint64_t arrival = 0;
-    bool pending = false;       // submitted, not accepted yet: nobody sees it
-    bool unsettled = false;     // restored, recovery not over
-    bool touched = false;       // changed since it was restored
-    bool granted = false;       // leased by this engine
-    std::uint64_t base = 0;     // version it was restored with; 0: made here
-    std::uint64_t stored = 0;   // version in the local log
-    std::uint32_t seen = 0;     // highest attempt that a worker has spoken of; a dead epoch may have given it
-    std::size_t bytes = 0;      // encoded
+    bool pending = false;      // submitted, not accepted yet: nobody sees it
+    bool unsettled = false;    // restored, recovery not over
+    bool touched = false;      // changed since it was restored
+    bool granted = false;      // leased by this engine
+    std::uint64_t base = 0;    // version it was restored with; 0: made here
+    std::uint64_t stored = 0;  // version in the local log
+    std::uint32_t seen =
+        0;  // highest attempt that a worker has spoken of; a dead epoch may have given it
+    std::size_t bytes = 0;                       // encoded
     std::map<AgentName, std::uint64_t> holders;  // confirmed copies
     std::optional<AgentName> mirror;             // where the copy is to be
     std::optional<MonoTime> resend_at;           // a copy is on its way, unconfirmed
@@ -150,9 +161,9 @@ class Engine::Impl {
     MonoTime finished{};                         // final: since when
     std::vector<SubmitWaiter> submits;
     std::vector<ReportWaiter> reports;
-    std::optional<MonoTime> due;                 // its place in timers_
+    std::optional<MonoTime> due;  // its place in timers_
     [[nodiscard]] Place place() const { return {task.created_at, arrival}; }
-    [[nodiscard]] bool mirrored() const {        // the newest version is at the mirror
+    [[nodiscard]] bool mirrored() const {  // the newest version is at the mirror
       if (!mirror) return false;
       const auto it = holders.find(*mirror);
       return it != holders.end() && it->second == task.version;
@@ -162,14 +173,16 @@ class Engine::Impl {
   struct Member {
     Worker worker;
     bool connected = false, leaving = false;
-    std::optional<MonoTime> lost_at;             // disconnected, may come back until then
-    std::map<TaskId, std::uint64_t> in_flight;   // copies sent, unconfirmed: at most kReplicationWindow
-    std::map<TaskId, std::uint64_t> late;        // unconfirmed for so long that another was asked; may still confirm
-    std::deque<TaskId> queue;                    // copies to send; each id once
+    std::optional<MonoTime> lost_at;  // disconnected, may come back until then
+    std::map<TaskId, std::uint64_t>
+        in_flight;  // copies sent, unconfirmed: at most kReplicationWindow
+    std::map<TaskId, std::uint64_t>
+        late;                  // unconfirmed for so long that another was asked; may still confirm
+    std::deque<TaskId> queue;  // copies to send; each id once
     std::unordered_set<TaskId> queued;
-    std::set<TaskId> copies;                     // tasks that have it as mirror or holder
+    std::set<TaskId> copies;  // tasks that have it as mirror or holder
     std::set<TaskId> leases;
-    std::map<TaskId, std::uint32_t> claims;      // what it named when it joined, not yet resolved
+    std::map<TaskId, std::uint32_t> claims;  // what it named when it joined, not yet resolved
     std::size_t mirror_of = 0;
     std::size_t waiting = 0;
     std::optional<EligibleKey> eligible;
@@ -205,7 +218,8 @@ class Engine::Impl {
   }
   Status may_speak(const Worker& w) {
     const Member* m = member(w.name);
-    if (m == nullptr || w.session > m->worker.session) return unavailable(w.name.value + " has not joined yet");
+    if (m == nullptr || w.session > m->worker.session)
+      return unavailable(w.name.value + " has not joined yet");
     if (w.session < m->worker.session) {
       return Error{Code::kDenied, "superseded: " + w.name.value + " has a newer incarnation"};
     }
@@ -225,7 +239,8 @@ class Engine::Impl {
     return r != nullptr && !r->pending ? r : nullptr;
   }
 
-  static const Attempt* knows(const Task& t, std::uint32_t number, const AgentName& agent, std::uint64_t session) {
+  static const Attempt* knows(const Task& t, std::uint32_t number, const AgentName& agent,
+                              std::uint64_t session) {
     for (const Attempt& a : t.history) {
       if (a.number == number && a.agent == agent && a.session == session) return &a;
     }
@@ -260,10 +275,12 @@ class Engine::Impl {
   }
 
   Milliseconds backoff(Milliseconds base, std::uint32_t times_before) {
-    const Milliseconds full = std::min<Milliseconds>(kMaxDelay, base * (1LL << std::min<std::uint32_t>(times_before, 6)));
+    const Milliseconds full =
+        std::min<Milliseconds>(kMaxDelay, base * (1LL << std::min<std::uint32_t>(times_before, 6)));
     // Half to all of it, but never less than the base.
     const auto half = static_cast<std::uint64_t>(full.count()) / 2;
-    return std::max(base, Milliseconds(static_cast<std::int64_t>(half + random_(context_) % (half + 1))));
+    return std::max(base,
+                    Milliseconds(static_cast<std::int64_t>(half + random_(context_) % (half + 1))));
   }
 
   // ------------------------------------------------------------------ copies
@@ -333,12 +350,14 @@ class Engine::Impl {
     if (!r.mirrored()) send_to_mirror(r, m, now);
     retime(r);
   }
-  // The best place for the copy: one that has it already, else the best eligible; not `avoid`. None: it waits for one.
+  // The best place for the copy: one that has it already, else the best eligible; not `avoid`.
+  // None: it waits for one.
   void assign_mirror(Record& r, MonoTime now, const AgentName* avoid = nullptr) {
     Member* best = nullptr;
     for (const auto& [name, version] : r.holders) {
       Member* m = member(name);
-      if (version == r.task.version && may_mirror(*m) && (avoid == nullptr || name != *avoid)) best = m;
+      if (version == r.task.version && may_mirror(*m) && (avoid == nullptr || name != *avoid))
+        best = m;
     }
     for (auto it = eligible_.begin(); best == nullptr && it != eligible_.end(); ++it) {
       if (avoid == nullptr || std::get<2>(*it) != *avoid) best = member(std::get<2>(*it));
@@ -410,7 +429,8 @@ class Engine::Impl {
   void changed(Record& r, MonoTime now, WallTime wall) {
     if (r.base != 0 && !r.touched) {
       // Two epochs may begin with the same copy: the random part keeps their versions apart.
-      r.task.version = (r.task.version / kVersionStep + 1) * kVersionStep + random_(context_) % (kVersionStep / 2);
+      r.task.version = (r.task.version / kVersionStep + 1) * kVersionStep +
+                       random_(context_) % (kVersionStep / 2);
     } else {
       r.task.version++;
     }
@@ -517,13 +537,15 @@ class Engine::Impl {
       return;
     }
     r.task.last_output = "given up: " + std::to_string(r.task.losses_in_a_row) +
-                         " attempts in a row ended without a report, the last by " + r.task.history.back().reason;
+                         " attempts in a row ended without a report, the last by " +
+                         r.task.history.back().reason;
     r.task.last_output_at = wall;
     finish(r, now, wall, TaskState::kDead);
   }
 
   enum class Claim { kNo, kHas, kTaken };
-  // Does (m, attempt) own the task now, or may it (again)? kTaken: it does now; the caller calls changed().
+  // Does (m, attempt) own the task now, or may it (again)? kTaken: it does now; the caller calls
+  // changed().
   Claim claim(Record& r, Member& m, std::uint32_t attempt, MonoTime now, WallTime wall) {
     Task& t = r.task;
     if (r.pending) return Claim::kNo;
@@ -535,7 +557,8 @@ class Engine::Impl {
     const bool mine = last != nullptr && last->number == attempt && last->agent == m.worker.name &&
                       last->session == m.worker.session;
     // A copy older than this lease was restored: the attempt is one that an earlier epoch gave.
-    const bool ahead = r.base != 0 && !r.granted && attempt > last_number && attempt - last_number <= kMaxAttemptGap;
+    const bool ahead = r.base != 0 && !r.granted && attempt > last_number &&
+                       attempt - last_number <= kMaxAttemptGap;
     const MonoTime deadline = now + settings_.lease;
     if (t.state == TaskState::kRunning) {
       if (mine) {
@@ -589,7 +612,8 @@ class Engine::Impl {
   void answer_lease(const Record& r, const Member& m, std::uint64_t request) {
     const Task& t = r.task;
     const Attempt& a = t.history.back();
-    out(Lease{m.worker, request, t.id, a.number, t.max_attempts, a.version, settings_.lease, t.key, t.body, t.labels,
+    out(Lease{m.worker, request, t.id, a.number, t.max_attempts, a.version, settings_.lease, t.key,
+              t.body, t.labels,
               a.version == Version::kV1 ? settings_.v1_command : std::vector<std::string>{}});
   }
   void drop_waiter(std::uint64_t place) {
@@ -642,13 +666,16 @@ class Engine::Impl {
   }
   // Reported once a mirror has what the report changed.
   void answer_when_mirrored(Record& r, const Worker& w, std::uint64_t request, MonoTime now) {
-    bool have = eligible_.empty() && r.mirror == std::nullopt;  // nobody could hold it: our log must do
+    bool have =
+        eligible_.empty() && r.mirror == std::nullopt;  // nobody could hold it: our log must do
     for (const auto& [name, version] : r.holders) have = have || version == r.task.version;
     if (have) {
       out(Reported{w, request, Status{}});
       return;
     }
-    std::erase_if(r.reports, [&](const ReportWaiter& other) { return other.worker == w && other.request == request; });
+    std::erase_if(r.reports, [&](const ReportWaiter& other) {
+      return other.worker == w && other.request == request;
+    });
     if (r.reports.size() >= kMaxWaitersPerTask) {
       out(Reported{w, request, unavailable("too many reports wait for this task's second copy")});
       return;
@@ -708,14 +735,22 @@ class Engine::Impl {
         const std::vector<SubmitWaiter> waiting = std::exchange(r.submits, {});
         erase(r);
         for (const SubmitWaiter& w : waiting) {
-          out(Submitted{w.ticket, unavailable("no second pod stored the task in time; nothing was accepted"), "", false, {}});
+          out(Submitted{w.ticket,
+                        unavailable("no second pod stored the task in time; nothing was accepted"),
+                        "",
+                        false,
+                        {}});
         }
         return;
       } else {
         for (const SubmitWaiter& w : r.submits) {
           if (late(w)) {
-            out(Submitted{w.ticket, unavailable("task " + r.task.id.value + " exists, but no second pod holds it now"),
-                          "", true, {}});
+            out(Submitted{
+                w.ticket,
+                unavailable("task " + r.task.id.value + " exists, but no second pod holds it now"),
+                "",
+                true,
+                {}});
           }
         }
         std::erase_if(r.submits, late);
@@ -723,7 +758,8 @@ class Engine::Impl {
     }
     std::erase_if(r.reports, [&](const ReportWaiter& w) {
       if (w.deadline > now) return false;
-      out(Reported{w.worker, w.request, unavailable("no second pod stored the report in time; repeat it")});
+      out(Reported{w.worker, w.request,
+                   unavailable("no second pod stored the report in time; repeat it")});
       return true;
     });
     if (r.resend_at && *r.resend_at <= now) {
@@ -810,8 +846,8 @@ class Engine::Impl {
     }
   }
 
-  // A worker says that it has this version: it is a holder, or gets a Forget. Unknown copies are left alone: they may
-  // be all that is left of an accepted task.
+  // A worker says that it has this version: it is a holder, or gets a Forget. Unknown copies are
+  // left alone: they may be all that is left of an accepted task.
   void reconcile_held(Member& m, const TaskId& id, std::uint64_t version) {
     Record* r = lookup(id);
     if (r == nullptr) {
@@ -836,15 +872,21 @@ class Engine::Impl {
   }
 
   // What a worker said it is working on, against what we know. `m` is connected, recovery is over.
-  void resolve_claim(Member& m, const TaskId& id, std::uint32_t attempt, MonoTime now, WallTime wall) {
+  void resolve_claim(Member& m, const TaskId& id, std::uint32_t attempt, MonoTime now,
+                     WallTime wall) {
     Record* r = lookup(id);
     if (r == nullptr) return;
     switch (claim(*r, m, attempt, now, wall)) {
-      case Claim::kTaken: changed(*r, now, wall); break;
-      case Claim::kHas: retime(*r); break;
+      case Claim::kTaken:
+        changed(*r, now, wall);
+        break;
+      case Claim::kHas:
+        retime(*r);
+        break;
       case Claim::kNo: {
         const Attempt* a = knows(r->task, attempt, m.worker.name, m.worker.session);
-        if (a == nullptr || is_lost(*a)) out(Cancel{m.worker, id, attempt});  // else only its report is repeated
+        if (a == nullptr || is_lost(*a))
+          out(Cancel{m.worker, id, attempt});  // else only its report is repeated
         return;
       }
     }
@@ -859,7 +901,8 @@ class Engine::Impl {
     if (r.stored < t.version) store(r);
     order_.emplace(r.place(), &r);
     if (is_final(t.state)) {
-      const auto age = std::clamp<std::int64_t>(wall - t.finished_at, 0, settings_.result_retention.count());
+      const auto age =
+          std::clamp<std::int64_t>(wall - t.finished_at, 0, settings_.result_retention.count());
       r.finished = now - Milliseconds(age);
       finals_.emplace(std::pair{r.finished, r.arrival}, &r);
     } else if (t.state == TaskState::kQueued) {
@@ -924,7 +967,8 @@ class Engine::Impl {
       const auto it = m.claims.find(id);
       if (it != m.claims.end() && m.connected) found.emplace_back(it->second, &m);
     }
-    std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    std::stable_sort(found.begin(), found.end(),
+                     [](const auto& a, const auto& b) { return a.first > b.first; });
     for (const auto& [attempt, m] : found) {
       m->claims.erase(id);
       resolve_claim(*m, id, attempt, now, wall);
@@ -935,18 +979,18 @@ class Engine::Impl {
   std::uint64_t (*random_)(void*);
   void* context_;
   bool recovering_ = false;
-  MonoTime now_{};                                           // of the call in progress
+  MonoTime now_{};  // of the call in progress
   std::uint64_t arrivals_ = 0;
   std::uint64_t next_waiter_ = 0;
-  std::unordered_map<TaskId, Record> records_;               // addresses are stable
+  std::unordered_map<TaskId, Record> records_;  // addresses are stable
   std::map<AgentName, Member> members_;
-  std::map<Place, Record*> order_;                           // visible ones
-  std::map<Place, Record*> ready_;                           // queued, may be handed out
+  std::map<Place, Record*> order_;  // visible ones
+  std::map<Place, Record*> ready_;  // queued, may be handed out
   std::map<std::pair<MonoTime, std::uint64_t>, Record*> timers_;
   std::map<std::pair<MonoTime, std::uint64_t>, Record*> finals_;
   std::set<EligibleKey> eligible_;
-  std::set<TaskId> unmirrored_;                              // nobody could be their mirror
-  std::map<std::uint64_t, Waiter> waiters_;                  // next() calls in order
+  std::set<TaskId> unmirrored_;              // nobody could be their mirror
+  std::map<std::uint64_t, Waiter> waiters_;  // next() calls in order
   std::set<std::pair<MonoTime, std::uint64_t>> waiter_deadlines_;
   std::set<std::pair<MonoTime, AgentName>> lost_timers_;
   std::unordered_map<std::string, TaskId> by_idempotency_;
@@ -996,7 +1040,8 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   Impl& e = *impl_;
   e.now_ = now;
   const TaskId id = task.id;
-  if (team_of(id) != e.settings_.team || task.version > kMaxRestored || !decode(encode(task)).ok()) return;
+  if (team_of(id) != e.settings_.team || task.version > kMaxRestored || !decode(encode(task)).ok())
+    return;
   Impl::Member* holder = mirror ? e.present(*mirror) : nullptr;
   if (holder != nullptr && !holder->connected) holder = nullptr;
   if (e.erased_.contains(id)) {
@@ -1022,15 +1067,18 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
       r->base = version;
     }
   } else {
-    // The task has a life here already. Untouched: a higher version is the task. Else the copy comes from a dead epoch,
-    // or from another that began where we did: its outcome counts if we have none, and our version passes it.
+    // The task has a life here already. Untouched: a higher version is the task. Else the copy
+    // comes from a dead epoch, or from another that began where we did: its outcome counts if we
+    // have none, and our version passes it.
     const bool newer = version > r->task.version;
     if (newer || Impl::from_dead_epoch(*r, version)) {
       if ((newer && !r->touched) || (is_final(task.state) && !is_final(r->task.state))) {
         e.unsettle(*r);
         const std::uint64_t ours = r->task.version;
-        for (const Attempt& a : r->task.history) {  // numbers may clash, so ours cannot stand beside the others
-          task.history_dropped += Impl::knows(task, a.number, a.agent, a.session) == nullptr ? 1 : 0;
+        for (const Attempt& a :
+             r->task.history) {  // numbers may clash, so ours cannot stand beside the others
+          task.history_dropped +=
+              Impl::knows(task, a.number, a.agent, a.session) == nullptr ? 1 : 0;
         }
         e.put(*r, std::move(task));
         r->unsettled = true;
@@ -1068,12 +1116,14 @@ void Engine::end_recovery(MonoTime now, WallTime wall) {
     if (r.unsettled) {
       restored.emplace(r.place(), &r);
     } else {
-      if (r.lease) r.lease->deadline = std::max(r.lease->deadline, now + e.settings_.worker_lost_after);
+      if (r.lease)
+        r.lease->deadline = std::max(r.lease->deadline, now + e.settings_.worker_lost_after);
       e.retime(r);
     }
   }
   for (auto& [place, r] : restored) e.settle(*r, now, wall);
-  // The highest attempt first: of two workers that name the same task, the later hand-out is the valid one.
+  // The highest attempt first: of two workers that name the same task, the later hand-out is the
+  // valid one.
   std::vector<std::tuple<std::uint32_t, Impl::Member*, TaskId>> claims;
   for (auto& [name, m] : e.members_) {
     for (const auto& [id, attempt] : m.claims) {
@@ -1092,7 +1142,8 @@ void Engine::end_recovery(MonoTime now, WallTime wall) {
 
 // ---------------------------------------------------------------------- workers
 
-void Engine::worker_joined(MonoTime now, WallTime wall, const Worker& worker, const std::vector<Running>& running,
+void Engine::worker_joined(MonoTime now, WallTime wall, const Worker& worker,
+                           const std::vector<Running>& running,
                            const std::map<TaskId, std::uint64_t>& held) {
   Impl& e = *impl_;
   e.now_ = now;
@@ -1193,7 +1244,8 @@ void Engine::worker_leaving(MonoTime now, WallTime wall, const Worker& worker) {
   e.hand_out(now, wall);
 }
 
-void Engine::replicated(MonoTime now, WallTime wall, const Worker& mirror, const TaskId& id, std::uint64_t version) {
+void Engine::replicated(MonoTime now, WallTime wall, const Worker& mirror, const TaskId& id,
+                        std::uint64_t version) {
   Impl& e = *impl_;
   e.now_ = now;
   Impl::Member* m = e.present(mirror);
@@ -1209,7 +1261,8 @@ void Engine::replicated(MonoTime now, WallTime wall, const Worker& mirror, const
     if (expected) {
       if (version <= r->task.version) e.reconcile_held(*m, id, version);
       if (r->mirror == m->worker.name && !r->mirrored()) e.send_to_mirror(*r, *m, now);
-    } else if (r->mirror != m->worker.name && (r->mirrored() || !r->holders.contains(m->worker.name))) {
+    } else if (r->mirror != m->worker.name &&
+               (r->mirrored() || !r->holders.contains(m->worker.name))) {
       e.drop_holder(*r, *m);  // nobody counts on this copy
       e.forget(*m, id);
     }
@@ -1220,7 +1273,8 @@ void Engine::replicated(MonoTime now, WallTime wall, const Worker& mirror, const
   e.hand_out(now, wall);
 }
 
-void Engine::next(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request, MonoTime deadline) {
+void Engine::next(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request,
+                  MonoTime deadline) {
   Impl& e = *impl_;
   e.now_ = now;
   if (Status status = e.may_speak(worker); !status) {
@@ -1263,8 +1317,9 @@ void Engine::forget_next(const Worker& worker, std::uint64_t request) {
   }
 }
 
-Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worker& worker, const TaskId& id,
-                                        std::uint32_t attempt, const std::string* progress) {
+Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worker& worker,
+                                        const TaskId& id, std::uint32_t attempt,
+                                        const std::string* progress) {
   Impl& e = *impl_;
   e.now_ = now;
   if (Status status = e.may_speak(worker); !status) return status.error();
@@ -1275,29 +1330,37 @@ Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worke
   if (!m.connected) return unavailable("not connected");
   switch (e.claim(*r, m, attempt, now, wall)) {
     case Impl::Claim::kNo:
-      return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " has no lease (" +
-                                      std::string(state_name(r->task.state)) + ")"};
-    case Impl::Claim::kTaken: e.changed(*r, now, wall); break;
-    case Impl::Claim::kHas: break;
+      return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
+                                      " has no lease (" + std::string(state_name(r->task.state)) +
+                                      ")"};
+    case Impl::Claim::kTaken:
+      e.changed(*r, now, wall);
+      break;
+    case Impl::Claim::kHas:
+      break;
   }
   if (progress != nullptr) {
     r->task.last_output = clipped(*progress, kMaxLineBytes);
     r->task.last_output_at = wall;
   }
   // An agent that never ends what was cancelled must not hold the task for ever.
-  if (!r->task.cancel_requested) r->lease->deadline = std::max(r->lease->deadline, now + e.settings_.lease);
+  if (!r->task.cancel_requested)
+    r->lease->deadline = std::max(r->lease->deadline, now + e.settings_.lease);
   e.retime(*r);
   return Extended{r->task.cancel_requested};
 }
 
-void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request, Report report) {
+void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request,
+                    Report report) {
   Impl& e = *impl_;
   e.now_ = now;
   const auto refuse = [&](Error error) { e.out(Reported{worker, request, std::move(error)}); };
   if (Status status = e.may_speak(worker); !status) return refuse(status.error());
-  if (e.recovering_) return refuse(unavailable("the coordinator is collecting its tasks; repeat the report"));
+  if (e.recovering_)
+    return refuse(unavailable("the coordinator is collecting its tasks; repeat the report"));
   if (report.result.branch.size() > kMaxRefBytes || report.result.commit.size() > kMaxRefBytes) {
-    return refuse(invalid("branch and commit are at most " + std::to_string(kMaxRefBytes) + " bytes"));
+    return refuse(
+        invalid("branch and commit are at most " + std::to_string(kMaxRefBytes) + " bytes"));
   }
   Impl::Record* r = e.visible(report.id);
   if (r == nullptr) return refuse(e.missing(report.id));
@@ -1308,14 +1371,16 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
     return e.answer_when_mirrored(*r, worker, request, now);  // repeated
   }
   if (e.claim(*r, m, report.attempt, now, wall) == Impl::Claim::kNo) {
-    return refuse(Error{Code::kDenied, is_final(t.state)
-                                           ? "task " + t.id.value + " is " + std::string(state_name(t.state))
-                                           : "another attempt owns task " + t.id.value});
+    return refuse(
+        Error{Code::kDenied, is_final(t.state)
+                                 ? "task " + t.id.value + " is " + std::string(state_name(t.state))
+                                 : "another attempt owns task " + t.id.value});
   }
 
   Attempt& a = t.history.back();
   a.exit_code = report.exit_code;
-  const std::size_t skip = report.last_lines.size() > kMaxLastLines ? report.last_lines.size() - kMaxLastLines : 0;
+  const std::size_t skip =
+      report.last_lines.size() > kMaxLastLines ? report.last_lines.size() - kMaxLastLines : 0;
   for (std::size_t i = skip; i < report.last_lines.size(); ++i) {
     a.last_lines.push_back(clipped(report.last_lines[i], kMaxLineBytes));
   }
@@ -1327,8 +1392,9 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
     t.last_output_at = wall;
   }
 
-  const bool kind_charged = report.done || report.kind == FailKind::kFailed || report.kind == FailKind::kBadTask ||
-                            report.kind == FailKind::kTimeout || report.kind == FailKind::kIdleTimeout;
+  const bool kind_charged =
+      report.done || report.kind == FailKind::kFailed || report.kind == FailKind::kBadTask ||
+      report.kind == FailKind::kTimeout || report.kind == FailKind::kIdleTimeout;
   e.close_attempt(*r, wall, report.done ? "done" : reason_of(report.kind), kind_charged);
   if (kind_charged) {
     t.charged_attempts++;
@@ -1374,9 +1440,12 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
 void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submission submission) {
   Impl& e = *impl_;
   e.now_ = now;
-  const auto refuse = [&](Error error) { e.out(Submitted{ticket, std::move(error), "", false, {}}); };
+  const auto refuse = [&](Error error) {
+    e.out(Submitted{ticket, std::move(error), "", false, {}});
+  };
   if (Status status = validate(submission); !status) return refuse(status.error());
-  if (e.recovering_) return refuse(unavailable("the coordinator is collecting its tasks; try again"));
+  if (e.recovering_)
+    return refuse(unavailable("the coordinator is collecting its tasks; try again"));
   const MonoTime deadline = now + e.settings_.mirror_timeout;
   if (!submission.idempotency_id.empty()) {
     const auto known = e.by_idempotency_.find(submission.idempotency_id);
@@ -1394,12 +1463,14 @@ void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submissio
     }
   }
   if (e.queued_count_ + e.pending_count_ >= e.settings_.max_queued) {
-    return refuse({Code::kFull, std::to_string(e.queued_count_ + e.pending_count_) + " tasks are queued, at most " +
+    return refuse({Code::kFull, std::to_string(e.queued_count_ + e.pending_count_) +
+                                    " tasks are queued, at most " +
                                     std::to_string(e.settings_.max_queued) + " are allowed"});
   }
   if (e.total_bytes_ + submission.body.size() > e.settings_.max_bytes) {
-    return refuse({Code::kFull, "the tasks kept take " + std::to_string(e.total_bytes_) + " bytes, at most " +
-                                    std::to_string(e.settings_.max_bytes) + " are allowed"});
+    return refuse({Code::kFull, "the tasks kept take " + std::to_string(e.total_bytes_) +
+                                    " bytes, at most " + std::to_string(e.settings_.max_bytes) +
+                                    " are allowed"});
   }
   TaskId id;
   for (int i = 0; i < kIdTries; ++i) {
@@ -1461,7 +1532,8 @@ Result<Task> Engine::cancel(MonoTime now, WallTime wall, const TaskId& id) {
     return t;
   }
   if (t.state == TaskState::kCancelled) return t;
-  return Error{Code::kConflict, "task " + id.value + " is " + std::string(state_name(t.state)) + " already"};
+  return Error{Code::kConflict,
+               "task " + id.value + " is " + std::string(state_name(t.state)) + " already"};
 }
 
 Result<Task> Engine::retry(MonoTime now, WallTime wall, const TaskId& id) {
@@ -1476,7 +1548,8 @@ Result<Task> Engine::retry(MonoTime now, WallTime wall, const TaskId& id) {
                                       "; only failed, dead and cancelled tasks can be retried"};
   }
   if (e.queued_count_ + e.pending_count_ >= e.settings_.max_queued) {
-    return Error{Code::kFull, "at most " + std::to_string(e.settings_.max_queued) + " tasks may be queued"};
+    return Error{Code::kFull,
+                 "at most " + std::to_string(e.settings_.max_queued) + " tasks may be queued"};
   }
   e.finals_.erase({r->finished, r->arrival});
   t.charged_attempts = 0;
@@ -1515,7 +1588,8 @@ std::vector<const Task*> Engine::list(const std::vector<TaskState>& states, cons
   limit = std::min(limit, kListLimit);
   for (; it != e.order_.end() && found.size() < limit; ++it) {
     const Task& t = it->second->task;
-    if (states.empty() || std::find(states.begin(), states.end(), t.state) != states.end()) found.push_back(&t);
+    if (states.empty() || std::find(states.begin(), states.end(), t.state) != states.end())
+      found.push_back(&t);
   }
   return found;
 }
@@ -1526,13 +1600,24 @@ Counts Engine::counts(WallTime wall) const {
   for (const auto& [place, r] : e.order_) {
     switch (r->task.state) {
       case TaskState::kQueued:
-        if (c.queued++ == 0) c.oldest_queued_seconds = std::max<std::int64_t>(0, (wall - r->task.created_at) / 1000);
+        if (c.queued++ == 0)
+          c.oldest_queued_seconds = std::max<std::int64_t>(0, (wall - r->task.created_at) / 1000);
         break;
-      case TaskState::kRunning: c.running++; break;
-      case TaskState::kDone: c.done++; break;
-      case TaskState::kFailed: c.failed++; break;
-      case TaskState::kDead: c.dead++; break;
-      case TaskState::kCancelled: c.cancelled++; break;
+      case TaskState::kRunning:
+        c.running++;
+        break;
+      case TaskState::kDone:
+        c.done++;
+        break;
+      case TaskState::kFailed:
+        c.failed++;
+        break;
+      case TaskState::kDead:
+        c.dead++;
+        break;
+      case TaskState::kCancelled:
+        c.cancelled++;
+        break;
     }
     if (r->holders.empty()) c.single_copy++;
   }

@@ -11,8 +11,8 @@ namespace {
 using std::chrono::seconds;
 
 Worker worker(int n, std::uint64_t session = 1, const std::string& node = "n1") {
-  return Worker{AgentName{"worker-" + std::to_string(n)}, session, "p" + std::to_string(n) + "-" + std::to_string(session),
-                node};
+  return Worker{AgentName{"worker-" + std::to_string(n)}, session,
+                "p" + std::to_string(n) + "-" + std::to_string(session), node};
 }
 
 // The engine with its shell: performs nothing by itself, remembers everything.
@@ -42,7 +42,8 @@ struct Desk {
   std::vector<T> take_all() {
     std::vector<T> found;
     for (Output& o : take()) {
-      if (auto* r = std::get_if<Replicate>(&o); r != nullptr && !std::is_same_v<T, Replicate>) later.push_back(*r);
+      if (auto* r = std::get_if<Replicate>(&o); r != nullptr && !std::is_same_v<T, Replicate>)
+        later.push_back(*r);
       if (auto* t = std::get_if<T>(&o)) found.push_back(std::move(*t));
     }
     return found;
@@ -50,12 +51,14 @@ struct Desk {
   // Confirms every Replicate until there are none; gives back all outputs.
   std::vector<Output> settle() {
     std::vector<Output> all;
-    for (const Replicate& r : std::exchange(later, {})) engine->replicated(now, wall(), r.mirror, r.id, r.version);
+    for (const Replicate& r : std::exchange(later, {}))
+      engine->replicated(now, wall(), r.mirror, r.id, r.version);
     for (int i = 0; i < 100; ++i) {
       std::vector<Output> batch = take();
       if (batch.empty()) break;
       for (Output& o : batch) {
-        if (auto* r = std::get_if<Replicate>(&o)) engine->replicated(now, wall(), r->mirror, r->id, r->version);
+        if (auto* r = std::get_if<Replicate>(&o))
+          engine->replicated(now, wall(), r->mirror, r->id, r->version);
         if (auto* s = std::get_if<Store>(&o)) log[s->id] = *decode(s->bytes);
         all.push_back(std::move(o));
       }
@@ -83,7 +86,8 @@ struct Desk {
     const auto leases = only<Lease>(settle());
     return leases.empty() ? std::nullopt : std::optional(leases[0]);
   }
-  Status report(const Worker& w, const TaskId& id, std::uint32_t attempt, std::optional<FailKind> failed = {}) {
+  Status report(const Worker& w, const TaskId& id, std::uint32_t attempt,
+                std::optional<FailKind> failed = {}) {
     Report r;
     r.id = id;
     r.attempt = attempt;
@@ -152,7 +156,8 @@ TEST(Submit, AConfirmationOfSomebodyOrSomethingElseDoesNotCount) {
   const Replicate copy = d.take_all<Replicate>().at(0);
   const Worker other = copy.mirror == worker(1) ? worker(2) : worker(1);
   d.engine->replicated(d.now, d.wall(), other, copy.id, copy.version);
-  d.engine->replicated(d.now, d.wall(), worker(copy.mirror.name == worker(1).name ? 1 : 2, 2), copy.id, copy.version);
+  d.engine->replicated(d.now, d.wall(), worker(copy.mirror.name == worker(1).name ? 1 : 2, 2),
+                       copy.id, copy.version);
   d.engine->replicated(d.now, d.wall(), copy.mirror, TaskId{"t-0-zzz"}, 1);
   d.engine->replicated(d.now, d.wall(), copy.mirror, copy.id, copy.version + 1);
   EXPECT_TRUE(d.take_all<Submitted>().empty());
@@ -187,7 +192,8 @@ TEST(Submit, AMirrorThatDoesNotAnswerIsReplacedInTime) {
   EXPECT_NE(second.mirror, first.mirror);
   d.engine->replicated(d.now, d.wall(), second.mirror, second.id, second.version);
   EXPECT_EQ(d.take_all<Submitted>().size(), 1U);
-  d.engine->replicated(d.now, d.wall(), first.mirror, first.id, first.version);  // late: one copy is enough
+  d.engine->replicated(d.now, d.wall(), first.mirror, first.id,
+                       first.version);  // late: one copy is enough
   EXPECT_EQ(d.take_all<Forget>().at(0).mirror, first.mirror);
   EXPECT_EQ(d.engine->mirrors_of(first.id), std::vector{second.mirror.name});
 }
@@ -352,7 +358,8 @@ TEST(Mirror, AConfirmationThatAForgetOvertookDoesNotCount) {
   d.join(worker(3));
   d.lease(worker(3));
   ASSERT_EQ(d.engine->mirrors_of(id), names({2}));
-  // The copy of v3 is on its way to worker-2 when that leaves; worker-3 gets it and worker-2 is told to forget.
+  // The copy of v3 is on its way to worker-2 when that leaves; worker-3 gets it and worker-2 is
+  // told to forget.
   ASSERT_TRUE(d.engine->cancel(d.now, d.wall(), id).ok());
   EXPECT_EQ(d.take_all<Replicate>().at(0).mirror, worker(2));
   d.engine->worker_leaving(d.now, d.wall(), worker(2));
@@ -368,7 +375,8 @@ TEST(Mirror, AConfirmationThatAForgetOvertookDoesNotCount) {
 TEST(Mirror, WindowIsBoundedAndOnlyTheNewestIsSent) {
   Desk d;
   d.join(worker(1));
-  for (std::uint64_t i = 0; i < kReplicationWindow + 5; ++i) d.engine->submit(d.now, d.wall(), 100 + i, {"b", "", "", {}, {}});
+  for (std::uint64_t i = 0; i < kReplicationWindow + 5; ++i)
+    d.engine->submit(d.now, d.wall(), 100 + i, {"b", "", "", {}, {}});
   const auto first = d.take_all<Replicate>();
   ASSERT_EQ(first.size(), kReplicationWindow);
   d.engine->replicated(d.now, d.wall(), worker(1), first[0].id, 1);
@@ -493,11 +501,15 @@ TEST(Lease, ExtendKeepsItProgressShowsAndExpiryFreesIt) {
   EXPECT_EQ(d.task(id).history[0].reason, "lease_expired");
   EXPECT_FALSE(d.task(id).history[0].charged);
   EXPECT_EQ(d.task(id).charged_attempts, 0U);
-  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(2), id, 1, nullptr).error().code, Code::kUnavailable);
+  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(2), id, 1, nullptr).error().code,
+            Code::kUnavailable);
   d.join(worker(2));
-  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(2), id, 1, nullptr).error().code, Code::kDenied);
-  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(1), id, 2, nullptr).error().code, Code::kDenied);
-  EXPECT_TRUE(d.engine->extend(d.now, d.wall(), worker(1), id, 1, nullptr).ok());  // nobody else has it: go on
+  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(2), id, 1, nullptr).error().code,
+            Code::kDenied);
+  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(1), id, 2, nullptr).error().code,
+            Code::kDenied);
+  EXPECT_TRUE(d.engine->extend(d.now, d.wall(), worker(1), id, 1, nullptr)
+                  .ok());  // nobody else has it: go on
   EXPECT_EQ(d.state(id), TaskState::kRunning);
 }
 
@@ -630,13 +642,14 @@ TEST(Report, WhatEachKindDoes) {
     TaskState state;
     std::int64_t least_delay_ms, most_delay_ms;
   };
-  for (const Row& row : {Row{FailKind::kFailed, "failed", true, TaskState::kQueued, 1000, 1000},
-                         Row{FailKind::kTimeout, "timeout", true, TaskState::kQueued, 1000, 1000},
-                         Row{FailKind::kIdleTimeout, "idle_timeout", true, TaskState::kQueued, 1000, 1000},
-                         Row{FailKind::kBadTask, "bad_task", true, TaskState::kDead, 0, 0},
-                         Row{FailKind::kTryLater, "try_later", false, TaskState::kQueued, 5000, 5000},
-                         Row{FailKind::kReleased, "released", false, TaskState::kQueued, 0, 0},
-                         Row{FailKind::kCancelled, "cancelled", false, TaskState::kCancelled, 0, 0}}) {
+  for (const Row& row :
+       {Row{FailKind::kFailed, "failed", true, TaskState::kQueued, 1000, 1000},
+        Row{FailKind::kTimeout, "timeout", true, TaskState::kQueued, 1000, 1000},
+        Row{FailKind::kIdleTimeout, "idle_timeout", true, TaskState::kQueued, 1000, 1000},
+        Row{FailKind::kBadTask, "bad_task", true, TaskState::kDead, 0, 0},
+        Row{FailKind::kTryLater, "try_later", false, TaskState::kQueued, 5000, 5000},
+        Row{FailKind::kReleased, "released", false, TaskState::kQueued, 0, 0},
+        Row{FailKind::kCancelled, "cancelled", false, TaskState::kCancelled, 0, 0}}) {
     SCOPED_TRACE(row.reason);
     Desk d;
     d.join(worker(1));
@@ -863,7 +876,8 @@ TEST(List, PagesInOrderAndFilters) {
   d.pass(seconds(7));
   EXPECT_EQ(d.engine->counts(d.wall()).oldest_queued_seconds, 7);
   d.pass(d.settings.result_retention);
-  EXPECT_EQ(d.engine->list({}, ids[1], 100).at(0)->id, ids[2]);  // paging goes on after an erased one
+  EXPECT_EQ(d.engine->list({}, ids[1], 100).at(0)->id,
+            ids[2]);  // paging goes on after an erased one
 }
 
 // ---- versions
@@ -951,7 +965,8 @@ TEST(Recovery, AgainInTheSameProcessKeepsWhatIsHere) {
   d.engine->begin_recovery(d.now);
   d.pass(d.settings.lease * 2);
   d.engine->next(d.now, d.wall(), worker(1), 900, d.now + seconds(60));
-  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(1), a, 1, nullptr).error().code, Code::kUnavailable);
+  EXPECT_EQ(d.engine->extend(d.now, d.wall(), worker(1), a, 1, nullptr).error().code,
+            Code::kUnavailable);
   EXPECT_EQ(d.engine->cancel(d.now, d.wall(), b).error().code, Code::kUnavailable);
   EXPECT_EQ(d.report(worker(1), a, 1).error().code, Code::kUnavailable);
   EXPECT_TRUE(d.take_all<Lease>().empty());

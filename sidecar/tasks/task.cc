@@ -8,9 +8,10 @@
 namespace swarm::tasks {
 namespace {
 
-// Layout: u8 format, then the fields of Task in order; integers little-endian, strings and lists with a u32 length in
-// front, optionals with a u8 0 or 1. A new field goes to the end and gets a new format number; decode() of this release
-// reads kFormat and the one before it (there is none yet).
+// Layout: u8 format, then the fields of Task in order; integers little-endian, strings and lists
+// with a u32 length in front, optionals with a u8 0 or 1. A new field goes to the end and gets a
+// new format number; decode() of this release reads kFormat and the one before it (there is none
+// yet).
 constexpr std::uint8_t kFormat = 1;
 
 class Writer {
@@ -46,7 +47,8 @@ class Reader {
       return T{};
     }
     std::uint64_t bits = 0;
-    for (std::size_t i = sizeof(T); i-- > 0;) bits = (bits << 8U) | static_cast<std::uint8_t>(in_[i]);
+    for (std::size_t i = sizeof(T); i-- > 0;)
+      bits = (bits << 8U) | static_cast<std::uint8_t>(in_[i]);
     in_.remove_prefix(sizeof(T));
     return static_cast<T>(bits);
   }
@@ -93,7 +95,8 @@ class Reader {
 
 constexpr std::size_t kMaxNameBytes = 253;  // of agents, pods, nodes: a DNS name
 constexpr std::size_t kMaxReasonBytes = 64;
-constexpr WallTime kMaxTime = 1LL << 52;  // beyond the year 100000; keeps sums of times from overflowing
+constexpr WallTime kMaxTime =
+    1LL << 52;  // beyond the year 100000; keeps sums of times from overflowing
 constexpr std::uint64_t kMaxVersion = 1ULL << 63U;
 constexpr std::uint32_t kMaxAttemptNumber = 1U << 30U;
 
@@ -128,7 +131,8 @@ Attempt get_attempt(Reader& in) {
   a.charged = in.flag();
   a.reason = in.text(kMaxReasonBytes);
   const std::uint32_t lines = in.count(kMaxLastLines);
-  for (std::uint32_t i = 0; i < lines && in.ok(); ++i) a.last_lines.push_back(in.text(kMaxLineBytes));
+  for (std::uint32_t i = 0; i < lines && in.ok(); ++i)
+    a.last_lines.push_back(in.text(kMaxLineBytes));
   return a;
 }
 
@@ -138,7 +142,8 @@ const char* contradiction(const Task& t) {
   if (t.version == 0 || t.version > kMaxVersion) return "version out of range";
   if (t.max_attempts == 0 || t.max_attempts > kMaxMaxAttempts) return "max_attempts out of range";
   const auto is_time = [](WallTime time) { return time >= 0 && time <= kMaxTime; };
-  for (WallTime time : {t.created_at, t.updated_at, t.finished_at, t.not_before, t.last_output_at}) {
+  for (WallTime time :
+       {t.created_at, t.updated_at, t.finished_at, t.not_before, t.last_output_at}) {
     if (!is_time(time)) return "a time out of range";
   }
   std::uint32_t last = 0;
@@ -161,19 +166,25 @@ const char* contradiction(const Task& t) {
 
 std::string_view state_name(TaskState state) {
   switch (state) {
-    case TaskState::kQueued: return "queued";
-    case TaskState::kRunning: return "running";
-    case TaskState::kDone: return "done";
-    case TaskState::kFailed: return "failed";
-    case TaskState::kDead: return "dead";
-    case TaskState::kCancelled: return "cancelled";
+    case TaskState::kQueued:
+      return "queued";
+    case TaskState::kRunning:
+      return "running";
+    case TaskState::kDone:
+      return "done";
+    case TaskState::kFailed:
+      return "failed";
+    case TaskState::kDead:
+      return "dead";
+    case TaskState::kCancelled:
+      return "cancelled";
   }
   return "queued";
 }
 
 std::optional<TaskState> state_from(std::string_view name) {
-  for (TaskState state : {TaskState::kQueued, TaskState::kRunning, TaskState::kDone, TaskState::kFailed,
-                          TaskState::kDead, TaskState::kCancelled}) {
+  for (TaskState state : {TaskState::kQueued, TaskState::kRunning, TaskState::kDone,
+                          TaskState::kFailed, TaskState::kDead, TaskState::kCancelled}) {
     if (state_name(state) == name) return state;
   }
   return std::nullopt;
@@ -201,8 +212,8 @@ std::optional<std::uint32_t> team_of(const TaskId& id) {
 }
 
 Version route(std::string_view key_or_id, int v2_percentage) {
-  // FNV-1a, then the finaliser of splitmix64 so that near keys fall far apart. Part of the contract: the same key has
-  // the same version in every release, so the constants never change.
+  // FNV-1a, then the finaliser of splitmix64 so that near keys fall far apart. Part of the
+  // contract: the same key has the same version in every release, so the constants never change.
   std::uint64_t hash = 14695981039346656037ULL;
   for (char c : key_or_id) {
     hash ^= static_cast<std::uint8_t>(c);
@@ -252,10 +263,13 @@ std::string encode(const Task& t) {
 }
 
 Result<Task> decode(std::string_view bytes) {
-  const auto corrupt = [](std::string message) { return Error{Code::kCorrupt, std::move(message)}; };
+  const auto corrupt = [](std::string message) {
+    return Error{Code::kCorrupt, std::move(message)};
+  };
   Reader in(bytes);
   if (const auto format = in.integer<std::uint8_t>(); format != kFormat) {
-    return corrupt("a task of format " + std::to_string(format) + ", known is " + std::to_string(kFormat));
+    return corrupt("a task of format " + std::to_string(format) + ", known is " +
+                   std::to_string(kFormat));
   }
   Task t;
   t.id.value = in.text(64);
@@ -295,7 +309,8 @@ Result<Task> decode(std::string_view bytes) {
   t.later_in_a_row = in.integer<std::uint32_t>();
   if (!in.ok()) return corrupt("a task that is cut off or out of bounds");
   if (!in.at_end()) return corrupt("bytes after the end of a task");
-  if (const char* what = contradiction(t)) return corrupt(std::string("a task that contradicts itself: ") + what);
+  if (const char* what = contradiction(t))
+    return corrupt(std::string("a task that contradicts itself: ") + what);
   return t;
 }
 

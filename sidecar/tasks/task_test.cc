@@ -85,16 +85,16 @@ TEST(TaskRecord, LayoutOfFormat1IsFrozen) {
   std::string expected;
   expected += '\x01';
   expected += std::string("\x05\0\0\0", 4) + "t-0-a";
-  expected += std::string("\x01\0\0\0\0\0\0\0", 8);   // version
-  expected += std::string("\0", 1);                    // queued
-  expected += std::string(8, '\0');                    // key, idempotency id
+  expected += std::string("\x01\0\0\0\0\0\0\0", 8);  // version
+  expected += std::string("\0", 1);                  // queued
+  expected += std::string(8, '\0');                  // key, idempotency id
   expected += std::string("\x02\0\0\0", 4) + "hi";
-  expected += std::string(4, '\0');                    // labels
-  expected += std::string("\x03\0\0\0", 4);           // max_attempts
-  expected += std::string(4 + 1, '\0');                // charged, route
+  expected += std::string(4, '\0');          // labels
+  expected += std::string("\x03\0\0\0", 4);  // max_attempts
+  expected += std::string(4 + 1, '\0');      // charged, route
   expected += std::string("\x02\x01\0\0\0\0\0\0", 8) + std::string(24, '\0');
-  expected += std::string(4 + 4 + 1, '\0');            // history, dropped, result
-  expected += std::string(4 + 8 + 1 + 4 + 4, '\0');    // last output and time, cancel, losses, later
+  expected += std::string(4 + 4 + 1, '\0');          // history, dropped, result
+  expected += std::string(4 + 8 + 1 + 4 + 4, '\0');  // last output and time, cancel, losses, later
   EXPECT_EQ(bytes, expected);
 }
 
@@ -105,7 +105,8 @@ TEST(TaskRecord, TheLargestFitsIntoOneRecordOfTheLog) {
   t.idempotency_id.assign(kMaxIdempotencyBytes, 'i');
   t.labels.clear();
   for (std::size_t i = 0; i < kMaxLabels; ++i) {
-    t.labels[std::string(kMaxLabelKeyBytes - 2, 'l') + std::to_string(10 + i)].assign(kMaxLabelValueBytes, 'v');
+    t.labels[std::string(kMaxLabelKeyBytes - 2, 'l') + std::to_string(10 + i)].assign(
+        kMaxLabelValueBytes, 'v');
   }
   Attempt a = t.history[0];
   a.pod.assign(253, 'p');
@@ -144,9 +145,15 @@ TEST(TaskRecord, DamagedBytesAreRefusedOrReadAsASoundTask) {
     std::string damaged = bytes;
     for (std::size_t n = 1 + random.below(4); n > 0; --n) {
       switch (random.below(3)) {
-        case 0: damaged[random.below(damaged.size())] = static_cast<char>(random.next()); break;
-        case 1: damaged.erase(random.below(damaged.size() - 1), 1 + random.below(8)); break;
-        default: damaged.insert(random.below(damaged.size()), 1 + random.below(8), '\xff'); break;
+        case 0:
+          damaged[random.below(damaged.size())] = static_cast<char>(random.next());
+          break;
+        case 1:
+          damaged.erase(random.below(damaged.size() - 1), 1 + random.below(8));
+          break;
+        default:
+          damaged.insert(random.below(damaged.size()), 1 + random.below(8), '\xff');
+          break;
       }
     }
     const Result<Task> task = decode(damaged);
@@ -180,7 +187,8 @@ TEST(TaskRecord, AContradictionIsRefused) {
            Row{"too many attempts allowed", [](Task& t) { t.max_attempts = kMaxMaxAttempts + 1; }},
            Row{"done without result", [](Task& t) { t.result.reset(); }},
            Row{"done with an open attempt", [](Task& t) { t.history[1].ended_at = 0; }},
-           Row{"running with a closed attempt", [](Task& t) { t.state = TaskState::kRunning, t.finished_at = 0; }},
+           Row{"running with a closed attempt",
+               [](Task& t) { t.state = TaskState::kRunning, t.finished_at = 0; }},
            Row{"an older attempt open", [](Task& t) { t.history[0].ended_at = 0; }},
            Row{"attempts out of order", [](Task& t) { t.history[1].number = 1; }},
            Row{"an attempt of nobody", [](Task& t) { t.history[0].agent.value = "root"; }},
@@ -190,14 +198,16 @@ TEST(TaskRecord, AContradictionIsRefused) {
            Row{"a time that would overflow", [](Task& t) { t.finished_at = INT64_MAX; }},
            Row{"a long key", [](Task& t) { t.key.assign(kMaxKeyBytes + 1, 'k'); }},
            Row{"a long body", [](Task& t) { t.body.assign(kMaxBodyBytes + 1, 'k'); }},
-           Row{"a long history", [](Task& t) {
+           Row{"a long history",
+               [](Task& t) {
                  t.history.clear();
                  for (std::uint32_t i = 1; i <= kMaxHistory + 1; ++i) {
                    t.history.push_back(sample().history[0]);
                    t.history.back().number = i;
                  }
                }},
-           Row{"many lines", [](Task& t) { t.history[0].last_lines.assign(kMaxLastLines + 1, "x"); }},
+           Row{"many lines",
+               [](Task& t) { t.history[0].last_lines.assign(kMaxLastLines + 1, "x"); }},
        }) {
     Task t = sample();
     row.spoil(t);
@@ -207,9 +217,12 @@ TEST(TaskRecord, AContradictionIsRefused) {
 }
 
 TEST(TaskId, Pattern) {
-  for (const char* good : {"t-0-0", "t-12-1f2a", "t-4294967295-zz"}) EXPECT_TRUE(is_task_id(good)) << good;
-  for (const char* bad : {"", "t", "t-", "t-0", "t-0-", "t--a", "t-a-b", "t-0-A", "t-0-a-b", "t-0-a/", "x-0-a", " t-0-a",
-                          "t-0-a\n", "t-0-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
+  for (const char* good : {"t-0-0", "t-12-1f2a", "t-4294967295-zz"})
+    EXPECT_TRUE(is_task_id(good)) << good;
+  for (const char* bad :
+       {"", "t", "t-", "t-0", "t-0-", "t--a", "t-a-b", "t-0-A", "t-0-a-b", "t-0-a/", "x-0-a",
+        " t-0-a", "t-0-a\n",
+        "t-0-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
     EXPECT_FALSE(is_task_id(bad)) << bad;
   }
   EXPECT_EQ(team_of(TaskId{"t-12-a"}), 12U);
@@ -218,8 +231,8 @@ TEST(TaskId, Pattern) {
 }
 
 TEST(TaskStateNames, AreOneClosedSet) {
-  for (TaskState s : {TaskState::kQueued, TaskState::kRunning, TaskState::kDone, TaskState::kFailed, TaskState::kDead,
-                      TaskState::kCancelled}) {
+  for (TaskState s : {TaskState::kQueued, TaskState::kRunning, TaskState::kDone, TaskState::kFailed,
+                      TaskState::kDead, TaskState::kCancelled}) {
     EXPECT_EQ(state_from(state_name(s)), s);
   }
   EXPECT_EQ(state_from("Done"), std::nullopt);
@@ -246,7 +259,8 @@ TEST(Route, IsTheSameInEveryRelease) {
   int v2 = 0;
   for (int i = 0; i < 100; ++i) v2 += route("k" + std::to_string(i), 50) == Version::kV2 ? 1 : 0;
   std::string pattern;
-  for (int i = 0; i < 16; ++i) pattern += route("k" + std::to_string(i), 50) == Version::kV2 ? '2' : '1';
+  for (int i = 0; i < 16; ++i)
+    pattern += route("k" + std::to_string(i), 50) == Version::kV2 ? '2' : '1';
   EXPECT_EQ(pattern, "2211121212111122");
   EXPECT_EQ(v2, 50);
 }

@@ -1,37 +1,45 @@
-// The task engine of one team: a state machine without clock, I/O or threads. It runs in the coordinator's sidecar.
+// The task engine of one team: a state machine without clock, I/O or threads. It runs in the
+// coordinator's sidecar.
 //
-// Inputs are calls, consequences come out of take_outputs(), in order. The shell performs them in that order: Store
-// appends to the local log and is COMMITTED before any later output is performed (one commit for a batch will do);
-// Replicate sends a copy to a mirror's sidecar, which calls back as replicated() once its own log has it; Lease and so
-// on answer workers.
+// Inputs are calls, consequences come out of take_outputs(), in order. The shell performs them in
+// that order: Store appends to the local log and is COMMITTED before any later output is performed
+// (one commit for a batch will do); Replicate sends a copy to a mirror's sidecar, which calls back
+// as replicated() once its own log has it; Lease and so on answer workers.
 //
-// Who holds what. A submission is answered (Submitted) after the local Store AND a mirror's confirmation. A lease is
-// stored first and replicated behind: if the coordinator dies in between, the worker's own claim restores it. A report
-// is stored, then replicated, and Reported is sent when the mirror has it (or at once if no worker can be a mirror);
-// until then the worker's sidecar keeps its copy and repeats it, so two pods hold a result at any time. What progress()
-// says is neither stored nor replicated.
+// Who holds what. A submission is answered (Submitted) after the local Store AND a mirror's
+// confirmation. A lease is stored first and replicated behind: if the coordinator dies in between,
+// the worker's own claim restores it. A report is stored, then replicated, and Reported is sent
+// when the mirror has it (or at once if no worker can be a mirror); until then the worker's sidecar
+// keeps its copy and repeats it, so two pods hold a result at any time. What progress() says is
+// neither stored nor replicated.
 //
-// Every change of a task has a version (1, 2, …); the copy with the highest version is the task. The first change that
-// a replacement coordinator makes jumps past the next multiple of kVersionStep, so that copies which a dead epoch left on
-// workers that come late never look newer. Such a late copy counts only if it holds an outcome and we have none.
+// Every change of a task has a version (1, 2, …); the copy with the highest version is the task.
+// The first change that a replacement coordinator makes jumps past the next multiple of
+// kVersionStep, so that copies which a dead epoch left on workers that come late never look newer.
+// Such a late copy counts only if it holds an outcome and we have none.
 //
-// The mirror is a connected worker that is not leaving, on another node than ours if there is one, the one with the
-// fewest copies. Mirrors that are lost (worker_lost_after), leave or are superseded are replaced at once; a copy that is
-// no longer needed is answered with Forget, also when its holder comes back later.
+// The mirror is a connected worker that is not leaving, on another node than ours if there is one,
+// the one with the fewest copies. Mirrors that are lost (worker_lost_after), leave or are
+// superseded are replaced at once; a copy that is no longer needed is answered with Forget, also
+// when its holder comes back later.
 //
-// Safety does not rest on time: a result is fenced by (task, attempt, worker session) and valid across epochs; a task has at most one
-// lease in an epoch; a lease that ran out only makes the task available again. What an older attempt reports later is
-// refused, unless nobody else has been given the task since (then it counts: work is not thrown away). An attempt that ends without the agent's
-// fault (worker_lost, lease_expired, released, try_later) is not charged, but kMaxLosses of the first three, or
-// kMaxTryLater of the last, in a row make the task dead: nothing loops for ever.
+// Safety does not rest on time: a result is fenced by (task, attempt, worker session) and valid
+// across epochs; a task has at most one lease in an epoch; a lease that ran out only makes the task
+// available again. What an older attempt reports later is refused, unless nobody else has been
+// given the task since (then it counts: work is not thrown away). An attempt that ends without the
+// agent's fault (worker_lost, lease_expired, released, try_later) is not charged, but kMaxLosses of
+// the first three, or kMaxTryLater of the last, in a row make the task dead: nothing loops for
+// ever.
 //
-// After a coordinator's replacement: begin_recovery(); then restore() with every copy that workers hold, worker_joined() for each; queued tasks are not handed out,
-// and unknown ids answer kUnavailable, until end_recovery(). Copies of workers that come later: restore() each that wants()
-// says is of interest, at any time before or after worker_joined().
+// After a coordinator's replacement: begin_recovery(); then restore() with every copy that workers
+// hold, worker_joined() for each; queued tasks are not handed out, and unknown ids answer
+// kUnavailable, until end_recovery(). Copies of workers that come later: restore() each that
+// wants() says is of interest, at any time before or after worker_joined().
 //
-// Threads: none, one owner. Ownership: owns all tasks; pointers from find() and list() live until the next call that is not const.
-// Limits: below; memory is bounded by max_queued, kMaxFinal and max_bytes.
-// It is not: the wire format of worker links, the HTTP API, or a judge of who may submit.
+// Threads: none, one owner. Ownership: owns all tasks; pointers from find() and list() live until
+// the next call that is not const. Limits: below; memory is bounded by max_queued, kMaxFinal and
+// max_bytes. It is not: the wire format of worker links, the HTTP API, or a judge of who may
+// submit.
 #pragma once
 
 #include <cstdint>
@@ -51,10 +59,10 @@ namespace swarm::tasks {
 
 // Record kinds in the log (mailbox uses 1…15).
 enum RecordKind : std::uint8_t {
-  kTask = 16,        // coordinator: encoded task
-  kReplica = 17,     // worker: encoded task held for a coordinator
-  kLeased = 18,      // worker: {task id, attempt} at work here, so that a restarted sidecar knows
-  kResult = 19,      // worker: a report the coordinator has not confirmed yet
+  kTask = 16,     // coordinator: encoded task
+  kReplica = 17,  // worker: encoded task held for a coordinator
+  kLeased = 18,   // worker: {task id, attempt} at work here, so that a restarted sidecar knows
+  kResult = 19,   // worker: a report the coordinator has not confirmed yet
 };
 
 enum class TaskState : std::uint8_t { kQueued, kRunning, kDone, kFailed, kDead, kCancelled };
@@ -78,11 +86,11 @@ struct Attempt {
   std::string pod, node;
   std::uint64_t session = 0;
   Version version = Version::kUndecided;
-  WallTime started_at = 0, ended_at = 0;   // ended_at 0: still running
+  WallTime started_at = 0, ended_at = 0;  // ended_at 0: still running
   std::optional<int> exit_code;
   bool charged = false;
-  std::string reason;                      // see docs/task-api.md
-  std::vector<std::string> last_lines;     // ≤ 20 lines of ≤ 400 bytes
+  std::string reason;                   // see docs/task-api.md
+  std::vector<std::string> last_lines;  // ≤ 20 lines of ≤ 400 bytes
 };
 
 struct TaskResult {
@@ -94,46 +102,53 @@ struct TaskResult {
 
 struct Task {
   TaskId id;
-  std::uint64_t version = 0;               // of this record, grows with every change
+  std::uint64_t version = 0;  // of this record, grows with every change
   TaskState state = TaskState::kQueued;
   std::string key, idempotency_id, body;
   std::map<std::string, std::string> labels;
   std::uint32_t max_attempts = 3;
   std::uint32_t charged_attempts = 0;
-  Version route = Version::kUndecided;     // decided at the first lease, kept for later attempts
+  Version route = Version::kUndecided;  // decided at the first lease, kept for later attempts
   WallTime created_at = 0, updated_at = 0, finished_at = 0, not_before = 0;
-  std::vector<Attempt> history;            // ≤ kMaxHistory, oldest dropped in the middle and counted
+  std::vector<Attempt> history;  // ≤ kMaxHistory, oldest dropped in the middle and counted
   std::uint32_t history_dropped = 0;
   std::optional<TaskResult> result;
-  std::string last_output;                 // ≤ kMaxLineBytes
+  std::string last_output;  // ≤ kMaxLineBytes
   WallTime last_output_at = 0;
   bool cancel_requested = false;
-  std::uint32_t losses_in_a_row = 0;       // attempts ended by worker_lost, lease_expired, released since the last other end
-  std::uint32_t later_in_a_row = 0;        // attempts ended by try_later since the last charged one
+  std::uint32_t losses_in_a_row =
+      0;  // attempts ended by worker_lost, lease_expired, released since the last other end
+  std::uint32_t later_in_a_row = 0;  // attempts ended by try_later since the last charged one
 };
 
-// The whole task, for log and mirror. decode() accepts what encode() of this and the previous release wrote.
+// The whole task, for log and mirror. decode() accepts what encode() of this and the previous
+// release wrote.
 std::string encode(const Task& task);
-// kCorrupt for anything else, including a task that contradicts itself (running without an open attempt …).
+// kCorrupt for anything else, including a task that contradicts itself (running without an open
+// attempt …).
 Result<Task> decode(std::string_view bytes);
-inline constexpr std::size_t kMaxEncodedBytes = 512U << 10U;   // of any task the engine makes: one record of the log
-bool is_task_id(std::string_view text);                        // ^t-[0-9]+-[0-9a-z]+$, ≤ 64 bytes
+inline constexpr std::size_t kMaxEncodedBytes =
+    512U << 10U;                         // of any task the engine makes: one record of the log
+bool is_task_id(std::string_view text);  // ^t-[0-9]+-[0-9a-z]+$, ≤ 64 bytes
 std::optional<std::uint32_t> team_of(const TaskId& id);
 
 struct Settings {
   std::uint32_t team = 0;
-  std::string node, pod;                   // the coordinator's own: a mirror is never in `pod`, and rather not on `node`
+  std::string node,
+      pod;  // the coordinator's own: a mirror is never in `pod`, and rather not on `node`
   std::uint32_t default_max_attempts = 3;
   std::uint32_t max_queued = 10000;
   Milliseconds result_retention{86400 * 1000};
   Milliseconds lease{30000};
-  Milliseconds worker_lost_after{10000};   // from the link's end to the end of its leases
+  Milliseconds worker_lost_after{10000};  // from the link's end to the end of its leases
   bool suspended = false;
   int v2_percentage = 100;
   std::vector<std::string> v1_command;
-  bool require_mirror = true;              // accept only when a second pod holds it
-  Milliseconds mirror_timeout{10000};      // then the submission is answered kUnavailable (and forgotten: never accepted)
-  std::uint64_t max_bytes = 32U << 20U;    // of all tasks, encoded; beyond it submissions are answered kFull
+  bool require_mirror = true;  // accept only when a second pod holds it
+  Milliseconds mirror_timeout{
+      10000};  // then the submission is answered kUnavailable (and forgotten: never accepted)
+  std::uint64_t max_bytes =
+      32U << 20U;  // of all tasks, encoded; beyond it submissions are answered kFull
 };
 
 struct Submission {
@@ -143,45 +158,90 @@ struct Submission {
 };
 
 // ---- outputs
-struct Store { TaskId id; std::uint64_t version; std::string bytes; };           // replaces the older record of this id
-struct Erase { TaskId id; };                                                     // retention is over
-struct Replicate { Worker mirror; TaskId id; std::uint64_t version; std::string bytes; };
-struct Forget { Worker mirror; TaskId id; };
-struct Submitted { std::uint64_t ticket; Result<TaskId> result; std::string survives; bool duplicate; std::vector<AgentName> mirrors; };
+struct Store {
+  TaskId id;
+  std::uint64_t version;
+  std::string bytes;
+};  // replaces the older record of this id
+struct Erase {
+  TaskId id;
+};  // retention is over
+struct Replicate {
+  Worker mirror;
+  TaskId id;
+  std::uint64_t version;
+  std::string bytes;
+};
+struct Forget {
+  Worker mirror;
+  TaskId id;
+};
+struct Submitted {
+  std::uint64_t ticket;
+  Result<TaskId> result;
+  std::string survives;
+  bool duplicate;
+  std::vector<AgentName> mirrors;
+};
 struct Lease {
   Worker worker;
-  std::uint64_t request;                   // of next()
+  std::uint64_t request;  // of next()
   TaskId id;
   std::uint32_t attempt, max_attempts;
   Version version;
   Milliseconds lease;
   std::string key, body;
   std::map<std::string, std::string> labels;
-  std::vector<std::string> command;        // V1
+  std::vector<std::string> command;  // V1
 };
-struct NoTask { Worker worker; std::uint64_t request; Code code; std::string reason; };   // kNotFound: none came; kDenied: draining
-struct Reported { Worker worker; std::uint64_t request; Status status; };        // answer to done/fail, after a mirror has it
-struct Cancel { Worker worker; TaskId id; std::uint32_t attempt; };              // end it now
-struct Changed { TaskId id; };                                                   // for waiters
-using Output = std::variant<Store, Erase, Replicate, Forget, Submitted, Lease, NoTask, Reported, Cancel, Changed>;
+struct NoTask {
+  Worker worker;
+  std::uint64_t request;
+  Code code;
+  std::string reason;
+};  // kNotFound: none came; kDenied: draining
+struct Reported {
+  Worker worker;
+  std::uint64_t request;
+  Status status;
+};  // answer to done/fail, after a mirror has it
+struct Cancel {
+  Worker worker;
+  TaskId id;
+  std::uint32_t attempt;
+};  // end it now
+struct Changed {
+  TaskId id;
+};  // for waiters
+using Output = std::variant<Store, Erase, Replicate, Forget, Submitted, Lease, NoTask, Reported,
+                            Cancel, Changed>;
 
-enum class FailKind : std::uint8_t { kFailed, kBadTask, kTryLater, kTimeout, kIdleTimeout, kCancelled, kReleased };
+enum class FailKind : std::uint8_t {
+  kFailed,
+  kBadTask,
+  kTryLater,
+  kTimeout,
+  kIdleTimeout,
+  kCancelled,
+  kReleased
+};
 
 struct Report {
   TaskId id;
   std::uint32_t attempt = 0;
   bool done = false;
-  FailKind kind = FailKind::kFailed;       // when !done
+  FailKind kind = FailKind::kFailed;  // when !done
   std::optional<int> exit_code;
   std::string message;
   std::vector<std::string> last_lines;
-  TaskResult result;                       // when done
+  TaskResult result;  // when done
 };
 
 struct Counts {
-  std::uint64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0, cancelled = 0, single_copy = 0;
+  std::uint64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0, cancelled = 0,
+                single_copy = 0;
   std::int64_t oldest_queued_seconds = 0;
-  std::uint64_t v1_first = 0, v2_first = 0;   // of the last 1000 finished first attempts
+  std::uint64_t v1_first = 0, v2_first = 0;  // of the last 1000 finished first attempts
   std::uint64_t retries = 0, worker_lost = 0;
 };
 
@@ -189,28 +249,31 @@ inline constexpr std::size_t kMaxHistory = 20;
 inline constexpr std::size_t kMaxLastLines = 20;
 inline constexpr std::size_t kMaxLineBytes = 400;
 inline constexpr std::size_t kMaxBodyBytes = 256U << 10U;
-inline constexpr std::size_t kMaxResultBytes = 64U << 10U;     // the rest is cut off and the result marked truncated
+inline constexpr std::size_t kMaxResultBytes =
+    64U << 10U;  // the rest is cut off and the result marked truncated
 inline constexpr std::size_t kMaxKeyBytes = 256;
 inline constexpr std::size_t kMaxIdempotencyBytes = 128;
 inline constexpr std::size_t kMaxLabels = 32;
 inline constexpr std::size_t kMaxLabelKeyBytes = 63;
 inline constexpr std::size_t kMaxLabelValueBytes = 256;
-inline constexpr std::size_t kMaxRefBytes = 256;               // branch, commit
+inline constexpr std::size_t kMaxRefBytes = 256;  // branch, commit
 inline constexpr std::uint32_t kMaxMaxAttempts = 100;
 inline constexpr std::uint32_t kMaxLosses = 10;
-inline constexpr std::uint32_t kMaxTryLater = 1440;            // about a day of them
-inline constexpr std::size_t kMaxFinal = 20000;                // final tasks kept; beyond it the oldest goes early
-inline constexpr std::size_t kMaxErased = 10000;               // erased ids remembered
-inline constexpr std::size_t kReplicationWindow = 64;          // copies on their way to one mirror
-inline constexpr std::size_t kMaxCallsPerWorker = 64;          // leases plus waiting next() of one worker
-inline constexpr std::size_t kMaxWaitersPerTask = 64;          // submissions, and reports, waiting for one task's mirror
+inline constexpr std::uint32_t kMaxTryLater = 1440;  // about a day of them
+inline constexpr std::size_t kMaxFinal =
+    20000;  // final tasks kept; beyond it the oldest goes early
+inline constexpr std::size_t kMaxErased = 10000;       // erased ids remembered
+inline constexpr std::size_t kReplicationWindow = 64;  // copies on their way to one mirror
+inline constexpr std::size_t kMaxCallsPerWorker = 64;  // leases plus waiting next() of one worker
+inline constexpr std::size_t kMaxWaitersPerTask =
+    64;  // submissions, and reports, waiting for one task's mirror
 inline constexpr std::size_t kMaxWorkers = 20000;
-inline constexpr std::size_t kMaxNamed = 40000;                // of running and held in one worker_joined()
+inline constexpr std::size_t kMaxNamed = 40000;  // of running and held in one worker_joined()
 inline constexpr std::size_t kListLimit = 1000;
 inline constexpr std::uint64_t kVersionStep = 1ULL << 32U;
 
-// hash of the key (or of the id when there is none) mod 100 < percentage: V2. Same key, same version; raising the
-// percentage only moves keys from V1 to V2.
+// hash of the key (or of the id when there is none) mod 100 < percentage: V2. Same key, same
+// version; raising the percentage only moves keys from V1 to V2.
 Version route(std::string_view key_or_id, int v2_percentage);
 
 class Engine {
@@ -225,57 +288,74 @@ class Engine {
 
   // ---- recovery
   void begin_recovery(MonoTime now);
-  // A copy from the local log (mirror empty) or from a worker. The highest version wins; leases in it are held open until the worker
-  // joins and confirms, or worker_lost_after has passed since end_recovery().
+  // A copy from the local log (mirror empty) or from a worker. The highest version wins; leases in
+  // it are held open until the worker joins and confirms, or worker_lost_after has passed since
+  // end_recovery().
   void restore(MonoTime now, WallTime wall, Task task, const std::optional<Worker>& mirror);
   void end_recovery(MonoTime now, WallTime wall);
   [[nodiscard]] bool recovering() const;
 
   // ---- workers
-  struct Running { TaskId id; std::uint32_t attempt = 0; };
-  // A sidecar is connected (again). `held`: versions of all copies it has. `running`: what its agent is working on now AND what it
-  // has an unconfirmed report for (kResult); leases of this worker that it does not name are over (uncharged, reason worker_lost).
-  // A named attempt whose lease is over is its again if nobody else has been given the task since, else it gets a Cancel.
+  struct Running {
+    TaskId id;
+    std::uint32_t attempt = 0;
+  };
+  // A sidecar is connected (again). `held`: versions of all copies it has. `running`: what its
+  // agent is working on now AND what it has an unconfirmed report for (kResult); leases of this
+  // worker that it does not name are over (uncharged, reason worker_lost). A named attempt whose
+  // lease is over is its again if nobody else has been given the task since, else it gets a Cancel.
   // A higher session of a name ends the leases of lower ones at once; a lower one is ignored.
-  void worker_joined(MonoTime now, WallTime wall, const Worker& worker, const std::vector<Running>& running,
+  void worker_joined(MonoTime now, WallTime wall, const Worker& worker,
+                     const std::vector<Running>& running,
                      const std::map<TaskId, std::uint64_t>& held);
-  void worker_disconnected(MonoTime now, WallTime wall, const Worker& worker);   // may come back
-  void worker_leaving(MonoTime now, WallTime wall, const Worker& worker);        // preStop: no new lease, copies move elsewhere
-  void replicated(MonoTime now, WallTime wall, const Worker& mirror, const TaskId& id, std::uint64_t version);
+  void worker_disconnected(MonoTime now, WallTime wall, const Worker& worker);  // may come back
+  void worker_leaving(MonoTime now, WallTime wall,
+                      const Worker& worker);  // preStop: no new lease, copies move elsewhere
+  void replicated(MonoTime now, WallTime wall, const Worker& mirror, const TaskId& id,
+                  std::uint64_t version);
 
-  // Whether restore() would look at this copy of a worker: unknown here and not erased, or newer than ours.
+  // Whether restore() would look at this copy of a worker: unknown here and not erased, or newer
+  // than ours.
   [[nodiscard]] bool wants(const TaskId& id, std::uint64_t version) const;
 
-  // Answered by Lease or NoTask: kNotFound none until `deadline`, kDenied leaving or superseded, kUnavailable not joined,
-  // kFull too many. A repeated (worker, request) replaces the waiting one, or gets the same Lease again.
-  void next(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request, MonoTime deadline);
+  // Answered by Lease or NoTask: kNotFound none until `deadline`, kDenied leaving or superseded,
+  // kUnavailable not joined, kFull too many. A repeated (worker, request) replaces the waiting one,
+  // or gets the same Lease again.
+  void next(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request,
+            MonoTime deadline);
   void forget_next(const Worker& worker, std::uint64_t request);
-  struct Extended { bool cancel = false; };
-  // kDenied: the lease is lost or another's, end the work; kUnavailable (recovering, not joined): go on and ask again;
-  // kNotFound: no such task. A cancelled lease is not prolonged.
-  Result<Extended> extend(MonoTime now, WallTime wall, const Worker& worker, const TaskId& id, std::uint32_t attempt,
-                          const std::string* progress);
-  // Answered by Reported. Repeatable: a report that was applied is answered ok again. kDenied: another attempt owns the
-  // task, or it is final; kUnavailable: keep it and repeat; kInvalid, kNotFound: give up.
-  void report(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request, Report report);
+  struct Extended {
+    bool cancel = false;
+  };
+  // kDenied: the lease is lost or another's, end the work; kUnavailable (recovering, not joined):
+  // go on and ask again; kNotFound: no such task. A cancelled lease is not prolonged.
+  Result<Extended> extend(MonoTime now, WallTime wall, const Worker& worker, const TaskId& id,
+                          std::uint32_t attempt, const std::string* progress);
+  // Answered by Reported. Repeatable: a report that was applied is answered ok again. kDenied:
+  // another attempt owns the task, or it is final; kUnavailable: keep it and repeat; kInvalid,
+  // kNotFound: give up.
+  void report(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request,
+              Report report);
 
   // ---- clients
-  // Answered by Submitted: ok, kInvalid, kFull, kUnavailable. The same idempotency id gives the same task again, until
-  // that is erased (duplicate = true).
+  // Answered by Submitted: ok, kInvalid, kFull, kUnavailable. The same idempotency id gives the
+  // same task again, until that is erased (duplicate = true).
   void submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submission submission);
-  // Queued: cancelled at once. Running: the worker gets Cancel, the task is cancelled when it reports or its lease ends.
-  // kConflict: already final otherwise.
+  // Queued: cancelled at once. Running: the worker gets Cancel, the task is cancelled when it
+  // reports or its lease ends. kConflict: already final otherwise.
   Result<Task> cancel(MonoTime now, WallTime wall, const TaskId& id);
   // From failed, dead, cancelled to queued with all attempts. kConflict otherwise; kFull.
   Result<Task> retry(MonoTime now, WallTime wall, const TaskId& id);
   // kNotFound ("expired" when it was here); while recovering and unknown: kUnavailable.
   [[nodiscard]] Result<const Task*> find(const TaskId& id) const;
-  // Oldest first, after `after` (empty: from the start), only states in `states` (empty: all), ≤ limit (≤ 1000).
-  [[nodiscard]] std::vector<const Task*> list(const std::vector<TaskState>& states, const TaskId& after, std::size_t limit) const;
+  // Oldest first, after `after` (empty: from the start), only states in `states` (empty: all), ≤
+  // limit (≤ 1000).
+  [[nodiscard]] std::vector<const Task*> list(const std::vector<TaskState>& states,
+                                              const TaskId& after, std::size_t limit) const;
   [[nodiscard]] Counts counts(WallTime wall) const;
   // Workers that have confirmed a copy, at whatever version.
   [[nodiscard]] std::vector<AgentName> mirrors_of(const TaskId& id) const;
-  [[nodiscard]] std::string_view survives(const TaskId& id) const;   // "node", "pod", "container"
+  [[nodiscard]] std::string_view survives(const TaskId& id) const;  // "node", "pod", "container"
   // What `worker` is leased now (the latest, if it took several).
   [[nodiscard]] std::optional<Running> running_on(const AgentName& worker) const;
 

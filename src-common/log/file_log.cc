@@ -12,10 +12,12 @@ namespace swarm::log {
 namespace {
 
 constexpr const char* kSuperName = "superblock";
-constexpr std::uint32_t kMinSegments = 3;       // one in use, two in reserve
+constexpr std::uint32_t kMinSegments = 3;  // one in use, two in reserve
 constexpr std::uint32_t kMinSegmentBytes = 4096;
-constexpr std::uint32_t kSpareSegments = 2;     // free ones kept beyond the reserve; more are given back
-constexpr std::uint32_t kMinGainDivisor = 8;    // copying forward must win at least this part of a segment
+constexpr std::uint32_t kSpareSegments =
+    2;  // free ones kept beyond the reserve; more are given back
+constexpr std::uint32_t kMinGainDivisor =
+    8;  // copying forward must win at least this part of a segment
 
 std::string numbered(const char* prefix, std::uint32_t number) {
   char text[16];
@@ -24,7 +26,8 @@ std::string numbered(const char* prefix, std::uint32_t number) {
 }
 
 std::optional<std::uint32_t> number_in(const std::string& name, std::string_view prefix) {
-  if (name.size() != prefix.size() + 9 || name.compare(0, prefix.size(), prefix) != 0) return std::nullopt;
+  if (name.size() != prefix.size() + 9 || name.compare(0, prefix.size(), prefix) != 0)
+    return std::nullopt;
   std::uint32_t value = 0;
   if (name[prefix.size()] != '-') return std::nullopt;
   for (const char c : name.substr(prefix.size() + 1)) {
@@ -34,7 +37,9 @@ std::optional<std::uint32_t> number_in(const std::string& name, std::string_view
   return value;
 }
 
-bool all_zero(std::string_view bytes) { return bytes.find_first_not_of('\0') == std::string_view::npos; }
+bool all_zero(std::string_view bytes) {
+  return bytes.find_first_not_of('\0') == std::string_view::npos;
+}
 
 struct Entry {  // one per record that is not done; sorted by sequence
   Sequence sequence = 0;
@@ -55,9 +60,11 @@ struct Segment {
 
 class FileLog final : public Log {
  public:
-  FileLog(os::Directory& directory, const Options& options) : directory_(directory), options_(options) {}
+  FileLog(os::Directory& directory, const Options& options)
+      : directory_(directory), options_(options) {}
 
-  Result<std::uint64_t> open(const LogId& new_id, const std::function<void(const Record&)>& visit, Recovery& recovery);
+  Result<std::uint64_t> open(const LogId& new_id, const std::function<void(const Record&)>& visit,
+                             Recovery& recovery);
 
   [[nodiscard]] const LogId& id() const override { return super_.id; }
   Result<Sequence> append(std::uint8_t kind, std::string_view payload) override;
@@ -83,8 +90,12 @@ class FileLog final : public Log {
     std::uint64_t corrupt = 0;
   };
 
-  [[nodiscard]] std::uint32_t capacity() const { return super_.segment_bytes - kSegmentHeaderBytes; }
-  [[nodiscard]] std::uint32_t max_payload() const { return std::min(kMaxPayloadBytes, super_.segment_bytes / 2); }
+  [[nodiscard]] std::uint32_t capacity() const {
+    return super_.segment_bytes - kSegmentHeaderBytes;
+  }
+  [[nodiscard]] std::uint32_t max_payload() const {
+    return std::min(kMaxPayloadBytes, super_.segment_bytes / 2);
+  }
   [[nodiscard]] std::uint32_t min_gain() const { return super_.segment_bytes / kMinGainDivisor; }
   Entry* find(Sequence sequence);
 
@@ -107,15 +118,16 @@ class FileLog final : public Log {
   Options options_;
   std::uint32_t max_segments_ = 0;
   std::unique_ptr<os::File> super_file_;
-  Superblock super_;             // as last written
-  Sequence last_ = 0;            // as last appended
-  Place tail_;                   // where it ends
-  bool dirty_ = false;           // last_ or tail_ are not in the superblock yet
-  std::uint32_t broken_bytes_ = 0;  // a write failed half way: so many bytes at the end must be made unreadable first
+  Superblock super_;    // as last written
+  Sequence last_ = 0;   // as last appended
+  Place tail_;          // where it ends
+  bool dirty_ = false;  // last_ or tail_ are not in the superblock yet
+  std::uint32_t broken_bytes_ =
+      0;  // a write failed half way: so many bytes at the end must be made unreadable first
   std::uint32_t next_segment_ = 1;
   std::map<std::uint32_t, Segment> segments_;
-  std::uint32_t active_ = 0;     // number of the segment that is appended to; 0: none
-  std::uint32_t stale_ = 0;      // copied forward, but could not be retired: must go before any other
+  std::uint32_t active_ = 0;  // number of the segment that is appended to; 0: none
+  std::uint32_t stale_ = 0;   // copied forward, but could not be retired: must go before any other
   std::vector<std::string> pool_;  // free, allocated files
   std::vector<Entry> index_;
   std::size_t tombstones_ = 0;
@@ -131,8 +143,9 @@ Entry* FileLog::find(Sequence sequence) {
 
 // ---- superblock
 
-// Alternates between the slots, so that a torn write leaves the older one. The segment numbers it promises not to use again
-// make bytes of a segment's former life unreadable: their checksums carry its former number.
+// Alternates between the slots, so that a torn write leaves the older one. The segment numbers it
+// promises not to use again make bytes of a segment's former life unreadable: their checksums carry
+// its former number.
 Status FileLog::write_superblock() {
   Superblock next = super_;
   next.committed = last_;
@@ -141,7 +154,8 @@ Status FileLog::write_superblock() {
   next.tail_offset = tail_.offset;
   next.next_segment = next_segment_;
   const std::uint64_t slot = next.generation % 2;
-  if (auto s = super_file_->write_at(slot * kSlotDistance, encode_slot(next)); !s) return s.error().in("superblock");
+  if (auto s = super_file_->write_at(slot * kSlotDistance, encode_slot(next)); !s)
+    return s.error().in("superblock");
   super_ = next;
   dirty_ = false;
   return {};
@@ -163,17 +177,21 @@ Result<std::vector<std::string>> FileLog::load_superblock(const LogId& new_id, R
   }
   if (best) {
     if (best->version != kFormatVersion) {
-      return invalid("the log has format version " + std::to_string(best->version) + ", this program reads version " +
-                     std::to_string(kFormatVersion));
+      return invalid("the log has format version " + std::to_string(best->version) +
+                     ", this program reads version " + std::to_string(kFormatVersion));
     }
-    if (best->segment_bytes < kMinSegmentBytes || best->segment_bytes > kSegmentBytes || best->segment_bytes % 8 != 0) {
+    if (best->segment_bytes < kMinSegmentBytes || best->segment_bytes > kSegmentBytes ||
+        best->segment_bytes % 8 != 0) {
       return Error{Code::kCorrupt, "the superblock names an impossible segment size"};
     }
     super_ = *best;
     return names;
   }
-  // Nothing readable. Without segments it is a log whose making was interrupted; with segments their meaning is lost.
-  const bool segments = std::any_of(names->begin(), names->end(), [](const std::string& n) { return number_in(n, "seg").has_value(); });
+  // Nothing readable. Without segments it is a log whose making was interrupted; with segments
+  // their meaning is lost.
+  const bool segments = std::any_of(names->begin(), names->end(), [](const std::string& n) {
+    return number_in(n, "seg").has_value();
+  });
   if (segments) {
     const std::string aside = "damaged-" + to_string(new_id).substr(0, 8) + "-";
     std::vector<std::string> rest;
@@ -200,7 +218,8 @@ Result<std::vector<std::string>> FileLog::load_superblock(const LogId& new_id, R
 
 void FileLog::scan_segment(std::uint32_t number, std::string_view bytes, Scan& scan) {
   const std::string header = encode_segment_header(super_.id, number, super_.segment_bytes);
-  // The header repeats what superblock and file name say; damage to it costs nothing but is reported.
+  // The header repeats what superblock and file name say; damage to it costs nothing but is
+  // reported.
   if (bytes.substr(0, header.size()) != header) ++scan.corrupt;
   std::uint32_t pos = kSegmentHeaderBytes;
   const auto size = static_cast<std::uint32_t>(bytes.size());
@@ -213,7 +232,8 @@ void FileLog::scan_segment(std::uint32_t number, std::string_view bytes, Scan& s
   };
   while (pos + kRecordHeaderBytes <= size) {
     if (all_zero(bytes.substr(pos, kRecordHeaderBytes))) {
-      if (bad_from == kNone && pos == good_end) bad_from = pos;  // a clean end, unless a valid record follows
+      if (bad_from == kNone && pos == good_end)
+        bad_from = pos;  // a clean end, unless a valid record follows
       pos += 8;
       continue;
     }
@@ -235,7 +255,9 @@ void FileLog::scan_segment(std::uint32_t number, std::string_view bytes, Scan& s
     close_bad(pos);
     const auto mark = decode_mark(found->sequence, bytes.substr(pos + kMarkOffset, kMarkBytes));
     if (mark) {
-      scan.found.push_back({{found->sequence, place, found->length, mark->attempt, found->kind, mark->state}, *mark});
+      scan.found.push_back(
+          {{found->sequence, place, found->length, mark->attempt, found->kind, mark->state},
+           *mark});
     } else {
       ++scan.corrupt;  // nobody can say whether it is still needed
       last_ = std::max(last_, found->sequence);
@@ -245,7 +267,8 @@ void FileLog::scan_segment(std::uint32_t number, std::string_view bytes, Scan& s
     scan.last_end = std::max(scan.last_end, Place{number, pos});
   }
   if (bad_from != kNone) {
-    // What follows the last record: nothing when it begins with a terminator, else a record that is damaged or torn.
+    // What follows the last record: nothing when it begins with a terminator, else a record that is
+    // damaged or torn.
     const std::uint32_t probe = std::min(bad_from + kTerminatorBytes, size);
     if (!all_zero(bytes.substr(bad_from, probe - bad_from))) {
       std::uint32_t end = bad_from;
@@ -255,8 +278,9 @@ void FileLog::scan_segment(std::uint32_t number, std::string_view bytes, Scan& s
   }
 }
 
-// Torn or corrupt? Torn is only what lies beyond the last commit and has nothing valid behind it: the end of an append
-// that nobody was told about. Everything else was promised to somebody, and is reported.
+// Torn or corrupt? Torn is only what lies beyond the last commit and has nothing valid behind it:
+// the end of an append that nobody was told about. Everything else was promised to somebody, and is
+// reported.
 void FileLog::classify(const Scan& scan, Recovery& recovery) {
   recovery.corrupt_records += scan.corrupt;
   const Place committed{super_.tail_segment, super_.tail_offset};
@@ -264,7 +288,8 @@ void FileLog::classify(const Scan& scan, Recovery& recovery) {
   for (const Region& region : scan.bad) {
     if (region.place < committed || region.place < scan.last_end) {
       ++recovery.corrupt_records;
-      seen = std::max(seen, Place{region.place.segment, region.place.offset + static_cast<std::uint32_t>(region.bytes)});
+      seen = std::max(seen, Place{region.place.segment,
+                                  region.place.offset + static_cast<std::uint32_t>(region.bytes)});
     } else {
       recovery.truncated_bytes += region.bytes;
       broken_bytes_ = kRecordHeaderBytes;
@@ -274,8 +299,9 @@ void FileLog::classify(const Scan& scan, Recovery& recovery) {
   if (segments_.count(committed.segment) != 0 && seen < committed) ++recovery.corrupt_records;
 }
 
-// After a crash between copying a segment forward and retiring it, two copies of a record exist. The higher one counts;
-// the lower is marked done, else it could come back to life when the higher one is done and gone.
+// After a crash between copying a segment forward and retiring it, two copies of a record exist.
+// The higher one counts; the lower is marked done, else it could come back to life when the higher
+// one is done and gone.
 Status FileLog::settle_copies(Scan& scan) {
   std::sort(scan.found.begin(), scan.found.end(), [](const Found& a, const Found& b) {
     return std::pair(a.entry.sequence, a.entry.place) < std::pair(b.entry.sequence, b.entry.place);
@@ -297,14 +323,21 @@ Status FileLog::settle_copies(Scan& scan) {
   return {};
 }
 
-Result<std::uint64_t> FileLog::open(const LogId& new_id, const std::function<void(const Record&)>& visit, Recovery& recovery) {
+Result<std::uint64_t> FileLog::open(const LogId& new_id,
+                                    const std::function<void(const Record&)>& visit,
+                                    Recovery& recovery) {
   recovery = {};
   auto names = load_superblock(new_id, recovery);
   if (!names) return names.error();
-  max_segments_ = static_cast<std::uint32_t>(std::min<std::uint64_t>(
-      options_.max_bytes < kSuperblockBytes ? 0 : (options_.max_bytes - kSuperblockBytes) / super_.segment_bytes, UINT32_MAX));
+  max_segments_ = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(options_.max_bytes < kSuperblockBytes
+                                  ? 0
+                                  : (options_.max_bytes - kSuperblockBytes) / super_.segment_bytes,
+                              UINT32_MAX));
   if (max_segments_ < kMinSegments) {
-    return invalid("the log needs at least " + std::to_string(kMinSegments * super_.segment_bytes + kSuperblockBytes) + " bytes");
+    return invalid("the log needs at least " +
+                   std::to_string(kMinSegments * super_.segment_bytes + kSuperblockBytes) +
+                   " bytes");
   }
   last_ = super_.committed;
   tail_ = {super_.tail_segment, super_.tail_offset};
@@ -340,8 +373,10 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id, const std::function<voi
     if (scan.last_end.segment == active_) active.used = scan.last_end.offset;
     if (tail_.segment == active_) active.used = std::max(active.used, tail_.offset);
     for (const Region& region : scan.bad) {  // damage that was promised keeps its place
-      const Place end{region.place.segment, region.place.offset + static_cast<std::uint32_t>(region.bytes)};
-      if (region.place.segment == active_ && end <= Place{tail_.segment, tail_.offset}) active.used = std::max(active.used, end.offset);
+      const Place end{region.place.segment,
+                      region.place.offset + static_cast<std::uint32_t>(region.bytes)};
+      if (region.place.segment == active_ && end <= Place{tail_.segment, tail_.offset})
+        active.used = std::max(active.used, end.offset);
     }
     tail_ = std::max(tail_, Place{active_, active.used});
   }
@@ -352,8 +387,11 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id, const std::function<voi
     if (auto s = take(0); !s) return s.error();
     auto space = directory_.space();
     if (!space) return space.error();
-    if (space->free_bytes < std::uint64_t{kReserveSegments} * super_.segment_bytes && pool_.size() < kReserveSegments) {
-      return Error{Code::kFull, "the log needs at least " + std::to_string(kMinSegments * super_.segment_bytes) + " bytes of free space"};
+    if (space->free_bytes < std::uint64_t{kReserveSegments} * super_.segment_bytes &&
+        pool_.size() < kReserveSegments) {
+      return Error{Code::kFull, "the log needs at least " +
+                                    std::to_string(kMinSegments * super_.segment_bytes) +
+                                    " bytes of free space"};
     }
   }
   std::vector<std::uint32_t> empty;
@@ -379,8 +417,8 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id, const std::function<voi
 
 // ---- writing
 
-// Makes the bytes after the last record unreadable as one. Until that is done nothing else is written: a record that its
-// owner was told had failed must not be found by the next open().
+// Makes the bytes after the last record unreadable as one. Until that is done nothing else is
+// written: a record that its owner was told had failed must not be found by the next open().
 Status FileLog::repair_tail() {
   if (broken_bytes_ == 0) return {};
   if (active_ != 0) {
@@ -393,7 +431,8 @@ Status FileLog::repair_tail() {
 }
 
 Status FileLog::grow() {
-  if (segments_.size() + pool_.size() >= max_segments_) return Error{Code::kFull, "the log is full"};
+  if (segments_.size() + pool_.size() >= max_segments_)
+    return Error{Code::kFull, "the log is full"};
   const std::string name = numbered("free", next_segment_);
   auto file = directory_.open(name, true);
   if (!file) return file.error();
@@ -406,8 +445,8 @@ Status FileLog::grow() {
   return {};
 }
 
-// Begins a new segment, leaving `keep` free ones. The header is written while the file still counts as free, so that the
-// rename is the one step that makes it a segment.
+// Begins a new segment, leaving `keep` free ones. The header is written while the file still counts
+// as free, so that the rename is the one step that makes it a segment.
 Status FileLog::take(std::size_t keep) {
   while (pool_.size() < keep + 1) {
     if (auto s = grow(); !s) return s;
@@ -416,7 +455,8 @@ Status FileLog::take(std::size_t keep) {
   if (auto s = write_superblock(); !s) return s;
   auto file = directory_.open(pool_.back(), false);
   if (!file) return file.error();
-  const std::string header = encode_segment_header(super_.id, number, super_.segment_bytes) + std::string(kTerminatorBytes, '\0');
+  const std::string header = encode_segment_header(super_.id, number, super_.segment_bytes) +
+                             std::string(kTerminatorBytes, '\0');
   if (auto s = (*file)->write_at(0, header); !s) return s;
   if (auto s = directory_.rename(pool_.back(), numbered("seg", number)); !s) return s;
   pool_.pop_back();
@@ -444,12 +484,14 @@ bool FileLog::retire(std::uint32_t number) {
 std::optional<std::uint32_t> FileLog::best_victim() const {
   std::optional<std::uint32_t> best;
   for (const auto& [number, segment] : segments_) {
-    if (!segment.pinned && (!best || segment.live_bytes < segments_.at(*best).live_bytes)) best = number;
+    if (!segment.pinned && (!best || segment.live_bytes < segments_.at(*best).live_bytes))
+      best = number;
   }
   return best;
 }
 
-// Copies the live records of `victim` into a new segment taken from the reserve. false: one of them is damaged, nothing done.
+// Copies the live records of `victim` into a new segment taken from the reserve. false: one of them
+// is damaged, nothing done.
 Result<bool> FileLog::copy_forward(std::uint32_t victim) {
   Segment& from = segments_.at(victim);
   auto bytes = from.file->read_at(0, super_.segment_bytes);
@@ -460,7 +502,9 @@ Result<bool> FileLog::copy_forward(std::uint32_t victim) {
     if (entry.state == State::kDone || entry.place.segment != victim) continue;
     const std::string_view at = std::string_view(*bytes).substr(entry.place.offset);
     const auto header = decode_header(super_.id, entry.place, at);
-    if (!header || header->sequence != entry.sequence || !verify_record(super_.id, entry.place, *header, at)) return false;
+    if (!header || header->sequence != entry.sequence ||
+        !verify_record(super_.id, entry.place, *header, at))
+      return false;
     moving.push_back(&entry);
   }
   if (auto s = take(0); !s) return s.error();
@@ -468,13 +512,16 @@ Result<bool> FileLog::copy_forward(std::uint32_t victim) {
   std::string copies;
   for (const Entry* entry : moving) {
     const Place place{active_, to.used + static_cast<std::uint32_t>(copies.size())};
-    append_record(copies, super_.id, place, entry->sequence, entry->kind, {entry->state, entry->attempt},
-                  std::string_view(*bytes).substr(entry->place.offset + kRecordHeaderBytes, entry->length));
+    append_record(
+        copies, super_.id, place, entry->sequence, entry->kind, {entry->state, entry->attempt},
+        std::string_view(*bytes).substr(entry->place.offset + kRecordHeaderBytes, entry->length));
   }
   const auto copied_bytes = static_cast<std::uint32_t>(copies.size());
-  copies.append(std::min<std::size_t>(kTerminatorBytes, super_.segment_bytes - to.used - copied_bytes), '\0');
+  copies.append(
+      std::min<std::size_t>(kTerminatorBytes, super_.segment_bytes - to.used - copied_bytes), '\0');
   if (auto s = to.file->write_at(to.used, copies); !s) {
-    // Whole copies may stand there, which an open() would prefer to the originals: give the segment back unread.
+    // Whole copies may stand there, which an open() would prefer to the originals: give the segment
+    // back unread.
     broken_bytes_ = static_cast<std::uint32_t>(copies.size());
     if (retire(active_)) broken_bytes_ = 0;
     return s.error();
@@ -510,7 +557,8 @@ Status FileLog::make_room(std::uint32_t bytes) {
   for (;;) {  // each round pins a segment or ends
     const auto victim = best_victim();
     const std::uint64_t gain = victim ? capacity() - segments_.at(*victim).live_bytes : 0;
-    if (gain < std::max<std::uint64_t>(bytes, min_gain())) return Error{Code::kFull, "the log is full"};
+    if (gain < std::max<std::uint64_t>(bytes, min_gain()))
+      return Error{Code::kFull, "the log is full"};
     auto copied = copy_forward(*victim);
     if (!copied) return copied.error();
     if (*copied) return {};
@@ -532,7 +580,8 @@ Result<Sequence> FileLog::append(std::uint8_t kind, std::string_view payload) {
   std::string out;
   out.reserve(bytes + kTerminatorBytes);
   append_record(out, super_.id, place, last_ + 1, kind, {}, payload);
-  out.append(std::min<std::size_t>(kTerminatorBytes, super_.segment_bytes - active.used - bytes), '\0');
+  out.append(std::min<std::size_t>(kTerminatorBytes, super_.segment_bytes - active.used - bytes),
+             '\0');
   if (auto s = active.file->write_at(active.used, out); !s) {
     broken_bytes_ = static_cast<std::uint32_t>(out.size());
     (void)repair_tail();  // else before the next write
@@ -544,7 +593,8 @@ Result<Sequence> FileLog::append(std::uint8_t kind, std::string_view payload) {
   ++active.live_records;
   tail_ = {active_, active.used};
   dirty_ = true;
-  index_.push_back({last_, place, static_cast<std::uint32_t>(payload.size()), 0, kind, State::kLive});
+  index_.push_back(
+      {last_, place, static_cast<std::uint32_t>(payload.size()), 0, kind, State::kLive});
   ++stats_.appended_records;
   stats_.appended_bytes += bytes;
   return last_;
@@ -552,7 +602,8 @@ Result<Sequence> FileLog::append(std::uint8_t kind, std::string_view payload) {
 
 void FileLog::drop_tombstones() {
   if (tombstones_ < 64 || tombstones_ * 2 < index_.size()) return;
-  index_.erase(std::remove_if(index_.begin(), index_.end(), [](const Entry& e) { return e.state == State::kDone; }),
+  index_.erase(std::remove_if(index_.begin(), index_.end(),
+                              [](const Entry& e) { return e.state == State::kDone; }),
                index_.end());
   tombstones_ = 0;
 }
@@ -562,7 +613,9 @@ Status FileLog::mark(Sequence sequence, State state, std::uint16_t attempt) {
   check(entry != nullptr, "mark() of a record that is unknown or done");
   const std::uint32_t number = entry->place.segment;
   Segment& segment = segments_.at(number);
-  if (auto s = segment.file->write_at(entry->place.offset + kMarkOffset, encode_mark(sequence, {state, attempt})); !s) {
+  if (auto s = segment.file->write_at(entry->place.offset + kMarkOffset,
+                                      encode_mark(sequence, {state, attempt}));
+      !s) {
     return s.error().in("mark");
   }
   entry->state = state;
@@ -572,17 +625,20 @@ Status FileLog::mark(Sequence sequence, State state, std::uint16_t attempt) {
   --segment.live_records;
   ++tombstones_;
   drop_tombstones();
-  if (segment.live_records == 0 && number != active_) (void)retire(number);  // tried again when the space is needed
+  if (segment.live_records == 0 && number != active_)
+    (void)retire(number);  // tried again when the space is needed
   return {};
 }
 
 Result<std::string> FileLog::read(Sequence sequence) {
   const Entry* entry = find(sequence);
   if (entry == nullptr) return not_found("no such record");
-  auto bytes = segments_.at(entry->place.segment).file->read_at(entry->place.offset, record_bytes(entry->length));
+  auto bytes = segments_.at(entry->place.segment)
+                   .file->read_at(entry->place.offset, record_bytes(entry->length));
   if (!bytes) return bytes.error();
   const auto header = decode_header(super_.id, entry->place, *bytes);
-  if (!header || header->sequence != sequence || !verify_record(super_.id, entry->place, *header, *bytes)) {
+  if (!header || header->sequence != sequence ||
+      !verify_record(super_.id, entry->place, *header, *bytes)) {
     return Error{Code::kCorrupt, "record " + std::to_string(sequence) + " fails its checksum"};
   }
   return bytes->substr(kRecordHeaderBytes, header->length);
@@ -595,8 +651,9 @@ Status FileLog::commit() {
 
 // ---- looking
 
-// Counts for each obtainable segment only what no order of record sizes can waste: the rest of a segment that is smaller
-// than the largest record may stay unused. One record, or several that fit together into one segment, waste nothing.
+// Counts for each obtainable segment only what no order of record sizes can waste: the rest of a
+// segment that is smaller than the largest record may stay unused. One record, or several that fit
+// together into one segment, waste nothing.
 std::uint64_t FileLog::available_bytes() const {
   const std::uint64_t largest = record_bytes(max_payload());
   std::uint64_t sure = 0, single = 0;
@@ -606,14 +663,18 @@ std::uint64_t FileLog::available_bytes() const {
     if (room >= largest) sure += (room - largest + 8) * times;
   };
   const auto space = directory_.space();
-  const std::uint64_t may_grow = max_segments_ > segments_.size() + pool_.size() ? max_segments_ - segments_.size() - pool_.size() : 0;
-  const std::uint64_t can_grow = std::min(may_grow, space ? space->free_bytes / super_.segment_bytes : 0);
+  const std::uint64_t may_grow = max_segments_ > segments_.size() + pool_.size()
+                                     ? max_segments_ - segments_.size() - pool_.size()
+                                     : 0;
+  const std::uint64_t can_grow =
+      std::min(may_grow, space ? space->free_bytes / super_.segment_bytes : 0);
   const std::uint64_t free_segments = pool_.size() + can_grow;
   count(capacity(), free_segments > kReserveSegments ? free_segments - kReserveSegments : 0);
   for (const auto& [number, segment] : segments_) {
     if (number == active_) {
       count(super_.segment_bytes - segment.used, 1);
-    } else if (!segment.pinned && free_segments > 0 && capacity() - segment.live_bytes >= min_gain()) {
+    } else if (!segment.pinned && free_segments > 0 &&
+               capacity() - segment.live_bytes >= min_gain()) {
       count(capacity() - segment.live_bytes, 1);
     }
   }
@@ -634,14 +695,18 @@ Stats FileLog::stats() const {
 
 }  // namespace
 
-Result<std::unique_ptr<Log>> Log::open(os::Directory& directory, const Options& options, const LogId& new_id,
-                                       const std::function<void(const Record&)>& visit, Recovery* recovery) {
-  if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kSegmentBytes || options.segment_bytes % 8 != 0) {
+Result<std::unique_ptr<Log>> Log::open(os::Directory& directory, const Options& options,
+                                       const LogId& new_id,
+                                       const std::function<void(const Record&)>& visit,
+                                       Recovery* recovery) {
+  if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kSegmentBytes ||
+      options.segment_bytes % 8 != 0) {
     return invalid("segment_bytes must be a multiple of 8 between 4096 and 1048576");
   }
   auto log = std::make_unique<FileLog>(directory, options);
   Recovery ignored;
-  if (auto opened = log->open(new_id, visit, recovery != nullptr ? *recovery : ignored); !opened) return opened.error();
+  if (auto opened = log->open(new_id, visit, recovery != nullptr ? *recovery : ignored); !opened)
+    return opened.error();
   return std::unique_ptr<Log>(std::move(log));
 }
 

@@ -69,7 +69,8 @@ std::optional<Superblock> decode_slot(std::string_view bytes) {
   return out;
 }
 
-std::string encode_segment_header(const LogId& id, std::uint32_t number, std::uint32_t segment_bytes) {
+std::string encode_segment_header(const LogId& id, std::uint32_t number,
+                                  std::uint32_t segment_bytes) {
   std::string out(kSegmentMagic);
   put(out, kFormatVersion);
   out.append(bytes_of(id));
@@ -96,9 +97,12 @@ std::optional<Mark> decode_mark(Sequence sequence, std::string_view bytes) {
   for (char& c : second) c = static_cast<char>(~c);
   const auto sum = get<std::uint16_t>(bytes, 6);
   const std::string* good = nullptr;
-  if (mark_check(sequence, first) == sum) good = &first;
-  else if (mark_check(sequence, second) == sum) good = &second;
-  else if (first == second) good = &first;
+  if (mark_check(sequence, first) == sum)
+    good = &first;
+  else if (mark_check(sequence, second) == sum)
+    good = &second;
+  else if (first == second)
+    good = &first;
   if (good == nullptr || !is_state(static_cast<std::uint8_t>((*good)[0]))) return std::nullopt;
   return Mark{static_cast<State>(get<std::uint8_t>(*good, 0)), get<std::uint16_t>(*good, 1)};
 }
@@ -107,8 +111,8 @@ std::uint32_t record_bytes(std::size_t payload_bytes) {
   return kRecordHeaderBytes + static_cast<std::uint32_t>((payload_bytes + 7U) & ~std::size_t{7});
 }
 
-void append_record(std::string& out, const LogId& id, Place place, Sequence sequence, std::uint8_t kind,
-                   Mark mark, std::string_view payload) {
+void append_record(std::string& out, const LogId& id, Place place, Sequence sequence,
+                   std::uint8_t kind, Mark mark, std::string_view payload) {
   const std::uint32_t seed = place_seed(id, place);
   std::string header;
   put(header, static_cast<std::uint32_t>(payload.size()));
@@ -128,13 +132,15 @@ std::optional<Header> decode_header(const LogId& id, Place place, std::string_vi
   const auto sum = get<std::uint32_t>(bytes, kHeaderCrcOffset);
   const auto length = get<std::uint32_t>(bytes, 4);
   if (length > kMaxPayloadBytes || record_bytes(length) > bytes.size()) return std::nullopt;
-  if (crc32c(bytes.substr(4, kHeaderCrcOffset - 4), place_seed(id, place)) != sum) return std::nullopt;
+  if (crc32c(bytes.substr(4, kHeaderCrcOffset - 4), place_seed(id, place)) != sum)
+    return std::nullopt;
   return Header{get<std::uint64_t>(bytes, 8), length, get<std::uint8_t>(bytes, 16)};
 }
 
 bool verify_record(const LogId& id, Place place, const Header& header, std::string_view bytes) {
   const std::uint32_t sum = crc32c(bytes.substr(4, kMarkOffset - 4), place_seed(id, place));
-  return crc32c(bytes.substr(kRecordHeaderBytes, header.length), sum) == get<std::uint32_t>(bytes, 0);
+  return crc32c(bytes.substr(kRecordHeaderBytes, header.length), sum) ==
+         get<std::uint32_t>(bytes, 0);
 }
 
 }  // namespace swarm::log

@@ -1,4 +1,5 @@
-// The byte layout of docs/log-format.md: superblock slots, segment headers, records. Pure, thread-safe, no I/O.
+// The byte layout of docs/log-format.md: superblock slots, segment headers, records. Pure,
+// thread-safe, no I/O.
 //
 // Not an interface for other rooms: they see log.h only.
 #pragma once
@@ -34,9 +35,11 @@ struct Superblock {
   friend bool operator==(const Superblock&, const Superblock&) = default;
 };
 std::string encode_slot(const Superblock& superblock);
-std::optional<Superblock> decode_slot(std::string_view bytes);  // any version; nullopt: damaged or never written
+std::optional<Superblock> decode_slot(
+    std::string_view bytes);  // any version; nullopt: damaged or never written
 
-std::string encode_segment_header(const LogId& id, std::uint32_t number, std::uint32_t segment_bytes);
+std::string encode_segment_header(const LogId& id, std::uint32_t number,
+                                  std::uint32_t segment_bytes);
 
 // Where a record stands; part of its checksum.
 struct Place {
@@ -54,15 +57,16 @@ std::string encode_mark(Sequence sequence, Mark mark);
 std::optional<Mark> decode_mark(Sequence sequence, std::string_view bytes);
 
 std::uint32_t record_bytes(std::size_t payload_bytes);  // with header and padding
-void append_record(std::string& out, const LogId& id, Place place, Sequence sequence, std::uint8_t kind,
-                   Mark mark, std::string_view payload);
+void append_record(std::string& out, const LogId& id, Place place, Sequence sequence,
+                   std::uint8_t kind, Mark mark, std::string_view payload);
 
 struct Header {
   Sequence sequence = 0;
   std::uint32_t length = 0;
   std::uint8_t kind = 0;
 };
-// The header at the beginning of `bytes` when its own checksum is right and the record lies inside `bytes`.
+// The header at the beginning of `bytes` when its own checksum is right and the record lies inside
+// `bytes`.
 std::optional<Header> decode_header(const LogId& id, Place place, std::string_view bytes);
 // True when the whole record, whose header is right, matches its checksum.
 bool verify_record(const LogId& id, Place place, const Header& header, std::string_view bytes);

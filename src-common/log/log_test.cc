@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <optional>
 #include <set>
@@ -36,7 +36,8 @@ struct Copy {
 using Content = std::map<Sequence, Copy>;
 
 Options options(std::uint32_t segments = 8) {
-  return {.max_bytes = kSuperblockBytes + std::uint64_t{segments} * kSmall, .segment_bytes = kSmall};
+  return {.max_bytes = kSuperblockBytes + std::uint64_t{segments} * kSmall,
+          .segment_bytes = kSmall};
 }
 
 struct Opened {
@@ -91,7 +92,8 @@ TEST(Log, FindsAgainWhatWasCommitted) {
   ASSERT_TRUE(second);
   EXPECT_FALSE(second->recovery.fresh);
   EXPECT_EQ(second->log->id(), log_id(1));
-  EXPECT_EQ(second->content, (Content{{2, {2, State::kTaken, 7, std::string(1000, 'x')}}, {3, {3, State::kLive, 0, ""}}}));
+  EXPECT_EQ(second->content, (Content{{2, {2, State::kTaken, 7, std::string(1000, 'x')}},
+                                      {3, {3, State::kLive, 0, ""}}}));
   EXPECT_EQ(second->recovery.truncated_bytes + second->recovery.corrupt_records, 0U);
   EXPECT_EQ(*second->log->append(1, "next"), 4U);
   EXPECT_EQ(*second->log->read(3), "");
@@ -144,7 +146,8 @@ TEST(Log, RefusesWhenFullKeepsEverythingAndStillMarks) {
   }
   EXPECT_GE(all.size(), 6 * (kSmall - 64) / 336);
   dir.set_capacity(0);  // the file system is full as well
-  for (const Sequence s : all) ASSERT_TRUE(o->log->mark(s, s % 4 == 0 ? State::kTaken : State::kDone, 3));
+  for (const Sequence s : all)
+    ASSERT_TRUE(o->log->mark(s, s % 4 == 0 ? State::kTaken : State::kDone, 3));
   ASSERT_TRUE(o->log->commit());
   int more = 0;
   while (o->log->append(1, std::string(300, 'c'))) ++more;
@@ -155,7 +158,9 @@ TEST(Log, RefusesWhenFullKeepsEverythingAndStillMarks) {
   ASSERT_TRUE(again);
   EXPECT_EQ(again->content.size(), all.size() / 4 + static_cast<std::size_t>(more));
   for (const Sequence s : all) {
-    if (s % 4 == 0) { EXPECT_EQ(again->content.at(s), (Copy{1, State::kTaken, 3, std::string(300, 'b')})); }
+    if (s % 4 == 0) {
+      EXPECT_EQ(again->content.at(s), (Copy{1, State::kTaken, 3, std::string(300, 'b')}));
+    }
   }
 }
 
@@ -170,14 +175,19 @@ TEST(Log, AvailableBytesIsAPromise) {
     for (int i = 0; i < 2000; ++i) {
       promised = o->log->available_bytes();
       auto s = o->log->append(1, std::string(size, 'x'));
-      if (promised >= size) { ASSERT_TRUE(s) << size << " of " << promised; }
+      if (promised >= size) {
+        ASSERT_TRUE(s) << size << " of " << promised;
+      }
       if (s) last = *s;
       if (!s || random.chance(30)) {
         const Sequence done = 1 + random.below(last);
-        if (o->log->read(done)) { ASSERT_TRUE(o->log->mark(done, State::kDone, 0)); }
+        if (o->log->read(done)) {
+          ASSERT_TRUE(o->log->mark(done, State::kDone, 0));
+        }
       }
     }
-    while (promised > 0 && o->log->available_bytes() > size + kRecordOverheadBytes) ASSERT_TRUE(o->log->append(1, std::string(size, 'y')));
+    while (promised > 0 && o->log->available_bytes() > size + kRecordOverheadBytes)
+      ASSERT_TRUE(o->log->append(1, std::string(size, 'y')));
   }
 }
 
@@ -190,10 +200,16 @@ struct BadOpen {
 TEST(Log, RefusesToOpenWhereItCannotWork) {
   const BadOpen rows[] = {
       {"no bytes", {.max_bytes = 0, .segment_bytes = kSmall}, 1 << 20, Code::kInvalid},
-      {"two segments", {.max_bytes = kSuperblockBytes + 2 * kSmall, .segment_bytes = kSmall}, 1 << 20, Code::kInvalid},
+      {"two segments",
+       {.max_bytes = kSuperblockBytes + 2 * kSmall, .segment_bytes = kSmall},
+       1 << 20,
+       Code::kInvalid},
       {"odd segments", {.max_bytes = 1 << 20, .segment_bytes = 5001}, 1 << 20, Code::kInvalid},
       {"tiny segments", {.max_bytes = 1 << 20, .segment_bytes = 64}, 1 << 20, Code::kInvalid},
-      {"huge segments", {.max_bytes = 1ULL << 32U, .segment_bytes = 2U << 20U}, 1 << 20, Code::kInvalid},
+      {"huge segments",
+       {.max_bytes = 1ULL << 32U, .segment_bytes = 2U << 20U},
+       1 << 20,
+       Code::kInvalid},
       {"no space at all", options(), 0, Code::kFull},
       {"space for the superblock", options(), kSuperblockBytes, Code::kFull},
       {"space for one segment", options(), kSuperblockBytes + kSmall, Code::kFull},
@@ -279,7 +295,7 @@ TEST(LogFormat, BytesAreWhatTheDocumentSays) {
   EXPECT_EQ(record.substr(8, 12), std::string("\x09\0\0\0\0\0\0\0\x02\0\0\0", 12));
   EXPECT_EQ(record.substr(24, 6), std::string("\x0F\x02\x01\xF0\xFD\xFE", 6));
   EXPECT_EQ(record.substr(32), std::string("hello\0\0\0", 8));
-  EXPECT_EQ(record.substr(0, 4), "\xDA\xA5\xE6\x64");   // computed by another program
+  EXPECT_EQ(record.substr(0, 4), "\xDA\xA5\xE6\x64");  // computed by another program
   EXPECT_EQ(record.substr(20, 4), "\xB1\x5C\x62\xEE");
   EXPECT_EQ(record.substr(30, 2), "\xB4\xCD");
 }
@@ -288,7 +304,8 @@ TEST(LogFormat, ARecordIsReadableOnlyInItsPlaceAndLife) {
   std::string record;
   append_record(record, log_id(1), {7, 64}, 9, 2, {}, "hello");
   ASSERT_TRUE(decode_header(log_id(1), {7, 64}, record));
-  EXPECT_TRUE(verify_record(log_id(1), {7, 64}, *decode_header(log_id(1), {7, 64}, record), record));
+  EXPECT_TRUE(
+      verify_record(log_id(1), {7, 64}, *decode_header(log_id(1), {7, 64}, record), record));
   EXPECT_FALSE(decode_header(log_id(2), {7, 64}, record));
   EXPECT_FALSE(decode_header(log_id(1), {8, 64}, record));
   EXPECT_FALSE(decode_header(log_id(1), {7, 72}, record));
@@ -312,7 +329,8 @@ TEST(LogFormat, MarksSurviveAnyDamagedByte) {
   }
 }
 
-// A crash in the middle of copying a segment forward: no record comes back to life when its newer copy is done and gone.
+// A crash in the middle of copying a segment forward: no record comes back to life when its newer
+// copy is done and gone.
 TEST(Log, CopiesInterruptedAnywhereNeverReviveARecord) {
   std::uint64_t both = 0;
   for (int shift = 0; shift < 24; ++shift) {
@@ -343,8 +361,11 @@ TEST(Log, CopiesInterruptedAnywhereNeverReviveARecord) {
       ASSERT_TRUE(again);
       for (const Sequence s : kept) {
         ASSERT_EQ(again->content.count(s), 1U) << shift << " " << at;
-        if (++both % 2 == 0) { ASSERT_TRUE(again->log->mark(s, State::kDone, 0)); }
-        else { again->content.erase(s); }
+        if (++both % 2 == 0) {
+          ASSERT_TRUE(again->log->mark(s, State::kDone, 0));
+        } else {
+          again->content.erase(s);
+        }
       }
       std::set<Sequence> live;
       for (const Sequence s : kept) {
@@ -408,10 +429,14 @@ TEST(LogProperty, EveryDamagedByteIsDetected) {
     }
     const auto after = *dir.list();
     for (const auto& n : after) {
-      if (saved.count(n) == 0) { ASSERT_TRUE(dir.remove(n)); }
+      if (saved.count(n) == 0) {
+        ASSERT_TRUE(dir.remove(n));
+      }
     }
     for (const auto& [n, b] : saved) {
-      if (dir.content(n) == nullptr) { ASSERT_TRUE(dir.open(n, true)); }
+      if (dir.content(n) == nullptr) {
+        ASSERT_TRUE(dir.open(n, true));
+      }
       *dir.content(n) = b;
     }
     dir.barrier();
@@ -425,10 +450,10 @@ void random_life(std::uint64_t seed) {
   Random random(seed);
   FakeDirectory dir(kSuperblockBytes + (3 + random.below(8)) * kSmall);
   const Options o = options(static_cast<std::uint32_t>(3 + random.below(8)));
-  std::optional<Copy> in_progress;  // the append that a crash cut short
-  Sequence promised = 0;            // highest committed
+  std::optional<Copy> in_progress;            // the append that a crash cut short
+  Sequence promised = 0;                      // highest committed
   std::map<Sequence, std::vector<Copy>> may;  // for each sequence: the states it may be found in
-  std::set<Sequence> maybe;     // appended, not committed: may be missing
+  std::set<Sequence> maybe;                   // appended, not committed: may be missing
   std::uint64_t counter = 0;
   std::set<std::string> refused;
   for (int life = 0; life < 6; ++life) {
@@ -452,7 +477,9 @@ void random_life(std::uint64_t seed) {
     }
     for (const auto& [s, copies] : may) {
       if (opened->content.count(s) != 0 || maybe.count(s) != 0) continue;
-      ASSERT_TRUE(std::any_of(copies.begin(), copies.end(), [](const Copy& c) { return c.state == State::kDone; })) << "lost " << s;
+      ASSERT_TRUE(std::any_of(copies.begin(), copies.end(),
+                              [](const Copy& c) { return c.state == State::kDone; }))
+          << "lost " << s;
     }
     Content now = opened->content;
     in_progress.reset();
@@ -466,7 +493,8 @@ void random_life(std::uint64_t seed) {
       if (random.chance(5)) dir.fail_in(1 + random.below(5));
       const std::size_t what = random.below(100);
       if (what < 50) {
-        std::string payload = std::to_string(++counter) + std::string(random.below(random.chance(10) ? 2000 : 300), 'p');
+        std::string payload = std::to_string(++counter) +
+                              std::string(random.below(random.chance(10) ? 2000 : 300), 'p');
         const auto kind = static_cast<std::uint8_t>(random.below(250));
         auto s = log.append(kind, payload);
         if (s) {
@@ -484,7 +512,8 @@ void random_life(std::uint64_t seed) {
         if (now.empty()) continue;
         auto it = now.begin();
         std::advance(it, static_cast<std::ptrdiff_t>(random.below(now.size())));
-        static constexpr State kStates[] = {State::kTaken, State::kDead, State::kDone, State::kDone, State::kDone};
+        static constexpr State kStates[] = {State::kTaken, State::kDead, State::kDone, State::kDone,
+                                            State::kDone};
         Copy next = it->second;
         next.state = kStates[random.below(5)];
         next.attempt = static_cast<std::uint16_t>(random.next());
@@ -510,7 +539,9 @@ void random_life(std::uint64_t seed) {
           ASSERT_EQ(*bytes, it->second.payload);
         }
       }
-      if (!dir.crashed()) { ASSERT_EQ(log.stats().live_records, now.size()); }
+      if (!dir.crashed()) {
+        ASSERT_EQ(log.stats().live_records, now.size());
+      }
     }
     opened->log.reset();
     dir.restart(nullptr);

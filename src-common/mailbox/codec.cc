@@ -13,14 +13,15 @@ constexpr std::size_t kFixedBytes = 24;
 
 std::string encode(const Message& message) {
   std::string out;
-  out.reserve(kFixedBytes + message.id.value.size() + message.from.value.size() + message.to.value.size() +
-              message.in_reply_to.value.size() + message.body.size());
+  out.reserve(kFixedBytes + message.id.value.size() + message.from.value.size() +
+              message.to.value.size() + message.in_reply_to.value.size() + message.body.size());
   log::put(out, kCodecVersion);
   log::put(out, static_cast<std::uint8_t>(message.priority));
   log::put(out, message.wants_reply ? kWantsReply : std::uint8_t{0});
   log::put(out, std::uint8_t{0});
   log::put(out, message.sent_at);
-  for (const std::string* text : {&message.id.value, &message.from.value, &message.to.value, &message.in_reply_to.value}) {
+  for (const std::string* text :
+       {&message.id.value, &message.from.value, &message.to.value, &message.in_reply_to.value}) {
     check(text->size() <= UINT16_MAX, "length of a name in a message");
     log::put(out, static_cast<std::uint16_t>(text->size()));
   }
@@ -35,14 +36,19 @@ std::string encode(const Message& message) {
 
 Result<Message> decode(std::string_view bytes) {
   if (bytes.size() < kFixedBytes) return invalid("a message is cut short");
-  if (log::get<std::uint8_t>(bytes, 0) != kCodecVersion) return invalid("a message has an unknown version");
+  if (log::get<std::uint8_t>(bytes, 0) != kCodecVersion)
+    return invalid("a message has an unknown version");
   const auto priority = log::get<std::uint8_t>(bytes, 1);
   const auto flags = log::get<std::uint8_t>(bytes, 2);
-  if (priority >= kPriorities || (flags & ~kWantsReply) != 0 || bytes[3] != 0) return invalid("a message has unknown flags");
-  const std::size_t id = log::get<std::uint16_t>(bytes, 12), from = log::get<std::uint16_t>(bytes, 14);
-  const std::size_t to = log::get<std::uint16_t>(bytes, 16), reply = log::get<std::uint16_t>(bytes, 18);
+  if (priority >= kPriorities || (flags & ~kWantsReply) != 0 || bytes[3] != 0)
+    return invalid("a message has unknown flags");
+  const std::size_t id = log::get<std::uint16_t>(bytes, 12),
+                    from = log::get<std::uint16_t>(bytes, 14);
+  const std::size_t to = log::get<std::uint16_t>(bytes, 16),
+                    reply = log::get<std::uint16_t>(bytes, 18);
   const std::size_t body = log::get<std::uint32_t>(bytes, 20);
-  if (bytes.size() - kFixedBytes != id + from + to + reply + body) return invalid("a message has the wrong length");
+  if (bytes.size() - kFixedBytes != id + from + to + reply + body)
+    return invalid("a message has the wrong length");
   std::string_view rest = bytes.substr(kFixedBytes);
   auto next = [&rest](std::size_t n) {
     std::string out(rest.substr(0, n));
@@ -58,8 +64,10 @@ Result<Message> decode(std::string_view bytes) {
   out.to.value = next(to);
   out.in_reply_to.value = next(reply);
   out.body = next(body);
-  if (!is_message_id(out.id.value) || (reply != 0 && !is_message_id(out.in_reply_to.value))) return invalid("a message has an impossible id");
-  if (!is_agent_name(out.from.value) || !is_agent_name(out.to.value)) return invalid("a message names an impossible agent");
+  if (!is_message_id(out.id.value) || (reply != 0 && !is_message_id(out.in_reply_to.value)))
+    return invalid("a message has an impossible id");
+  if (!is_agent_name(out.from.value) || !is_agent_name(out.to.value))
+    return invalid("a message names an impossible agent");
   return out;
 }
 

@@ -16,18 +16,21 @@ namespace {
 
 using log::State;
 
-// The attempt field of an inbox record that is State::kTaken says more than the number of the attempt:
-constexpr std::uint16_t kAckedBit = 0x8000;   // acknowledged here, not yet recorded by the sender's pod
-constexpr std::uint16_t kAnchorBits = 0xC000;  // recorded too: kept only because it carries its stream's high-water mark
+// The attempt field of an inbox record that is State::kTaken says more than the number of the
+// attempt:
+constexpr std::uint16_t kAckedBit =
+    0x8000;  // acknowledged here, not yet recorded by the sender's pod
+constexpr std::uint16_t kAnchorBits =
+    0xC000;  // recorded too: kept only because it carries its stream's high-water mark
 constexpr std::uint16_t kAttemptMask = 0x3FFF;
 
-constexpr std::uint32_t kSmallAnchorBytes = 512;   // larger anchors are replaced by a cursor record
-constexpr std::size_t kRecentGenerated = 1024;     // generated ids remembered in memory
-constexpr std::size_t kRecentAcks = 1024;          // acks whose repetition is answered OK
-constexpr std::size_t kMaxAwaited = 4096;          // replies waited for at once
+constexpr std::uint32_t kSmallAnchorBytes = 512;  // larger anchors are replaced by a cursor record
+constexpr std::size_t kRecentGenerated = 1024;    // generated ids remembered in memory
+constexpr std::size_t kRecentAcks = 1024;         // acks whose repetition is answered OK
+constexpr std::size_t kMaxAwaited = 4096;         // replies waited for at once
 constexpr std::size_t kMaxDestinations = 16384;
-constexpr std::size_t kMaxNames = 65536;           // incarnations remembered
-constexpr std::size_t kMaxTransmit = 256;          // messages a call
+constexpr std::size_t kMaxNames = 65536;   // incarnations remembered
+constexpr std::size_t kMaxTransmit = 256;  // messages a call
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
 constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
@@ -52,7 +55,8 @@ void put_log_id(std::string& out, const LogId& id) {
 }
 LogId get_log_id(std::string_view bytes, std::size_t offset) {
   LogId id;
-  for (std::size_t i = 0; i < id.bytes.size(); ++i) id.bytes[i] = static_cast<std::uint8_t>(bytes[offset + i]);
+  for (std::size_t i = 0; i < id.bytes.size(); ++i)
+    id.bytes[i] = static_cast<std::uint8_t>(bytes[offset + i]);
   return id;
 }
 
@@ -81,7 +85,10 @@ std::string encode_cursor(const CursorRecord& c) {
 }
 std::optional<CursorRecord> decode_cursor(std::string_view b) {
   if (b.size() < 26 || b.size() != 26U + static_cast<unsigned char>(b[25])) return std::nullopt;
-  CursorRecord c{get_log_id(b, 0), log::get<std::uint8_t>(b, 24), log::get<Sequence>(b, 16), {std::string(b.substr(26))}};
+  CursorRecord c{get_log_id(b, 0),
+                 log::get<std::uint8_t>(b, 24),
+                 log::get<Sequence>(b, 16),
+                 {std::string(b.substr(26))}};
   if (c.stream >= kStreams) return std::nullopt;
   return c;
 }
@@ -103,10 +110,15 @@ std::optional<UserIdRecord> decode_user_id(std::string_view b) {
   if (b.size() < 3 || static_cast<unsigned char>(b[0]) > 3) return std::nullopt;
   const std::size_t peer = static_cast<unsigned char>(b[1]), id = static_cast<unsigned char>(b[2]);
   if (b.size() != 3 + peer + id) return std::nullopt;
-  return UserIdRecord{(b[0] & 1) != 0, (b[0] & 2) != 0, {std::string(b.substr(3, peer))}, {std::string(b.substr(3 + peer))}};
+  return UserIdRecord{(b[0] & 1) != 0,
+                      (b[0] & 2) != 0,
+                      {std::string(b.substr(3, peer))},
+                      {std::string(b.substr(3 + peer))}};
 }
 
-std::string pair_key(const AgentName& from, const MessageId& id) { return from.value + '\n' + id.value; }
+std::string pair_key(const AgentName& from, const MessageId& id) {
+  return from.value + '\n' + id.value;
+}
 
 }  // namespace
 
@@ -114,7 +126,8 @@ class Mailbox::Impl {
  public:
   Impl(AgentName local, Limits limits) : local_(std::move(local)), limits_(limits) {
     limits_.max_attempts = std::clamp<std::uint16_t>(limits_.max_attempts, 1, kAttemptMask);
-    limits_.max_message_bytes = std::min(limits_.max_message_bytes, log::kMaxPayloadBytes - kMaxEnvelopeBytes);
+    limits_.max_message_bytes =
+        std::min(limits_.max_message_bytes, log::kMaxPayloadBytes - kMaxEnvelopeBytes);
   }
 
   // ---- state of the receiving side
@@ -137,8 +150,9 @@ class Mailbox::Impl {
   using StreamKey = std::pair<LogId, std::uint8_t>;
   struct Stream {
     AgentName from;
-    Sequence high = 0;     // everything up to here was stored, or answered as finished
-    Sequence carrier = 0;  // the record that makes `high` survive a restart: an inbox record or a cursor
+    Sequence high = 0;  // everything up to here was stored, or answered as finished
+    Sequence carrier =
+        0;  // the record that makes `high` survive a restart: an inbox record or a cursor
     bool carrier_is_cursor = false;
     std::map<Sequence, Sequence> live;  // sender's sequence → inbox record, not anchors
     std::uint64_t used = 0;
@@ -197,11 +211,14 @@ class Mailbox::Impl {
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
   void on_link_up(const AgentName& to, const LogId& peer);
   void on_link_down(const AgentName& to);
-  void on_answer(const AgentName& to, const LogId& peer, Sequence sequence, Answer answer, const std::string& reason);
+  void on_answer(const AgentName& to, const LogId& peer, Sequence sequence, Answer answer,
+                 const std::string& reason);
   void on_retry(const AgentName& to);
   bool on_acked(const AgentName& to, Sequence sequence);
-  Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev, const Message& message);
-  std::optional<Delivery> receive(MonoTime now, Milliseconds lease, const std::optional<MessageId>& in_reply_to);
+  Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
+                 const Message& message);
+  std::optional<Delivery> receive(MonoTime now, Milliseconds lease,
+                                  const std::optional<MessageId>& in_reply_to);
   void await_reply(const MessageId& id);
   void forget_reply(const MessageId& id);
   Result<AckResult> ack(const MessageId& id, std::uint16_t attempt);
@@ -227,7 +244,8 @@ class Mailbox::Impl {
   Result<Message> read_inbox(Sequence sequence) const;
 
   // receiving
-  Entry make_entry(Sequence sequence, const LogId& sender_log, Sequence sender_sequence, const Message& m, std::size_t payload) const;
+  Entry make_entry(Sequence sequence, const LogId& sender_log, Sequence sender_sequence,
+                   const Message& m, std::size_t payload) const;
   Entry& insert(Entry entry);
   void index(const Entry& e);
   void unindex(const Entry& e);
@@ -244,14 +262,18 @@ class Mailbox::Impl {
   void shrink_anchor(Sequence sequence);
   bool room_for_stream();
   bool sender_is_gone(const Entry& e) const;
-  Result<Sequence> store(MonoTime now, const LogId& sender_log, Sequence sequence, const Message& message);
-  bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence, const Message& message);
+  Result<Sequence> store(MonoTime now, const LogId& sender_log, Sequence sequence,
+                         const Message& message);
+  bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
+              const Message& message);
   Stream& stream_for(const LogId& sender_log, std::uint8_t index, const AgentName& from);
   [[nodiscard]] bool inbox_has_room(const Message& message) const;
 
   // sending
   Outgoing* find_out(const AgentName& to, Sequence sequence);
-  OutStream& stream_for(Destination& d, const Outgoing& o) { return d.streams[stream_of(o.priority, o.reply)]; }
+  OutStream& stream_for(Destination& d, const Outgoing& o) {
+    return d.streams[stream_of(o.priority, o.reply)];
+  }
   void insert_out(Outgoing o);
   enum class After : std::uint8_t { kFinished, kNeverDelivered };
   void remove_out(Sequence sequence, After after);
@@ -261,7 +283,10 @@ class Mailbox::Impl {
   void doubt(Destination& d, Outgoing& o);
 
   // ids
-  void remember(MonoTime now, bool received, const AgentName& peer, const MessageId& id, Sequence record);
+  void remember(MonoTime now, bool received, const AgentName& peer, const MessageId& id,
+                Sequence record);
+  void record_outcome(Sequence record);
+  bool record_pending_outcomes();
   void remember_generated(const MessageId& id, UserId outcome);
   void forget_sent(const MessageId& id);
   void expire_ids(MonoTime now);
@@ -274,19 +299,20 @@ class Mailbox::Impl {
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;
   std::uint64_t use_ = 0;
-  std::array<std::set<Sequence>, kPriorities> ready_;                  // without awaited replies
-  std::unordered_map<MessageId, std::set<Sequence>> replies_;          // live, by what they answer
+  std::array<std::set<Sequence>, kPriorities> ready_;          // without awaited replies
+  std::unordered_map<MessageId, std::set<Sequence>> replies_;  // live, by what they answer
   std::set<MessageId> awaited_;
   std::set<std::pair<MonoTime, Sequence>> timers_;
-  std::unordered_multimap<MessageId, Sequence> by_id_;                 // live and acked
-  std::unordered_map<std::string, Sequence> by_pair_;                  // sender and id → live or acked
+  std::unordered_multimap<MessageId, Sequence> by_id_;  // live and acked
+  std::unordered_map<std::string, Sequence> by_pair_;   // sender and id → live or acked
   std::map<MessageId, int> leased_ids_;
-  std::map<AgentName, std::set<Sequence>> owed_;                       // acked records by creditor
+  std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor
   std::map<AgentName, LogId> current_;
   std::uint32_t counted_ = 0, live_ = 0, dead_ = 0;
   std::set<Sequence> large_anchors_;
   std::deque<std::pair<MessageId, std::uint16_t>> recent_acks_;
   std::vector<Sequence> retry_marks_;
+  std::set<Sequence> pending_outcomes_;
 
   std::unordered_map<Sequence, Outgoing> out_;
   std::map<AgentName, Destination> destinations_;
@@ -313,7 +339,8 @@ class Mailbox::Impl {
 
 void Mailbox::Impl::restore(const log::Record& record) {
   Restored r{record.sequence, record.kind, record.state, record.attempt, {}, {}, {}};
-  // A record that is whole but cannot be understood was written by a later release: left alone, for that one to find.
+  // A record that is whole but cannot be understood was written by a later release: left alone, for
+  // that one to find.
   if (record.kind == kOutbox) {
     auto m = decode(record.payload);
     if (!m) return;
@@ -332,7 +359,8 @@ void Mailbox::Impl::restore(const log::Record& record) {
     if (record.payload.size() < kInboxPrefix) return;
     auto m = decode(record.payload.substr(kInboxPrefix));
     if (!m) return;
-    r.entry = make_entry(record.sequence, get_log_id(record.payload, 0), log::get<Sequence>(record.payload, 16), *m, record.payload.size());
+    r.entry = make_entry(record.sequence, get_log_id(record.payload, 0),
+                         log::get<Sequence>(record.payload, 16), *m, record.payload.size());
   } else if (record.kind == kCursor || record.kind == kUserId) {
     r.head = std::string(record.payload);
   } else {
@@ -361,10 +389,16 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
       Entry e = std::move(*r.entry);
       const std::uint16_t bits = r.attempt & kAnchorBits;
       e.attempt = r.attempt & kAttemptMask;
-      if (r.state == State::kDead) e.where = Where::kDead;
-      else if (r.state == State::kTaken && bits == kAnchorBits) e.where = Where::kAnchor;
-      else if (r.state == State::kTaken && bits == kAckedBit) e.where = Where::kAcked;
-      Stream* stream = e.local() ? nullptr : &stream_for(e.sender_log, stream_of(e.priority, !e.in_reply_to.empty()), e.from);
+      if (r.state == State::kDead)
+        e.where = Where::kDead;
+      else if (r.state == State::kTaken && bits == kAnchorBits)
+        e.where = Where::kAnchor;
+      else if (r.state == State::kTaken && bits == kAckedBit)
+        e.where = Where::kAcked;
+      Stream* stream =
+          e.local()
+              ? nullptr
+              : &stream_for(e.sender_log, stream_of(e.priority, !e.in_reply_to.empty()), e.from);
       const bool highest = stream != nullptr && e.sender_sequence > stream->high;
       if (!highest && e.where == Where::kAnchor) {
         finish_record(r.sequence);
@@ -388,7 +422,7 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
         finish_record(r.sequence);
         continue;
       }
-      if (r.state != State::kTaken) (void)log_->mark(r.sequence, State::kTaken, 1);
+      if (r.state != State::kTaken) record_outcome(r.sequence);
       remember(now, true, u->peer, u->id, r.sequence);
       continue;
     }
@@ -404,7 +438,10 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
     if (known == sent_ids_.end()) continue;  // more than max_user_ids
     known->second.accepted = accepted;
     known->second.local = u->local;
-    known->second.sequence = out != out_by_id_.end() ? out->second : in != by_pair_.end() ? in->second : 0;
+    known->second.sequence = out != out_by_id_.end() ? out->second
+                             : in != by_pair_.end()  ? in->second
+                                                     : 0;
+    if (accepted && r.state != State::kTaken) record_outcome(r.sequence);
     if (accepted && out != out_by_id_.end()) out_.at(out->second).accepted = true;
   }
   restored_.clear();
@@ -414,9 +451,26 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
 
 // ---- log
 
-// An error here costs space until the next try, nothing else: what is not marked done is found again and settled again.
+// An error here costs space until the next try, nothing else: what is not marked done is found
+// again and settled again.
 void Mailbox::Impl::finish_record(Sequence sequence) {
-  if (!log_->mark(sequence, State::kDone, 0) && retry_marks_.size() < kMaxRetryMarks) retry_marks_.push_back(sequence);
+  pending_outcomes_.erase(sequence);
+  if (!log_->mark(sequence, State::kDone, 0) && retry_marks_.size() < kMaxRetryMarks)
+    retry_marks_.push_back(sequence);
+}
+
+// A user id's record says "accepted" or "stored" before its message's record goes: else a crash
+// would forget the id.
+void Mailbox::Impl::record_outcome(Sequence record) {
+  if (!log_->mark(record, State::kTaken, 1)) pending_outcomes_.insert(record);
+}
+
+bool Mailbox::Impl::record_pending_outcomes() {
+  while (!pending_outcomes_.empty()) {
+    if (!log_->mark(*pending_outcomes_.begin(), State::kTaken, 1)) return false;
+    pending_outcomes_.erase(pending_outcomes_.begin());
+  }
+  return true;
 }
 
 Result<Message> Mailbox::Impl::read_inbox(Sequence sequence) const {
@@ -428,7 +482,8 @@ Result<Message> Mailbox::Impl::read_inbox(Sequence sequence) const {
 
 // ---- receiving: indexes
 
-Mailbox::Impl::Entry Mailbox::Impl::make_entry(Sequence sequence, const LogId& sender_log, Sequence sender_sequence, const Message& m,
+Mailbox::Impl::Entry Mailbox::Impl::make_entry(Sequence sequence, const LogId& sender_log,
+                                               Sequence sender_sequence, const Message& m,
                                                std::size_t payload) const {
   Entry e;
   e.sequence = sequence;
@@ -444,7 +499,8 @@ Mailbox::Impl::Entry Mailbox::Impl::make_entry(Sequence sequence, const LogId& s
   return e;
 }
 
-Mailbox::Impl::Stream& Mailbox::Impl::stream_for(const LogId& sender_log, std::uint8_t index, const AgentName& from) {
+Mailbox::Impl::Stream& Mailbox::Impl::stream_for(const LogId& sender_log, std::uint8_t index,
+                                                 const AgentName& from) {
   Stream& stream = streams_[{sender_log, index}];
   if (stream.from.empty()) stream.from = from;
   stream.used = ++use_;
@@ -458,20 +514,25 @@ Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
     if (e.payload_bytes > kSmallAnchorBytes) large_anchors_.insert(sequence);
     return e;
   }
-  // Two live records of one message: a crash interrupted the change of its creditor. The later one counts.
-  if (const auto twin = by_pair_.find(pair_key(e.from, e.id)); twin != by_pair_.end() && !e.local()) {
+  // Two live records of one message: a crash interrupted the change of its creditor. The later one
+  // counts.
+  if (const auto twin = by_pair_.find(pair_key(e.from, e.id));
+      twin != by_pair_.end() && !e.local()) {
     Entry& old = inbox_.at(twin->second);
     if (!old.local() && old.sender_log != e.sender_log && old.where != Where::kAcked) {
       if (old.attempt > e.attempt && e.where == Where::kReady) {
         e.attempt = old.attempt;
-        (void)log_->mark(sequence, State::kTaken, e.attempt);  // else the next restart begins to count anew
+        (void)log_->mark(sequence, State::kTaken,
+                         e.attempt);  // else the next restart begins to count anew
       }
       retire(old);
       --books_.stored;
       release(old);
     }
   }
-  if (!e.local()) streams_.at({e.sender_log, stream_of(e.priority, !e.in_reply_to.empty())}).live[e.sender_sequence] = sequence;
+  if (!e.local())
+    streams_.at({e.sender_log, stream_of(e.priority, !e.in_reply_to.empty())})
+        .live[e.sender_sequence] = sequence;
   index(e);
   if (e.where == Where::kAcked) {
     owed_[e.from].insert(sequence);
@@ -510,7 +571,8 @@ void Mailbox::Impl::unindex(const Entry& e) {
 
 void Mailbox::Impl::set_ready(Entry& e) {
   e.where = Where::kReady;
-  if (e.in_reply_to.empty() || awaited_.count(e.in_reply_to) == 0) ready_[static_cast<std::size_t>(e.priority)].insert(e.sequence);
+  if (e.in_reply_to.empty() || awaited_.count(e.in_reply_to) == 0)
+    ready_[static_cast<std::size_t>(e.priority)].insert(e.sequence);
 }
 
 void Mailbox::Impl::leave(Entry& e) {
@@ -524,18 +586,24 @@ void Mailbox::Impl::leave(Entry& e) {
 // Out of everything that counts it as live, before it is acked or replaced.
 void Mailbox::Impl::retire(Entry& e) {
   leave(e);
-  if (e.where == Where::kDead) --dead_; else --live_;
+  if (e.where == Where::kDead)
+    --dead_;
+  else
+    --live_;
   if (e.counted) --counted_;
   e.counted = false;
   if (e.in_reply_to.empty()) return;
   const auto it = replies_.find(e.in_reply_to);
-  if (it != replies_.end() && it->second.erase(e.sequence) != 0 && it->second.empty()) replies_.erase(it);
+  if (it != replies_.end() && it->second.erase(e.sequence) != 0 && it->second.empty())
+    replies_.erase(it);
 }
 
-// A dead letter keeps its second copy in the sender's outbox: no ack is owed for it until somebody ends it by purge().
+// A dead letter keeps its second copy in the sender's outbox: no ack is owed for it until somebody
+// ends it by purge().
 void Mailbox::Impl::make_dead(Entry& e) {
   leave(e);
-  (void)log_->mark(e.sequence, State::kDead, e.attempt);  // else it is found as kTaken with all attempts used
+  (void)log_->mark(e.sequence, State::kDead,
+                   e.attempt);  // else it is found as kTaken with all attempts used
   e.where = Where::kDead;
   --live_;
   ++dead_;
@@ -549,7 +617,8 @@ bool Mailbox::Impl::sender_is_gone(const Entry& e) const {
   return it != current_.end() && it->second != e.sender_log;
 }
 
-// Makes `record` the carrier of the stream's high-water mark; the one before it is no longer needed for that.
+// Makes `record` the carrier of the stream's high-water mark; the one before it is no longer needed
+// for that.
 void Mailbox::Impl::carry(Stream& stream, Sequence record, bool cursor) {
   if (stream.carrier != record) drop_carrier(stream);
   stream.carrier = record;
@@ -562,7 +631,8 @@ void Mailbox::Impl::drop_carrier(Stream& stream) {
   if (old == 0) return;
   if (stream.carrier_is_cursor) {
     finish_record(old);
-  } else if (const auto it = inbox_.find(old); it != inbox_.end() && it->second.where == Where::kAnchor) {
+  } else if (const auto it = inbox_.find(old);
+             it != inbox_.end() && it->second.where == Where::kAnchor) {
     large_anchors_.erase(old);
     inbox_.erase(it);
     finish_record(old);
@@ -571,15 +641,17 @@ void Mailbox::Impl::drop_carrier(Stream& stream) {
 }
 
 bool Mailbox::Impl::write_cursor(const StreamKey& key, Stream& stream) {
-  auto written = log_->append(kCursor, encode_cursor({key.first, key.second, stream.high, stream.from}));
+  auto written =
+      log_->append(kCursor, encode_cursor({key.first, key.second, stream.high, stream.from}));
   if (!written) return false;
   stream.carrier = *written;
   stream.carrier_is_cursor = true;
   return true;
 }
 
-// The record of `e` has served (acked and recorded, or its sender is gone). When it carries its stream's mark it stays as an
-// anchor, which needs no space, or is replaced by a small cursor record, which needs some.
+// The record of `e` has served (acked and recorded, or its sender is gone). When it carries its
+// stream's mark it stays as an anchor, which needs no space, or is replaced by a small cursor
+// record, which needs some.
 void Mailbox::Impl::release(Entry& e) {
   const Sequence sequence = e.sequence;
   unindex(e);
@@ -590,9 +662,11 @@ void Mailbox::Impl::release(Entry& e) {
       Stream& stream = it->second;
       stream.live.erase(e.sender_sequence);
       const bool gone = sender_is_gone(e);
-      if (stream.carrier == sequence && !gone && (e.payload_bytes <= kSmallAnchorBytes || !write_cursor(key, stream))) {
+      if (stream.carrier == sequence && !gone &&
+          (e.payload_bytes <= kSmallAnchorBytes || !write_cursor(key, stream))) {
         e.where = Where::kAnchor;
-        (void)log_->mark(sequence, State::kTaken, kAnchorBits);  // else it is settled once more after a restart
+        (void)log_->mark(sequence, State::kTaken,
+                         kAnchorBits);  // else it is settled once more after a restart
         if (e.payload_bytes > kSmallAnchorBytes) large_anchors_.insert(sequence);
         e.id.value.clear();
         e.id.value.shrink_to_fit();
@@ -621,12 +695,15 @@ void Mailbox::Impl::shrink_anchor(Sequence sequence) {
   finish_record(sequence);
 }
 
-// Below max_streams, if need be by forgetting the mark that was used least recently and has nothing live.
+// Below max_streams, if need be by forgetting the mark that was used least recently and has nothing
+// live.
 bool Mailbox::Impl::room_for_stream() {
   if (streams_.size() < limits_.max_streams) return true;
   auto oldest = streams_.end();
   for (auto it = streams_.begin(); it != streams_.end(); ++it) {
-    if (it->second.live.empty() && (oldest == streams_.end() || it->second.used < oldest->second.used)) oldest = it;
+    if (it->second.live.empty() &&
+        (oldest == streams_.end() || it->second.used < oldest->second.used))
+      oldest = it;
   }
   if (oldest == streams_.end()) return false;
   drop_carrier(oldest->second);
@@ -639,10 +716,12 @@ bool Mailbox::Impl::room_for_stream() {
 bool Mailbox::Impl::inbox_has_room(const Message& message) const {
   if (counted_ < limits_.max_inbox_messages) return true;
   // The one reserved place of a reply that is waited for.
-  return !message.in_reply_to.empty() && awaited_.count(message.in_reply_to) != 0 && replies_.count(message.in_reply_to) == 0;
+  return !message.in_reply_to.empty() && awaited_.count(message.in_reply_to) != 0 &&
+         replies_.count(message.in_reply_to) == 0;
 }
 
-Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Sequence sequence, const Message& message) {
+Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Sequence sequence,
+                                      const Message& message) {
   Sequence id_record = 0;
   const bool received = !sender_log.empty();
   if (!is_generated(message.id) && received) {
@@ -657,13 +736,15 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
     return written.error();
   }
   if (id_record != 0) {
-    // Until here the id alone must not count as "stored before" (a crash may have come between the two).
-    (void)log_->mark(id_record, State::kTaken, 1);
+    // Until here the id alone must not count as "stored before" (a crash may have come between the
+    // two).
+    record_outcome(id_record);
     remember(now, true, message.from, message.id, id_record);
   }
   Entry entry = make_entry(*written, sender_log, sequence, message, payload.size());
   if (received) {
-    Stream& stream = stream_for(sender_log, stream_of(message.priority, !message.in_reply_to.empty()), message.from);
+    Stream& stream = stream_for(
+        sender_log, stream_of(message.priority, !message.in_reply_to.empty()), message.from);
     stream.high = sequence;
     insert(std::move(entry));
     carry(stream, *written, false);
@@ -673,11 +754,14 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
   return *written;
 }
 
-Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev, const Message& message) {
+Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence sequence,
+                              Sequence prev, const Message& message) {
   expire_ids(now);
-  if (sender_log.empty() || sequence == 0 || prev >= sequence || message.to != local_ || !is_agent_name(message.from.value) ||
-      !is_message_id(message.id.value) || (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) ||
-      static_cast<int>(message.priority) >= kPriorities || message.body.size() > limits_.max_message_bytes) {
+  if (sender_log.empty() || sequence == 0 || prev >= sequence || message.to != local_ ||
+      !is_agent_name(message.from.value) || !is_message_id(message.id.value) ||
+      (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) ||
+      static_cast<int>(message.priority) >= kPriorities ||
+      message.body.size() > limits_.max_message_bytes) {
     return Answer::kRefused;
   }
   const std::uint8_t index = stream_of(message.priority, !message.in_reply_to.empty());
@@ -686,7 +770,8 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
   if (sequence <= high) {
     ++books_.duplicates;
     const auto live = known->second.live.find(sequence);
-    const bool acked = live == known->second.live.end() || inbox_.at(live->second).where == Where::kAcked;
+    const bool acked =
+        live == known->second.live.end() || inbox_.at(live->second).where == Where::kAcked;
     return acked ? Answer::kFinished : Answer::kDuplicate;
   }
   if (prev > high) return Answer::kGap;
@@ -704,8 +789,10 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
     return Answer::kFinished;
   }
   if (known == streams_.end() && !room_for_stream()) return Answer::kFull;
-  if (live_twin && !inbox_.at(twin->second).local() && inbox_.at(twin->second).sender_log != sender_log) {
-    return refill(inbox_.at(twin->second), sender_log, sequence, message) ? Answer::kDuplicate : Answer::kFull;
+  if (live_twin && !inbox_.at(twin->second).local() &&
+      inbox_.at(twin->second).sender_log != sender_log) {
+    return refill(inbox_.at(twin->second), sender_log, sequence, message) ? Answer::kDuplicate
+                                                                          : Answer::kFull;
   }
   if (!inbox_has_room(message)) {
     ++books_.full;
@@ -718,13 +805,17 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
   return Answer::kStored;
 }
 
-// Writes `twin` again as owed to its sender's new log, so that the two pods hold the same message once more.
-bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence sequence, const Message& message) {
+// Writes `twin` again as owed to its sender's new log, so that the two pods hold the same message
+// once more.
+bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
+                           const Message& message) {
   const Entry old = twin;  // by value: it goes
   const std::string payload = encode_inbox(sender_log, sequence, message);
   auto written = log_->append(kInbox, payload);
   if (!written) return false;
-  const State state = old.where == Where::kDead ? State::kDead : old.attempt == 0 ? State::kLive : State::kTaken;
+  const State state = old.where == Where::kDead ? State::kDead
+                      : old.attempt == 0        ? State::kLive
+                                                : State::kTaken;
   if (state != State::kLive && !log_->mark(*written, state, old.attempt)) {
     finish_record(*written);
     return false;
@@ -737,23 +828,29 @@ bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence 
   next.counted = old.counted;
   next.until = old.until;
   next.where = old.where;
-  Stream& stream = stream_for(sender_log, stream_of(message.priority, !message.in_reply_to.empty()), message.from);
+  Stream& stream = stream_for(sender_log, stream_of(message.priority, !message.in_reply_to.empty()),
+                              message.from);
   stream.high = sequence;
   stream.live[sequence] = next.sequence;
   Entry& e = inbox_[next.sequence] = std::move(next);
   index(e);
-  if (e.where == Where::kDead) ++dead_; else ++live_;
+  if (e.where == Where::kDead)
+    ++dead_;
+  else
+    ++live_;
   if (e.counted) ++counted_;
   if (!e.in_reply_to.empty()) replies_[e.in_reply_to].insert(e.sequence);
   if (e.where == Where::kReady) set_ready(e);
-  if (e.where == Where::kLeased || e.where == Where::kDelayed) timers_.insert({e.until, e.sequence});
+  if (e.where == Where::kLeased || e.where == Where::kDelayed)
+    timers_.insert({e.until, e.sequence});
   if (e.where == Where::kLeased) ++leased_ids_[e.id];
   carry(stream, e.sequence, false);
   ++books_.duplicates;
   return true;
 }
 
-std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease, const std::optional<MessageId>& in_reply_to) {
+std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
+                                               const std::optional<MessageId>& in_reply_to) {
   (void)tick(now);
   std::vector<Sequence> dead;
   std::optional<Delivery> out;
@@ -761,7 +858,8 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
     for (const Sequence sequence : candidates) {
       Entry& e = inbox_.at(sequence);
       if (e.where != Where::kReady || leased_ids_.count(e.id) != 0) continue;
-      // All attempts were used before a restart; an ack of the last one could still have come until now.
+      // All attempts were used before a restart; an ack of the last one could still have come until
+      // now.
       if (e.attempt >= limits_.max_attempts) {
         dead.push_back(sequence);
         continue;
@@ -821,13 +919,15 @@ void Mailbox::Impl::forget_reply(const MessageId& id) {
   }
 }
 
-// The live or acked record that `attempt` of `id` speaks about. Ids of different senders may be equal: then the one that
-// is leased, of which there is never more than one.
+// The live or acked record that `attempt` of `id` speaks about. Ids of different senders may be
+// equal: then the one that is leased, of which there is never more than one.
 Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const MessageId& id, std::uint16_t attempt) {
   Entry* best = nullptr;
   auto rank = [&](const Entry& e) {
     if (e.attempt != attempt || attempt == 0 || e.where == Where::kDead) return 0;
-    return e.where == Where::kLeased ? 4 : e.where == Where::kReady || e.where == Where::kDelayed ? 3 : 2;
+    return e.where == Where::kLeased                                ? 4
+           : e.where == Where::kReady || e.where == Where::kDelayed ? 3
+                                                                    : 2;
   };
   const auto [begin, end] = by_id_.equal_range(id);
   for (auto it = begin; it != end; ++it) {
@@ -840,12 +940,14 @@ Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const MessageId& id, std::uint
 Result<AckResult> Mailbox::Impl::ack(const MessageId& id, std::uint16_t attempt) {
   Entry* e = find_attempt(id, attempt);
   if (e == nullptr) {
-    const bool recent = std::find(recent_acks_.begin(), recent_acks_.end(), std::pair(id, attempt)) != recent_acks_.end();
+    const bool recent = std::find(recent_acks_.begin(), recent_acks_.end(),
+                                  std::pair(id, attempt)) != recent_acks_.end();
     if (recent) return AckResult{};
     return not_found("no message " + id.value + " here");
   }
   if (attempt == 0 || e->attempt != attempt || e->where == Where::kDead) {
-    return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " is not the current one"};
+    return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
+                                    " is not the current one"};
   }
   return settle_or_owe(*e, attempt);
 }
@@ -863,10 +965,17 @@ Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) 
   const AckDebt debt{e.sequence, e.from, e.sender_log, e.sender_sequence};
   if (e.where == Where::kAcked) return AckResult{debt};
   const bool owes = !e.local() && !sender_is_gone(e);
+  if (!record_pending_outcomes()) return internal_error("the log cannot be written");
   if (owes) {
-    if (auto s = log_->mark(e.sequence, State::kTaken, static_cast<std::uint16_t>(attempt | kAckedBit)); !s) return s.error();
-  } else if (auto s = log_->mark(e.sequence, State::kTaken, static_cast<std::uint16_t>(attempt | kAnchorBits)); !s) {
-    return s.error();  // before anything is told: an ack that is OK stays OK, though marking it done may fail below
+    if (auto s =
+            log_->mark(e.sequence, State::kTaken, static_cast<std::uint16_t>(attempt | kAckedBit));
+        !s)
+      return s.error();
+  } else if (auto s = log_->mark(e.sequence, State::kTaken,
+                                 static_cast<std::uint16_t>(attempt | kAnchorBits));
+             !s) {
+    return s.error();  // before anything is told: an ack that is OK stays OK, though marking it
+                       // done may fail below
   }
   retire(e);
   e.where = Where::kAcked;
@@ -933,11 +1042,14 @@ std::vector<Sequence> Mailbox::Impl::on_incarnation(const AgentName& name, const
   return settled;
 }
 
-Status Mailbox::Impl::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) {
+Status Mailbox::Impl::nack(MonoTime now, const MessageId& id, std::uint16_t attempt,
+                           Milliseconds delay) {
   Entry* e = find_attempt(id, attempt);
   if (e == nullptr) return not_found("no message " + id.value + " here");
-  if (attempt == 0 || e->attempt != attempt || e->where == Where::kDead || e->where == Where::kAcked) {
-    return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " is not the current one"};
+  if (attempt == 0 || e->attempt != attempt || e->where == Where::kDead ||
+      e->where == Where::kAcked) {
+    return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
+                                    " is not the current one"};
   }
   ++books_.nacked;
   if (e->attempt >= limits_.max_attempts) {
@@ -955,15 +1067,19 @@ Status Mailbox::Impl::nack(MonoTime now, const MessageId& id, std::uint16_t atte
   return {};
 }
 
-Status Mailbox::Impl::extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease) {
+Status Mailbox::Impl::extend(MonoTime now, const MessageId& id, std::uint16_t attempt,
+                             Milliseconds lease) {
   Entry* e = find_attempt(id, attempt);
   if (e == nullptr) return not_found("no message " + id.value + " here");
-  const bool holds = attempt != 0 && e->attempt == attempt && (e->where == Where::kLeased || e->where == Where::kReady);
+  const bool holds = attempt != 0 && e->attempt == attempt &&
+                     (e->where == Where::kLeased || e->where == Where::kReady);
   if (!holds || (e->where == Where::kReady && leased_ids_.count(id) != 0)) {
-    return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " has no lease"};
+    return Error{Code::kDenied,
+                 "attempt " + std::to_string(attempt) + " of " + id.value + " has no lease"};
   }
   leave(*e);
-  e->where = Where::kLeased;  // also when the lease had run out, or ended with a restart, and nobody got it since
+  e->where = Where::kLeased;  // also when the lease had run out, or ended with a restart, and
+                              // nobody got it since
   e->until = now + lease;
   timers_.insert({e->until, e->sequence});
   ++leased_ids_[id];
@@ -983,6 +1099,7 @@ bool Mailbox::Impl::tick(MonoTime now) {
     ready = true;
   }
   expire_ids(now);
+  (void)record_pending_outcomes();  // else at the next tick
   for (std::size_t n = retry_marks_.size(); n > 0; --n) {
     if (!log_->mark(retry_marks_.back(), State::kDone, 0)) break;
     retry_marks_.pop_back();
@@ -998,7 +1115,8 @@ std::optional<MonoTime> Mailbox::Impl::next_deadline() const {
 
 // ---- ids chosen by users
 
-void Mailbox::Impl::remember(MonoTime now, bool received, const AgentName& peer, const MessageId& id, Sequence record) {
+void Mailbox::Impl::remember(MonoTime now, bool received, const AgentName& peer,
+                             const MessageId& id, Sequence record) {
   expiries_.push_back({now + limits_.user_id_ttl, received, peer, id, record});
   if (received) {
     Sequence& known = received_ids_[pair_key(peer, id)];
@@ -1012,7 +1130,8 @@ void Mailbox::Impl::remember(MonoTime now, bool received, const AgentName& peer,
   expire_ids(now);
 }
 
-// Only in memory, only the latest: enough for an agent whose socket broke while its message was answered.
+// Only in memory, only the latest: enough for an agent whose socket broke while its message was
+// answered.
 void Mailbox::Impl::remember_generated(const MessageId& id, UserId outcome) {
   if (generated_.size() >= kRecentGenerated) {
     forget_sent(generated_.front());
@@ -1072,7 +1191,8 @@ Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& to, Sequence s
   return it == out_.end() || it->second.to != to ? nullptr : &it->second;
 }
 
-// Ends a message of which "never delivered" will be told: that must be true also after a restart. false: it stays.
+// Ends a message of which "never delivered" will be told: that must be true also after a restart.
+// false: it stays.
 bool Mailbox::Impl::never_deliver(Sequence sequence) {
   if (!log_->mark(sequence, State::kDone, 0)) return false;
   remove_out(sequence, After::kNeverDelivered);
@@ -1084,7 +1204,8 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   const auto it = out_.find(sequence);
   const Outgoing o = std::move(it->second);
   out_.erase(it);
-  if (const auto id = out_by_id_.find(o.id); id != out_by_id_.end() && id->second == sequence) out_by_id_.erase(id);
+  if (const auto id = out_by_id_.find(o.id); id != out_by_id_.end() && id->second == sequence)
+    out_by_id_.erase(id);
   const auto dest = destinations_.find(o.to);
   Destination& d = dest->second;
   OutStream& stream = stream_for(d, o);
@@ -1098,20 +1219,30 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   } else if (is_generated(o.id)) {
     remember_generated(o.id, {0, o.to, sequence, true, false});
   }
-  if (after == After::kFinished) finish_record(sequence);
+  if (after != After::kFinished) return;
+  // The outbox record stays until its id's outcome is written: after a restart it leads to the same
+  // end.
+  if (!record_pending_outcomes()) return;
+  finish_record(sequence);
 }
 
 Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
   expire_ids(now);
-  if (!is_message_id(message.id.value)) return invalid("a message id has 1 to 128 characters of A-Z a-z 0-9 . _ : -");
-  if (!is_agent_name(message.to.value)) return invalid("'" + message.to.value.substr(0, 64) + "' is not the name of an agent");
-  if (!is_agent_name(message.from.value)) return invalid("the sender's name is not that of an agent");
-  if (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) return invalid("in_reply_to is not a message id");
+  if (!is_message_id(message.id.value))
+    return invalid("a message id has 1 to 128 characters of A-Z a-z 0-9 . _ : -");
+  if (!is_agent_name(message.to.value))
+    return invalid("'" + message.to.value.substr(0, 64) + "' is not the name of an agent");
+  if (!is_agent_name(message.from.value))
+    return invalid("the sender's name is not that of an agent");
+  if (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value))
+    return invalid("in_reply_to is not a message id");
   if (static_cast<int>(message.priority) >= kPriorities) return invalid("unknown priority");
   if (message.body.size() > limits_.max_message_bytes) {
-    return invalid("the body has " + std::to_string(message.body.size()) + " bytes, allowed are " + std::to_string(limits_.max_message_bytes));
+    return invalid("the body has " + std::to_string(message.body.size()) + " bytes, allowed are " +
+                   std::to_string(limits_.max_message_bytes));
   }
-  const Error reused{Code::kConflict, "the id " + message.id.value + " was used for a message to another agent"};
+  const Error reused{Code::kConflict,
+                     "the id " + message.id.value + " was used for a message to another agent"};
   if (const auto it = out_by_id_.find(message.id); it != out_by_id_.end()) {
     const Outgoing& o = out_.at(it->second);
     if (o.to != message.to) return reused;
@@ -1127,9 +1258,12 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
 
   const bool reply = !message.in_reply_to.empty();
   const auto dest = destinations_.find(message.to);
-  if (dest == destinations_.end() && destinations_.size() >= kMaxDestinations) return Error{Code::kFull, "the outbox has too many receivers"};
-  if (dest != destinations_.end() && (reply ? dest->second.replies : dest->second.messages) >= limits_.max_outbox_messages) {
-    return Error{Code::kFull, "the outbox for " + message.to.value + " is full (" + std::to_string(limits_.max_outbox_messages) + " messages)"};
+  if (dest == destinations_.end() && destinations_.size() >= kMaxDestinations)
+    return Error{Code::kFull, "the outbox has too many receivers"};
+  if (dest != destinations_.end() &&
+      (reply ? dest->second.replies : dest->second.messages) >= limits_.max_outbox_messages) {
+    return Error{Code::kFull, "the outbox for " + message.to.value + " is full (" +
+                                  std::to_string(limits_.max_outbox_messages) + " messages)"};
   }
   Sequence id_record = 0;
   if (!is_generated(message.id)) {
@@ -1164,14 +1298,16 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
 // Stored once, accepted at once: the sender and the receiver share this log.
 Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& message) {
   Sequence sequence = 0;
-  if (const auto twin = by_pair_.find(pair_key(message.from, message.id)); twin != by_pair_.end() && inbox_.at(twin->second).local()) {
+  if (const auto twin = by_pair_.find(pair_key(message.from, message.id));
+      twin != by_pair_.end() && inbox_.at(twin->second).local()) {
     sequence = twin->second;
   } else {
     if (draining_) return Error{Code::kDenied, local_.value + " is leaving"};
     if (!inbox_has_room(message)) {
       ++books_.full;
-      return Error{Code::kFull, local_.value + "'s inbox is full (" + std::to_string(counted_) + " of " +
-                                    std::to_string(limits_.max_inbox_messages) + " messages)"};
+      return Error{Code::kFull, local_.value + "'s inbox is full (" + std::to_string(counted_) +
+                                    " of " + std::to_string(limits_.max_inbox_messages) +
+                                    " messages)"};
     }
     Sequence id_record = 0;
     if (!is_generated(message.id)) {
@@ -1186,9 +1322,9 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
     }
     sequence = *stored;
     if (id_record != 0) {
-      (void)log_->mark(id_record, State::kTaken, 1);  // else the message itself tells, while it lives
       remember(now, false, message.to, message.id, id_record);
       UserId& u = sent_ids_[message.id];
+      record_outcome(id_record);
       u.sequence = sequence;
       u.accepted = u.local = true;
     } else {
@@ -1207,8 +1343,7 @@ void Mailbox::Impl::accept(Outgoing& o) {
   ++books_.accepted;
   if (const auto it = sent_ids_.find(o.id); it != sent_ids_.end()) {
     it->second.accepted = true;
-    // When this fails the outbox record, found again after a restart, leads here once more.
-    if (it->second.record != 0) (void)log_->mark(it->second.record, State::kTaken, 1);
+    if (it->second.record != 0) record_outcome(it->second.record);
   }
   outcomes_.push_back({o.sequence, o.id, o.to, {}, false});
 }
@@ -1295,7 +1430,9 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
     int priority = 0;
     for (int turn = 0; turn < 2 && stream == nullptr; ++turn) {
       for (priority = 0; priority < kPriorities; ++priority) {
-        if (d.credits[static_cast<std::size_t>(priority)] > 0 && (stream = due_in(priority)) != nullptr) break;
+        if (d.credits[static_cast<std::size_t>(priority)] > 0 &&
+            (stream = due_in(priority)) != nullptr)
+          break;
       }
       if (stream == nullptr) d.credits = kWeights;
     }
@@ -1307,7 +1444,8 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
     auto message = payload ? decode(*payload) : Result<Message>(payload.error());
     if (!message) {
       if (message.error().code != Code::kCorrupt) break;
-      // Our copy is damaged. What the receiver may hold stays with it; nobody is told "accepted" for it any more.
+      // Our copy is damaged. What the receiver may hold stays with it; nobody is told "accepted"
+      // for it any more.
       stream->due.erase(sequence);
       broken.push_back(sequence);
       continue;
@@ -1323,7 +1461,10 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   for (const Sequence sequence : broken) {
     const Outgoing& o = out_.at(sequence);
     if (!o.accepted) {
-      outcomes_.push_back({sequence, o.id, o.to, Error{Code::kUnknown, "the stored copy is damaged; it may have been delivered before"}, false});
+      outcomes_.push_back(
+          {sequence, o.id, o.to,
+           Error{Code::kUnknown, "the stored copy is damaged; it may have been delivered before"},
+           false});
     }
     ++books_.refused;
     remove_out(sequence, After::kFinished);
@@ -1331,10 +1472,13 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   return out;
 }
 
-void Mailbox::Impl::on_answer(const AgentName& to, const LogId& peer, Sequence sequence, Answer answer, const std::string& reason) {
+void Mailbox::Impl::on_answer(const AgentName& to, const LogId& peer, Sequence sequence,
+                              Answer answer, const std::string& reason) {
   const auto dest = destinations_.find(to);
   Outgoing* o = find_out(to, sequence);
-  if (o == nullptr || dest == destinations_.end() || !dest->second.linked || dest->second.peer != peer) return;
+  if (o == nullptr || dest == destinations_.end() || !dest->second.linked ||
+      dest->second.peer != peer)
+    return;
   Destination& d = dest->second;
   OutStream& stream = stream_for(d, *o);
   switch (answer) {
@@ -1364,18 +1508,23 @@ void Mailbox::Impl::on_answer(const AgentName& to, const LogId& peer, Sequence s
     for (const Sequence s : stream.unanswered) {
       if (s > sequence) break;
       Outgoing& before = out_.at(s);
-      if (s == sequence) make_due(d, before);
-      else if (before.state == Out::kInFlight) doubt(d, before);
+      if (s == sequence)
+        make_due(d, before);
+      else if (before.state == Out::kInFlight)
+        doubt(d, before);
     }
     return;
   }
   if (answer == Answer::kFull || o->accepted || o->restored || o->uncertain) {
-    // Refused, but perhaps accepted before: it must not be dropped. It waits for another incarnation of the receiver.
+    // Refused, but perhaps accepted before: it must not be dropped. It waits for another
+    // incarnation of the receiver.
     make_due(d, *o);
     stream.blocked = true;
     return;
   }
-  SendOutcome outcome{sequence, o->id, o->to, Error{Code::kDenied, reason.empty() ? to.value + " refused it" : reason}, false};
+  SendOutcome outcome{sequence, o->id, o->to,
+                      Error{Code::kDenied, reason.empty() ? to.value + " refused it" : reason},
+                      false};
   if (!never_deliver(sequence)) {
     make_due(d, *o);
     stream.blocked = true;
@@ -1401,7 +1550,8 @@ std::vector<Summary> Mailbox::Impl::list() const {
   for (const auto& [sequence, e] : inbox_) {
     if (e.where != Where::kAcked && e.where != Where::kAnchor) entries.push_back(&e);
   }
-  std::sort(entries.begin(), entries.end(), [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
   std::vector<Summary> out;
   for (const Entry* e : entries) {
     if (out.size() >= kMaxListed) return out;
@@ -1409,13 +1559,15 @@ std::vector<Summary> Mailbox::Impl::list() const {
                        : e->where == Where::kLeased  ? Summary::Where::kLeased
                        : e->where == Where::kDelayed ? Summary::Where::kDelayed
                                                      : Summary::Where::kDead;
-    out.push_back({e->id, e->from, local_, e->priority, where, e->attempt, e->body_bytes, e->sent_at});
+    out.push_back(
+        {e->id, e->from, local_, e->priority, where, e->attempt, e->body_bytes, e->sent_at});
   }
   for (const auto& [name, d] : destinations_) {
     for (const Sequence sequence : d.all) {
       if (out.size() >= kMaxListed) return out;
       const Outgoing& o = out_.at(sequence);
-      out.push_back({o.id, local_, o.to, o.priority, Summary::Where::kOutgoing, 0, o.body_bytes, o.sent_at});
+      out.push_back(
+          {o.id, local_, o.to, o.priority, Summary::Where::kOutgoing, 0, o.body_bytes, o.sent_at});
     }
   }
   return out;
@@ -1451,44 +1603,68 @@ Books Mailbox::Impl::books() const {
     if (o.accepted && o.state != Out::kStored) ++out.single_copy;
   }
   for (const auto& [sequence, e] : inbox_) {
-    if (e.where != Where::kAcked && e.where != Where::kAnchor && !e.local() && sender_is_gone(e)) ++out.single_copy;
+    if (e.where != Where::kAcked && e.where != Where::kAnchor && !e.local() && sender_is_gone(e))
+      ++out.single_copy;
   }
   return out;
 }
 
 // ---- the interface
 
-Mailbox::Mailbox(AgentName local, Limits limits) : impl_(std::make_unique<Impl>(std::move(local), limits)) {}
+Mailbox::Mailbox(AgentName local, Limits limits)
+    : impl_(std::make_unique<Impl>(std::move(local), limits)) {}
 Mailbox::~Mailbox() = default;
 void Mailbox::restore(const log::Record& record) { impl_->restore(record); }
 void Mailbox::attach(log::Log& log, MonoTime now) { impl_->attach(log, now); }
-Result<Mailbox::Sent> Mailbox::send(MonoTime now, Message message) { return impl_->send(now, std::move(message)); }
+Result<Mailbox::Sent> Mailbox::send(MonoTime now, Message message) {
+  return impl_->send(now, std::move(message));
+}
 bool Mailbox::withdraw(Sequence sequence) { return impl_->withdraw(sequence); }
 std::vector<AgentName> Mailbox::destinations() const { return impl_->destinations(); }
-std::vector<Outbound> Mailbox::transmit(const AgentName& to, std::size_t max_bytes) { return impl_->transmit(to, max_bytes); }
-void Mailbox::on_link_up(const AgentName& to, const LogId& peer_log) { impl_->on_link_up(to, peer_log); }
+std::vector<Outbound> Mailbox::transmit(const AgentName& to, std::size_t max_bytes) {
+  return impl_->transmit(to, max_bytes);
+}
+void Mailbox::on_link_up(const AgentName& to, const LogId& peer_log) {
+  impl_->on_link_up(to, peer_log);
+}
 void Mailbox::on_link_down(const AgentName& to) { impl_->on_link_down(to); }
-void Mailbox::on_answer(MonoTime, const AgentName& to, const LogId& peer_log, Sequence sequence, Answer answer, const std::string& reason) {
+void Mailbox::on_answer(MonoTime, const AgentName& to, const LogId& peer_log, Sequence sequence,
+                        Answer answer, const std::string& reason) {
   impl_->on_answer(to, peer_log, sequence, answer, reason);
 }
 void Mailbox::on_retry(const AgentName& to) { impl_->on_retry(to); }
-bool Mailbox::on_acked(const AgentName& to, Sequence sequence) { return impl_->on_acked(to, sequence); }
-Answer Mailbox::deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev, const Message& message) {
+bool Mailbox::on_acked(const AgentName& to, Sequence sequence) {
+  return impl_->on_acked(to, sequence);
+}
+Answer Mailbox::deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
+                        const Message& message) {
   return impl_->deliver(now, sender_log, sequence, prev, message);
 }
-std::optional<Delivery> Mailbox::receive(MonoTime now, Milliseconds lease, const std::optional<MessageId>& in_reply_to) {
+std::optional<Delivery> Mailbox::receive(MonoTime now, Milliseconds lease,
+                                         const std::optional<MessageId>& in_reply_to) {
   return impl_->receive(now, lease, in_reply_to);
 }
 void Mailbox::await_reply(const MessageId& id) { impl_->await_reply(id); }
 void Mailbox::forget_reply(const MessageId& id) { impl_->forget_reply(id); }
-Result<AckResult> Mailbox::ack(MonoTime, const MessageId& id, std::uint16_t attempt) { return impl_->ack(id, attempt); }
+Result<AckResult> Mailbox::ack(MonoTime, const MessageId& id, std::uint16_t attempt) {
+  return impl_->ack(id, attempt);
+}
 Result<AckResult> Mailbox::purge(const MessageId& id) { return impl_->purge(id); }
 void Mailbox::on_ack_recorded(Sequence inbox) { impl_->on_ack_recorded(inbox); }
-std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const { return impl_->ack_debts(sender); }
+std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const {
+  return impl_->ack_debts(sender);
+}
 std::vector<AgentName> Mailbox::ack_creditors() const { return impl_->ack_creditors(); }
-std::vector<Sequence> Mailbox::on_incarnation(const AgentName& name, const LogId& current) { return impl_->on_incarnation(name, current); }
-Status Mailbox::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) { return impl_->nack(now, id, attempt, delay); }
-Status Mailbox::extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease) { return impl_->extend(now, id, attempt, lease); }
+std::vector<Sequence> Mailbox::on_incarnation(const AgentName& name, const LogId& current) {
+  return impl_->on_incarnation(name, current);
+}
+Status Mailbox::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) {
+  return impl_->nack(now, id, attempt, delay);
+}
+Status Mailbox::extend(MonoTime now, const MessageId& id, std::uint16_t attempt,
+                       Milliseconds lease) {
+  return impl_->extend(now, id, attempt, lease);
+}
 bool Mailbox::tick(MonoTime now) { return impl_->tick(now); }
 std::optional<MonoTime> Mailbox::next_deadline() const { return impl_->next_deadline(); }
 void Mailbox::stop_intake() { impl_->draining_ = true; }

@@ -32,13 +32,16 @@ LogId log_id(std::uint64_t n) {
 
 // One pod's log and mailbox, restartable.
 struct Pod {
-  explicit Pod(AgentName n, Limits l = {}, std::uint64_t bytes = 1 << 20) : name(std::move(n)), limits(l), directory(bytes) {}
+  explicit Pod(AgentName n, Limits l = {}, std::uint64_t bytes = 1 << 20)
+      : name(std::move(n)), limits(l), directory(bytes) {}
   bool start(MonoTime now, std::uint64_t new_id, std::uint32_t segments = 32) {
     box.reset();
     log.reset();
     box = std::make_unique<Mailbox>(name, limits);
-    auto opened = Log::open(directory, {.max_bytes = 8192 + std::uint64_t{segments} * kSegment, .segment_bytes = kSegment},
-                            log_id(new_id), [this](const log::Record& r) { box->restore(r); }, &recovery);
+    auto opened = Log::open(
+        directory,
+        {.max_bytes = 8192 + std::uint64_t{segments} * kSegment, .segment_bytes = kSegment},
+        log_id(new_id), [this](const log::Record& r) { box->restore(r); }, &recovery);
     if (!opened) return false;
     log = std::move(*opened);
     box->attach(*log, now);
@@ -52,7 +55,8 @@ struct Pod {
   std::unique_ptr<Mailbox> box;
 };
 
-Message message(const std::string& id, const AgentName& from, const AgentName& to, const std::string& body = "body") {
+Message message(const std::string& id, const AgentName& from, const AgentName& to,
+                const std::string& body = "body") {
   Message m;
   m.id.value = id;
   m.from = from;
@@ -100,8 +104,16 @@ struct Mailboxes : ::testing::Test {
     receiver.box->on_ack_recorded(r->debt->inbox);
   }
   MonoTime now = kStart;
-  Pod a{kA, {.max_inbox_messages = 3, .max_outbox_messages = 5, .max_message_bytes = 1000, .max_attempts = 2}};
-  Pod b{kB, {.max_inbox_messages = 3, .max_outbox_messages = 5, .max_message_bytes = 1000, .max_attempts = 2}};
+  Pod a{kA,
+        {.max_inbox_messages = 3,
+         .max_outbox_messages = 5,
+         .max_message_bytes = 1000,
+         .max_attempts = 2}};
+  Pod b{kB,
+        {.max_inbox_messages = 3,
+         .max_outbox_messages = 5,
+         .max_message_bytes = 1000,
+         .max_attempts = 2}};
 };
 
 TEST(Codec, RoundTripAndEveryTruncationIsRefused) {
@@ -119,13 +131,16 @@ TEST(Codec, RoundTripAndEveryTruncationIsRefused) {
 TEST(Codec, BytesAreWhatTheDocumentSays) {
   Message m = message("i", kA, kB, "B");
   m.sent_at = 0x0102;
-  EXPECT_EQ(encode(m), std::string("\x01\x01\0\0\x02\x01\0\0\0\0\0\0\x01\0\x08\0\x08\0\0\0\x01\0\0\0", 24) + "iworker-1worker-2B");
+  EXPECT_EQ(encode(m),
+            std::string("\x01\x01\0\0\x02\x01\0\0\0\0\0\0\x01\0\x08\0\x08\0\0\0\x01\0\0\0", 24) +
+                "iworker-1worker-2B");
 }
 
 TEST(Codec, RefusesHostileBytes) {
   const std::string good = encode(message("id", kA, kB));
-  const std::pair<std::size_t, char> rows[] = {{0, 2}, {0, 0}, {1, 3}, {1, '\xFF'}, {2, 2}, {2, '\x80'}, {3, 1}, {12, 3},
-                                               {13, 1}, {14, 7}, {16, 9}, {18, 1}, {20, 5}, {23, '\x7F'}, {24, ' '}, {26, 'W'}};
+  const std::pair<std::size_t, char> rows[] = {
+      {0, 2},  {0, 0},  {1, 3},  {1, '\xFF'}, {2, 2},  {2, '\x80'},  {3, 1},    {12, 3},
+      {13, 1}, {14, 7}, {16, 9}, {18, 1},     {20, 5}, {23, '\x7F'}, {24, ' '}, {26, 'W'}};
   for (const auto& [at, value] : rows) {
     std::string bad = good;
     bad[at] = value;
@@ -193,7 +208,8 @@ TEST_F(Mailboxes, DeliverRefusesWhatIsWrong) {
 
 TEST_F(Mailboxes, FullInboxLeavesTheMessageToItsSender) {
   for (int i = 0; i < 4; ++i) send(a, message("m" + std::to_string(i), kA, kB));
-  EXPECT_EQ(carry(a, b), (std::vector{Answer::kStored, Answer::kStored, Answer::kStored, Answer::kFull}));
+  EXPECT_EQ(carry(a, b),
+            (std::vector{Answer::kStored, Answer::kStored, Answer::kStored, Answer::kFull}));
   EXPECT_TRUE(carry(a, b).empty()) << "waits for on_retry";
   a.box->on_retry(kB);
   EXPECT_EQ(carry(a, b), std::vector{Answer::kFull});
@@ -226,7 +242,8 @@ TEST_F(Mailboxes, AnAwaitedReplyHasItsPlaceAndItsReceiver) {
   Message reply = message("r1", kA, kB);
   reply.in_reply_to.value = "q1";
   send(a, reply);
-  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored}) << "not behind the blocked one, not refused as full";
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored})
+      << "not behind the blocked one, not refused as full";
   Message second = message("r2", kA, kB);
   second.in_reply_to.value = "q1";
   send(a, second);
@@ -305,7 +322,8 @@ TEST_F(Mailboxes, AttemptsSurviveARestartAndItsLastAckIsStillGood) {
 TEST_F(Mailboxes, DebtsAndMarksSurviveARestart) {
   for (int i = 0; i < 3; ++i) send(a, message("m" + std::to_string(i), kA, kB));
   const auto frames = a.box->transmit(kB, 1 << 20);
-  for (const auto& o : frames) EXPECT_EQ(b.box->deliver(now, a.log->id(), o.sequence, o.prev, o.message), Answer::kStored);
+  for (const auto& o : frames)
+    EXPECT_EQ(b.box->deliver(now, a.log->id(), o.sequence, o.prev, o.message), Answer::kStored);
   EXPECT_EQ(receive(b), "m0/1");
   EXPECT_EQ(receive(b), "m1/1");
   EXPECT_EQ(receive(b), "m2/1");
@@ -314,9 +332,12 @@ TEST_F(Mailboxes, DebtsAndMarksSurviveARestart) {
   ASSERT_TRUE(b.start(now, 9));
   ASSERT_EQ(b.box->ack_debts(kA).size(), 1U);
   EXPECT_EQ(b.box->ack_creditors(), std::vector{kA});
-  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[0].sequence, frames[0].prev, frames[0].message), Answer::kDuplicate);
-  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[1].sequence, frames[1].prev, frames[1].message), Answer::kFinished);
-  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[2].sequence, frames[2].prev, frames[2].message), Answer::kFinished);
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[0].sequence, frames[0].prev, frames[0].message),
+            Answer::kDuplicate);
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[1].sequence, frames[1].prev, frames[1].message),
+            Answer::kFinished);
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), frames[2].sequence, frames[2].prev, frames[2].message),
+            Answer::kFinished);
   EXPECT_TRUE(b.box->on_incarnation(kA, a.log->id()).empty());
   EXPECT_EQ(b.box->on_incarnation(kA, log_id(77)).size(), 1U);
   EXPECT_TRUE(b.box->ack_debts(kA).empty());
@@ -330,7 +351,8 @@ TEST_F(Mailboxes, LargeAnchorsBecomeCursors) {
   EXPECT_EQ(b.log->stats().live_records, 1U);
   EXPECT_LT(b.log->stats().live_bytes, 200U);
   ASSERT_TRUE(b.start(now, 9));
-  EXPECT_EQ(b.box->deliver(now, a.log->id(), 1, 0, message("m-00000000000000aa", kA, kB)), Answer::kFinished);
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), 1, 0, message("m-00000000000000aa", kA, kB)),
+            Answer::kFinished);
 }
 
 TEST_F(Mailboxes, AWipedReceiverGetsEverythingAgainInOrder) {
@@ -392,7 +414,8 @@ TEST(MailboxLimits, UserIdsAndStreamsAreBounded) {
   for (std::uint64_t i = 1; i <= 20; ++i) {
     const std::string id = "job-" + std::to_string(i);
     const LogId from = log_id(100 + i);
-    EXPECT_EQ(b.box->deliver(kStart, from, 1, 0, message(id, {"worker-" + std::to_string(i)}, kB)), Answer::kStored);
+    EXPECT_EQ(b.box->deliver(kStart, from, 1, 0, message(id, {"worker-" + std::to_string(i)}, kB)),
+              Answer::kStored);
     auto d = b.box->receive(kStart, Milliseconds{100}, {});
     ASSERT_TRUE(d);
     auto r = b.box->ack(kStart, d->message.id, 1);
@@ -430,7 +453,9 @@ TEST_F(Mailboxes, DrainingRefusesAllButAwaitedReplies) {
   EXPECT_EQ(std::count(answers.begin(), answers.end(), Answer::kRefused), 1);
   const auto outcomes = a.box->take_outcomes();
   ASSERT_EQ(outcomes.size(), 2U);
-  EXPECT_TRUE(std::any_of(outcomes.begin(), outcomes.end(), [](const SendOutcome& o) { return o.error && o.error->code == Code::kDenied; }));
+  EXPECT_TRUE(std::any_of(outcomes.begin(), outcomes.end(), [](const SendOutcome& o) {
+    return o.error && o.error->code == Code::kDenied;
+  }));
 }
 
 TEST_F(Mailboxes, ARefusalNeverDropsWhatWasAcceptedBefore) {
@@ -475,7 +500,8 @@ TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {
   ASSERT_EQ(first.size(), 12U);
   std::map<Priority, int> count;
   for (const auto& o : first) ++count[o.message.priority];
-  EXPECT_EQ(count, (std::map<Priority, int>{{Priority::kHigh, 8}, {Priority::kNormal, 3}, {Priority::kLow, 1}}));
+  EXPECT_EQ(count, (std::map<Priority, int>{
+                       {Priority::kHigh, 8}, {Priority::kNormal, 3}, {Priority::kLow, 1}}));
   EXPECT_EQ(c.box->transmit(kB, 1).size(), 1U);
   EXPECT_TRUE(c.box->transmit({"worker-9"}, 1000).empty());
 }
@@ -485,7 +511,9 @@ TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
   ASSERT_TRUE(c.start(now, 5, 4));
   Sequence s = 0;
   for (;; ++s) {
-    const auto answer = c.box->deliver(now, log_id(1), s + 1, s, message("m-" + std::to_string(1000000000000000 + s), kA, kB, std::string(600, 'x')));
+    const auto answer = c.box->deliver(
+        now, log_id(1), s + 1, s,
+        message("m-" + std::to_string(1000000000000000 + s), kA, kB, std::string(600, 'x')));
     if (answer == Answer::kFull) break;
     ASSERT_EQ(answer, Answer::kStored);
   }
@@ -507,16 +535,17 @@ TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Two pods, a bad link between them, crashes at any write, restarts, wiped logs; the model knows what agents were told.
+// Two pods, a bad link between them, crashes at any write, restarts, wiped logs; the model knows
+// what agents were told.
 
 struct Known {  // one message, as the agents know it
   AgentName from, to;
   Message message;
   std::uint64_t order = 0;
   bool generated = false, local = false, resent = false;
-  bool accepted = false, refused = false;       // told so; refused: never delivered
+  bool accepted = false, refused = false;  // told so; refused: never delivered
   bool delivered = false, ack_tried = false, ack_ok = false;
-  std::uint16_t attempt = 0;                    // highest seen in the receiver's present incarnation
+  std::uint16_t attempt = 0;  // highest seen in the receiver's present incarnation
   bool sender_has = false, receiver_has = false;  // committed copies
   bool sender_wiped = false, receiver_wiped = false;
 };
@@ -533,7 +562,8 @@ constexpr std::size_t kSeenPackets = 100;
 
 // What all worlds of a run saw together: a test that never gets there proves nothing.
 struct Seen {
-  std::uint64_t accepted = 0, refused = 0, acks = 0, again = 0, restarts = 0, wipes = 0, copied = 0, dead = 0;
+  std::uint64_t accepted = 0, refused = 0, acks = 0, again = 0, restarts = 0, wipes = 0, copied = 0,
+                dead = 0;
 };
 
 class World {
@@ -546,7 +576,8 @@ class World {
                     .max_attempts = static_cast<std::uint16_t>(2 + random_.below(6)),
                     .user_id_ttl = Milliseconds{100000000}};
       segments_ = static_cast<std::uint32_t>(6 + random_.below(20));
-      nodes_.push_back(std::make_unique<Node>(name, limits, 8192 + std::uint64_t{segments_} * kSegment));
+      nodes_.push_back(
+          std::make_unique<Node>(name, limits, 8192 + std::uint64_t{segments_} * kSegment));
       restart(*nodes_.back());
     }
   }
@@ -570,20 +601,23 @@ class World {
   };
   struct Node : Pod {
     using Pod::Pod;
-    std::vector<Packet> out;                         // leaves after commit
-    std::vector<std::function<void()>> told;         // what agents hear after commit
-    std::deque<Packet> seen;                         // the latest that came
-    std::deque<Packet> in;                           // on the wire to here
+    std::vector<Packet> out;                  // leaves after commit
+    std::vector<std::function<void()>> told;  // what agents hear after commit
+    std::deque<Packet> seen;                  // the latest that came
+    std::deque<Packet> in;                    // on the wire to here
     std::vector<Held> held;
-    std::map<Sequence, std::string> waiting;         // inbox record → id whose ack waits for the sender's pod
+    std::map<Sequence, std::string>
+        waiting;  // inbox record → id whose ack waits for the sender's pod
     std::map<Sequence, std::string> sending;
     std::set<MessageId> awaited;
   };
 
-  static bool failed() { return ::testing::Test::HasFatalFailure() || ::testing::Test::HasNonfatalFailure(); }
+  static bool failed() {
+    return ::testing::Test::HasFatalFailure() || ::testing::Test::HasNonfatalFailure();
+  }
   Node& other(const Node& n) { return &n == nodes_[0].get() ? *nodes_[1] : *nodes_[0]; }
 
-  void restart(Node& n) { printf("restart %s\n",n.name.value.c_str());
+  void restart(Node& n) {
     if (n.log) seen_.copied += n.log->stats().copied_records;
     ++seen_.restarts;
     n.out.clear();
@@ -623,7 +657,8 @@ class World {
     for (auto& n : nodes_) {
       Node& peer = other(*n);
       n->box->on_link_up(peer.name, peer.log->id());
-      for (const Sequence settled : n->box->on_incarnation(peer.name, peer.log->id())) ack_is_complete(*n, settled);
+      for (const Sequence settled : n->box->on_incarnation(peer.name, peer.log->id()))
+        ack_is_complete(*n, settled);
       resend_debts(*n);
     }
     linked_ = true;
@@ -663,8 +698,10 @@ class World {
       to.seen.push_back(p);
       if (to.seen.size() > kSeenPackets) to.seen.pop_front();
       if (chaotic_ && random_.chance(10)) to.in.push_back(p);
-      if (chaotic_ && random_.chance(20) && !to.in.empty()) to.in.insert(to.in.begin() + static_cast<std::ptrdiff_t>(random_.below(to.in.size())), p);
-      else to.in.push_back(p);
+      if (chaotic_ && random_.chance(20) && !to.in.empty())
+        to.in.insert(to.in.begin() + static_cast<std::ptrdiff_t>(random_.below(to.in.size())), p);
+      else
+        to.in.push_back(p);
     }
     n.out.clear();
     auto told = std::move(n.told);
@@ -710,8 +747,6 @@ class World {
   void send(Node& n, const std::string& id) {
     Known& k = known_.at(id);
     auto r = n.box->send(now_, k.message);
- if(id=="m-0000000000000003"||id=="m-0000000000000006"||id=="job-6") { printf("send %s p%d %s>%s r=%d %s crashed %d\n",id.c_str(),(int)k.message.priority,k.from.value.c_str(),k.to.value.c_str(),(int)r.ok(), r?std::to_string(r->sequence).c_str():r.error().message.c_str(), (int)n.directory.crashed()); }
-
     if (n.directory.crashed()) return;
     if (!r) {
       ASSERT_NE(r.error().code, Code::kInvalid) << r.error().message;
@@ -720,8 +755,10 @@ class World {
     }
     n.sending[r->sequence] = id;
     n.told.push_back([this, id] { known_.at(id).sender_has = true; });
-    if (r->already) n.told.push_back([this, id] { known_.at(id).accepted = true; });
-    else ASSERT_FALSE(k.ack_ok && !k.sender_wiped && !k.generated) << id << " forgotten by its sender";
+    if (r->already)
+      n.told.push_back([this, id] { known_.at(id).accepted = true; });
+    else
+      ASSERT_FALSE(k.ack_ok && !k.sender_wiped && !k.generated) << id << " forgotten by its sender";
   }
 
   void send_new(Node& n) {
@@ -732,8 +769,10 @@ class World {
     k.local = k.to == n.name;
     k.generated = random_.chance(60);
     char text[24];
-    std::snprintf(text, sizeof text, k.generated ? "m-%016llx" : "job-%llu", static_cast<unsigned long long>(k.order));
-    k.message = message(text, k.from, k.to, std::string(random_.below(random_.chance(20) ? 900 : 100), 'b') + text);
+    std::snprintf(text, sizeof text, k.generated ? "m-%016llx" : "job-%llu",
+                  static_cast<unsigned long long>(k.order));
+    k.message = message(text, k.from, k.to,
+                        std::string(random_.below(random_.chance(20) ? 900 : 100), 'b') + text);
     k.message.priority = static_cast<Priority>(random_.below(3));
     if (random_.chance(15)) k.message.in_reply_to.value = "q-" + std::to_string(random_.below(4));
     known_[text] = k;
@@ -747,7 +786,9 @@ class World {
     const std::string id = recent_[random_.below(recent_.size())];
     Known& k = known_.at(id);
     // Beyond what is promised: both pods lost their logs, or an id that is not remembered.
-    if (k.from != n.name || (k.sender_wiped && k.receiver_wiped) || (k.generated && (k.sender_wiped || k.delivered || k.ack_tried))) return;
+    if (k.from != n.name || (k.sender_wiped && k.receiver_wiped) ||
+        (k.generated && (k.sender_wiped || k.delivered || k.ack_tried)))
+      return;
     if (k.local && k.sender_wiped) return;
     if (k.refused) return;
     k.resent = true;
@@ -759,9 +800,12 @@ class World {
     if (random_.chance(20)) reply = MessageId{"q-" + std::to_string(random_.below(4))};
     auto d = n.box->receive(now_, Milliseconds{static_cast<int>(20 + random_.below(400))}, reply);
     if (!d) return;
- {auto id=d->message.id.value; if(id=="m-0000000000000003"||id=="m-0000000000000006"||id=="job-6") printf("receive %s %d\n",id.c_str(),d->attempt);}
-    if (reply) { ASSERT_EQ(d->message.in_reply_to, *reply); }
-    else { ASSERT_EQ(n.awaited.count(d->message.in_reply_to), 0U) << "an awaited reply went to a plain receive"; }
+    if (reply) {
+      ASSERT_EQ(d->message.in_reply_to, *reply);
+    } else {
+      ASSERT_EQ(n.awaited.count(d->message.in_reply_to), 0U)
+          << "an awaited reply went to a plain receive";
+    }
     n.told.push_back([this, &n, d = *d] {
       const auto it = known_.find(d.message.id.value);
       ASSERT_NE(it, known_.end()) << "phantom";
@@ -770,13 +814,17 @@ class World {
       ASSERT_EQ(k.to, n.name) << id;
       ASSERT_EQ(k.message, d.message);
       ASSERT_FALSE(k.refused) << id << " was refused, yet delivered";
-      // Nobody remembers an id that was sent again after both pods had lost their logs: beyond what is promised.
+      // Nobody remembers an id that was sent again after both pods had lost their logs: beyond what
+      // is promised.
       const bool forgotten = k.resent && k.sender_wiped && k.receiver_wiped;
       ASSERT_FALSE(k.ack_ok && !forgotten) << id << " again after an ack that was OK";
       ASSERT_GT(d.attempt, k.attempt) << id << " handed out twice as one attempt";
       ASSERT_EQ(d.redelivered, d.attempt > 1);
-      if (!k.delivered && !k.resent && k.message.in_reply_to.empty()) {
-        std::uint64_t& last = first_delivery_[k.from.value + k.to.value + std::to_string(static_cast<int>(k.message.priority))];
+      // (A dead letter whose attempts were all cut short by crashes begins anew when its pod's log
+      // is lost.)
+      if (!k.delivered && !k.resent && !k.receiver_wiped && k.message.in_reply_to.empty()) {
+        std::uint64_t& last = first_delivery_[k.from.value + k.to.value +
+                                              std::to_string(static_cast<int>(k.message.priority))];
         ASSERT_GT(k.order, last) << id << " out of order";
         last = k.order;
       }
@@ -813,7 +861,8 @@ class World {
     } else if (what < 75) {
       (void)n.box->nack(now_, h.id, h.attempt, Milliseconds{static_cast<int>(random_.below(100))});
     } else if (what < 85) {
-      (void)n.box->extend(now_, h.id, h.attempt, Milliseconds{static_cast<int>(random_.below(300))});
+      (void)n.box->extend(now_, h.id, h.attempt,
+                          Milliseconds{static_cast<int>(random_.below(300))});
     } else if (what < 95 && h.attempt > 1) {
       auto r = n.box->ack(now_, h.id, static_cast<std::uint16_t>(h.attempt - 1));
       ASSERT_FALSE(r && r->debt) << h.id.value << " an ack of an older attempt was accepted";
@@ -847,16 +896,14 @@ class World {
         back.kind = Packet::Kind::kAnswer;
         back.sequence = p.sequence;
         back.answer = n.box->deliver(now_, p.from, p.data.sequence, p.data.prev, p.data.message);
- {auto id=p.data.message.id.value; if(id=="m-0000000000000003"||id=="m-0000000000000006"||id=="job-6") { printf("deliver %s %d at %s seq %lu prev %lu crashed %d\n",id.c_str(),(int)back.answer,n.name.value.c_str(),p.data.sequence,p.data.prev,n.directory.crashed()); }}
-
         if (back.answer == Answer::kStored || back.answer == Answer::kDuplicate) {
-          n.told.push_back([this, id = p.data.message.id.value] { known_.at(id).receiver_has = true; });
+          n.told.push_back(
+              [this, id = p.data.message.id.value] { known_.at(id).receiver_has = true; });
         }
         push(n, back);
         break;
       }
       case Packet::Kind::kAnswer:
- printf("answer %d for seq %lu at %s\n",(int)p.answer,p.sequence,n.name.value.c_str());
         n.box->on_answer(now_, peer.name, p.from, p.sequence, p.answer, "");
         break;
       case Packet::Kind::kAck:
@@ -878,7 +925,8 @@ class World {
     std::advance(it, static_cast<std::ptrdiff_t>(random_.below(n.sending.size())));
     const std::string id = it->second;
     if (known_.at(id).local) return;
-    // A link that repeats frames within a session voids the certainty of an answer "full": links are TCP, and do not.
+    // A link that repeats frames within a session voids the certainty of an answer "full": links
+    // are TCP, and do not.
     if (!n.box->withdraw(it->first) || chaotic_) return;
     n.sending.erase(it);
     n.told.push_back([this, id] {
@@ -889,7 +937,7 @@ class World {
   }
 
   // Only while the other pod holds every accepted message that is not finished.
-  void wipe(Node& n) { puts("wipe?");
+  void wipe(Node& n) {
     for (const auto& [id, k] : known_) {
       if (!k.accepted || k.ack_ok || k.local) continue;
       if (!(k.from == n.name ? k.receiver_has : k.sender_has)) return;
@@ -916,23 +964,40 @@ class World {
     now_ += Milliseconds{static_cast<int>(random_.below(20))};
     Node& n = *nodes_[random_.below(2)];
     const std::size_t what = random_.below(1000);
-    if (what < 130) send_new(n);
-    else if (what < 150) send_again(n);
-    else if (what < 350) transmit(n);
-    else if (what < 600) handle(n);
-    else if (what < 700) receive(n);
-    else if (what < 790) use_held(n);
-    else if (what < 820) (void)n.box->tick(now_);
-    else if (what < 870) link_up();
-    else if (what < 880) link_down();
-    else if (what < 895) n.box->on_retry(other(n).name);
-    else if (what < 915) withdraw(n);
-    else if (what < 925) toggle_await(n);
-    else if (what < 935) n.directory.fail_in(1 + random_.below(6));
-    else if (what < 955) n.directory.crash_in(1 + random_.below(12));
-    else if (what < 962) return restart(n);
-    else if (what < 974) return wipe(n);
-    else if (chaotic_ && linked_) resend_debts(n);
+    if (what < 130)
+      send_new(n);
+    else if (what < 150)
+      send_again(n);
+    else if (what < 350)
+      transmit(n);
+    else if (what < 600)
+      handle(n);
+    else if (what < 700)
+      receive(n);
+    else if (what < 790)
+      use_held(n);
+    else if (what < 820)
+      (void)n.box->tick(now_);
+    else if (what < 870)
+      link_up();
+    else if (what < 880)
+      link_down();
+    else if (what < 895)
+      n.box->on_retry(other(n).name);
+    else if (what < 915)
+      withdraw(n);
+    else if (what < 925)
+      toggle_await(n);
+    else if (what < 935)
+      n.directory.fail_in(1 + random_.below(6));
+    else if (what < 955)
+      n.directory.crash_in(1 + random_.below(12));
+    else if (what < 962)
+      return restart(n);
+    else if (what < 974)
+      return wipe(n);
+    else if (chaotic_ && linked_)
+      resend_debts(n);
     if (failed()) return;
     if (n.directory.crashed()) return restart(n);
     collect_outcomes(n);
@@ -1008,36 +1073,33 @@ class World {
         flush(*n);
         (void)n->box->tick(now_);
         const Books b = n->box->books();
-        busy = busy || b.inbox_live > 0 || b.outbox_live > other(*n).box->books().dead_live || !n->box->ack_creditors().empty();
+        busy = busy || b.inbox_live + b.outbox_live + b.dead_live > 0 ||
+               !n->box->ack_creditors().empty();
       }
       if (!busy && nodes_[0]->in.empty() && nodes_[1]->in.empty()) break;
     }
     if (failed()) return;
-    std::set<std::string> dead;
     for (auto& n : nodes_) {
       check_books(*n);
       const Books b = n->box->books();
       EXPECT_EQ(b.inbox_live, 0U);
       EXPECT_EQ(n->box->ack_creditors().size(), 0U);
-      EXPECT_LE(b.outbox_live, other(*n).box->books().dead_live);
-      for (const Summary& s : n->box->list()) {
-        if (s.where == Summary::Where::kDead) dead.insert(s.id.value);
-      }
+      EXPECT_EQ(b.outbox_live, 0U);
+      EXPECT_EQ(b.dead_live, 0U);
     }
     for (const auto& [id, k] : known_) {
-      if (!k.accepted || k.ack_ok || k.ack_tried || dead.count(id) != 0) continue;
+      if (!k.accepted || k.ack_ok || k.ack_tried) continue;
       if (k.local && k.sender_wiped) continue;
       EXPECT_TRUE(false) << id << " was accepted and is lost";
     }
-    // Nothing comes twice, and nothing but marks, dead letters and remembered ids stays behind.
+    // Nothing comes twice, and nothing but the streams' marks stays behind.
     for (auto& n : nodes_) {
       restart(*n);
       EXPECT_FALSE(n->box->receive(now_, Milliseconds{1}, {}));
-      const std::uint64_t dead_here = n->box->books().dead_live;
       now_ += Milliseconds{200000001};
       for (int i = 0; i < 40; ++i) (void)n->box->tick(now_);
       n->box->on_incarnation(other(*n).name, other(*n).log->id());
-      EXPECT_LE(n->log->stats().live_records, 6 + 2 * dead_here + 2 * other(*n).box->books().dead_live);
+      EXPECT_LE(n->log->stats().live_records, 6U);
     }
   }
 
@@ -1069,8 +1131,15 @@ TEST(MailboxProperty, NothingAcceptedIsLostNothingComesTwice) {
     World(seed, seen).run();
     if (HasFatalFailure() || HasNonfatalFailure()) return;
   }
-  if (std::getenv("SWARM_SEEN") != nullptr) {
-    std::printf("accepted %llu refused %llu acks %llu again %llu restarts %llu wipes %llu copied %llu dead %llu\n", (unsigned long long)seen.accepted, (unsigned long long)seen.refused, (unsigned long long)seen.acks, (unsigned long long)seen.again, (unsigned long long)seen.restarts, (unsigned long long)seen.wipes, (unsigned long long)seen.copied, (unsigned long long)seen.dead);
+  if (count >= 200) {  // the worlds got to where it hurts
+    EXPECT_GT(seen.accepted, 10 * count);
+    EXPECT_GT(seen.acks, 10 * count);
+    EXPECT_GT(seen.refused, count);
+    EXPECT_GT(seen.again, count / 2);
+    EXPECT_GT(seen.restarts, 5 * count);
+    EXPECT_GT(seen.wipes, count / 2);
+    EXPECT_GT(seen.dead, count / 10);
+    EXPECT_GT(seen.copied, count / 10);
   }
 }
 

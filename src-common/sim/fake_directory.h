@@ -1,9 +1,10 @@
 // A directory in memory with a size limit and faults, for tests of what is stored. Test-only.
 //
-// Crash model (kill -9 of a process on a local file system): a write survives when its call has returned; the one in
-// progress may have left any prefix, except that aligned writes of at most 8 bytes are atomic. crash_in(n) stops the n-th
-// change from now in the middle; from then on every call fails until restart(). restart() may additionally undo a
-// random number of the latest changes down to the last barrier(): a stricter world, in which only what was committed lasts.
+// Crash model (kill -9 of a process on a local file system): a write survives when its call has
+// returned; the one in progress may have left any prefix, except that aligned writes of at most 8
+// bytes are atomic. crash_in(n) stops the n-th change from now in the middle; from then on every
+// call fails until restart(). restart() may additionally undo a random number of the latest changes
+// down to the last barrier(): a stricter world, in which only what was committed lasts.
 //
 // Threads: one. Files borrow the Directory.
 #pragma once
@@ -27,7 +28,9 @@ class FakeDirectory final : public os::Directory {
   explicit FakeDirectory(std::uint64_t capacity_bytes) : capacity_(capacity_bytes) {}
 
   void crash_in(std::uint64_t changes) { crash_at_ = changes_ + changes; }
-  void fail_in(std::uint64_t changes) { fail_at_ = changes_ + changes; }  // ENOSPC after a short write, once
+  void fail_in(std::uint64_t changes) {
+    fail_at_ = changes_ + changes;
+  }  // ENOSPC after a short write, once
   void set_capacity(std::uint64_t bytes) { capacity_ = bytes; }
   void barrier() { undo_.clear(); }
   [[nodiscard]] bool crashed() const { return crashed_; }
@@ -61,9 +64,12 @@ class FakeDirectory final : public os::Directory {
     if (it == files_.end()) {
       if (!create) return not_found(name);
       switch (change()) {
-        case Fault::kCrash: return dead();
-        case Fault::kFail: return Error{Code::kFull, "no space"};
-        case Fault::kNone: break;
+        case Fault::kCrash:
+          return dead();
+        case Fault::kFail:
+          return Error{Code::kFull, "no space"};
+        case Fault::kNone:
+          break;
       }
       files_[name] = std::make_shared<std::string>();
       undo_.push_back([this, name] { files_.erase(name); });
@@ -74,7 +80,8 @@ class FakeDirectory final : public os::Directory {
     if (crashed_) return dead();
     const auto it = files_.find(name);
     if (it == files_.end()) return not_found(name);
-    if (const Fault f = change(); f != Fault::kNone) return f == Fault::kCrash ? dead() : internal_error("remove failed");
+    if (const Fault f = change(); f != Fault::kNone)
+      return f == Fault::kCrash ? dead() : internal_error("remove failed");
     undo_.push_back([this, name, kept = it->second] { files_[name] = kept; });
     files_.erase(it);
     return {};
@@ -83,15 +90,18 @@ class FakeDirectory final : public os::Directory {
     if (crashed_) return dead();
     const auto it = files_.find(from);
     if (it == files_.end()) return not_found(from);
-    if (const Fault f = change(); f != Fault::kNone) return f == Fault::kCrash ? dead() : internal_error("rename failed");
+    if (const Fault f = change(); f != Fault::kNone)
+      return f == Fault::kCrash ? dead() : internal_error("rename failed");
     std::shared_ptr<std::string> replaced;
     if (const auto old = files_.find(to); old != files_.end()) replaced = old->second;
     files_[to] = it->second;
     files_.erase(from);
     undo_.push_back([this, from, to, replaced] {
       files_[from] = files_.at(to);
-      if (replaced) files_[to] = replaced;
-      else files_.erase(to);
+      if (replaced)
+        files_[to] = replaced;
+      else
+        files_.erase(to);
     });
     return {};
   }
@@ -130,20 +140,24 @@ class FakeDirectory final : public os::Directory {
 
   class FakeFile final : public os::File {
    public:
-    FakeFile(FakeDirectory& directory, std::shared_ptr<std::string> bytes) : directory_(directory), bytes_(std::move(bytes)) {}
+    FakeFile(FakeDirectory& directory, std::shared_ptr<std::string> bytes)
+        : directory_(directory), bytes_(std::move(bytes)) {}
     Status write_at(std::uint64_t offset, std::string_view data) override {
       if (directory_.crashed_) return dead();
       const Fault fault = directory_.change();
       std::size_t size = data.size();
       const bool atomic = size <= 8 && offset / 8 == (offset + size - 1) / 8;
-      if (fault != Fault::kNone) size = atomic ? 0 : static_cast<std::size_t>((directory_.changes_ * 7919) % (size + 1));
+      if (fault != Fault::kNone)
+        size = atomic ? 0 : static_cast<std::size_t>((directory_.changes_ * 7919) % (size + 1));
       const std::size_t grown = static_cast<std::size_t>(offset) + size;
       const std::size_t old_size = bytes_->size();
       if (grown > old_size) {
-        if (directory_.used() + (grown - old_size) > directory_.capacity_) return Error{Code::kFull, "no space"};
+        if (directory_.used() + (grown - old_size) > directory_.capacity_)
+          return Error{Code::kFull, "no space"};
         bytes_->resize(grown, '\0');
       }
-      directory_.undo_.push_back([bytes = bytes_, offset, old_size, kept = bytes_->substr(static_cast<std::size_t>(offset), size)] {
+      directory_.undo_.push_back([bytes = bytes_, offset, old_size,
+                                  kept = bytes_->substr(static_cast<std::size_t>(offset), size)] {
         bytes->replace(static_cast<std::size_t>(offset), kept.size(), kept);
         bytes->resize(old_size);
       });
@@ -164,7 +178,8 @@ class FakeDirectory final : public os::Directory {
       if (fault == Fault::kFail) return Error{Code::kFull, "no space"};
       const std::size_t old_size = bytes_->size();
       if (size <= old_size) return {};
-      if (directory_.used() + (size - old_size) > directory_.capacity_) return Error{Code::kFull, "no space"};
+      if (directory_.used() + (size - old_size) > directory_.capacity_)
+        return Error{Code::kFull, "no space"};
       bytes_->resize(static_cast<std::size_t>(size), '\0');
       directory_.undo_.push_back([bytes = bytes_, old_size] { bytes->resize(old_size); });
       return {};

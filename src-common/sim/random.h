@@ -1,4 +1,5 @@
-// A small seeded generator (splitmix64), the same on every machine, so that a seed replays a run. Test-only.
+// A small seeded generator (splitmix64), the same on every machine, so that a seed replays a run.
+// Test-only.
 #pragma once
 
 #include <cstddef>
