@@ -63,6 +63,7 @@ class FakeCluster final : public net::HttpClient {
     std::unique_lock lock(mutex_);
     std::uint64_t from = kube::version_number(target.query.at("resourceVersion")).value_or(0);
     ++watches_;
+    changed_.notify_all();
     while (!stop.stop_requested()) {
       std::vector<std::string> lines;
       if (!watch_held) {

@@ -69,6 +69,7 @@ class FileLog final : public Log {
   [[nodiscard]] const LogId& id() const override { return super_.id; }
   Result<Sequence> append(std::uint8_t kind, std::string_view payload) override;
   Status mark(Sequence sequence, State state, std::uint16_t attempt) override;
+  void finish(Sequence sequence) override;
   Result<std::string> read(Sequence sequence) override;
   Status commit() override;
   [[nodiscard]] std::uint64_t available_bytes() const override;
@@ -131,6 +132,7 @@ class FileLog final : public Log {
   std::vector<std::string> pool_;  // free, allocated files
   std::vector<Entry> index_;
   std::size_t tombstones_ = 0;
+  std::vector<Sequence> unfinished_;  // finish() could not be written yet; at most the live records
   Stats stats_;
 };
 
@@ -630,6 +632,10 @@ Status FileLog::mark(Sequence sequence, State state, std::uint16_t attempt) {
   return {};
 }
 
+void FileLog::finish(Sequence sequence) {
+  if (!mark(sequence, State::kDone, 0)) unfinished_.push_back(sequence);
+}
+
 Result<std::string> FileLog::read(Sequence sequence) {
   const Entry* entry = find(sequence);
   if (entry == nullptr) return not_found("no such record");
@@ -646,6 +652,10 @@ Result<std::string> FileLog::read(Sequence sequence) {
 
 Status FileLog::commit() {
   if (auto s = repair_tail(); !s) return s;
+  while (!unfinished_.empty()) {
+    if (auto s = mark(unfinished_.back(), State::kDone, 0); !s) return s;
+    unfinished_.pop_back();
+  }
   return dirty_ ? write_superblock() : Status{};
 }
 

@@ -94,6 +94,9 @@ class Log {
   // Changes state and attempt in place. Never needs space. check()s that the sequence is known and
   // not kDone.
   virtual Status mark(Sequence sequence, State state, std::uint16_t attempt) = 0;
+  // mark(kDone) for callers that cannot turn back: when it can't be written now, commit() fails
+  // until it has been, so that nobody is told.
+  virtual void finish(Sequence sequence) = 0;
   // The payload; kNotFound when kDone or unknown, kCorrupt when the bytes fail their checksum.
   virtual Result<std::string> read(Sequence sequence) = 0;
   // After this returns OK, everything appended so far survives a crash of the process. Call it

@@ -329,6 +329,21 @@ TEST(LogFormat, MarksSurviveAnyDamagedByte) {
   }
 }
 
+TEST(Log, CommitFailsUntilWhatWasFinishedIsWritten) {
+  FakeDirectory dir(1 << 20);
+  auto o = open(dir);
+  ASSERT_TRUE(o->log->append(1, "a"));
+  ASSERT_TRUE(o->log->commit());
+  dir.fail_in(1);
+  o->log->finish(1);
+  EXPECT_EQ(o->log->stats().live_records, 1U);
+  dir.fail_in(1);
+  EXPECT_FALSE(o->log->commit());
+  EXPECT_TRUE(o->log->commit());
+  EXPECT_EQ(o->log->stats().live_records, 0U);
+  EXPECT_TRUE(open(dir)->content.empty());
+}
+
 // A crash in the middle of copying a segment forward: no record comes back to life when its newer
 // copy is done and gone.
 TEST(Log, CopiesInterruptedAnywhereNeverReviveARecord) {

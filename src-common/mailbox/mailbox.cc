@@ -34,7 +34,6 @@ constexpr std::size_t kMaxTransmit = 256;  // messages a call
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
 constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
-constexpr std::size_t kMaxRetryMarks = 65536;
 constexpr std::array<int, kPriorities> kWeights{8, 3, 1};
 constexpr int kStreams = kPriorities * 2;
 
@@ -240,7 +239,7 @@ class Mailbox::Impl {
 
  private:
   // log
-  void finish_record(Sequence sequence);  // marks done, now or later
+  void finish_record(Sequence sequence);
   Result<Message> read_inbox(Sequence sequence) const;
 
   // receiving
@@ -311,7 +310,6 @@ class Mailbox::Impl {
   std::uint32_t counted_ = 0, live_ = 0, dead_ = 0;
   std::set<Sequence> large_anchors_;
   std::deque<std::pair<MessageId, std::uint16_t>> recent_acks_;
-  std::vector<Sequence> retry_marks_;
   std::set<Sequence> pending_outcomes_;
 
   std::unordered_map<Sequence, Outgoing> out_;
@@ -451,12 +449,9 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
 
 // ---- log
 
-// An error here costs space until the next try, nothing else: what is not marked done is found
-// again and settled again.
 void Mailbox::Impl::finish_record(Sequence sequence) {
   pending_outcomes_.erase(sequence);
-  if (!log_->mark(sequence, State::kDone, 0) && retry_marks_.size() < kMaxRetryMarks)
-    retry_marks_.push_back(sequence);
+  log_->finish(sequence);
 }
 
 // A user id's record says "accepted" or "stored" before its message's record goes: else a crash
@@ -1100,10 +1095,6 @@ bool Mailbox::Impl::tick(MonoTime now) {
   }
   expire_ids(now);
   (void)record_pending_outcomes();  // else at the next tick
-  for (std::size_t n = retry_marks_.size(); n > 0; --n) {
-    if (!log_->mark(retry_marks_.back(), State::kDone, 0)) break;
-    retry_marks_.pop_back();
-  }
   if (!large_anchors_.empty()) shrink_anchor(*large_anchors_.begin());
   return ready;
 }

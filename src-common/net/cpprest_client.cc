@@ -329,7 +329,8 @@ class CpprestClient final : public HttpClient {
       if (now >= end && head) return *head;
       const MonoTime until = head ? std::min(end, now + limits.idle) : std::min(end, start + limits.headers);
       const bool woken = exchange.changed.wait_until(lock, stop, until, [&] {
-        return exchange.done || exchange.taken.has_value() || (exchange.head && !head);
+        // Bytes may be there before the head: they wait for it, and so must we, without holding the lock.
+        return exchange.done || (exchange.head && (exchange.taken || !head));
       });
       if (stop.stop_requested()) return Error{Code::kCancelled, options_.url + ": stopped"};
       if (!woken) {

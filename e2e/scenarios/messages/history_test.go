@@ -1,0 +1,177 @@
+package messages
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Short forms: "a0" is an agent whose pod is a0-p, unless written a0/pod/instance; %ID becomes the id's body.
+func history(lines ...string) []string {
+	var out []string
+	for i, line := range lines {
+		part := strings.SplitN(line, " ", 2)
+		who := strings.Split(part[0], "/")
+		if len(who) == 1 {
+			who = append(who, who[0]+"-p")
+		}
+		if len(who) == 2 {
+			who = append(who, who[1]+".i")
+		}
+		rest := strings.Split(part[1], " ")
+		now := fmt.Sprintf("%.3f", 1000+float64(i)*10) // ten seconds a line, unless it says so: @time
+		if strings.HasPrefix(rest[0], "@") {
+			now, rest = rest[0][1:], rest[1:]
+		}
+		if n := len(rest) - 1; rest[n] == "body" {
+			rest[n], _ = Expected(rest[1])
+		}
+		for j, field := range rest {
+			if field == "now" {
+				rest[j] = fmt.Sprintf("%.3f", 1000+float64(i)*10-0.1)
+			}
+		}
+		out = append(out, strings.Join(who, " ")+" "+now+" "+strings.Join(rest, " "))
+	}
+	return out
+}
+
+func kinds(violations []Violation) []Kind {
+	var out []Kind
+	for _, v := range violations {
+		if !slices.Contains(out, v.Kind) {
+			out = append(out, v.Kind)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// sound is one message that went well; the bad histories are variations of it.
+var sound = []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body", "a1 K m.1 1 now"}
+
+func TestGoodHistories(t *testing.T) {
+	for name, lines := range map[string][]string{
+		"nothing": {},
+		"one":     sound,
+		"the answer to the sender is recorded after the hand-out": {"a0 B m.1 a1", "a1 R m.1 1 now body", "a0 A m.1 node false", "a1 K m.1 1 now"},
+		"unknown and never handed out":                            {"a0 B m.1 a1", "a0 U m.1 5"},
+		"the sender died in the call":                             {"a0 B m.1 a1"},
+		"the sender died in the call, handed out":                 {"a0 B m.1 a1", "a1 R m.1 1 now body"},
+		"refused": {"a0 B m.1 a1", "a0 F m.1 4"},
+		"unknown, then refused, handed out all the same":            {"a0 B m.1 a1", "a0 U m.1 5", "a0 B m.1 a1", "a0 F m.1 6", "a1 R m.1 1 now body"},
+		"repeated after unknown":                                    {"a0 B m.1 a1", "a0 U m.1 5", "a0 B m.1 a1", "a0 A m.1 node true", "a1 R m.1 1 now body"},
+		"repeated after unknown, the first had never arrived":       {"a0 B m.1 a1", "a0 U m.1 5", "a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body"},
+		"repeated on purpose":                                       append(slices.Clone(sound), "a0 B m.1 a1", "a0 A m.1 node true"),
+		"redelivered after the lease":                               {"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 R m.1 2 now body", "a1 X m.1 1 7", "a1 K m.1 2 now"},
+		"given back":                                                {"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body", "a1 N m.1 1 0", "a1 R m.1 2 now body", "a1 K m.1 2 now"},
+		"the receiver's pod died, its successor counts anew":        {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p1 R m.1 1 now body", "a1/p2 R m.1 1 now body", "a1/p2 K m.1 1 now"},
+		"old and new pod had it at the same time":                   {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p1 R m.1 1 now body", "a1/p1 @1100.0 K m.1 1 1099.9", "a1/p2 @1100.1 R m.1 1 1099.95 body"},
+		"an ack of an attempt that the dead agent had not recorded": {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 1 now body", "a1/p/j R m.1 2 now body", "a1/p/j K m.1 2 now"},
+		"a late ack in flight while the next attempt is handed out": {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 1 now body", "a1/p/j @1050 R m.1 2 1049 body", "a1/p/i @1050.1 K m.1 1 1050.0"},
+		"to itself":                         {"a0 B m.1 a0", "a0 A m.1 container false", "a0 R m.1 1 now body"},
+		"sends that overlap may be swapped": {"a0 B m.1 a1", "a0 U m.1 5", "a0 B m.2 a1", "a0 A m.2 node false", "a1 R m.2 1 now body", "a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body"},
+		"an attempt nobody recorded: the second comes later, rightly": {"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a1 R m.2 1 now body", "a1 R m.1 2 now body"},
+		"another pod's log: the first comes again, rightly":           {"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a1/p R m.2 1 now body", "a1/q R m.1 1 now body"},
+		"two senders have no order":                                   {"a0 B m.1 a1", "a0 A m.1 node false", "a2 B n.1 a1", "a2 A n.1 node false", "a1 R n.1 1 now body", "a1 R m.1 1 now body"},
+		"two receivers have no order":                                 {"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a2", "a0 A m.2 node false", "a2 R m.2 1 now body", "a1 R m.1 1 now body"},
+		"large":                                                       {"a0 B m.500 a1", "a0 A m.500 node false", "a1 R m.500 1 now body"},
+	} {
+		if _, violations := Check(history(lines...)); len(violations) > 0 {
+			t.Errorf("%s: %v", name, violations)
+		}
+	}
+}
+
+func TestBadHistories(t *testing.T) {
+	for name, bad := range map[string]struct {
+		kind  Kind
+		lines []string
+	}{
+		"lost":                                    {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false"}},
+		"lost after a repetition":                 {Lost, []string{"a0 B m.1 a1", "a0 U m.1 5", "a0 B m.1 a1", "a0 A m.1 node true"}},
+		"lost, the next one is there":             {Lost, append([]string{"a0 B m.0 a1", "a0 A m.0 node false"}, sound...)},
+		"phantom":                                 {Phantom, []string{"a1 R m.1 1 now body"}},
+		"refused, delivered":                      {Refused, []string{"a0 B m.1 a1", "a0 F m.1 4", "a1 R m.1 1 now body"}},
+		"refused twice, delivered":                {Refused, []string{"a0 B m.1 a1", "a0 F m.1 6", "a0 B m.1 a1", "a0 F m.1 4", "a1 R m.1 1 now body"}},
+		"refused after it was delivered":          {Refused, []string{"a0 B m.1 a1", "a1 R m.1 1 now body", "a0 F m.1 6"}},
+		"to somebody else":                        {Astray, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a2 R m.1 1 now body"}},
+		"cut off":                                 {Torn, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now m.1"}},
+		"another one's body":                      {Torn, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now " + must("m.2")}},
+		"one byte wrong":                          {Torn, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now " + strings.Replace(must("m.1"), "m.1.m", "m.1.n", 1)}},
+		"two bodies in one":                       {Torn, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now " + must("m.1") + must("m.1")}},
+		"torn the second time":                    {Torn, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body", "a1 R m.1 2 now m.1"}},
+		"torn, the answer is unknown":             {Torn, []string{"a0 B m.1 a1", "a0 U m.1 5", "a1 R m.1 1 now m"}},
+		"twice as one attempt":                    {Twice, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body", "a1 R m.1 1 now body"}},
+		"twice as one attempt, another process":   {Twice, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 1 now body", "a1/p/j R m.1 1 now body"}},
+		"an attempt twice after another":          {Twice, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body", "a1 R m.1 2 now body", "a1 R m.1 2 now body"}},
+		"attempts backwards":                      {Backwards, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 2 now body", "a1 R m.1 1 now body"}},
+		"attempts backwards, another process":     {Backwards, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 3 now body", "a1/p/j R m.1 2 now body"}},
+		"attempt 0":                               {AttemptOutOfLine, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 0 now body"}},
+		"again after an ack":                      {AfterAck, append(slices.Clone(sound), "a1 R m.1 2 now body")},
+		"again after an ack, in another pod":      {AfterAck, append(slices.Clone(sound), "a1/q R m.1 1 now body")},
+		"again after an ack, unknown to sender":   {AfterAck, []string{"a0 B m.1 a1", "a1 R m.1 1 now body", "a1 K m.1 1 now", "a1 R m.1 2 now body"}},
+		"late ack":                                {LateAck, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body", "a1 R m.1 2 now body", "a1 K m.1 1 now"}},
+		"late ack of another process":             {LateAck, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 1 now body", "a1/p/j R m.1 2 now body", "a1/p/i K m.1 1 now"}},
+		"accepted twice":                          {AcceptedTwice, append(slices.Clone(sound), "a0 B m.1 a1", "a0 A m.1 node false")},
+		"accepted three times":                    {AcceptedTwice, append(slices.Clone(sound), "a0 B m.1 a1", "a0 A m.1 node true", "a0 B m.1 a1", "a0 A m.1 node false")},
+		"acked by a pod that never had it":        {AckedNothing, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1/p R m.1 1 now body", "a1/q @1020.1 K m.1 1 now"}},
+		"acked an attempt of the future":          {AckedNothing, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1/p R m.1 2 now body", "a1/p/j @1020.1 K m.1 1 1020"}},
+		"inversion":                               {Inversion, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a1 R m.2 1 now body", "a1 R m.1 1 now body"}},
+		"inversion over three":                    {Inversion, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a0 B m.3 a1", "a0 A m.3 node false", "a1 R m.2 1 now body", "a1 R m.3 1 now body", "a1 R m.1 1 now body"}},
+		"inversion, the second was unknown first": {Inversion, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 U m.2 5", "a0 B m.2 a1", "a0 A m.2 node true", "a1 R m.2 1 now body", "a1 R m.1 1 now body"}},
+		"no copy in another pod":                  {SurvivesNoPod, []string{"a0 B m.1 a1", "a0 A m.1 container false", "a1 R m.1 1 now body"}},
+		"half a line":                             {Unreadable, append(slices.Clone(sound), "a0 B m.2")},
+		"garbage":                                 {Unreadable, append(slices.Clone(sound), "a0 Q m.2 what")},
+		"an attempt that is no number":            {Unreadable, []string{"a0 B m.1 a1", "a1 R m.1 one now body"}},
+		"an answer without a question":            {Contradiction, []string{"a0 A m.1 node false", "a1 R m.1 1 now body", "a0 B m.1 a1"}},
+		"two answers to one question":             {Contradiction, append(slices.Clone(sound), "a0 A m.1 node true")},
+		"an id of two senders":                    {Contradiction, append(slices.Clone(sound), "a2 B m.1 a1")},
+		"an id for two receivers":                 {Contradiction, append(slices.Clone(sound), "a0 B m.1 a2", "a0 A m.1 node true")},
+	} {
+		_, violations := Check(history(bad.lines...))
+		if !slices.Contains(kinds(violations), bad.kind) {
+			t.Errorf("%s: found %v, not %s", name, violations, bad.kind)
+		}
+	}
+}
+
+func must(id string) string {
+	body, ok := Expected(id)
+	if !ok {
+		panic(id)
+	}
+	return body
+}
+
+func TestCounts(t *testing.T) {
+	report, violations := Check(history(
+		"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 pod false", "a0 B m.3 a1", "a0 F m.3 4", "a0 B m.4 a1", "a0 U m.4 5",
+		"a1 R m.1 1 now body", "a1 K m.1 1 now", "a1 R m.2 1 now body", "a1 R m.2 2 now body", "a1 X m.2 1 7", "a1 K m.2 2 now"))
+	want := Report{Sent: 4, Accepted: 2, Refused: 1, Unknown: 1, Received: 2, Acked: 2, Redelivered: 1, Refusal: 1, Ordered: 1, SurvivesNode: 1}
+	if report != want || len(violations) > 0 {
+		t.Errorf("%+v %v", report, violations)
+	}
+}
+
+func TestExpected(t *testing.T) {
+	for id, length := range map[string]int{"p.1": 101, "p.199": 299, "p.200": 4000, "p.50": 4000, "p.500": 30000, "p.1000": 30000} {
+		if body := must(id); len(body) != length || !strings.HasPrefix(body, id) {
+			t.Errorf("%s: %d bytes", id, len(body))
+		}
+	}
+	if _, ok := Expected("p.x"); ok {
+		t.Error("p.x has a body")
+	}
+}
+
+func TestPending(t *testing.T) {
+	var p Pending
+	for _, line := range history("a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a0 B m.2 a1", "a0 A m.2 node true", "a1 R m.1 1 now body") {
+		p.Add(line)
+	}
+	if got := p.Open(); p.Accepted != 2 || !slices.Equal(got, []string{"m.2"}) {
+		t.Errorf("%d %v", p.Accepted, got)
+	}
+}
