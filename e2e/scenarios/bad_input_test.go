@@ -245,13 +245,7 @@ func (c clusterCase) run(t *testing.T, told *refusals) {
 func (w *world) nothingLeft(swarm string) {
 	w.Helper()
 	w.kubectl("delete", "swarm", swarm, "--wait=false")
-	w.eventually(60*time.Second, "nothing is left of "+swarm, func() string {
-		out, err := w.try(time.Minute, "kubectl", "-n", w.ns, "get", ownedKinds, "-l", "cfn.dev/swarm="+swarm, "-o", "name")
-		if err != nil {
-			return err.Error()
-		}
-		return out
-	})
+	w.eventually(60*time.Second, "nothing is left of "+swarm, func() string { return w.remains(swarm) })
 }
 
 // changedToWrong: a running swarm is changed to something that is refused; its pods stay, and a correction is taken.

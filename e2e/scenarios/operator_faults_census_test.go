@@ -129,6 +129,19 @@ func (c *census) counts() (most, made, deleted int, twice []string) {
 
 const ownedKinds = "swarms.cfn.dev,pods,services,secrets,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets,networkpolicies"
 
+// remains says what of a Swarm is still there; at first only its pods, which go last and cost least to ask for.
+func (w *world) remains(swarm string) string {
+	w.Helper()
+	if pods := w.pods("cfn.dev/swarm=" + swarm); len(pods) > 0 {
+		return fmt.Sprintf("%d pods", len(pods))
+	}
+	out, err := w.try(time.Minute, "kubectl", "-n", w.ns, "get", ownedKinds, "-l", "cfn.dev/swarm="+swarm, "-o", "name")
+	if err != nil {
+		return err.Error()
+	}
+	return out
+}
+
 // state is everything that was made for a Swarm, and the Swarm with its status, one line of JSON per object.
 func (w *world) state(swarm string) []string {
 	w.Helper()

@@ -204,14 +204,16 @@ func (g *grounds) proxy() *apiproxy.Proxy {
 
 // hostOperator is one process of build/release/bin/swarm-operator.
 type hostOperator struct {
-	g    *grounds
-	name string
-	port int
-	cmd  *exec.Cmd
-	done chan struct{}
-	code int
-	log  *bytes.Buffer
-	mu   sync.Mutex
+	g     *grounds
+	name  string
+	proxy *apiproxy.Proxy
+	args  []string
+	port  int
+	cmd   *exec.Cmd
+	done  chan struct{}
+	code  int
+	log   *bytes.Buffer
+	mu    sync.Mutex
 }
 
 // start runs an operator named name against the proxy, or against the API server itself when that is nil.
@@ -221,7 +223,7 @@ func (g *grounds) start(name string, proxy *apiproxy.Proxy, args ...string) *hos
 	if proxy != nil {
 		url, ca = proxy.URL, g.file("ca.crt", string(proxy.CA))
 	}
-	o := &hostOperator{g: g, name: name, port: freePort(g.T), done: make(chan struct{}), log: &bytes.Buffer{}}
+	o := &hostOperator{g: g, name: name, proxy: proxy, args: args, port: freePort(g.T), done: make(chan struct{}), log: &bytes.Buffer{}}
 	config := g.file("config.yaml", fmt.Sprintf("sidecarImage: %s/swarm-sidecar:%s\nwatchNamespace: %s\nhttp: {port: %d}\n%s",
 		images, tag, g.ns, o.port, g.settings))
 	o.cmd = exec.Command(program("swarm-operator"),
@@ -273,6 +275,20 @@ func (o *hostOperator) end() string {
 func (o *hostOperator) kill() {
 	o.cmd.Process.Kill()
 	<-o.done
+}
+
+// kept is the operator, or its next process if it gave up its leadership, as it does where the API server is too slow to
+// renew it: the kubelet would start it again. Any other end is a failure.
+func (o *hostOperator) kept() *hostOperator {
+	o.g.Helper()
+	if !o.exited() {
+		return o
+	}
+	if o.code != 1 || !strings.Contains(o.logs(), "leadership lost") {
+		o.g.Errorf("operator %s ended by itself with code %d:\n%s", o.name, o.code, o.end())
+	}
+	o.g.Logf("operator %s lost its leadership and is started again", o.name)
+	return o.g.start(o.name, o.proxy, o.args...)
 }
 
 func (o *hostOperator) exited() bool {

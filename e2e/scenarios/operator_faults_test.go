@@ -159,12 +159,13 @@ func livesThrough(t *testing.T, cut func(phase string, n int) bool) *life {
 				mutex.Lock()
 				wanted := killed
 				mutex.Unlock()
-				if !wanted {
-					w.Fatalf("the operator ended by itself with code %d:\n%s", operator.code, operator.end())
+				if wanted {
+					g.forgetLeader()
+					proxy.Open()
+					start()
+				} else {
+					operator = operator.kept()
 				}
-				g.forgetLeader()
-				proxy.Open()
-				start()
 			}
 			if missing := w.reached(p.workers, p.name == "delete"); missing != "" {
 				return missing
@@ -193,8 +194,8 @@ func livesThrough(t *testing.T, cut func(phase string, n int) bool) *life {
 func (w *world) reached(n int, gone bool) string {
 	w.Helper()
 	if gone {
-		if out, err := w.try(time.Minute, "kubectl", "-n", w.ns, "get", ownedKinds, "-l", "cfn.dev/swarm=s", "-o", "name"); err != nil || out != "" {
-			return fmt.Sprint(out, err)
+		if left := w.remains("s"); left != "" {
+			return left
 		}
 		out, err := w.try(time.Minute, "kubectl", "-n", w.ns, "get", "swarms", "-o", "name")
 		if err != nil || out != "" {
@@ -258,23 +259,25 @@ func watchFault(faults apiproxy.Faults, limit time.Duration) func(*testing.T) {
 		operator := g.start("one", proxy)
 		name := strings.TrimPrefix(t.Name(), "TestOperatorFaults/side-by-side/")
 		w.apply(tinySwarm(3))
-		created := w.eventually(limit, "three workers", func() string { return w.reached(3, false) })
+		reached := func(n int) string {
+			operator = operator.kept()
+			return w.reached(n, false)
+		}
+		created := w.eventually(limit, "three workers", func() string { return reached(3) })
 		victim := w.live("s", "worker")[1]
 		w.deletePod(victim.Name, nil)
 		replaced := w.eventually(limit, "the pod that was deleted is replaced", func() string {
 			for _, pod := range w.live("s", "worker") {
 				if pod.Labels["cfn.dev/slot"] == victim.Labels["cfn.dev/slot"] && pod.UID != victim.UID && ready(pod) {
-					return w.reached(3, false)
+					return reached(3)
 				}
 			}
+			operator = operator.kept()
 			return "no pod in " + victim.Labels["cfn.dev/slot"]
 		})
 		w.kubectl("scale", "swarm", "s", "--replicas=2")
-		scaled := w.eventually(limit, "two workers", func() string { return w.reached(2, false) })
+		scaled := w.eventually(limit, "two workers", func() string { return reached(2) })
 		most, made, _, twice := pods.counts()
-		if operator.exited() {
-			w.Errorf("the operator ended with code %d:\n%s", operator.code, operator.end())
-		}
 		// Coordinator, three workers and the one in place of the victim.
 		if made != 5 {
 			w.Errorf("%d pods were made, must be 5", made)
@@ -470,9 +473,7 @@ func (s *settled) apiServerRestarted(t *testing.T) {
 	w.deletePod(victim.Name, nil)
 	begin := time.Now()
 	w.eventually(45*time.Second, "a pod deleted after it is replaced", func() string {
-		if s.operator.exited() { // it may give up its leadership; the kubelet would start it again
-			s.operator = s.g.start("next", s.proxy)
-		}
+		s.operator = s.operator.kept()
 		for _, pod := range w.live("s", "worker") {
 			if pod.Labels["cfn.dev/slot"] == victim.Labels["cfn.dev/slot"] && pod.UID != victim.UID {
 				return ""

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -69,7 +70,25 @@ func TestMain(m *testing.M) {
 	if most := flag.Lookup("test.parallel"); most.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
 		most.Value.Set("8")
 	}
+	if err := alone(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
 	os.Exit(m.Run())
+}
+
+// alone waits until no other run uses this machine's cluster: some scenarios stop the operator or the API server. The lock
+// ends with the process.
+func alone() error {
+	file, err := os.OpenFile(filepath.Join(os.TempDir(), "swarm-e2e.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		return nil
+	}
+	fmt.Fprintln(os.Stderr, "waiting for another run of the scenarios to end")
+	return syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
 }
 
 // world is one scenario's namespace and what it does there.
@@ -283,8 +302,13 @@ type swarmObject struct {
 
 func (w *world) object(swarm string) swarmObject {
 	w.Helper()
+	// Not kubectl: this is polled, by many at once.
+	data, err := clientset.CoreV1().RESTClient().Get().AbsPath("/apis/cfn.dev/v1alpha1/namespaces/" + w.ns + "/swarms/" + swarm).DoRaw(w.ctx)
+	if err != nil {
+		w.Fatal(err)
+	}
 	var out swarmObject
-	if err := json.Unmarshal([]byte(w.kubectl("get", "swarm", swarm, "-o", "json")), &out); err != nil {
+	if err := json.Unmarshal(data, &out); err != nil {
 		w.Fatal(err)
 	}
 	return out

@@ -1088,10 +1088,13 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
         } else {
           r->task.version = ours + 1;
         }
+        for (Impl::ReportWaiter& w : r->reports) w.version = r->task.version;
         settle = true;
       } else if (newer) {
         r->task.version = version;
         e.changed(*r, now, wall);
+        // What that worker holds is not what was reported to us, whatever its number.
+        for (Impl::ReportWaiter& w : r->reports) w.version = r->task.version;
       }
     }
   }

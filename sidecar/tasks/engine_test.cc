@@ -1115,6 +1115,42 @@ TEST(Recovery, ALateCopyCountsIfItHoldsAnOutcomeAndWeHaveNone) {
   EXPECT_FALSE(d.engine->wants(id, d.task(id).version));
 }
 
+TEST(Recovery, ACopyOfAnotherEpochDoesNotConfirmOurReport) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  const Task v1 = d.task(id);
+  const auto recover = [&] {
+    d.renew();
+    d.engine->begin_recovery(d.now);
+    d.engine->restore(d.now, d.wall(), v1, std::nullopt);
+    d.engine->end_recovery(d.now, d.wall());
+  };
+  std::optional<Task> other;
+  for (int i = 0; i < 20; ++i) {  // two epochs begin with v1; the other one drew the higher number
+    recover();
+    d.join(worker(2));
+    ASSERT_TRUE(d.lease(worker(2)));
+    if (!other || d.task(id).version > other->version) other = d.task(id);
+  }
+  recover();
+  d.join(worker(3));
+  ASSERT_TRUE(d.lease(worker(3)));
+  ASSERT_LT(d.task(id).version + 1, other->version);
+  Report report;
+  report.id = id;
+  report.attempt = 1;
+  report.done = true;
+  d.engine->report(d.now, d.wall(), worker(3), 77, report);
+  EXPECT_TRUE(d.take_all<Reported>().empty());
+  d.engine->worker_joined(d.now, d.wall(), worker(2), {}, {{id, other->version}});
+  d.engine->restore(d.now, d.wall(), *other, worker(2));
+  EXPECT_EQ(d.state(id), TaskState::kDone);
+  EXPECT_GT(d.task(id).version, other->version);
+  EXPECT_TRUE(d.take_all<Reported>().empty());
+  EXPECT_EQ(Desk::only<Reported>(d.settle()).size(), 1U);
+}
+
 TEST(Recovery, ForeignAndBrokenCopiesAreIgnored) {
   Desk d;
   d.join(worker(1));

@@ -180,6 +180,7 @@ class World {
       if (random_.percent(30)) pass(500);
     }
     engine_->end_recovery(now_, wall());
+    engine_->tick(now_, wall());  // joining took time
     for (const auto& [id, version] : given) {
       const auto found = engine_->find(id);
       require(found.ok() && (*found)->version >= version,

@@ -7,7 +7,6 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/ssl/context.hpp>
-#include <boost/asio/ssl/host_name_verification.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/message.hpp>
@@ -18,6 +17,7 @@
 #include <boost/beast/ssl/ssl_stream.hpp>
 #include <exception>
 #include <limits>
+#include <openssl/x509v3.h>
 #include <optional>
 
 namespace swarm::net {
@@ -174,14 +174,17 @@ class BeastClient final : public HttpClient {
     if (ec) return internal_error("TLS: " + ec.message());
     context.load_verify_file(options_.ca_file, ec);
     if (ec) return unavailable("CA file " + options_.ca_file + ": " + ec.message());
-    context.set_verify_callback(ssl::host_name_verification(url_.host), ec);
-    if (ec) return internal_error("TLS: " + ec.message());
     beast::ssl_stream<beast::tcp_stream&> stream(exchange.stream(), context);
+    // Names and addresses count as the SAN has them; the subject's common name does not.
     error_code not_ip;
     asio::ip::make_address(url_.host, not_ip);
-    if (not_ip && SSL_set_tlsext_host_name(stream.native_handle(), url_.host.c_str()) != 1) {
-      return internal_error("TLS: cannot set the server's name");
-    }
+    X509_VERIFY_PARAM* param = SSL_get0_param(stream.native_handle());
+    X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+    const bool named =
+        not_ip ? X509_VERIFY_PARAM_set1_host(param, url_.host.c_str(), url_.host.size()) == 1 &&
+                     SSL_set_tlsext_host_name(stream.native_handle(), url_.host.c_str()) == 1
+               : X509_VERIFY_PARAM_set1_ip_asc(param, url_.host.c_str()) == 1;
+    if (!named) return internal_error("TLS: cannot set the server's name");
     exchange.stream().expires_at(deadline);
     ec = exchange.run([&](auto done) {
       stream.async_handshake(ssl::stream_base::client, [done](error_code e) { done(e); });

@@ -5,9 +5,11 @@
 
 #include <cpprest/astreambuf.h>
 #include <cpprest/http_client.h>
+#include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 #include <pplx/threadpool.h>
 
 #include <chrono>
@@ -165,8 +167,11 @@ std::string lower(std::string text) {
 
 class CpprestClient final : public HttpClient {
  public:
-  CpprestClient(HttpClientOptions options, std::shared_ptr<X509_STORE> store)
-      : options_(std::move(options)), store_(std::move(store)), token_(options_.token_file) {
+  CpprestClient(HttpClientOptions options, std::string host, std::shared_ptr<X509_STORE> store)
+      : options_(std::move(options)),
+        host_(std::move(host)),
+        store_(std::move(store)),
+        token_(options_.token_file) {
     pool_ = fresh(kLibraryTimeout);
   }
 
@@ -210,8 +215,15 @@ class CpprestClient final : public HttpClient {
     config.set_max_redirects(0);
     config.set_proxy(web::web_proxy(web::web_proxy::disabled));
     if (store_) {
-      config.set_ssl_context_callback([store = store_](boost::asio::ssl::context& context) {
+      config.set_ssl_context_callback([store = store_, host = host_](boost::asio::ssl::context& context) {
         SSL_CTX* raw = context.native_handle();
+        // The library's own check also takes the subject's common name for a host or an address.
+        X509_VERIFY_PARAM* param = SSL_CTX_get0_param(raw);
+        X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+        if (X509_VERIFY_PARAM_set1_ip_asc(param, host.c_str()) != 1) {
+          X509_VERIFY_PARAM_set1_host(param, host.c_str(), host.size());
+        }
+        ERR_clear_error();  // a host that is no address is reported as an error
         SSL_CTX_set1_cert_store(raw, store.get());  // takes the place of the system's
         SSL_CTX_set_min_proto_version(raw, TLS1_2_VERSION);
       });
@@ -377,6 +389,7 @@ class CpprestClient final : public HttpClient {
   }
 
   const HttpClientOptions options_;
+  const std::string host_;
   const std::shared_ptr<X509_STORE> store_;
   TokenSource token_;
   std::mutex mutex_;
@@ -410,7 +423,7 @@ Result<std::unique_ptr<HttpClient>> make_cpprest_client(HttpClientOptions option
     }
   });
   try {
-    return std::unique_ptr<HttpClient>(std::make_unique<CpprestClient>(std::move(options), std::move(store)));
+    return std::unique_ptr<HttpClient>(std::make_unique<CpprestClient>(std::move(options), url->host, std::move(store)));
   } catch (const std::exception& e) {
     return internal_error(std::string("cpprestsdk: ") + e.what());
   }

@@ -130,6 +130,7 @@ TEST_P(Tls, TrustsItsOwnCaAndTheRightNameOnly) {
       {"another address", make_certificate("s", "IP:10.0.0.1", &ca), &ca, "127.0.0.1", false},
       {"another name", make_certificate("s", "DNS:example.org", &ca), &ca, "localhost", false},
       {"a name where an address is meant", make_certificate("127.0.0.1", "DNS:localhost", &ca), &ca, "127.0.0.1", false},
+      {"a name in the subject only", make_certificate("localhost", "IP:127.0.0.1", &ca), &ca, "localhost", false},
       {"expired", make_certificate("s", "IP:127.0.0.1", &ca, -7200, -3600), &ca, "127.0.0.1", false},
       {"not yet valid", make_certificate("s", "IP:127.0.0.1", &ca, 3600, 7200), &ca, "127.0.0.1", false},
   };
