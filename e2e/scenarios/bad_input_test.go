@@ -502,7 +502,7 @@ func (c badCluster) run(t *testing.T, told *refusals) {
 				found = found || strings.Contains(logs, word)
 			}
 			if !found {
-				return fmt.Sprintf("%s is not in its log:\n%s", alternatives, logs)
+				return fmt.Sprintf("%s is not in its log:\n%s", alternatives, operator.end())
 			}
 		}
 		for _, line := range strings.Split(logs, "\n") {

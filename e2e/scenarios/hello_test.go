@@ -22,7 +22,7 @@ func TestHello(t *testing.T) {
 		t.Fatalf("the result is %q, not 3", got)
 	}
 	tasks := w.swarm("get", "tasks", "hello")
-	found := regexp.MustCompile(`(?m)^(t-0-\w+)\s+done\s+1\s+worker-0\s+V2\s`).FindStringSubmatch(tasks)
+	found := regexp.MustCompile(`(?m)^(t-0-\w+)\s+done\s+1/3\s+worker-0\s+V2\s`).FindStringSubmatch(tasks)
 	if found == nil {
 		t.Fatalf("get tasks:\n%s", tasks)
 	}

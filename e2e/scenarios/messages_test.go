@@ -31,7 +31,8 @@ func TestMessages(t *testing.T) {
 	files := object{"name": "script", "configMap": object{"name": "script"}}
 	w.apply(swarmOf{name: "mail", replicas: agents,
 		agent: object{"command": []string{"bash", "/script/agent.sh"},
-			"env":          []object{{"name": "RECORDER", "value": "recorder"}, {"name": "AGENTS", "value": fmt.Sprint(agents)}},
+			"env": []object{{"name": "RECORDER", "value": "recorder"}, {"name": "AGENTS", "value": fmt.Sprint(agents)},
+				{"name": "POD_UID", "valueFrom": object{"fieldRef": object{"fieldPath": "metadata.uid"}}}},
 			"volumeMounts": []object{{"name": "script", "mountPath": "/script"}}},
 		pod:     object{"volumes": []object{files}},
 		workers: object{"taskGraceSeconds": 5},

@@ -1,15 +1,16 @@
 #!/bin/bash
 # An agent of the scenario `messages`: sends to its peers and receives from them with agentctl, and tells the recorder of
-# every operation before and after the call (the lines: messages/history.go). RECORDER and AGENTS come from the pod.
+# every operation before and after the call (the lines: messages/history.go). RECORDER, AGENTS, POD_UID come from the pod.
 set -u
 export LC_ALL=C
 mine=${CFN_AGENT_ID#worker-}
+pod=$CFN_POD_NAME/${POD_UID:0:8}   # a pod's name may come again
 
 connect() {
 	instance=$CFN_POD_NAME.$1.$SRANDOM
 	until { exec 3<>"/dev/tcp/$RECORDER/7000"; } 2>/dev/null; do sleep 0.2; done
 }
-tell() { printf '%s\n' "$CFN_AGENT_ID $CFN_POD_NAME $instance $EPOCHREALTIME $*" >&3; }
+tell() { printf '%s\n' "$CFN_AGENT_ID $pod $instance $EPOCHREALTIME $*" >&3; }
 # ask: tell, and wait until it is recorded; false: it is time to stop.
 ask() { tell "$@"; read -r -t 30 answer <&3 || exit 1; [ "$answer" = go ]; }
 
