@@ -23,7 +23,7 @@ namespace swarm::engine {
 inline constexpr std::size_t kMaxTaskWaiters = 1024;         // long polls
 inline constexpr std::size_t kMaxForwards = 64;              // requests on their way to other teams
 inline constexpr std::uint64_t kTaskReserveBytes = 6U << 20U;  // of the log: new tasks leave this much for changes of old ones
-inline constexpr Milliseconds kRecoveryLimit{10000};         // for workers that the former coordinator had and that do not come
+inline constexpr Milliseconds kRecoveryLimit{5000};          // for workers that the former coordinator had and that do not come; later copies still count
 
 // What the Swarm resource says that may change while we run.
 struct TeamSettings {
