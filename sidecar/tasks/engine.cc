@@ -300,7 +300,8 @@ class Engine::Impl {
   }
 
   void send_to_mirror(Record& r, Member& m, MonoTime now) {
-    if (!m.connected) {  // it may be back in a moment; if not, another gets the copy
+    if (r.unsettled) return;  // a newer copy may come; settle() asks again
+    if (!m.connected) {       // it may be back in a moment; if not, another gets the copy
       if (!r.resend_at) r.resend_at = now + settings_.mirror_timeout / kResendsPerTimeout;
       retime(r);
       return;
@@ -866,6 +867,10 @@ class Engine::Impl {
     }
     if (r->mirrored()) {
       r->resend_at.reset();
+      // What may still be on its way there is not waited for: it would keep later versions back.
+      Member& mirror = *member(*r->mirror);
+      mirror.in_flight.erase(id);
+      mirror.late.erase(id);
       forget_spares(*r);
     }
     if (!r->unsettled) confirmed(*r);
@@ -1088,7 +1093,10 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
         } else {
           r->task.version = ours + 1;
         }
-        for (Impl::ReportWaiter& w : r->reports) w.version = r->task.version;
+        for (const Impl::ReportWaiter& w : std::exchange(r->reports, {})) {
+          e.out(Reported{w.worker, w.request,
+                         Error{Code::kDenied, "another attempt owns task " + id.value}});
+        }
         settle = true;
       } else if (newer) {
         r->task.version = version;

@@ -1151,6 +1151,28 @@ TEST(Recovery, ACopyOfAnotherEpochDoesNotConfirmOurReport) {
   EXPECT_EQ(Desk::only<Reported>(d.settle()).size(), 1U);
 }
 
+TEST(Recovery, AMirrorThatHoldsMoreIsNotSentLess) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  const Task v1 = d.task(id);
+  d.lease(worker(1));
+  const Task v2 = d.task(id);
+  d.renew();
+  d.engine->begin_recovery(d.now);
+  d.engine->worker_joined(d.now, d.wall(), worker(2), {}, {{id, 1}});
+  d.engine->restore(d.now, d.wall(), v1, worker(2));
+  d.engine->worker_leaving(d.now, d.wall(), worker(2));  // its copies move …
+  d.engine->worker_joined(d.now, d.wall(), worker(1), {{id, 1}},
+                          {{id, 2}});  // … to one that has a newer one
+  EXPECT_TRUE(d.take_all<Replicate>().empty());
+  d.engine->restore(d.now, d.wall(), v2, worker(1));
+  d.engine->end_recovery(d.now, d.wall());
+  d.settle();
+  EXPECT_TRUE(d.report(worker(1), id, 1).ok());  // and later versions reach it
+  EXPECT_EQ(d.engine->mirrors_of(id), names({1}));
+}
+
 TEST(Recovery, ForeignAndBrokenCopiesAreIgnored) {
   Desk d;
   d.join(worker(1));
