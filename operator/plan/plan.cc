@@ -16,11 +16,6 @@ namespace {
 constexpr std::size_t kMaxShownErrors = 5;
 constexpr WallTime kUnsettledWait = 1'000;
 
-bool supported(const Settings& settings) {
-  return settings.kubernetes_major > 1 ||
-         (settings.kubernetes_major == 1 && settings.kubernetes_minor >= kMinKubernetesMinor);
-}
-
 bool is_quota(std::string_view message) {
   return message.find("exceeded quota") != std::string_view::npos;
 }
@@ -153,6 +148,11 @@ void finish(Plan& plan, const Context& context, const Obstacles& obstacles, cons
 }
 
 }  // namespace
+
+bool supported(const Settings& settings) {
+  return settings.kubernetes_major > 1 ||
+         (settings.kubernetes_major == 1 && settings.kubernetes_minor >= kMinKubernetesMinor);
+}
 
 Plan plan(const api::Swarm& swarm, const Observed& observed, const Settings& settings,
           WallTime now) {

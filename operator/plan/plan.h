@@ -184,6 +184,9 @@ struct Settings {
   int kubernetes_minor = kMinKubernetesMinor;
 };
 
+// Whether that Kubernetes has what pods of Swarms need.
+[[nodiscard]] bool supported(const Settings& settings);
+
 // ---- What to do.
 
 struct CreateObject {

@@ -367,7 +367,7 @@ struct PodMaker::Impl {
           {"periodSeconds", 1},
           {"timeoutSeconds", 5},
           {"failureThreshold", 60}}},
-        {"readinessProbe", http_probe("/readyz", 2, 3)},
+        {"readinessProbe", http_probe("/readyz", 1, 5)},
         {"livenessProbe", http_probe("/healthz", 10, 6)},
         {"lifecycle", {{"preStop", {{"exec", {{"command", {kSidecarProgram, "leaving"}}}}}}}},
         {"resources",

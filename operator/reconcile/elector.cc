@@ -13,6 +13,8 @@ namespace {
 
 constexpr Milliseconds kReleaseDeadline{3'000};
 constexpr Milliseconds kExpirySlack{100};
+constexpr int kReleaseAttempts = 3;
+constexpr int kTroubleLogEvery = 5;  // failures in a row are logged at 1, 6, 11, …
 
 std::int64_t ticks(MonoTime time) { return time.time_since_epoch().count(); }
 
@@ -87,76 +89,93 @@ Milliseconds Elector::remaining() const {
   return Milliseconds{lease_until_.load() - now};
 }
 
-MonoTime Elector::last_contact() const { return MonoTime(Milliseconds(last_contact_.load())); }
+std::string Elector::trouble() const {
+  const std::lock_guard lock(trouble_mutex_);
+  return trouble_;
+}
 
-void Elector::attempt(const std::stop_token& stop) {
-  const Milliseconds deadline = std::max<Milliseconds>(options_.renew_deadline / 3, Milliseconds{500});
-  // A holder knows what it wrote last; everybody else looks first.
-  if (!state_.held() || !state_.exists()) {
-    const MonoTime asked = mono_now();
-    const kube::Reply reply =
-        client_.call(kube::get(kube::kLeases, options_.namespace_name, options_.lease_name), stop, deadline);
-    if (reply.http_status != 0) last_contact_.store(ticks(mono_now()));
-    if (reply.ok()) {
-      const Result<nlohmann::json> object = kube::parse_object(reply.body);
-      if (!object.ok()) {
-        telemetry::warn("the leader's Lease is not readable", {{"why", object.error().message}});
-        return;
-      }
-      state_.seen(kube::parse_lease(*object), asked);
-    } else if (reply.http_status == 404) {
-      state_.absent();
-    } else {
-      if (!stop.stop_requested()) telemetry::warn("reading the leader's Lease failed", {{"why", reply.error.message}});
-      return;
-    }
+void Elector::failed(const char* what, const std::string& why, const std::stop_token& stop) {
+  if (stop.stop_requested()) return;
+  if (failures_++ % kTroubleLogEvery == 0) telemetry::warn(what, {{"failures", failures_}, {"why", why}});
+  const std::lock_guard lock(trouble_mutex_);
+  trouble_ = why;
+}
+
+bool Elector::look(const std::stop_token& stop, Milliseconds deadline) {
+  const MonoTime asked = mono_now();
+  const kube::Reply reply =
+      client_.call(kube::get(kube::kLeases, options_.namespace_name, options_.lease_name), stop, deadline);
+  if (reply.http_status == 404) {
+    state_.absent();
+    return true;
   }
-  const std::optional<kube::LeaseRecord> wanted = state_.wanted(mono_now(), wall_now());
-  if (!wanted) return;
-  const MonoTime sent = mono_now();
-  const kube::Request request =
-      state_.exists() ? kube::update_lease(options_.namespace_name, options_.lease_name, *wanted)
-                      : kube::create_lease(options_.namespace_name, options_.lease_name, *wanted);
-  const kube::Reply reply = client_.call(request, stop, deadline);
-  if (reply.http_status != 0) last_contact_.store(ticks(mono_now()));
   if (!reply.ok()) {
-    if (!stop.stop_requested()) telemetry::warn("writing the leader's Lease failed", {{"why", reply.error.message}});
-    state_.absent();  // whatever is there now: look first
-    return;
+    failed("reading the leader's Lease failed", reply.error.message, stop);
+    return false;
   }
   const Result<nlohmann::json> object = kube::parse_object(reply.body);
   if (!object.ok()) {
-    state_.absent();
-    return;
+    failed("the leader's Lease is not readable", object.error().message, stop);
+    return false;
   }
-  state_.renewed(kube::parse_lease(*object), sent);
-  lease_until_.store(ticks(sent + options_.lease_duration));
-  write_until_.store(ticks(sent + options_.renew_deadline));
-  if (!leader_.exchange(true)) {
-    telemetry::info("leader", {{"identity", options_.identity}});
-    on_won_();
+  state_.seen(kube::parse_lease(*object), asked);
+  return true;
+}
+
+bool Elector::attempt(const std::stop_token& stop) {
+  const Milliseconds deadline = std::max<Milliseconds>(options_.renew_deadline / 3, Milliseconds{500});
+  // A holder knows what it wrote last; everybody else looks first.
+  if ((!state_.held() || !state_.exists()) && !look(stop, deadline)) return false;
+  if (const std::optional<kube::LeaseRecord> wanted = state_.wanted(mono_now(), wall_now())) {
+    const MonoTime sent = mono_now();
+    const kube::Request request =
+        state_.exists() ? kube::update_lease(options_.namespace_name, options_.lease_name, *wanted)
+                        : kube::create_lease(options_.namespace_name, options_.lease_name, *wanted);
+    const kube::Reply reply = client_.call(request, stop, deadline);
+    if (!reply.ok()) {
+      failed("writing the leader's Lease failed", reply.error.message, stop);
+      state_.absent();  // whatever is there now: look first
+      return false;
+    }
+    const Result<nlohmann::json> object = kube::parse_object(reply.body);
+    if (!object.ok()) {
+      failed("the answer to writing the leader's Lease is not readable", object.error().message, stop);
+      state_.absent();
+      return false;
+    }
+    state_.renewed(kube::parse_lease(*object), sent);
+    lease_until_.store(ticks(sent + options_.lease_duration));
+    write_until_.store(ticks(sent + options_.renew_deadline));
+    if (!leader_.exchange(true)) {
+      telemetry::info("leader", {{"identity", options_.identity}});
+      on_won_();
+    }
   }
+  failures_ = 0;
+  informed_.store(true);
+  const std::lock_guard lock(trouble_mutex_);
+  trouble_.clear();
+  return true;
 }
 
 void Elector::run(const std::stop_token& stop) {
   std::mutex mutex;
   std::condition_variable_any never;
   while (!stop.stop_requested()) {
-    attempt(stop);
+    const bool learned = attempt(stop);
     if (state_.lost(mono_now())) {
       leader_.store(false);
       on_lost_();
       return;
     }
-    if (state_.held() && !state_.exists()) {
-      // The write failed: at once again, in short steps, for there is little time.
-      std::unique_lock lock(mutex);
-      never.wait_for(lock, stop, options_.retry_period / 4, [] { return false; });
-      continue;
-    }
-    // Those who wait look twice as often, and at the very moment at which the Lease expires.
     Milliseconds pause = options_.retry_period;
-    if (!state_.held()) pause = std::min(pause / 2, std::max(state_.expires_in(mono_now()), kExpirySlack));
+    if (state_.held()) {
+      if (!learned) pause /= 4;  // the write failed: again in short steps, for there is little time
+    } else {
+      // Those who wait look twice as often, and at the very moment at which the Lease expires.
+      pause /= 2;
+      if (learned) pause = std::min(pause, std::max(state_.expires_in(mono_now()), kExpirySlack));
+    }
     std::unique_lock lock(mutex);
     never.wait_for(lock, stop, pause, [] { return false; });
   }
@@ -166,15 +185,26 @@ void Elector::run(const std::stop_token& stop) {
 void Elector::release() {
   write_until_.store(0);
   leader_.store(false);
-  const std::optional<kube::LeaseRecord> record = state_.released(wall_now());
-  if (!record) return;
-  const kube::Reply reply = client_.call(
-      kube::update_lease(options_.namespace_name, options_.lease_name, *record), {}, kReleaseDeadline);
-  if (reply.ok()) {
-    telemetry::info("leadership released");
-  } else {
-    telemetry::warn("releasing the Lease failed: it expires by itself", {{"why", reply.error.message}});
+  if (!state_.held()) return;
+  std::string why = "it was taken by another";
+  for (int i = 0; i < kReleaseAttempts; ++i) {
+    // A renewal may have been under way when we were stopped: then it is not known what is there now.
+    if (!state_.exists() && !look({}, kReleaseDeadline)) {
+      why = trouble();
+      continue;
+    }
+    const std::optional<kube::LeaseRecord> record = state_.released(wall_now());
+    if (!record) break;
+    const kube::Reply reply = client_.call(
+        kube::update_lease(options_.namespace_name, options_.lease_name, *record), {}, kReleaseDeadline);
+    if (reply.ok()) {
+      telemetry::info("leadership released");
+      return;
+    }
+    why = reply.error.message;
+    state_.absent();
   }
+  telemetry::warn("releasing the Lease failed: it expires by itself", {{"why", why}});
 }
 
 }  // namespace swarm::reconcile

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -66,11 +67,15 @@ class Elector {
 
   [[nodiscard]] Milliseconds remaining() const;
   [[nodiscard]] bool leader() const { return leader_.load(); }
-  // When the API server last answered, whatever it was.
-  [[nodiscard]] MonoTime last_contact() const;
+  // Why the Lease could not be read or written the last time; empty: it could, or nothing was tried yet.
+  [[nodiscard]] std::string trouble() const;
+  // An attempt has succeeded, be it to see that somebody else leads.
+  [[nodiscard]] bool informed() const { return informed_.load(); }
 
  private:
-  void attempt(const std::stop_token& stop);
+  bool attempt(const std::stop_token& stop);  // false: nothing was learned
+  bool look(const std::stop_token& stop, Milliseconds deadline);
+  void failed(const char* what, const std::string& why, const std::stop_token& stop);
   void release();
 
   kube::Client& client_;
@@ -81,7 +86,10 @@ class Elector {
   std::atomic<bool> leader_{false};
   std::atomic<std::int64_t> write_until_{0};   // monotonic ms: when the last renewal's deadline passes
   std::atomic<std::int64_t> lease_until_{0};
-  std::atomic<std::int64_t> last_contact_{0};
+  std::atomic<bool> informed_{false};
+  mutable std::mutex trouble_mutex_;
+  std::string trouble_;
+  int failures_ = 0;  // in a row; the thread of run() only
 };
 
 }  // namespace swarm::reconcile

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
 namespace swarm::reconcile {
 namespace {
 
@@ -84,6 +88,79 @@ TEST(LeaseState, ReleasesOnlyWhatItHolds) {
   state.renewed(record("me", "2"), at(0));
   EXPECT_EQ(state.released(0)->holder, "");
   EXPECT_EQ(state.released(0)->duration_seconds, 1);
+}
+
+// An API server with one Lease; the second PUT takes effect but is answered only when the caller gives up.
+class OneLease final : public net::HttpClient {
+ public:
+  Result<net::HttpReply> send(const net::HttpCall& call, Milliseconds, std::stop_token stop) override {
+    std::unique_lock lock(mutex_);
+    ++calls;
+    if (broken) return net::HttpReply{500, {}, "{}"};
+    if (call.method == "GET") return lease_.empty() ? net::HttpReply{404, {}, "{}"} : net::HttpReply{200, {}, lease_};
+    nlohmann::json lease = nlohmann::json::parse(call.body);
+    const bool stale = call.method == "PUT" && lease["metadata"].value("resourceVersion", "") != std::to_string(version_);
+    if (stale) return net::HttpReply{409, {}, "{}"};
+    lease["metadata"]["resourceVersion"] = std::to_string(++version_);
+    lease_ = lease.dump();
+    if (version_ == 2) {
+      lock.unlock();
+      while (!stop.stop_requested()) std::this_thread::sleep_for(Milliseconds{1});
+      return Error{Code::kCancelled, "stopped"};
+    }
+    return net::HttpReply{200, {}, lease_};
+  }
+  Result<net::HttpReply> stream(const net::HttpCall&, const net::StreamLimits&, const net::OnLine&,
+                                std::stop_token) override {
+    return Error{Code::kInvalid, "not here"};
+  }
+  std::string holder() {
+    const std::lock_guard lock(mutex_);
+    return nlohmann::json::parse(lease_)["spec"].value("holderIdentity", "");
+  }
+  int version() {
+    const std::lock_guard lock(mutex_);
+    return version_;
+  }
+  bool broken = false;
+  int calls = 0;
+
+ private:
+  std::mutex mutex_;
+  std::string lease_;
+  int version_ = 0;
+};
+
+TEST(Elector, ReleasesTheLeaseThoughItsRenewalWasCutOff) {
+  OneLease server;
+  kube::Client client(server);
+  ElectorOptions quick = options("me");
+  quick.retry_period = Milliseconds{20};
+  Elector elector(client, quick, [] {}, [] { FAIL() << "lost"; });
+  std::jthread thread([&](const std::stop_token& stop) { elector.run(stop); });
+  while (server.version() < 2) std::this_thread::sleep_for(Milliseconds{1});
+  EXPECT_TRUE(elector.leader());
+  EXPECT_EQ(server.holder(), "me");
+  thread.request_stop();
+  thread.join();
+  EXPECT_EQ(server.holder(), "");
+}
+
+TEST(Elector, AsksABrokenServerOncePerHalfRetryPeriodAndSaysWhatIsWrong) {
+  OneLease server;
+  server.broken = true;
+  kube::Client client(server);
+  ElectorOptions quick = options("me");
+  quick.retry_period = Milliseconds{400};
+  Elector elector(client, quick, [] { FAIL() << "won"; }, [] {});
+  std::jthread thread([&](const std::stop_token& stop) { elector.run(stop); });
+  std::this_thread::sleep_for(Milliseconds{700});
+  thread.request_stop();
+  thread.join();
+  EXPECT_GE(server.calls, 1);
+  EXPECT_LE(server.calls, 4);
+  EXPECT_FALSE(elector.informed());
+  EXPECT_EQ(elector.trouble(), "HTTP 500");
 }
 
 }  // namespace

@@ -25,7 +25,6 @@ namespace {
 constexpr Milliseconds kEventDelay{20};             // several events of a Swarm become one look at it
 constexpr Milliseconds kTakeWait{1'000};            // so that the worker shows a sign of life
 constexpr Milliseconds kStuckAfter{300'000};        // no sign of life: not healthy
-constexpr Milliseconds kContactLost{60'000};        // API server silent: not ready
 constexpr Milliseconds kVersionRecheck{600'000};
 constexpr Milliseconds kVersionRetry{2'000};
 constexpr int kTroubleLogEvery = 5;                 // watch failures in a row are logged at 1, 6, 11, …
@@ -58,7 +57,6 @@ struct Operator::State final : Lists {
 
   kube::Client::Observer observer() {
     return [this](const std::string& method, int status, Milliseconds took) {
-      if (status != 0) contact();
       metrics.counter("swarm_operator_api_requests_total", "Requests to the API server, watches aside.",
                       {{"method", method}, {"status", status_class(status)}})
           .add();
@@ -69,8 +67,13 @@ struct Operator::State final : Lists {
     };
   }
 
+  // What a person needs to know besides the API server's words.
+  static std::string with_remedy(const kube::Resource& resource, const std::string& why) {
+    if (resource.kind != kube::kSwarms.kind || !why.starts_with("HTTP 404")) return why;
+    return why + "; the CustomResourceDefinition swarms.cfn.dev is not installed: kubectl apply -k manifests";
+  }
+
   Milliseconds write_time() const { return options.elect ? elector.remaining() : kube::kCallDeadline; }
-  void contact() { last_contact.store(mono_now().time_since_epoch().count()); }
 
   void changed(const Key& key, bool urgent) {
     const MonoTime now = mono_now();
@@ -105,7 +108,9 @@ struct Operator::State final : Lists {
                          {{"resource", std::string(resource.plural)}})
                 .add();
             if (failures % kTroubleLogEvery == 1) {
-              telemetry::warn("watch failed", {{"resource", resource.plural}, {"failures", failures}, {"why", why}});
+              telemetry::warn("watch failed", {{"resource", resource.plural},
+                                               {"failures", failures},
+                                               {"why", with_remedy(resource, why)}});
             }
           });
     }
@@ -143,6 +148,10 @@ struct Operator::State final : Lists {
       telemetry::info("API server", {{"major", version->major}, {"minor", version->minor}});
       settings.kubernetes_major = version->major;
       settings.kubernetes_minor = version->minor;
+      if (!plan::supported(settings)) {
+        telemetry::error("this API server is too old: nothing is created; upgrade the cluster",
+                         {{"minor", version->minor}, {"atLeast", "1." + std::to_string(plan::kMinKubernetesMinor)}});
+      }
       if (version_known) {
         for (const Key& key : world.keys()) changed(key, false);
       }
@@ -231,8 +240,11 @@ struct Operator::State final : Lists {
         why = "stopping";
       } else if (leading() && !synced.load()) {
         why = "leading, but not everything is listed yet";
-      } else if (!leading() && since(last_contact) > kContactLost) {
-        why = "the API server does not answer";
+      } else if (!leading() && !elector.informed()) {
+        why = "the leader's Lease is not known yet";
+        if (const std::string trouble = elector.trouble(); !trouble.empty()) why += ": " + trouble;
+      } else if (!leading() && !elector.trouble().empty()) {
+        why = "the leader's Lease cannot be read: " + elector.trouble();
       }
       return respond(why.empty() ? net::HttpResponse{200, text, leading() ? "ok, leading\n" : "ok, waiting\n", {}}
                                  : net::HttpResponse{503, text, why + "\n", {}});
@@ -265,7 +277,6 @@ struct Operator::State final : Lists {
   std::atomic<bool> synced{false};
   std::atomic<bool> stopping{false};
   std::atomic<std::int64_t> heartbeat{0};
-  std::atomic<std::int64_t> last_contact{0};
 
   boost::asio::io_context io{1};
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> io_work;
@@ -291,7 +302,6 @@ std::uint16_t Operator::http_port() const { return state_->server.port(); }
 
 Status Operator::start() {
   State& s = *state_;
-  s.contact();
   s.alive();
   s.metrics.gauge("swarm_operator_leader", "1 while this process leads.").set(0);
   s.io_work.emplace(boost::asio::make_work_guard(s.io));

@@ -195,8 +195,14 @@ bool Cluster::apply_swarm(std::string_view text, std::string* resource_version) 
     return false;
   }
   *resource_version = swarm->resource_version;
+  if (swarm->uid != config_.swarm_uid || swarm->deletion_time) tell_deleted();
+  if (swarm->uid != config_.swarm_uid) return false;  // another Swarm of the same name
   loop_.post([this, settings = settings_of(*swarm, config_)] { events_.settings(settings); });
   return true;
+}
+
+void Cluster::tell_deleted() {
+  loop_.post([this] { events_.deleted(); });
 }
 
 void Cluster::watch_thread(const std::stop_token& stop) {
@@ -206,6 +212,7 @@ void Cluster::watch_thread(const std::stop_token& stop) {
     std::string version;
     auto reply = client_->send({"GET", path + "/" + config_.swarm, "", "", {}}, kCallDeadline, stop);
     if (!reply || reply->status != 200 || !apply_swarm(reply->body, &version)) {
+      if (reply && reply->status == 404) tell_deleted();
       if (!reply || reply->status != 200) tell("the Swarm can't be read from the API server");
       if (!pause(stop, wait)) return;
       wait = std::min(wait * 2, kMaxPause);
@@ -222,6 +229,7 @@ void Cluster::watch_thread(const std::stop_token& stop) {
       if (!event) return false;
       const auto type = text_of(*event, "type");
       if (type == "BOOKMARK") return true;
+      if (type == "DELETED") tell_deleted();
       if ((type != "ADDED" && type != "MODIFIED") || !event->contains("object")) return false;  // ERROR, DELETED: read it anew
       return apply_swarm((*event)["object"].dump(), &version);
     }, stop);

@@ -27,6 +27,7 @@ class Cluster {
     std::function<void(std::uint64_t epoch, std::vector<Coordinator::Former> former)> acquired;
     std::function<void()> superseded;                 // somebody else holds a higher epoch
     std::function<void(TeamSettings)> settings;
+    std::function<void()> deleted;                    // our Swarm is gone or on its way out; told at least once
     std::function<void(std::string)> problem;         // for the log; constant text, no secrets
   };
   Cluster(Loop& loop, const Config& config, Events events);
@@ -45,6 +46,7 @@ class Cluster {
   void push_report(const std::stop_token& stop);
   void tell(const std::string& text);
   bool apply_swarm(std::string_view text, std::string* resource_version);
+  void tell_deleted();
   bool pause(const std::stop_token& stop, Milliseconds time);
 
   Loop& loop_;

@@ -384,6 +384,12 @@ void Coordinator::leaving() {
   }
 }
 
+void Coordinator::swarm_deleted() {
+  for (const auto& [number, member] : by_session_) {
+    if (auto session = member.session.lock()) session->send(FrameType::kLeaving, control(json{{"swarmDeleted", true}}));
+  }
+}
+
 bool Coordinator::redundant() const { return engine_->counts(wall_now()).single_copy == 0; }
 tasks::Counts Coordinator::counts() const { return engine_->counts(wall_now()); }
 

@@ -63,6 +63,7 @@ class Coordinator {
   void locate(const AgentName& name, const Located& done);
   void http(net::HttpRequest request, net::Respond respond);   // paths under /v1/
   void leaving();
+  void swarm_deleted();                      // the workers learn that nobody will take what they have left
   [[nodiscard]] bool redundant() const;                   // every task has its second copy
   [[nodiscard]] api::TeamReport report() const;           // docs/pod-layout.md
   [[nodiscard]] tasks::Counts counts() const;

@@ -96,7 +96,7 @@ class Sidecar {
   boost::asio::signal_set signals_;
   boost::asio::steady_timer drain_timer_, retry_timer_;
   telemetry::Metrics metrics_;
-  bool started_ = false, leaving_ = false, draining_ = false, stopped_ = false;
+  bool started_ = false, leaving_ = false, draining_ = false, stopped_ = false, swarm_deleted_ = false;
   MonoTime drain_started_{};
   int exit_code_ = 0;
 };
@@ -231,6 +231,11 @@ Status Sidecar::start() {
       telemetry::warn("another coordinator holds a higher epoch; leaving", {{"team", config_.team}});
       leaving();
     };
+    events.deleted = [this] {
+      if (!swarm_deleted_) telemetry::info("the Swarm is deleted", {{"team", config_.team}});
+      swarm_deleted_ = true;
+      coordinator_->swarm_deleted();  // to workers that joined since the last time, too
+    };
     events.settings = [this](const TeamSettings& settings) { coordinator_->configure(settings); };
     events.problem = [](const std::string& text) { telemetry::warn("API server", {{"problem", text}}); };
     cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events));
@@ -339,7 +344,9 @@ void Sidecar::drain() {
 void Sidecar::drain_step() {
   const auto spent = mono_now() - drain_started_;
   bool done = false;
-  if (worker_) {
+  if (worker_ && worker_->swarm_deleted()) {
+    done = true;  // what is left has no receiver any more; the operator's Event SwarmDeleted counts it
+  } else if (worker_) {
     done = !worker_->reports_pending() && (mail_->settled() || spent >= std::min(kRetainedGrace, config_.drain_timeout));
   } else {
     done = mail_->settled() && coordinator_->redundant() && (coordinator_->workers() == 0 || spent >= std::min(kCoordinatorGrace, config_.drain_timeout));

@@ -4,6 +4,7 @@
 
 #include "base/encoding.h"
 #include "engine/control_json.h"
+#include "telemetry/log.h"
 
 namespace swarm::engine {
 
@@ -248,7 +249,13 @@ void Worker::take(Session& session, const link::Frame& frame) {
       }
       return done(std::move(peers));
     }
-    case FrameType::kLeaving: return home_->look_for_successor();
+    case FrameType::kLeaving: {
+      if (frame.payload.empty()) return home_->look_for_successor();
+      const auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      if (flag_of(parsed->head, "swarmDeleted", false) && !std::exchange(swarm_deleted_, true)) telemetry::info("the Swarm is deleted", {});
+      return;
+    }
     default: session.close(invalid("a frame that has no place on a worker's link"));
   }
 }

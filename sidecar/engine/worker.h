@@ -63,6 +63,8 @@ class Worker {
   [[nodiscard]] bool joined() const { return joined_; }
   [[nodiscard]] bool ever_joined() const { return ever_joined_; }
   [[nodiscard]] bool reports_pending() const { return !reports_.empty(); }
+  // The coordinator said so: no successor will come, nothing can be handed over.
+  [[nodiscard]] bool swarm_deleted() const { return swarm_deleted_; }
   [[nodiscard]] std::uint64_t epoch() const { return home_ ? home_->known_epoch() : 0; }
   [[nodiscard]] std::size_t copies() const { return copies_.size(); }
   [[nodiscard]] std::size_t leased() const { return leased_.size(); }
@@ -111,7 +113,7 @@ class Worker {
   std::map<std::uint64_t, Extend> extends_;
   std::map<std::uint64_t, PeersCall> peer_calls_;
   std::uint64_t last_request_ = 0, session_number_ = 0;
-  bool joined_ = false, ever_joined_ = false, leaving_ = false;
+  bool joined_ = false, ever_joined_ = false, leaving_ = false, swarm_deleted_ = false;
   boost::asio::steady_timer timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

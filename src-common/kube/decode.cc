@@ -97,6 +97,7 @@ ApiError parse_error(int http_status, std::string_view body, std::string_view re
     if (out.http_status == 0) out.http_status = static_cast<int>(std::clamp<std::int64_t>(number_at(*status, "code"), 0, 999));
   }
   if (out.message.empty()) out.message = "HTTP " + std::to_string(http_status);
+  if (out.http_status == 401) out.message += ": the API server does not accept the token; check the token file";
   std::int64_t header = 0;
   const auto [end, ec] =
       std::from_chars(retry_after_header.data(), retry_after_header.data() + retry_after_header.size(), header);

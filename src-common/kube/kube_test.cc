@@ -179,11 +179,27 @@ TEST(Watch, BackoffGrowsToItsLimitAndASilentWatchBacksOffToo) {
     EXPECT_GE(f.watch.backoff(0), last);
     last = f.watch.backoff(0);
   }
-  EXPECT_EQ(last, Milliseconds{30'000});
-  EXPECT_LE(f.watch.backoff(0.999), Milliseconds{45'000});
+  EXPECT_EQ(last, Milliseconds{10'000});
+  EXPECT_LE(f.watch.backoff(0.999), Milliseconds{15'000});
   f.watch.on_list(page({}, 1));
   f.watch.on_end(false);
   EXPECT_GE(f.watch.backoff(0), Milliseconds{200});
+}
+
+TEST(Watch, AListIsNoEndOfARowOfWatchesThatAreRefused) {
+  Fixture f;
+  Milliseconds waited{0};
+  for (int i = 0; i < 10; ++i) {
+    f.watch.on_list(page({item("a", 1)}, 10));
+    EXPECT_EQ(f.watch.backoff(0), Milliseconds{0});  // the watch begins at once
+    f.watch.on_refusal(410, R"({"reason":"Expired"})", "");
+    waited += f.watch.backoff(0);
+  }
+  EXPECT_GE(waited, Milliseconds{40'000});
+  f.watch.on_list(page({item("a", 1)}, 10));
+  EXPECT_TRUE(f.watch.on_line(event("MODIFIED", "a", 11)));
+  f.watch.on_refusal(410, R"({"reason":"Expired"})", "");
+  EXPECT_EQ(f.watch.backoff(0), Milliseconds{200});
 }
 
 TEST(Watch, TheSameWhereverTheBytesAreSplit) {

@@ -11,7 +11,7 @@ namespace {
 using nlohmann::json;
 
 constexpr Milliseconds kFirstBackoff{200};
-constexpr Milliseconds kMaxBackoff{30'000};
+constexpr Milliseconds kMaxBackoff{10'000};
 constexpr int kMaxDoublings = 8;
 constexpr int kHttpGone = 410;
 
@@ -32,7 +32,7 @@ Request Watch::next() const {
 }
 
 Milliseconds Watch::backoff(double jitter) const {
-  if (failures_ == 0) return Milliseconds{0};
+  if (!failed_) return Milliseconds{0};
   const Milliseconds base = std::min(kMaxBackoff, kFirstBackoff * (1 << std::min(failures_ - 1, kMaxDoublings)));
   const auto spread = Milliseconds{static_cast<std::int64_t>(static_cast<double>(base.count()) * 0.5 * jitter)};
   return std::max(retry_after_, base) + spread;
@@ -40,6 +40,7 @@ Milliseconds Watch::backoff(double jitter) const {
 
 void Watch::fail(std::string why) {
   ++failures_;
+  failed_ = true;
   last_error_ = std::move(why);
 }
 
@@ -76,7 +77,7 @@ void Watch::on_list(std::string_view body) {
     }
   }
   continue_token_ = text_at(*page, "metadata.continue");
-  failures_ = 0;
+  failed_ = false;
   if (!continue_token_.empty()) return;
   resource_version_ = version;
   list_open_ = false;
@@ -126,6 +127,7 @@ bool Watch::on_line(std::string_view line) {
   }
   resource_version_ = version;
   failures_ = 0;
+  failed_ = false;
   retry_after_ = Milliseconds{0};
   ++lines_;
   sink_.advanced(resource_version_);

@@ -51,7 +51,9 @@ class Watch {
 
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] Request next() const;
-  // How long to wait before the next request: 0 after success, else exponential with `jitter` in [0, 1).
+  // How long to wait before the next request: 0 after success, else exponential with `jitter` in [0, 1). A list
+  // alone does not end a row of failures, only a watch that delivers does: a server that answers lists but no watches
+  // is asked less and less often, too.
   [[nodiscard]] Milliseconds backoff(double jitter) const;
 
   void on_list(std::string_view body);
@@ -78,6 +80,7 @@ class Watch {
   std::string continue_token_;
   std::string resource_version_;
   int failures_ = 0;             // in a row
+  bool failed_ = false;          // the last step
   int lines_ = 0;                // of the present watch
   Milliseconds retry_after_{0};
   std::string last_error_;

@@ -291,7 +291,12 @@ class CpprestClient final : public HttpClient {
     const bool unsent = !head_seen && (why.find("connect") != std::string::npos ||
                                        why.find("resolv") != std::string::npos ||
                                        why.find("SSL handshake") != std::string::npos);
-    return {unsent ? Code::kUnavailable : Code::kUnknown, options_.url + ": " + why};
+    std::string message = options_.url + ": " + why;
+    if (why.find("SSL handshake") != std::string::npos) {
+      message += "; the server's certificate could not be verified: the CA file " + options_.ca_file +
+                 " must have signed it, and it must be for " + host_;
+    }
+    return {unsent ? Code::kUnavailable : Code::kUnknown, message};
   }
 
   Result<HttpReply> attempt(web_client::http_client& client, const HttpCall& call, MonoTime end,
