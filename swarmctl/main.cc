@@ -14,7 +14,8 @@ struct Verb {
   const char* name;
   const char* usage;
   const char* summary;
-  const char* details;
+  const char* details;   // "", or more about it
+  const char* examples;  // "", or lines
   std::size_t least;
   std::size_t most;
   int (*run)(const Options&);
@@ -25,39 +26,59 @@ int version(const Options&) {
 }
 
 constexpr Verb kVerbs[] = {
-    {"submit", "SWARM [TEXT|-]", "give a swarm a task",
-     "Without TEXT, or with -, the text comes from standard input. Accepted means: two pods hold "
-     "the task.\n"
+    {"submit", "SWARM [TEXT|-]", "Give a swarm a task",
+     "Without TEXT, or with -, the text comes from standard input. When the task's id is printed, "
+     "two pods hold the\ntask: it will be done, or kept as a dead letter, also when this terminal "
+     "is closed.\n"
+     "With --wait the exit code is 0 when the task is done, 1 when it ended without a result, 5 "
+     "when --timeout\nhas passed; the task then goes on.",
      "  kubectl swarm submit hello \"count the words\"\n"
-     "  echo \"a b c\" | kubectl swarm submit hello - --wait     prints the result alone\n"
+     "  echo \"a b c\" | kubectl swarm submit hello - --wait\n"
+     "  task=$(kubectl swarm submit hello \"count the words\" -o name)\n"
      "  kubectl swarm submit fix --lines issues.jsonl --id-field id --key-field module",
      1, 2, swarm::commands::submit},
-    {"get", "tasks|agents [SWARM]", "list the tasks or agents of a swarm",
-     "The states of tasks: queued, running, done, failed, dead, cancelled. SWARM may be left out "
-     "where there is only one.",
+    {"get", "tasks|agents [SWARM] | task/T", "List the tasks or the agents of a swarm",
+     "SWARM may be left out where there is only one. The states of tasks: queued, running, done, "
+     "failed, dead,\ncancelled.",
+     "  kubectl swarm get tasks hello --state queued,running\n"
+     "  kubectl swarm get task/t-0-1f2a -o yaml\n"
+     "  kubectl swarm get agents hello -o wide",
      1, 2, swarm::commands::get},
-    {"describe", "task/T | agent/A | SWARM", "everything about one task, agent or swarm", "", 1, 2,
-     swarm::commands::describe},
-    {"logs", "task/T", "what a task has printed, in all its attempts",
-     "Read from the logs of the pods it ran in; where a pod is gone, the last lines that the task "
-     "remembers.",
-     1, 1, swarm::commands::logs},
-    {"result", "task/T", "the result of a task, as it is", "-o FILE writes it to a file.", 1, 1,
-     swarm::commands::result},
-    {"cancel", "task/T", "take a task back; a running one is ended", "", 1, 1,
-     swarm::commands::cancel},
-    {"retry", "task/T", "queue a failed, dead or cancelled task again", "", 1, 1,
+    {"describe", "task/T | agent/A | SWARM", "Show everything about one task, agent or swarm", "",
+     "  kubectl swarm describe task/t-0-1f2a\n"
+     "  kubectl swarm describe agent/worker-3 --swarm hello\n"
+     "  kubectl swarm describe hello",
+     1, 2, swarm::commands::describe},
+    {"logs", "task/T", "Print what a task has printed, in all its attempts",
+     "Read from the logs of the pods that it ran in; where a pod is gone, the last lines that the "
+     "task remembers.",
+     "  kubectl swarm logs -f task/t-0-1f2a", 1, 1, swarm::commands::logs},
+    {"result", "task/T", "Print the result of a task, as it is",
+     "The exit code is 0 when there is one, 1 when the task ended without one, 3 when it is not "
+     "over yet. With\n--wait it is 5 when --timeout has passed; the task then goes on.",
+     "  kubectl swarm result task/t-0-1f2a --wait --timeout 10m\n"
+     "  kubectl swarm result task/t-0-1f2a -o result.txt",
+     1, 1, swarm::commands::result},
+    {"cancel", "task/T", "Take a task back; a running one is ended", "",
+     "  kubectl swarm cancel task/t-0-1f2a", 1, 1, swarm::commands::cancel},
+    {"retry", "task/T", "Queue a failed, dead or cancelled task again",
+     "Its attempts start anew; their history is kept.", "  kubectl swarm retry task/t-0-1f2a", 1, 1,
      swarm::commands::retry},
-    {"top", "[SWARM]", "what a swarm is doing, refreshed every 2 s", "", 0, 1,
-     swarm::commands::top},
-    {"version", "", "print the version", "", 0, 0, version},
+    {"top", "[SWARM]", "Show what a swarm is doing, refreshed every 2 s",
+     "SWARM may be left out where there is only one. Into a pipe or file it is printed once.",
+     "  kubectl swarm top hello", 0, 1, swarm::commands::top},
+    {"version", "", "Print the version", "", "", 0, 0, version},
 };
+
+std::string usage_of(const Verb& verb) {
+  return std::string("kubectl swarm ") + verb.name + (*verb.usage == '\0' ? "" : " ") + verb.usage;
+}
 
 std::string verbs_help() {
   std::string out;
   for (const Verb& verb : kVerbs) {
     std::string name = std::string("  ") + verb.name + " " + verb.usage;
-    name.resize(std::max<std::size_t>(38, name.size() + 1), ' ');
+    name.resize(std::max<std::size_t>(40, name.size() + 2), ' ');
     out += name + verb.summary + "\n";
   }
   return out;
@@ -69,67 +90,79 @@ int usage_error(const std::string& message) {
 }
 
 void add_flags(CLI::App& command, const std::string& name, Options& options, std::string& timeout) {
-  command.add_option("-n,--namespace", options.name_space,
-                     "the swarm's namespace (default: kubectl's)");
-  command.add_option("--context", options.kubectl.context, "of the kubeconfig");
-  command.add_option("--kubeconfig", options.kubectl.kubeconfig,
-                     "file to use instead of kubectl's default");
-  command.add_option("--timeout", timeout, "how long to try, for example 30s (the default) or 5m");
+  const bool waits = name == "submit" || name == "result";
+  // The option's text is what stands for its value in the help.
+  const auto flag = [&](const char* names, auto& variable, const char* value,
+                        const std::string& meaning) {
+    // version takes what all verbs take, and needs none of it.
+    return command.add_option(names, variable, meaning)
+        ->option_text(value)
+        ->group(name == "version" ? "" : "Flags");
+  };
+  flag("-n,--namespace", options.name_space, "NAMESPACE",
+       "the swarm's namespace (default: kubectl's)");
+  flag("--context", options.kubectl.context, "CONTEXT", "the kubeconfig's context to use");
+  flag("--kubeconfig", options.kubectl.kubeconfig, "FILE", "instead of kubectl's default");
+  flag("--timeout", timeout, "DURATION",
+       waits ? "how long to try, e.g. 5m; default 30s, with --wait as long as it takes"
+             : "how long to try, e.g. 5m; default 30s");
   if (name == "submit") {
-    command.add_option("--key", options.key,
-                       "tasks of one key stay on one version during a rollout");
-    command.add_option("--id", options.id, "the same id again is the same task, submitted once");
-    command.add_option("--label", options.labels, "name=value; may be repeated")
+    flag("--key", options.key, "KEY", "tasks of one key stay on one version during a rollout");
+    flag("--id", options.id, "ID", "the same id again is the same task, submitted once");
+    flag("--label", options.labels, "NAME=VALUE", "for get tasks -l; may be repeated")
         ->allow_extra_args(false);
-    command.add_option("--max-attempts", options.max_attempts, "instead of the swarm's")
+    flag("--max-attempts", options.max_attempts, "N", "1 to 100; default: the swarm's")
         ->check(CLI::Range(1, 100));
-    command.add_flag("--wait", options.wait,
-                     "wait for the result and print it; exit code 1 when there is none");
-    command.add_option("--lines", options.lines,
-                       "make a task of every line of this file (- = standard input)");
-    command.add_option("--key-field", options.key_field,
-                       "with --lines: the member of each JSON line that is the key");
-    command.add_option("--id-field", options.id_field,
-                       "with --lines: the member that is the id; a second run adds nothing");
+    command.add_flag("--wait", options.wait, "wait until it is over and print the result alone");
+    flag("--lines", options.lines, "FILE", "make a task of every line (- = standard input)");
+    flag("--key-field", options.key_field, "NAME",
+         "with --lines: the member of each JSON line that is the key");
+    flag("--id-field", options.id_field, "NAME",
+         "with --lines: the member that is the id; a second run adds nothing");
   }
   if (name == "result") {
-    command.add_option("-o,--output", options.output, "file to write to");
-  } else if (name != "version" && name != "logs" && name != "top") {
-    command.add_option("-o,--output", options.output,
-                       name == "get"        ? "wide, json, yaml or name"
-                       : name == "describe" ? "json or yaml"
-                                            : "json, yaml or name");
+    command.add_flag("--wait", options.wait, "wait until the task is over");
+    flag("-o,--output", options.output, "FILE", "write it to a file (- = standard output)");
+  } else if (name != "logs" && name != "top" && name != "version") {
+    flag("-o,--output", options.output, "FORMAT",
+         name == "get"        ? "wide, json, yaml or name"
+         : name == "describe" ? "json or yaml"
+                              : "json, yaml or name");
   }
   if (name == "get") {
-    command.add_option("--state", options.states, "only tasks in these states: queued,running");
-    command.add_option("-l,--selector", options.selector, "only tasks with these labels: a=b,c!=d");
+    flag("--state", options.states, "STATE,…", "only tasks in these states");
+    flag("-l,--selector", options.selector, "LABELS", "only tasks with these labels: a=b,c!=d");
     command.add_flag("-w,--watch", options.watch, "go on and show what changes");
   }
   if (name == "logs") {
     command.add_flag("-f,--follow", options.follow, "go on until the task is over");
-    command.add_option("--tail", options.tail, "only the last N lines")
-        ->check(CLI::Range(0, 1'000'000));
+    flag("--tail", options.tail, "N", "only the last N lines")->check(CLI::Range(0, 1'000'000));
     command.add_flag("--prefix", options.prefix, "keep the [task attempt] in front of each line");
   }
   if (name == "top") command.add_flag("--once", options.once, "print once and end");
   if (name != "submit" && name != "version") {
-    command.add_option("--swarm", options.swarm, "the swarm (else it is searched for)");
+    flag("--swarm", options.swarm, "SWARM",
+         name == "get" || name == "top" ? "the same as the argument"
+                                        : "the swarm, where several may have it");
   }
 }
 
 std::string subcommand_help(const Verb& verb, const CLI::App& command) {
-  std::string out =
-      std::string("kubectl swarm ") + verb.name + " " + verb.usage + "\n  " + verb.summary + "\n";
+  std::string out = std::string(verb.summary) + ".\n\nUsage:\n  " + usage_of(verb) + " [flags]\n";
   if (*verb.details != '\0') out += std::string("\n") + verb.details + "\n";
+  if (*verb.examples != '\0') out += std::string("\nExamples:\n") + verb.examples + "\n";
   out += "\nFlags:\n";
+  std::vector<swarm::text::Row> rows;
   for (const CLI::Option* option : command.get_options()) {
-    if (option->get_positional()) continue;
-    std::string left = "  " + option->get_name(false, true);
-    if (option->get_items_expected_max() > 0) left += " VALUE";
-    left.resize(std::max<std::size_t>(30, left.size() + 1), ' ');
-    out += left + option->get_description() + "\n";
+    if (option->get_positional() || option->get_group().empty()) continue;
+    std::string names;
+    for (const std::string& name : option->get_snames()) names += "-" + name + ", ";
+    if (names.empty()) names = "    ";
+    for (const std::string& name : option->get_lnames()) names += "--" + name;
+    if (!option->get_option_text().empty()) names += " " + option->get_option_text();
+    rows.push_back({"  " + names, option->get_description()});
   }
-  return out;
+  return out + swarm::text::table(rows);
 }
 
 }  // namespace
@@ -145,15 +178,21 @@ int main(int argc, char** argv) {
     if (words[at] == "--help" || words[at] == "-h" || words[at] == "--version") break;
     at += takes_value ? 2 : 1;
   }
-  const std::string name = at < words.size() ? words[at] : "";
+  std::string name = at < words.size() ? words[at] : "";
+  if (name == "help" && at + 1 < words.size()) {  // help VERB
+    name = words[at + 1];
+    words = {name, "--help"};
+    at = 0;
+  }
   if (name == "--version") return version({});
   if (name.empty() || name == "help" || name == "-h" || name == "--help") {
     std::fprintf(name.empty() ? stderr : stdout,
-                 "kubectl swarm gives tasks to the agents of a swarm and shows what they "
-                 "do.\n\nUsage: kubectl swarm VERB …\n\n%s\n"
-                 "kubectl swarm VERB --help says more. Exit codes: 0 ok, 1 failed, 2 usage, 3 not "
-                 "found, 4 full, 5 unknown outcome,\n"
-                 "6 unavailable, 7 refused, 8 partly accepted.\n",
+                 "kubectl swarm gives tasks to the agents of a swarm and shows what they do.\n\n"
+                 "Usage: kubectl swarm VERB [flags]\n\nVerbs:\n%s\n"
+                 "kubectl swarm VERB --help says more. Swarms themselves are made, changed and "
+                 "listed by kubectl: kubectl\nget swarms, kubectl explain swarm.spec.\n\n"
+                 "Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 4 full, 5 outcome "
+                 "unknown, 6 unavailable, 7 refused,\n8 some lines not accepted.\n",
                  verbs_help().c_str());
     return name.empty() ? 2 : 0;
   }
@@ -201,7 +240,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return usage_error(name + ": " + error.what());
   }
-  const std::string usage = "kubectl swarm " + name + " " + verb->usage;
+  const std::string usage = usage_of(*verb);
   if (options.arguments.size() < verb->least)
     return usage_error("an argument is missing: " + usage);
   if (options.arguments.size() > verb->most) {

@@ -390,7 +390,6 @@ void Coordinator::swarm_deleted() {
   }
 }
 
-bool Coordinator::redundant() const { return engine_->counts(wall_now()).single_copy == 0; }
 tasks::Counts Coordinator::counts() const { return engine_->counts(wall_now()); }
 
 // ---- the engine's outputs

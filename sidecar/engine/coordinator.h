@@ -64,7 +64,6 @@ class Coordinator {
   void http(net::HttpRequest request, net::Respond respond);   // paths under /v1/
   void leaving();
   void swarm_deleted();                      // the workers learn that nobody will take what they have left
-  [[nodiscard]] bool redundant() const;                   // every task has its second copy
   [[nodiscard]] api::TeamReport report() const;           // docs/pod-layout.md
   [[nodiscard]] tasks::Counts counts() const;
   [[nodiscard]] std::size_t workers() const { return by_session_.size(); }

@@ -230,7 +230,7 @@ void Mail::look_again() {
   schedule_work();
 }
 
-bool Mail::settled() const { return box_.destinations().empty() && box_.ack_creditors().empty(); }
+std::size_t Mail::unsettled() const { return box_.destinations().size() + box_.ack_creditors().size(); }
 
 // ---- links to receivers
 

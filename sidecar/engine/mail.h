@@ -67,7 +67,7 @@ class Mail {
   // `name` has moved: connections to its former pod are of no more use.
   void look_again();
   // Nothing that we hold still waits for somebody else (drain).
-  [[nodiscard]] bool settled() const;
+  [[nodiscard]] std::size_t unsettled() const;
   mailbox::Mailbox& box() { return box_; }
 
  private:

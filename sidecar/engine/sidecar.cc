@@ -18,6 +18,7 @@
 #include "engine/coordinator.h"
 #include "engine/mail.h"
 #include "engine/worker.h"
+#include "lifecycle/lifecycle.h"
 #include "net/http_server.h"
 #include "os/file.h"
 #include "telemetry/log.h"
@@ -33,8 +34,13 @@ namespace {
 constexpr std::size_t kMaxSessions = 4096;          // inbound links
 constexpr std::uint64_t kLogSlackBytes = 256U << 10U;  // of the volume: directory entries, the superblock
 constexpr Milliseconds kDrainPoll{20};
-constexpr Milliseconds kRetainedGrace{3000};        // drain waits so long for receivers to acknowledge what they already hold
-constexpr Milliseconds kCoordinatorGrace{2000};     // drain waits so long for workers to find the successor
+
+lifecycle::Settings life_settings(const Config& config) {
+  lifecycle::Settings out;
+  out.coordinator = config.coordinator;
+  out.drain_timeout = config.drain_timeout;
+  return out;
+}
 
 LogId new_log_id() {
   LogId id;
@@ -58,7 +64,8 @@ Status install_agentctl(const Config& config) {
 class Sidecar {
  public:
   explicit Sidecar(const Config& config)
-      : config_(config), loop_(io_), acceptor_(io_), signals_(io_, SIGTERM, SIGINT, SIGUSR1), drain_timer_(io_), retry_timer_(io_) {}
+      : config_(config), life_(life_settings(config)), loop_(io_), acceptor_(io_), signals_(io_, SIGTERM, SIGINT, SIGUSR1),
+        drain_timer_(io_), retry_timer_(io_) {}
 
   int run();
 
@@ -69,15 +76,17 @@ class Sidecar {
   void accept();
   void admin(net::HttpRequest request, const net::Respond& respond);
   std::string metrics_text();
-  void leaving();
+  void look_at_parts();
+  void advance();                                // performs what the lifecycle wants
+  void leave();
   void drain();
   void drain_step();
-  void finish();
+  void finish(const lifecycle::Remaining& dropped);
   void locate(const AgentName& name, const Located& done);
   void push_report();
-  [[nodiscard]] std::string not_ready() const;   // empty: ready
 
   const Config& config_;
+  lifecycle::Lifecycle life_;
   boost::asio::io_context io_{1};
   Loop loop_;
   std::unique_ptr<os::Directory> directory_;
@@ -96,7 +105,7 @@ class Sidecar {
   boost::asio::signal_set signals_;
   boost::asio::steady_timer drain_timer_, retry_timer_;
   telemetry::Metrics metrics_;
-  bool started_ = false, leaving_ = false, draining_ = false, stopped_ = false, swarm_deleted_ = false;
+  bool started_ = false;
   MonoTime drain_started_{};
   int exit_code_ = 0;
 };
@@ -133,7 +142,7 @@ Status Sidecar::open_log() {
   if (secret->size() < 32) return invalid("the link secret is shorter than 32 characters");
   options_.self = {config_.swarm_uid, config_.name, config_.pod, config_.pod_uid, config_.node, config_.pod_ip, log_->id()};
   options_.secret = *std::move(secret);
-  options_.standing = [this] { return link::Standing{coordinator_ && coordinator_->active() && !leaving_, coordinator_ ? coordinator_->epoch() : 0}; };
+  options_.standing = [this] { return link::Standing{coordinator_ && coordinator_->active() && life_.phase() < lifecycle::Phase::kLeaving, coordinator_ ? coordinator_->epoch() : 0}; };
   options_.ping_period = config_.health_period;
   options_.failure_threshold = config_.failure_threshold;
 
@@ -216,6 +225,10 @@ Status Sidecar::start() {
   if (auto status = agents_->start(config_.mount_path + "/agent.sock"); !status) return status;
 
   if (worker_) {
+    worker_->on_swarm_deleted = [this] {
+      life_.orphaned(mono_now());
+      advance();
+    };
     worker_->on_joined = [this] { telemetry::info("joined the team", {{"team", config_.team}, {"epoch", worker_->epoch()}, {"copies", worker_->copies()}}); };
     worker_->attach(*log_);
   } else {
@@ -227,14 +240,16 @@ Status Sidecar::start() {
       push_report();
     };
     events.superseded = [this] {
-      if (draining_) return;
+      if (life_.phase() >= lifecycle::Phase::kLeaving) return;
       telemetry::warn("another coordinator holds a higher epoch; leaving", {{"team", config_.team}});
-      leaving();
+      life_.leaving();
+      advance();
     };
     events.deleted = [this] {
-      if (!swarm_deleted_) telemetry::info("the Swarm is deleted", {{"team", config_.team}});
-      swarm_deleted_ = true;
+      if (!life_.is_orphaned()) telemetry::info("the Swarm is deleted", {{"team", config_.team}});
       coordinator_->swarm_deleted();  // to workers that joined since the last time, too
+      life_.orphaned(mono_now());
+      advance();
     };
     events.settings = [this](const TeamSettings& settings) { coordinator_->configure(settings); };
     events.problem = [](const std::string& text) { telemetry::warn("API server", {{"problem", text}}); };
@@ -248,7 +263,7 @@ Status Sidecar::start() {
 }
 
 void Sidecar::push_report() {
-  if (!coordinator_ || !coordinator_->active() || stopped_ || !cluster_) return;
+  if (!coordinator_ || !coordinator_->active() || life_.phase() == lifecycle::Phase::kStopped || !cluster_) return;
   auto report = coordinator_->report();
   auto text = api::to_text(report);
   // Time alone is no news: converged means no writes.
@@ -257,21 +272,24 @@ void Sidecar::push_report() {
   cluster_->report(std::move(text), api::to_text(report));
 }
 
-std::string Sidecar::not_ready() const {
-  if (!started_) return "starting";
-  if (leaving_) return "leaving: the pod is shutting down";
-  if (worker_ && !worker_->ever_joined()) return "waiting for coordinator-" + std::to_string(config_.team);
-  if (coordinator_ && !coordinator_->active()) return "waiting for the team's Lease";
-  if (coordinator_ && coordinator_->recovering()) return "collecting tasks from the workers";
-  return "";
+void Sidecar::look_at_parts() {
+  using lifecycle::Part;
+  life_.part(Part::kMailbox, started_, "");
+  if (worker_) {
+    life_.part(Part::kTeam, worker_->joined(), "waiting for coordinator-" + std::to_string(config_.team));
+    life_.part(Part::kQueue, true, "");
+  } else if (coordinator_) {
+    life_.part(Part::kTeam, coordinator_->active(), "waiting for the team's Lease");
+    life_.part(Part::kQueue, coordinator_->active() && !coordinator_->recovering(), "collecting tasks from the workers");
+  }
 }
 
 void Sidecar::admin(net::HttpRequest request, const net::Respond& respond) {
   if (request.path == "/healthz") return respond({200, "text/plain", "ok\n", {}});
   if (request.path == "/startupz") return respond(started_ ? net::HttpResponse{200, "text/plain", "started\n", {}} : net::HttpResponse{503, "text/plain", "starting\n", {}});
   if (request.path == "/readyz") {
-    const auto why = not_ready();
-    return respond(why.empty() ? net::HttpResponse{200, "text/plain", "ready\n", {}} : net::HttpResponse{503, "text/plain", why + "\n", {}});
+    look_at_parts();
+    return respond({life_.ready() ? 200 : 503, "text/plain", life_.text() + "\n", {}});
   }
   if (request.path == "/metrics") return respond({200, std::string(telemetry::Metrics::kContentType), metrics_text(), {}});
   if (coordinator_ && request.path.starts_with("/v1/")) return coordinator_->http(std::move(request), respond);
@@ -313,9 +331,15 @@ std::string Sidecar::metrics_text() {
 
 // ---- the end
 
-void Sidecar::leaving() {
-  if (leaving_) return;
-  leaving_ = true;
+void Sidecar::advance() {
+  for (const auto& output : life_.take_outputs()) {
+    if (std::holds_alternative<lifecycle::Leave>(output)) leave();
+    if (std::holds_alternative<lifecycle::Drain>(output)) drain();
+    if (const auto* exit = std::get_if<lifecycle::Exit>(&output)) finish(exit->dropped);
+  }
+}
+
+void Sidecar::leave() {
   telemetry::info("leaving", {});
   if (worker_) worker_->leaving();
   if (coordinator_) {
@@ -325,10 +349,6 @@ void Sidecar::leaving() {
 }
 
 void Sidecar::drain() {
-  if (draining_) return;
-  leaving();
-  draining_ = true;
-  drain_started_ = mono_now();
   telemetry::info("draining", {});
   error_code ignored;  // it ends either way
   acceptor_.close(ignored);
@@ -338,30 +358,29 @@ void Sidecar::drain() {
     // Senders find out where their receivers live next.
     for (const auto& session : std::set(inbound_)) session->close(unavailable("the pod is shutting down"));
   }
-  drain_step();
+  drain_started_ = mono_now();
+  loop_.post([this] { drain_step(); });
 }
 
 void Sidecar::drain_step() {
-  const auto spent = mono_now() - drain_started_;
-  bool done = false;
-  if (worker_ && worker_->swarm_deleted()) {
-    done = true;  // what is left has no receiver any more; the operator's Event SwarmDeleted counts it
-  } else if (worker_) {
-    done = !worker_->reports_pending() && (mail_->settled() || spent >= std::min(kRetainedGrace, config_.drain_timeout));
-  } else {
-    done = mail_->settled() && coordinator_->redundant() && (coordinator_->workers() == 0 || spent >= std::min(kCoordinatorGrace, config_.drain_timeout));
+  lifecycle::Remaining left;
+  left.messages = mail_->unsettled();
+  if (worker_) left.reports = worker_->reports_pending();
+  if (coordinator_) {
+    left.copies = coordinator_->counts().single_copy;
+    left.followers = coordinator_->workers();
   }
-  if (done || spent >= config_.drain_timeout) return finish();
+  life_.remaining(mono_now(), left);
+  advance();
+  if (life_.phase() == lifecycle::Phase::kStopped) return;
   drain_timer_.expires_after(kDrainPoll);
   drain_timer_.async_wait([this](error_code e) { if (!e) drain_step(); });
 }
 
-void Sidecar::finish() {
+void Sidecar::finish(const lifecycle::Remaining& dropped) {
   const auto books = box_->books();
-  telemetry::info("drained", {{"outboxLeft", books.outbox_live}, {"inboxLeft", books.inbox_live},
-                        {"reportsLeft", worker_ && worker_->reports_pending()},
-                        {"milliseconds", (mono_now() - drain_started_).count()}});
-  stopped_ = true;
+  telemetry::info("drained", {{"outboxLeft", books.outbox_live}, {"inboxLeft", books.inbox_live}, {"reportsLeft", dropped.reports},
+                              {"onlyCopiesLeft", dropped.copies}, {"milliseconds", (mono_now() - drain_started_).count()}});
   loop_.flush();
   http_.stop();
   io_.stop();
@@ -376,7 +395,8 @@ int Sidecar::run() {
                         {"records", recovery_.records}, {"truncatedBytes", recovery_.truncated_bytes}, {"corruptRecords", recovery_.corrupt_records}});
   std::function<void(error_code, int)> on_signal = [&](error_code e, int number) {
     if (e) return;
-    number == SIGUSR1 ? leaving() : drain();
+    number == SIGUSR1 ? life_.leaving() : life_.terminate(mono_now());
+    advance();
     signals_.async_wait(on_signal);
   };
   signals_.async_wait(on_signal);

@@ -120,7 +120,7 @@ void Worker::take(Session& session, const link::Frame& frame) {
       auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
       session_number_ = number_of(parsed->head, "session");
-      joined_ = ever_joined_ = true;
+      joined_ = true;
       for (auto& [key, pending] : reports_) send_report(pending);
       for (auto& [request, next] : nexts_) send_next(request, next);
       mail_.look_again();
@@ -253,8 +253,10 @@ void Worker::take(Session& session, const link::Frame& frame) {
       if (frame.payload.empty()) return home_->look_for_successor();
       const auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
-      if (flag_of(parsed->head, "swarmDeleted", false) && !std::exchange(swarm_deleted_, true)) telemetry::info("the Swarm is deleted", {});
-      return;
+      if (!flag_of(parsed->head, "swarmDeleted", false) || std::exchange(swarm_deleted_, true)) return;
+      telemetry::info("the Swarm is deleted", {});
+      arm();
+      return on_swarm_deleted();
     }
     default: session.close(invalid("a frame that has no place on a worker's link"));
   }
@@ -443,10 +445,12 @@ void Worker::tick() {
   expire(extends_, now, [](Extend& call) { call.done(false); });
   expire(peer_calls_, now, [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
   for (auto& [key, pending] : reports_) {
-    if (!pending.waiting.empty() && pending.answer_by <= now) {
+    if (!pending.waiting.empty() && (swarm_deleted_ || pending.answer_by <= now)) {
       auto waiting = std::move(pending.waiting);
       pending.waiting.clear();
-      for (auto& done : waiting) done(Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"});
+      const Error why = swarm_deleted_ ? not_found("the Swarm is deleted: nobody takes results any more")
+                                       : Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"};
+      for (auto& done : waiting) done(why);
     }
     if (now - pending.sent_at >= kRepeatReport) send_report(pending);
   }
@@ -461,7 +465,7 @@ void Worker::arm() {
   for (const auto& [r, call] : extends_) sooner(call.deadline);
   for (const auto& [r, call] : peer_calls_) sooner(call.deadline);
   for (const auto& [key, pending] : reports_) {
-    if (!pending.waiting.empty()) sooner(pending.answer_by);
+    if (!pending.waiting.empty()) sooner(swarm_deleted_ ? MonoTime{} : pending.answer_by);
   }
   timer_.expires_at(std::max(next, mono_now() + Milliseconds{1}));
   timer_.async_wait([this, alive = alive_](boost::system::error_code e) {

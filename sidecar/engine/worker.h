@@ -61,14 +61,12 @@ class Worker {
   void leaving();                            // preStop: no new leases
   void release_all();                        // drain: what agents left unfinished goes back
   [[nodiscard]] bool joined() const { return joined_; }
-  [[nodiscard]] bool ever_joined() const { return ever_joined_; }
-  [[nodiscard]] bool reports_pending() const { return !reports_.empty(); }
-  // The coordinator said so: no successor will come, nothing can be handed over.
-  [[nodiscard]] bool swarm_deleted() const { return swarm_deleted_; }
+  [[nodiscard]] std::size_t reports_pending() const { return reports_.size(); }
   [[nodiscard]] std::uint64_t epoch() const { return home_ ? home_->known_epoch() : 0; }
   [[nodiscard]] std::size_t copies() const { return copies_.size(); }
   [[nodiscard]] std::size_t leased() const { return leased_.size(); }
   std::function<void()> on_joined;
+  std::function<void()> on_swarm_deleted;    // once: no successor will come, nobody takes results any more
 
  private:
   struct Copy { log::Sequence record = 0; std::uint64_t version = 0; };
@@ -113,7 +111,7 @@ class Worker {
   std::map<std::uint64_t, Extend> extends_;
   std::map<std::uint64_t, PeersCall> peer_calls_;
   std::uint64_t last_request_ = 0, session_number_ = 0;
-  bool joined_ = false, ever_joined_ = false, leaving_ = false, swarm_deleted_ = false;
+  bool joined_ = false, leaving_ = false, swarm_deleted_ = false;
   boost::asio::steady_timer timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

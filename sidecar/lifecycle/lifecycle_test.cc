@@ -2,7 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <optional>
+#include <random>
 
 namespace swarm::lifecycle {
 namespace {
@@ -11,219 +12,175 @@ using std::chrono::seconds;
 
 constexpr MonoTime kStart{seconds(100)};
 
-std::string words(const std::vector<Output>& outputs) {
+std::string words(Lifecycle& life) {
   std::string all;
-  for (const Output& o : outputs) {
-    static constexpr const char* kNames[] = {"tell",  "refuse-tasks", "return", "refuse-messages",
-                                             "flush", "exit"};
+  for (const Output& o : life.take_outputs()) {
+    static constexpr const char* kNames[] = {"leave", "drain", "exit:"};
     if (!all.empty()) all += " ";
     all += kNames[o.index()];
-    if (const auto* e = std::get_if<Exit>(&o)) {
-      all += std::to_string(e->code) + (e->timed_out ? "!" : "") + ":" +
-             std::to_string(e->dropped.sum());
-    }
+    if (const auto* e = std::get_if<Exit>(&o)) all += std::to_string(e->dropped.sum());
   }
   return all;
 }
 
-Lifecycle ready_one(Settings s = {}) {
-  Lifecycle life(s);
-  for (Part p : {Part::kLog, Part::kSocket, Part::kHttp, Part::kLink})
-    life.part(kStart, p, true, "");
+Lifecycle ready_one(Settings settings = {}) {
+  Lifecycle life(settings);
+  for (const Part p : {Part::kMailbox, Part::kTeam, Part::kQueue}) life.part(p, true, "");
+  return life;
+}
+
+Lifecycle draining_one(Settings settings = {}) {
+  Lifecycle life = ready_one(settings);
+  life.terminate(kStart);
+  EXPECT_EQ(words(life), "leave drain");
   return life;
 }
 
 TEST(Lifecycle, IsReadyWhenEveryPartHasWorked) {
   Lifecycle life{Settings{}};
-  life.part(kStart, Part::kLog, true, "");
-  life.part(kStart, Part::kSocket, true, "");
-  life.part(kStart, Part::kHttp, true, "");
-  life.part(kStart, Part::kLink, false, "no coordinator answers");
+  life.part(Part::kMailbox, true, "");
+  life.part(Part::kQueue, true, "");
+  life.part(Part::kTeam, false, "waiting for coordinator-0");
   EXPECT_FALSE(life.ready());
-  EXPECT_TRUE(life.alive());
-  EXPECT_FALSE(life.takes_tasks());
-  EXPECT_EQ(life.text(), "starting: waits for link: no coordinator answers");
-  life.part(kStart, Part::kLink, true, "");
+  EXPECT_EQ(life.text(), "starting: team: waiting for coordinator-0");
+  life.part(Part::kTeam, true, "");
   EXPECT_TRUE(life.ready());
-  EXPECT_TRUE(life.takes_tasks());
   EXPECT_EQ(life.text(), "ready");
-  EXPECT_EQ(words(life.take_outputs()), "");
+  EXPECT_EQ(words(life), "");
 }
 
-TEST(Lifecycle, ReadinessAfterwards) {
+TEST(Lifecycle, AWorkerStaysReadyWithoutItsCoordinatorACoordinatorDoesNotWithoutItsTeam) {
   struct Row {
+    bool coordinator;
     Part part;
     bool ready;
     const char* text;
   };
-  for (const Row& row : {Row{Part::kLog, false, "not ready: log: gone"},
-                         Row{Part::kSocket, false, "not ready: socket: gone"},
-                         Row{Part::kHttp, false, "not ready: http: gone"},
-                         Row{Part::kLink, true, "ready, but link: gone"}}) {
-    Lifecycle life = ready_one();
-    life.part(kStart, row.part, false, "gone");
+  for (const Row& row : {Row{false, Part::kMailbox, false, "not ready: mailbox: gone"},
+                         Row{false, Part::kTeam, true, "ready, but team: gone"},
+                         Row{true, Part::kTeam, false, "not ready: team: gone"},
+                         Row{true, Part::kQueue, false, "not ready: queue: gone"}}) {
+    Settings settings;
+    settings.coordinator = row.coordinator;
+    Lifecycle life = ready_one(settings);
+    life.part(row.part, false, "gone");
     EXPECT_EQ(life.ready(), row.ready) << row.text;
     EXPECT_EQ(life.text(), row.text);
-    EXPECT_TRUE(life.alive());
-    life.part(kStart, row.part, true, "");
+    life.part(row.part, true, "");
     EXPECT_TRUE(life.ready());
   }
 }
 
 TEST(Lifecycle, TheLadder) {
   Lifecycle life = ready_one();
-  life.leaving(kStart);
-  EXPECT_EQ(words(life.take_outputs()), "refuse-tasks tell");
+  life.leaving();
+  EXPECT_EQ(words(life), "leave");
   EXPECT_FALSE(life.ready());
-  EXPECT_FALSE(life.takes_tasks());
-  EXPECT_TRUE(life.takes_messages());
-  EXPECT_EQ(life.text(), "leaving: no new tasks; the coordinator has not confirmed yet");
-  life.leaving(kStart);
-  EXPECT_EQ(words(life.take_outputs()), "");
-  life.told(kStart);
-  life.remaining(kStart, {});
-  EXPECT_EQ(life.next_deadline(),
-            std::nullopt);  // agents may take as long as the kubelet gives them
+  EXPECT_EQ(life.text(), "leaving");
+  life.leaving();
+  life.remaining(kStart + seconds(400), {});  // agents may take as long as the kubelet gives them
+  EXPECT_EQ(words(life), "");
   life.terminate(kStart + seconds(500));
-  EXPECT_EQ(words(life.take_outputs()), "return flush");
-  EXPECT_TRUE(life.alive());
-  EXPECT_TRUE(life.takes_messages());
-  EXPECT_EQ(life.next_deadline(), kStart + seconds(501));
-  life.tick(kStart + seconds(501));
-  EXPECT_EQ(words(life.take_outputs()), "refuse-messages");
-  EXPECT_FALSE(life.takes_messages());
-  EXPECT_EQ(life.next_deadline(), kStart + seconds(530));
-  life.remaining(kStart + seconds(501), {1, 0, 3, 0, 0});
-  EXPECT_EQ(life.text(), "draining: 1 leases, 3 outgoing messages left");
+  EXPECT_EQ(words(life), "drain");  // and no exit: what was left before SIGTERM is no answer
+  EXPECT_EQ(life.text(), "draining");
+  life.remaining(kStart + seconds(500), {.reports = 1, .messages = 3});
+  EXPECT_EQ(life.text(), "draining: 1 reports, 3 peers with open messages");
   life.remaining(kStart + seconds(502), {});
-  EXPECT_EQ(words(life.take_outputs()), "exit0:0");
+  EXPECT_EQ(words(life), "exit:0");
   EXPECT_EQ(life.phase(), Phase::kStopped);
   life.terminate(kStart + seconds(503));
-  life.tick(kStart + seconds(600));
-  life.failed(kStart + seconds(600), "late");
-  EXPECT_EQ(words(life.take_outputs()), "");
+  life.leaving();
+  life.orphaned(kStart + seconds(503));
+  life.remaining(kStart + seconds(504), {});
+  EXPECT_EQ(words(life), "");
 }
 
-TEST(Lifecycle, WithoutPreStopTheDrainDoesItsWork) {
-  for (const bool started : {true, false}) {
-    Lifecycle life = started ? ready_one() : Lifecycle{Settings{}};
-    life.terminate(kStart);
-    EXPECT_EQ(words(life.take_outputs()), "refuse-tasks tell return flush");
-    EXPECT_EQ(life.text(), "draining: counting what is left");
+TEST(Lifecycle, SigtermBeforeReadinessDoesTheWholeLadder) {
+  Lifecycle life{Settings{}};
+  life.terminate(kStart);
+  EXPECT_EQ(words(life), "leave drain");
+  life.part(Part::kMailbox, true, "");
+  life.part(Part::kTeam, true, "");
+  life.part(Part::kQueue, true, "");
+  EXPECT_FALSE(life.ready());
+  life.remaining(kStart, {});
+  EXPECT_EQ(words(life), "exit:0");
+}
+
+TEST(Lifecycle, EachThingIsWaitedForAsLongAsItIsWorth) {
+  struct Row {
+    Remaining left;
+    int seconds;
+  };
+  for (const Row& row : {Row{{.reports = 2}, 30}, Row{{.copies = 2}, 30}, Row{{.messages = 2}, 3}, Row{{.followers = 2}, 2}}) {
+    Lifecycle life = draining_one();
+    life.remaining(kStart + seconds(row.seconds) - Milliseconds{1}, row.left);
+    EXPECT_EQ(words(life), "") << row.seconds;
+    life.remaining(kStart + seconds(row.seconds), row.left);
+    EXPECT_EQ(words(life), "exit:2") << row.seconds;  // what is dropped is said
   }
 }
 
-TEST(Lifecycle, WhatWasSaidBeforeSigtermDoesNotEndTheDrain) {
-  Lifecycle life = ready_one();
-  life.remaining(kStart, {});
-  life.told(kStart);
-  life.terminate(kStart);
-  life.tick(kStart + seconds(1));
-  EXPECT_EQ(life.phase(), Phase::kDraining);
+TEST(Lifecycle, AShortDrainTimeoutIsTheLimitOfAll) {
+  Settings settings;
+  settings.drain_timeout = seconds(1);
+  Lifecycle life = draining_one(settings);
+  life.remaining(kStart + seconds(1), {1, 1, 1, 1});
+  EXPECT_EQ(words(life), "exit:4");
 }
 
-TEST(Lifecycle, TheDrainEndsAtItsDeadlineAndCountsWhatIsLeft) {
-  Lifecycle life = ready_one();
-  life.terminate(kStart);
-  life.remaining(kStart, {0, 0, 2, 5, 0});
-  life.tick(kStart + seconds(2));
-  life.take_outputs();
-  life.tick(kStart + seconds(30) - Milliseconds(1));
-  EXPECT_EQ(words(life.take_outputs()), "");
-  life.terminate(kStart + seconds(29));  // a second SIGTERM gives no more time
-  life.tick(kStart + seconds(30));
-  EXPECT_EQ(words(life.take_outputs()), "exit0!:7");
+TEST(Lifecycle, OfADeletedSwarmOnlyFollowersAreWaitedFor) {
+  Lifecycle worker = draining_one();
+  worker.remaining(kStart, {.reports = 3, .messages = 1});
+  EXPECT_EQ(words(worker), "");
+  worker.orphaned(kStart + Milliseconds{5});
+  EXPECT_EQ(words(worker), "exit:4");
+
+  Lifecycle coordinator = ready_one();
+  coordinator.orphaned(kStart);
+  coordinator.terminate(kStart);
+  EXPECT_EQ(words(coordinator), "leave drain");
+  coordinator.remaining(kStart, {.copies = 5, .followers = 1});
+  EXPECT_EQ(words(coordinator), "");
+  coordinator.remaining(kStart + Milliseconds{40}, {.copies = 5});
+  EXPECT_EQ(words(coordinator), "exit:5");
 }
 
-TEST(Lifecycle, AnAbsentCoordinatorIsNotWaitedForLong) {
-  Lifecycle life = ready_one();
-  life.terminate(kStart);
-  life.remaining(kStart, {});
-  life.tick(kStart + seconds(1));
-  life.take_outputs();
-  EXPECT_EQ(life.next_deadline(), kStart + seconds(2));
-  EXPECT_EQ(life.text(), "draining: waits for the coordinator's confirmation");
-  life.tick(kStart + seconds(2));
-  EXPECT_EQ(words(life.take_outputs()), "exit0:0");
-}
-
-TEST(Lifecycle, ADrainOfNoTimeExitsAtOnce) {
-  Lifecycle life = ready_one(Settings{Milliseconds(0), Milliseconds(1000), Milliseconds(2000)});
-  life.remaining(kStart, {0, 1, 0, 0, 0});
-  life.terminate(kStart);
-  EXPECT_EQ(words(life.take_outputs()), "refuse-tasks tell return flush refuse-messages exit0!:1");
-}
-
-TEST(Lifecycle, AFailureIsTheOnlyThingThatEndsLiveness) {
-  Lifecycle life = ready_one();
-  life.failed(kStart, std::string(500, 'x'));
-  EXPECT_FALSE(life.alive());
-  EXPECT_FALSE(life.ready());
-  EXPECT_EQ(life.text().size(), std::string("failed: ").size() + Lifecycle::kMaxWhyBytes);
-  EXPECT_EQ(words(life.take_outputs()), "exit1:0");
-}
-
-// Whatever comes in whatever order: phases only go up, every output comes once, and after SIGTERM
-// it ends in time.
-TEST(Lifecycle, HoldsItsPromisesInAnyOrder) {
-  std::uint64_t state = 42;
-  const auto random = [&](std::uint64_t n) {
-    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-    return (state >> 33U) % n;
-  };
-  for (int run = 0; run < 5000; ++run) {
+TEST(Lifecycle, WhateverComesItLeavesDrainsAndExitsOnceInThisOrderAndInTime) {
+  std::mt19937 random(7);
+  for (int run = 0; run < 2000; ++run) {
     Lifecycle life{Settings{}};
     MonoTime now = kStart;
-    std::optional<MonoTime> terminated;
-    std::vector<Output> all;
-    Phase last = life.phase();
-    for (int i = 0; i < 40; ++i) {
-      now += Milliseconds(static_cast<std::int64_t>(random(3000)));
-      switch (random(8)) {
-        case 0:
+    std::optional<MonoTime> sigterm;
+    std::string all;
+    for (int step = 0; step < 60 && life.phase() != Phase::kStopped; ++step) {
+      now += Milliseconds{random() % 1500};
+      switch (random() % 8) {
+        case 0: life.leaving(); break;
         case 1:
-        case 2:
-          life.part(now, static_cast<Part>(random(kParts)), random(4) != 0, "why");
-          break;
-        case 3:
-          life.leaving(now);
-          break;
-        case 4:
-          life.told(now);
-          break;
-        case 5:
-          life.remaining(now, {random(2), 0, random(2), 0, 0});
-          break;
-        case 6:
-          if (random(3) == 0) {
-            if (!terminated) terminated = now;
+          if (step > 20) {
+            if (!sigterm) sigterm = now;
             life.terminate(now);
           }
           break;
-        default:
-          life.tick(now);
+        case 2: life.part(static_cast<Part>(random() % kParts), random() % 3 != 0, "x"); break;
+        case 3:
+          if (random() % 8 == 0) life.orphaned(now);
           break;
+        default: life.remaining(now, {random() % 2, random() % 2, random() % 2, random() % 2});
       }
-      EXPECT_GE(life.phase(), last);
-      last = life.phase();
-      EXPECT_TRUE(life.alive());
-      EXPECT_TRUE(!life.ready() || life.phase() == Phase::kReady);
-      EXPECT_FALSE(life.text().empty());
-      for (const Output& o : life.take_outputs()) all.push_back(o);
+      if (life.phase() != Phase::kReady) {
+        ASSERT_FALSE(life.ready());
+      }
+      const std::string said = words(life);
+      if (!said.empty()) all += (all.empty() ? "" : " ") + said;
     }
-    if (terminated) {
-      EXPECT_NE(life.phase(), Phase::kReady);
-      life.tick(*terminated + seconds(30));
-      EXPECT_EQ(life.phase(), Phase::kStopped);
-      for (const Output& o : life.take_outputs()) all.push_back(o);
-      std::vector<std::size_t> kinds;
-      for (const Output& o : all) kinds.push_back(o.index());
-      EXPECT_EQ(kinds.back(), 5U);
-      std::sort(kinds.begin(), kinds.end());
-      EXPECT_EQ(kinds, (std::vector<std::size_t>{0, 1, 2, 3, 4, 5}));
-    } else {
-      EXPECT_LE(life.phase(), Phase::kLeaving);
-    }
+    if (!sigterm) life.terminate(now), sigterm = now;
+    life.remaining(*sigterm + seconds(31), {1, 1, 1, 1});
+    const std::string said = words(life);
+    if (!said.empty()) all += (all.empty() ? "" : " ") + said;
+    ASSERT_EQ(all.substr(0, 17), "leave drain exit:") << run;
+    ASSERT_EQ(all.find(' ', 12), std::string::npos) << all;
   }
 }
 

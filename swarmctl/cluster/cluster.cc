@@ -49,6 +49,14 @@ Error unreachable(const std::string& swarm, const std::string& name_space, const
                      "  kubectl describe swarm " + swarm + " -n " + name_space);
 }
 
+// What Go says when a request did not get through, or its answer did not come back. Such a text
+// must not be looked for in answers of the API server: they are Status objects.
+constexpr std::string_view kNotSent[] = {
+    "dial ", "lookup ", "proxyconnect ", "x509: ", "tls: ", "TLS ", "credentials"};
+constexpr std::string_view kCutOff[] = {
+    "EOF",          "connection reset", "broken pipe",   "http2: ",    "net/http: ",
+    "stream error", "context canceled", "use of closed", "i/o timeout"};
+
 Error no_crd() {
   return not_found(
       "this cluster knows no Swarms (no CustomResourceDefinition swarms.cfn.dev): install the "
@@ -56,6 +64,19 @@ Error no_crd() {
 }
 
 }  // namespace
+
+std::optional<Error> explain_no_answer(const HttpResponse& response) {
+  // 502: what other versions of it, or a load balancer in between, may say.
+  if ((response.status != 500 && response.status != 502) ||
+      !response.content_type.starts_with("text/plain"))
+    return std::nullopt;
+  const auto says = [&](std::string_view words) {
+    return response.body.find(words) != std::string::npos;
+  };
+  const bool not_sent = std::any_of(std::begin(kNotSent), std::end(kNotSent), says);
+  if (!not_sent && !std::any_of(std::begin(kCutOff), std::end(kCutOff), says)) return std::nullopt;
+  return Error{not_sent ? Code::kUnavailable : Code::kUnknown, excerpt(response.body)};
+}
 
 Error explain_kubernetes(int status, const std::string& body, const std::string& doing) {
   const json value = json::parse(body, nullptr, false);
@@ -127,12 +148,43 @@ Error explain_task_api(int status, const std::string& body, const std::string& s
 Result<json> Cluster::get(const std::string& target, const std::string& doing, MonoTime deadline) {
   HttpRequest request;
   request.target = target;
-  const Result<HttpResponse> response =
+  Milliseconds wait = kRetryFirst;
+  for (bool first = true;; first = false) {
+    Result<HttpResponse> response = send(request, deadline);
+    if (response) {
+      if (response->status < 200 || response->status > 299)
+        return explain_kubernetes(response->status, response->body, doing);
+      return parse(response->body, doing);
+    }
+    Error error = response.error();
+    if (error.code == Code::kUnknown) error.code = Code::kUnavailable;  // nothing was changed
+    const bool again = error.code == Code::kUnavailable && (reached_ || insistent_);
+    if (!again || mono_now() + wait >= deadline)
+      return error.code == Code::kUnavailable ? error : error.in(doing);
+    if (first && on_wait_) on_wait_(error);
+    std::this_thread::sleep_for(wait);
+    wait = std::min(wait * 2, kRetryMost);
+  }
+}
+
+Error Cluster::no_answer(Error error) const {
+  if (error.code != Code::kUnavailable && error.code != Code::kUnknown) return error;
+  std::string server = server_ ? server_() : "";
+  if (!server.empty()) server = " " + text::shorten(server, kMostQuoted);
+  if (reached_)  // then perhaps it is what lies behind it
+    return {error.code, "no answer through the API server" + server + ": " + error.message};
+  return {error.code, "no answer from the API server" + server + ": " + error.message +
+                          "\nIs it up, and is this the right context (kubectl config "
+                          "current-context, --context)?"};
+}
+
+Result<HttpResponse> Cluster::send(const HttpRequest& request, MonoTime deadline) {
+  Result<HttpResponse> response =
       http_.send(request, std::min(deadline, mono_now() + kAttemptLimit));
-  if (!response) return response.error().in(doing);
-  if (response->status < 200 || response->status > 299)
-    return explain_kubernetes(response->status, response->body, doing);
-  return parse(response->body, doing);
+  if (!response) return no_answer(response.error());
+  if (const std::optional<Error> none = explain_no_answer(*response)) return no_answer(*none);
+  reached_ = true;
+  return response;
 }
 
 Result<std::vector<std::string>> Cluster::swarm_names(MonoTime deadline) {
@@ -190,7 +242,12 @@ Status Cluster::pod_log(const std::string& pod, const std::string& container, bo
   request.headers["Accept"] = "*/*";
   const Result<HttpResponse> response = http_.stream(request, take, go_on);
   const std::string doing = "log of pod " + pod + ", container " + container;
-  if (!response) return response.error().in(doing);
+  if (const std::optional<Error> none =
+          response ? explain_no_answer(*response) : std::optional<Error>(response.error())) {
+    Error error = no_answer(*none);
+    if (error.code == Code::kUnknown) error.code = Code::kUnavailable;  // nothing was changed
+    return error.in(doing);
+  }
   if (response->status != 200) return explain_kubernetes(response->status, response->body, doing);
   return {};
 }
@@ -232,8 +289,7 @@ Result<HttpResponse> Cluster::try_once(const std::string& name, const HttpReques
   if (!secret) return secret.error();
   HttpRequest signed_request = request;
   signed_request.headers["X-Swarm-Token"] = *secret;
-  Result<HttpResponse> response =
-      http_.send(signed_request, std::min(deadline, mono_now() + kAttemptLimit));
+  Result<HttpResponse> response = send(signed_request, deadline);
   if (!response) return response;
   if (response->status >= 200 && response->status <= 299) return response;
   if (response->status == 401)
@@ -263,13 +319,15 @@ Result<HttpResponse> Cluster::call(const std::string& name, const std::string& m
       continue;
     }
     uncertain = uncertain || code == Code::kUnknown;
-    const bool again = code == Code::kUnavailable || (code == Code::kUnknown && repeatable) ||
-                       (code == Code::kFull && patient_);
+    const bool again = (code == Code::kUnavailable && (reached_ || insistent_)) ||
+                       (code == Code::kUnknown && repeatable) || (code == Code::kFull && patient_);
     if (!again || mono_now() + wait >= deadline) {
-      if (uncertain && code == Code::kUnavailable) {
+      if (uncertain && code == Code::kUnavailable && method != "GET") {
         return Error{Code::kUnknown,
                      response.error().message + "\nAn earlier try may have been carried out."};
       }
+      if (method == "GET" && code == Code::kUnknown)
+        return Error{Code::kUnavailable, response.error().message};
       return response;
     }
     if (first && on_wait_) on_wait_(response.error());

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,10 @@ inline constexpr Milliseconds kAttemptLimit{
 inline constexpr Milliseconds kRetryFirst{200};
 inline constexpr Milliseconds kRetryMost{2000};
 
+// What kubectl proxy says when no answer came from the API server: kUnavailable when the request
+// was certainly not sent, else kUnknown. nullopt: `response` is an answer of the API server, or of
+// somebody behind it.
+std::optional<Error> explain_no_answer(const HttpResponse& response);
 // What went wrong with a request to the API server itself, from its status and body (a Status
 // object or plain text).
 Error explain_kubernetes(int status, const std::string& body, const std::string& doing);
@@ -61,9 +66,9 @@ class Cluster {
   // The token of the Swarm's task API; remembered. Says which swarms exist when there is no such
   // one.
   Result<std::string> token(const std::string& swarm, MonoTime deadline);
-  // One request to /v1`path`. Repeated while the coordinators can't be reached, until the deadline;
-  // with `repeatable` also when it may have been carried out. What comes back has status 200 to
-  // 299.
+  // One request to /v1`path`. Repeated while the coordinators or the API server can't be reached,
+  // until the deadline; with `repeatable` also when it may have been carried out. What comes back
+  // has status 200 to 299. A GET has no outcome that could be unknown: kUnavailable instead.
   Result<HttpResponse> call(const std::string& swarm, const std::string& method,
                             const std::string& path, const std::string& body, bool repeatable,
                             MonoTime deadline);
@@ -82,6 +87,10 @@ class Cluster {
 
   // Refusals for lack of room (429) are repeated too: for bulk submission.
   void set_patient(bool patient) { patient_ = patient; }
+  // An API server that has never answered is waited for, too: for who has said how long.
+  void set_insistent(bool insistent) { insistent_ = insistent; }
+  // Asked for the API server's address when it does not answer.
+  void set_server(std::function<std::string()> server) { server_ = std::move(server); }
   // Called once when a request has to be repeated, with the reason.
   void set_on_wait(std::function<void(const Error&)> on_wait) { on_wait_ = std::move(on_wait); }
 
@@ -90,11 +99,17 @@ class Cluster {
                              MonoTime deadline);
   Result<HttpResponse> try_once(const std::string& swarm, const HttpRequest& request,
                                 MonoTime deadline);
+  // As HttpClient::send; when no answer came from the API server, the error says so and names it.
+  Result<HttpResponse> send(const HttpRequest& request, MonoTime deadline);
+  [[nodiscard]] Error no_answer(Error error) const;
 
   HttpClient http_;
   std::string namespace_;
   std::map<std::string, std::string> tokens_;
   bool patient_ = false;
+  bool insistent_ = false;
+  bool reached_ = false;  // the API server has answered before
+  std::function<std::string()> server_;
   std::function<void(const Error&)> on_wait_;
 };
 

@@ -13,6 +13,7 @@ using testing::HasSubstr;
 using testing_support::FakeCluster;
 using testing_support::FakeRequest;
 using testing_support::FakeResponse;
+using testing_support::proxy_says;
 using testing_support::status_json;
 
 MonoTime soon() { return mono_now() + Milliseconds(5000); }
@@ -87,6 +88,33 @@ TEST(Http, StreamsPieceByPiece) {
   const auto stopped = client.stream(
       {.target = "/log"}, [](std::string_view) {}, [] { return false; });
   EXPECT_TRUE(stopped.ok());
+}
+
+TEST(Explain, NoAnswerIsToldFromEveryAnswer) {
+  const auto code = [](const FakeResponse& said) -> std::optional<Code> {
+    const std::optional<Error> error =
+        explain_no_answer({.status = said.status, .content_type = said.type, .body = said.body});
+    if (!error) return std::nullopt;
+    return error->code;
+  };
+  for (const char* not_sent :
+       {"dial tcp 127.0.0.1:9: connect: connection refused", "dial tcp 10.0.0.1:443: i/o timeout",
+        "dial tcp: lookup api.example: no such host", "net/http: TLS handshake timeout",
+        "tls: failed to verify certificate: x509: certificate signed by unknown authority",
+        "getting credentials: exec: executable aws not found"}) {
+    EXPECT_EQ(code(proxy_says(not_sent)), Code::kUnavailable) << not_sent;
+  }
+  for (const char* cut_off : {"EOF", "read tcp 10.0.0.1:443: connection reset by peer",
+                              "http2: server sent GOAWAY and closed the connection"}) {
+    EXPECT_EQ(code(proxy_says(cut_off)), Code::kUnknown) << cut_off;
+  }
+  EXPECT_EQ(code(proxy_says("internal error")), std::nullopt);
+  EXPECT_EQ(code({503, "error trying to reach service: dial tcp 10.88.0.3:7080: connect: refused",
+                  false, false, false, "text/plain"}),
+            std::nullopt);
+  EXPECT_EQ(code({500, status_json(500, "InternalError", "dial tcp 10.0.0.1:2379: refused")}),
+            std::nullopt);
+  EXPECT_EQ(code({200, "dial tcp", false, false, false, "text/plain"}), std::nullopt);
 }
 
 TEST(Explain, OurOwnErrorsKeepTheirCode) {

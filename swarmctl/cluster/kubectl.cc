@@ -67,18 +67,14 @@ std::string trimmed(std::string text) {
   return text;
 }
 
-}  // namespace
+struct ConfigView {
+  std::string text;
+  bool good = false;  // kubectl found the context
+};
 
-std::vector<std::string> KubectlFlags::words() const {
-  std::vector<std::string> out;
-  if (!context.empty()) out.push_back("--context=" + context);
-  if (!kubeconfig.empty()) out.push_back("--kubeconfig=" + kubeconfig);
-  return out;
-}
-
-Result<std::string> current_namespace(const KubectlFlags& flags) {
-  std::vector<std::string> words{"kubectl",  "config", "view",
-                                 "--minify", "-o",     "jsonpath={..namespace}"};
+// What `kubectl config view` says of the current context. kNotFound: there is no kubectl.
+Result<ConfigView> config_view(const KubectlFlags& flags, const std::string& path) {
+  std::vector<std::string> words{"kubectl", "config", "view", "--minify", "-o", "jsonpath=" + path};
   for (const std::string& word : flags.words()) words.push_back(word);
   std::vector<char*> argv = pointers(words);
   int out[2];
@@ -106,14 +102,33 @@ Result<std::string> current_namespace(const KubectlFlags& flags) {
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 127) return not_found(kNoKubectl);
-  text = trimmed(text);
-  if (!text.empty()) return text;
+  return ConfigView{trimmed(text), WIFEXITED(status) && WEXITSTATUS(status) == 0};
+}
+
+}  // namespace
+
+std::vector<std::string> KubectlFlags::words() const {
+  std::vector<std::string> out;
+  if (!context.empty()) out.push_back("--context=" + context);
+  if (!kubeconfig.empty()) out.push_back("--kubeconfig=" + kubeconfig);
+  return out;
+}
+
+Result<std::string> current_namespace(const KubectlFlags& flags) {
+  const Result<ConfigView> view = config_view(flags, "{..namespace}");
+  if (!view) return view.error();
+  if (!view->text.empty()) return view->text;
   // A context without a namespace, or no context at all: then perhaps a pod.
-  if (flags.context.empty() && !(WIFEXITED(status) && WEXITSTATUS(status) == 0)) {
+  if (flags.context.empty() && !view->good) {
     Result<std::string> pod = os::read_file(kPodNamespace, 256);
     if (pod && !trimmed(*pod).empty()) return trimmed(*pod);
   }
   return std::string("default");
+}
+
+std::string server_address(const KubectlFlags& flags) {
+  const Result<ConfigView> view = config_view(flags, "{.clusters[0].cluster.server}");
+  return view ? view->text : "";
 }
 
 Status KubectlProxy::start(const KubectlFlags& flags) {

@@ -28,6 +28,8 @@ struct KubectlFlags {
 // The namespace of the current context; in a pod without a kubeconfig the pod's; else "default".
 // kNotFound: there is no kubectl.
 Result<std::string> current_namespace(const KubectlFlags& flags);
+// The address of the API server that the kubeconfig names, for messages; "" when it names none.
+std::string server_address(const KubectlFlags& flags);
 
 class KubectlProxy {
  public:

@@ -19,11 +19,13 @@ namespace swarm::commands {
 inline constexpr Milliseconds kDefaultTimeout{30'000};
 inline constexpr Milliseconds kRefresh{2000};  // of -w and top
 inline constexpr int kExitPartial = 8;
+inline constexpr Milliseconds kForEver = std::chrono::hours(24 * 365);  // --wait without --timeout
 
 struct Options {
   std::string name_space;
   cluster::KubectlFlags kubectl;
   std::string output;  // wide, json, yaml, name; for result: a file
+  bool wait = false;   // submit, result
   std::string selector;
   std::string swarm;
   bool watch = false;
@@ -35,7 +37,6 @@ struct Options {
   std::string id;
   std::vector<std::string> labels;
   std::int64_t max_attempts = 0;
-  bool wait = false;
   std::string lines;
   std::string key_field;
   std::string id_field;
@@ -49,6 +50,7 @@ struct Options {
   bool once = false;
 
   [[nodiscard]] MonoTime deadline() const { return mono_now() + timeout.value_or(kDefaultTimeout); }
+  [[nodiscard]] MonoTime wait_deadline() const { return mono_now() + timeout.value_or(kForEver); }
 };
 
 // The exit code for an error: the same table as agentctl's.
@@ -73,6 +75,16 @@ class Session {
   cluster::KubectlProxy proxy_;
   std::unique_ptr<cluster::Cluster> cluster_;
 };
+
+// --wait: the task when it is over. kUnknown: it is not by the deadline, or nobody could be asked;
+// it goes on. kNotFound: the task or its swarm is gone.
+Result<nlohmann::json> wait_until_final(cluster::Cluster& cluster, const std::string& swarm,
+                                        const std::string& id, MonoTime deadline);
+// The result of a task, as it is; a note on stderr when it is not all of the output.
+Result<std::string> fetch_result(cluster::Cluster& cluster, const std::string& swarm,
+                                 const nlohmann::json& task, MonoTime deadline);
+// Says why a task that is over has no result; the exit code.
+int fail_without_result(const nlohmann::json& task);
 
 // Every verb: the exit code. `options.arguments` has been counted by the caller.
 int submit(const Options& options);

@@ -85,6 +85,15 @@ int show(const Options& options, const std::vector<json>& items, const std::stri
   return print(text::table(rows)) ? 0 : 1;
 }
 
+// get task/T: one row, or the task itself.
+int show_task(cluster::Cluster& cluster, const Options& options, const TaskId& id) {
+  const Result<cluster::TaskPlace> place = cluster.find_task(id, options.swarm, options.deadline());
+  if (!place) return fail(place.error());
+  if (options.output == "json" || options.output == "yaml")
+    return print_as(options.output, *place->task) ? 0 : 1;
+  return show(options, {*place->task}, place->swarm, true);
+}
+
 // As kubectl -w: everything once, then a line whenever something has changed.
 int watch(cluster::Cluster& cluster, const Options& options, const std::string& swarm, bool tasks) {
   std::map<std::string, std::string> known;
@@ -110,61 +119,61 @@ int watch(cluster::Cluster& cluster, const Options& options, const std::string& 
   }
 }
 
-int describe_task(cluster::Cluster& cluster, const Options& options, const std::string& reference) {
-  const Result<TaskId> id = text::parse_task(reference);
-  if (!id) return fail(id.error());
-  const Result<cluster::TaskPlace> place =
-      cluster.find_task(*id, options.swarm, options.deadline());
+int describe_task(cluster::Cluster& cluster, const Options& options, const TaskId& id) {
+  const Result<cluster::TaskPlace> place = cluster.find_task(id, options.swarm, options.deadline());
   if (!place) return fail(place.error());
   if (!options.output.empty()) return print_as(options.output, *place->task) ? 0 : 1;
   return print(text::describe_task(*place->task, wall_now())) ? 0 : 1;
 }
 
-int describe_agent(cluster::Cluster& cluster, const Options& options,
-                   const std::string& reference) {
-  const Result<std::string> name = text::parse_name("agent", reference);
-  if (!name) return fail(name.error());
+int describe_agent(cluster::Cluster& cluster, const Options& options, const std::string& name) {
   const Result<std::string> swarm = cluster.only_swarm(options.swarm, options.deadline());
   if (!swarm) {
     Error error = swarm.error();
     if (error.code == Code::kInvalid)
-      error.message += ". Write --swarm S: every swarm has an agent " + *name;
+      error.message += ". Write --swarm S: every swarm has an agent " + name;
     return fail(error);
   }
   const Result<json> all =
       cluster.call_json(*swarm, "GET", "/agents", "", true, options.deadline());
   if (!all) return fail(all.error());
   for (const json& agent : text::get(*all, "agents")) {
-    if (get_text(agent, "name") != *name) continue;
+    if (get_text(agent, "name") != name) continue;
     if (!options.output.empty()) return print_as(options.output, agent) ? 0 : 1;
     return print(text::describe_agent(agent, *swarm)) ? 0 : 1;
   }
-  return fail(not_found("swarm " + *swarm + " has no agent " + *name +
+  return fail(not_found("swarm " + *swarm + " has no agent " + name +
                         ": kubectl swarm get agents " + *swarm + " lists them"));
 }
 
-int describe_swarm(cluster::Cluster& cluster, const Options& options,
-                   const std::string& reference) {
-  const Result<std::string> name = text::parse_swarm(reference);
-  if (!name) return fail(name.error());
-  const Result<json> swarm = cluster.swarm(*name, options.deadline());
+int describe_swarm(cluster::Cluster& cluster, const Options& options, const std::string& name) {
+  const Result<json> swarm = cluster.swarm(name, options.deadline());
   if (!swarm) return fail(swarm.error());
   if (!options.output.empty()) return print_as(options.output, *swarm) ? 0 : 1;
   // Events are an extra: who may not read them sees the rest.
-  const Result<json> events = cluster.swarm_events(*name, options.deadline());
+  const Result<json> events = cluster.swarm_events(name, options.deadline());
   return print(text::describe_swarm(*swarm, events ? *events : json::array(), wall_now())) ? 0 : 1;
 }
 
 }  // namespace
 
 int get(const Options& options) {
-  const std::string& what = options.arguments[0];
+  // get task/T, as kubectl's TYPE/NAME; get task T is the same.
+  std::string what = options.arguments[0];
+  std::string name = options.arguments.size() > 1 ? options.arguments[1] : "";
+  const std::size_t slash = what.find('/');
+  if (slash != std::string::npos && name.empty()) {
+    name = what.substr(slash + 1);
+    what.resize(slash);
+  }
   const bool tasks = what == "tasks" || what == "task";
+  const Result<TaskId> one =
+      tasks ? text::parse_task(name) : Result<TaskId>(invalid("no task is named"));
   if (!tasks && what != "agents" && what != "agent") {
     const std::string near = text::nearest(what, {"tasks", "agents"});
     return fail(invalid("get " + what + ": " + (near.empty() ? "" : "did you mean " + near + "? ") +
-                        "Write: kubectl swarm get tasks SWARM, or get agents SWARM (swarms "
-                        "themselves: kubectl get swarms)"));
+                        "Write: kubectl swarm get tasks SWARM, get task/T, or get agents SWARM "
+                        "(swarms themselves: kubectl get swarms)"));
   }
   for (const Status& checked :
        {check_output(options.output, {"wide", "name"}), check_states(options.states)}) {
@@ -179,15 +188,18 @@ int get(const Options& options) {
       (options.output == "json" || options.output == "yaml" || options.output == "name")) {
     return fail(invalid("-w shows a table: it goes without -o, or with -o wide"));
   }
+  if (one && (options.watch || !options.states.empty() || !options.selector.empty()))
+    return fail(invalid("get task/T shows one task: it goes without --state, -l and -w"));
   std::string given = options.swarm;
-  if (options.arguments.size() > 1) {
-    const Result<std::string> name = text::parse_swarm(options.arguments[1]);
-    if (!name) return fail(name.error());
-    given = *name;
+  if (!name.empty() && !one) {
+    const Result<std::string> swarm = text::parse_swarm(name);
+    if (!swarm) return fail(swarm.error());
+    given = *swarm;
   }
   Session session(options);
   const Result<cluster::Cluster*> cluster = session.open();
   if (!cluster) return fail(cluster.error());
+  if (one) return show_task(**cluster, options, *one);
   const Result<std::string> swarm = (*cluster)->only_swarm(given, options.deadline());
   if (!swarm) return fail(swarm.error());
   if (options.watch) return watch(**cluster, options, *swarm, tasks);
@@ -202,16 +214,24 @@ int describe(const Options& options) {
   std::string reference = options.arguments[0];
   if (options.arguments.size() > 1)
     reference += "/" + options.arguments[1];  // describe task t-0-1f
+  const std::string kind = reference.substr(0, reference.find('/'));
+  const bool is_task = kind == "task" || kind == "tasks" || text::parse_task(reference);
+  const bool is_agent = kind == "agent" || kind == "agents";
+  if (!is_task && !is_agent && kind != reference && kind != "swarm" && kind != "swarms")
+    return fail(
+        invalid("describe " + reference + ": write task/T, agent/A or the name of a swarm"));
+  const Result<TaskId> task = text::parse_task(reference);
+  if (is_task && !task) return fail(task.error());
+  const Result<std::string> name = is_task    ? Result<std::string>("")
+                                   : is_agent ? text::parse_name("agent", reference)
+                                              : text::parse_swarm(reference);
+  if (!name) return fail(name.error());
   Session session(options);
   const Result<cluster::Cluster*> cluster = session.open();
   if (!cluster) return fail(cluster.error());
-  const std::string kind = reference.substr(0, reference.find('/'));
-  if (kind == "task" || kind == "tasks" || text::parse_task(reference))
-    return describe_task(**cluster, options, reference);
-  if (kind == "agent" || kind == "agents") return describe_agent(**cluster, options, reference);
-  if (kind == reference || kind == "swarm" || kind == "swarms")
-    return describe_swarm(**cluster, options, reference);
-  return fail(invalid("describe " + reference + ": write task/T, agent/A or the name of a swarm"));
+  if (is_task) return describe_task(**cluster, options, *task);
+  if (is_agent) return describe_agent(**cluster, options, *name);
+  return describe_swarm(**cluster, options, *name);
 }
 
 }  // namespace swarm::commands

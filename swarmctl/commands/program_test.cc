@@ -18,6 +18,7 @@ using testing::HasSubstr;
 using testing_support::FakeCluster;
 using testing_support::FakeRequest;
 using testing_support::FakeResponse;
+using testing_support::proxy_says;
 using testing_support::status_json;
 
 class Program : public testing::Test {
@@ -92,6 +93,130 @@ TEST_F(Program, WaitGivesUpWithoutLosingTheTask) {
   const auto ran = cluster_.run({"submit", "hello", "x", "--wait", "--timeout", "1s"});
   EXPECT_EQ(ran.code, 5);
   EXPECT_THAT(ran.err, HasSubstr("still running; it goes on"));
+}
+
+TEST_F(Program, ResultWaits) {
+  cluster_.add_swarm("hello");
+  std::atomic<int> looks{0};
+  cluster_.task_api("hello", "GET", "/tasks/t-0-1", [&](const FakeRequest&) {
+    switch (++looks) {
+      case 1:  // it is searched for
+        return FakeResponse{200, R"({"id":"t-0-1","state":"queued"})"};
+      case 2:
+        return FakeResponse{.hang_up = true};
+      case 3:
+        return proxy_says("dial tcp 10.0.0.1:443: connect: connection refused");
+      case 4:
+        return FakeResponse{503, status_json(503, "ServiceUnavailable", "no endpoints available")};
+      case 5:
+        return FakeResponse{200, R"({"id":"t-0-1","state":"running"})"};
+      default:
+        return FakeResponse{
+            200, R"({"id":"t-0-1","state":"done","result":{"bytes":9,"truncated":true}})"};
+    }
+  });
+  cluster_.task_api("hello", "GET", "/tasks/t-0-1/result", [&](const FakeRequest&) {
+    return looks < 6 ? FakeResponse{404, R"({"code":"not_found","message":"none yet"})"}
+                     : FakeResponse{200, "result"};
+  });
+  const auto ran = cluster_.run({"result", "task/t-0-1", "--wait"});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "result");
+  EXPECT_THAT(ran.err, HasSubstr("longer than what is kept"));
+  EXPECT_EQ(looks, 6);
+  for (const FakeRequest& request : cluster_.received("GET", "/tasks/t-0-1"))
+    EXPECT_THAT(request.query, testing::AnyOf("", "waitSeconds=50"));
+  const std::string file = cluster_.directory() + "/result";
+  EXPECT_EQ(cluster_.run({"result", "t-0-1", "--wait", "-o", file}).code, 0);
+  EXPECT_EQ(std::filesystem::file_size(file), 6U);
+}
+
+TEST_F(Program, ResultSaysWhyThereIsNone) {
+  cluster_.add_swarm("hello");
+  cluster_.task_api("hello", "GET", "/tasks/t-0-1/result", 404,
+                    R"({"code":"not_found","message":"none"})");
+  for (const char* state : {"dead", "failed", "cancelled"}) {
+    task("hello", std::string(R"("state":")") + state +
+                      R"(","history":[{"attempt":1,"reason":"timeout","lastLines":["stuck"]}])");
+    for (const auto& words : {std::vector<std::string>{"result", "t-0-1"},
+                              std::vector<std::string>{"result", "t-0-1", "--wait"}}) {
+      const auto ran = cluster_.run(words);
+      EXPECT_EQ(ran.code, 1) << state;
+      EXPECT_EQ(ran.out, "");
+      EXPECT_THAT(ran.err, HasSubstr(std::string(state) + " after 1 attempt: timeout"));
+      EXPECT_THAT(ran.err, HasSubstr("  stuck\n"));
+    }
+  }
+  task("hello", R"("state":"queued")");
+  EXPECT_EQ(cluster_.run({"result", "t-0-1"}).code, 3);
+  const auto begin = std::chrono::steady_clock::now();
+  const auto ran = cluster_.run({"result", "t-0-1", "--wait", "--timeout", "1s"});
+  EXPECT_EQ(ran.code, 5);
+  EXPECT_THAT(ran.err, HasSubstr("still queued; it goes on"));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(8));
+  EXPECT_LT(cluster_.received("GET", "/tasks/t-0-1").size(), 40U);
+}
+
+TEST_F(Program, WaitAsksNowAndThenWhereTooManyWait) {
+  cluster_.add_swarm("hello");
+  std::atomic<int> waiting{0};
+  cluster_.task_api("hello", "GET", "/tasks/t-0-1", [&](const FakeRequest& request) {
+    if (request.query == "waitSeconds=0")
+      return FakeResponse{200, R"({"id":"t-0-1","state":"done"})"};
+    if (request.query.empty()) return FakeResponse{200, R"({"id":"t-0-1","state":"running"})"};
+    ++waiting;
+    return FakeResponse{429, R"({"code":"full","message":"too many requests wait here"})"};
+  });
+  cluster_.task_api("hello", "GET", "/tasks/t-0-1/result", 200, "3");
+  EXPECT_EQ(cluster_.run({"result", "t-0-1", "--wait"}).out, "3");
+  EXPECT_EQ(waiting, 1);
+}
+
+TEST_F(Program, AnApiServerThatDoesNotAnswerIsNamed) {
+  const auto refused = [](const FakeRequest&) {
+    return proxy_says("dial tcp 10.0.0.1:6443: connect: connection refused");
+  };
+  cluster_.on("GET", "/apis/cfn.dev/v1alpha1/namespaces/team/swarms", refused);
+  cluster_.on("GET", "/apis/cfn.dev/v1alpha1/namespaces/team/swarms/hello", refused);
+  cluster_.on("GET", "/api/v1/namespaces/team/secrets/hello-submit", refused);
+  const std::vector<std::string> rows[] = {{"submit", "hello", "x"},
+                                           {"submit", "hello", "x", "--wait"},
+                                           {"get", "tasks", "hello"},
+                                           {"get", "agents"},
+                                           {"describe", "hello"},
+                                           {"describe", "task/t-0-1"},
+                                           {"result", "t-0-1", "--wait"},
+                                           {"logs", "t-0-1"},
+                                           {"cancel", "t-0-1", "--swarm", "hello"},
+                                           {"top"}};
+  for (const std::vector<std::string>& words : rows) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto ran = cluster_.run(words);
+    EXPECT_EQ(ran.code, 6) << words[0];
+    EXPECT_EQ(ran.out, "");
+    EXPECT_THAT(ran.err, HasSubstr("no answer from the API server https://api.example:6443"));
+    EXPECT_THAT(ran.err, HasSubstr("connection refused"));
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << words[0];
+  }
+}
+
+TEST_F(Program, AnApiServerIsWaitedForAsLongAsTimeoutSays) {
+  cluster_.add_swarm("hello");
+  cluster_.task_api("hello", "GET", "/agents", 200, R"({"agents":[]})");
+  std::atomic<int> tries{0};
+  const auto silent = [&](const FakeRequest&) {
+    return ++tries < 4 ? proxy_says("EOF")
+                       : FakeResponse{200, R"({"data":{"token":"c2VjcmV0LWhlbGxv"}})"};
+  };
+  cluster_.on("GET", "/api/v1/namespaces/team/secrets/hello-submit", silent);
+  EXPECT_EQ(cluster_.run({"get", "agents", "hello", "--timeout", "20s"}).code, 0);
+  EXPECT_EQ(tries, 4);
+  tries = -1000;
+  EXPECT_EQ(cluster_.run({"get", "agents", "hello", "--timeout", "1s"}).code, 6);
+  EXPECT_GT(tries, -999);
+  tries = -1000;
+  EXPECT_EQ(cluster_.run({"get", "agents", "hello"}).code, 6);
+  EXPECT_EQ(tries, -999);
 }
 
 TEST_F(Program, SubmitRepeatsWithTheSameId) {
@@ -226,6 +351,11 @@ TEST_F(Program, GetTasksReadsAllPages) {
   EXPECT_THAT(cluster_.received("GET", "/v1/tasks")[0].query, HasSubstr("state=queued,running"));
   EXPECT_EQ(cluster_.run({"get", "tasks", "-o", "name", "-l", "a=b"}).out, "task/t-0-2\n");
   EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["tasks"].size(), 2U);
+  task("hello", R"("state":"done","result":{"preview":"3"})");
+  EXPECT_EQ(cluster_.run({"get", "task/t-0-1"}).out,
+            "TASK    STATE   ATTEMPT   AGENT   VERSION   AGE   LAST-OUTPUT   RESULT\n"
+            "t-0-1   done    -/-       -       -         -     -             3\n");
+  EXPECT_EQ(json::parse(cluster_.run({"get", "task", "t-0-1", "-o", "json"}).out)["state"], "done");
   EXPECT_THAT(cluster_.run({"get", "tasks", "-o", "yaml"}).out,
               HasSubstr("tasks:\n- agent: worker-1\n  id: t-0-1\n"));
 }
@@ -261,7 +391,7 @@ TEST_F(Program, ATaskThatIsNowhereIsSaidSo) {
                     R"({"code":"not_found","message":"none yet"})");
   const auto ran = cluster_.run({"result", "t-0-1"});
   EXPECT_EQ(ran.code, 3);
-  EXPECT_THAT(ran.err, HasSubstr("has no result: it is queued"));
+  EXPECT_THAT(ran.err, HasSubstr("has no result yet: it is queued"));
 }
 
 TEST_F(Program, CancelAndRetry) {
@@ -378,6 +508,9 @@ TEST_F(Program, WrongCallsSayWhatToWrite) {
       {{"get", "task5"}, "did you mean tasks?"},
       {{"get", "swarms"}, "kubectl get swarms"},
       {{"get", "tasks", "--state", "runing"}, "did you mean running?"},
+      {{"get", "task/t-0-1", "-w"}, "get task/T shows one task"},
+      {{"describe", "pod/x"}, "write task/T, agent/A"},
+      {{"describe", "task/17"}, "task/t-0-1f"},
       {{"get", "agents", "-l", "a=b"}, "get agents takes neither"},
       {{"get", "tasks", "-w", "-o", "json"}, "-w shows a table"},
       {{"logs", "hello"}, "task/t-0-1f"},
@@ -391,8 +524,18 @@ TEST_F(Program, WrongCallsSayWhatToWrite) {
   }
   EXPECT_EQ(cluster_.run({}).code, 2);
   EXPECT_EQ(cluster_.run({"--help"}).code, 0);
+  for (const char* verb :
+       {"submit", "get", "describe", "logs", "result", "cancel", "retry", "top"}) {
+    const auto help = cluster_.run({verb, "--help"});
+    EXPECT_EQ(help.code, 0);
+    EXPECT_THAT(help.out, HasSubstr(std::string("\nUsage:\n  kubectl swarm ") + verb));
+    EXPECT_THAT(help.out, HasSubstr("\nExamples:\n"));
+    EXPECT_THAT(help.out, HasSubstr("  -n, --namespace NAMESPACE   the swarm's namespace"));
+    EXPECT_EQ(cluster_.run({"help", verb}).out, help.out);
+  }
   EXPECT_THAT(cluster_.run({"submit", "--help"}).out, HasSubstr("--key-field"));
-  EXPECT_THAT(cluster_.run({"version"}).out, HasSubstr("kubectl-swarm "));
+  EXPECT_THAT(cluster_.run({"result", "--help"}).out, HasSubstr("--wait"));
+  EXPECT_THAT(cluster_.run({"-n", "x", "version"}).out, HasSubstr("kubectl-swarm "));
   EXPECT_EQ(cluster_.received("GET", "").size(), 0U);
 }
 

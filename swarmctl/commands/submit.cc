@@ -24,13 +24,11 @@ namespace {
 using nlohmann::json;
 using text::get_text;
 
-constexpr std::size_t kMostBodyBytes = 1U << 20U;
+// More than any coordinator takes (it says its own limit), and little enough to be sent as base64.
+constexpr std::size_t kMostBodyBytes = 256U << 10U;
 constexpr std::size_t kInFlight = 32;
 constexpr Milliseconds kLinesTimeout =
-    std::chrono::minutes(5);                // for one line, queue full included
-constexpr std::int64_t kWaitSeconds = 50;   // of one waiting GET
-constexpr Milliseconds kAnswerSlack{5000};  // for its answer to come back
-constexpr Milliseconds kForEver = std::chrono::hours(24 * 365);
+    std::chrono::minutes(5);  // for one line, queue full included
 
 std::string dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
@@ -47,7 +45,7 @@ Result<std::string> read_standard_input() {
     out.append(buffer, static_cast<std::size_t>(n));
     if (out.size() > kMostBodyBytes)
       return invalid(
-          "the body has more than 1 MiB: submit the name of a file, branch or object instead");
+          "the text has more than 256 KiB: submit the name of a file, branch or object instead");
   }
 }
 
@@ -91,49 +89,17 @@ Result<json> post(cluster::Cluster& cluster, const std::string& swarm, const jso
   return accepted;
 }
 
-int wait_for_result(cluster::Cluster& cluster, const Options& options, const std::string& swarm,
-                    const std::string& id, MonoTime deadline) {
-  json task;
-  do {
-    const std::int64_t left = (deadline - mono_now()).count() / 1000;
-    const std::string path = "/tasks/" + id + "?waitSeconds=" +
-                             std::to_string(std::clamp<std::int64_t>(left, 0, kWaitSeconds));
-    Result<json> answer = cluster.call_json(swarm, "GET", path, "", true, deadline + kAnswerSlack);
-    if (!answer) {
-      if (answer.error().code != Code::kUnavailable && answer.error().code != Code::kUnknown)
-        return fail(answer.error());
-      return fail(
-          {Code::kUnknown, answer.error().message + "\nTask " + id + " is accepted and goes on."});
-    }
-    task = *std::move(answer);
-  } while (!text::is_final(task) && mono_now() < deadline);
-  if (!text::is_final(task)) {
-    return fail({Code::kUnknown, "task " + id + " is still " + get_text(task, "state") +
-                                     "; it goes on. Look at: kubectl swarm describe task/" + id +
-                                     ", later: kubectl swarm result task/" + id});
-  }
+// --wait: the task with -o, else its result.
+int show_result(cluster::Cluster& cluster, const Options& options, const std::string& swarm,
+                const json& task) {
   const bool done = get_text(task, "state") == "done";
-  if (options.output == "json" || options.output == "yaml") {
-    if (!print_as(options.output, task)) return 1;
-    return done ? 0 : 1;
-  }
-  if (!done) {
-    std::fprintf(stderr, "error: task %s is %s\n", id.c_str(), text::failure(task).c_str());
-    for (const std::string& line : text::last_lines(task))
-      std::fprintf(stderr, "  %s\n", line.c_str());
-    std::fprintf(stderr, "Next: kubectl swarm logs task/%s\n", id.c_str());
-    return 1;
-  }
-  const Result<cluster::HttpResponse> result = cluster.call(
-      swarm, "GET", "/tasks/" + id + "/result", "", true, mono_now() + kDefaultTimeout);
+  if (options.output == "json" || options.output == "yaml")
+    return print_as(options.output, task) && done ? 0 : 1;
+  if (!done) return fail_without_result(task);
+  const Result<std::string> result =
+      fetch_result(cluster, swarm, task, mono_now() + kDefaultTimeout);
   if (!result) return fail(result.error());
-  if (text::get_flag(text::get(task, "result"), "truncated")) {
-    std::fprintf(
-        stderr,
-        "note: the output was longer than what is kept; all of it: kubectl swarm logs task/%s\n",
-        id.c_str());
-  }
-  return print(result->body) ? 0 : 1;
+  return print(*result) ? 0 : 1;
 }
 
 int submit_one(cluster::Cluster& cluster, const Options& options, const std::string& swarm) {
@@ -147,15 +113,13 @@ int submit_one(cluster::Cluster& cluster, const Options& options, const std::str
   if (!body) return fail(body.error());
   const Result<json> task = submission(*body, options);
   if (!task) return fail(task.error());
-  const MonoTime deadline =
-      options.wait && !options.timeout ? mono_now() + kForEver : options.deadline();
-  const Result<json> accepted =
-      post(cluster, swarm, *task,
-           std::min(deadline, mono_now() + options.timeout.value_or(kDefaultTimeout)));
+  const MonoTime deadline = options.wait_deadline();
+  const Result<json> accepted = post(cluster, swarm, *task, options.deadline());
   if (!accepted) return fail(accepted.error());
   if (options.wait) {
     std::fputs(confirmation(*accepted, swarm).c_str(), stderr);
-    return wait_for_result(cluster, options, swarm, get_text(*accepted, "id"), deadline);
+    const Result<json> over = wait_until_final(cluster, swarm, get_text(*accepted, "id"), deadline);
+    return over ? show_result(cluster, options, swarm, *over) : fail(over.error());
   }
   if (options.output == "name") return print("task/" + get_text(*accepted, "id") + "\n") ? 0 : 1;
   if (!options.output.empty()) return print_as(options.output, *accepted) ? 0 : 1;
@@ -209,7 +173,7 @@ class Bulk {
     while (next(line, number)) {
       const Result<json> task =
           line.size() > kMostBodyBytes
-              ? Result<json>(invalid("line " + std::to_string(number) + " has more than 1 MiB"))
+              ? Result<json>(invalid("line " + std::to_string(number) + " has more than 256 KiB"))
               : submission_of_line(line, number, options_, run_id_);
       const Result<json> accepted =
           task ? post(cluster, swarm_, *task, mono_now() + options_.timeout.value_or(kLinesTimeout))

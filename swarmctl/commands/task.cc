@@ -81,24 +81,33 @@ int act(const Options& options, const std::string& verb) {
 }  // namespace
 
 int result(const Options& options) {
+  const MonoTime deadline = options.wait_deadline();
   Session session(options);
   const Result<Found> found = find(session, options);
   if (!found) return fail(found.error());
   const std::string& id = found->id.value;
   const Result<cluster::Cluster*> cluster = session.open();
   if (!cluster) return fail(cluster.error());
-  const Result<cluster::HttpResponse> got = (*cluster)->call(
-      found->place.swarm, "GET", "/tasks/" + id + "/result", "", true, options.deadline());
+  json task = *found->place.task;
+  if (options.wait && !text::is_final(task)) {
+    Result<json> over = wait_until_final(**cluster, found->place.swarm, id, deadline);
+    if (!over) return fail(over.error());
+    task = *std::move(over);
+  }
+  const bool done = get_text(task, "state") == "done";
+  if (options.wait && !done) return fail_without_result(task);
+  const Result<std::string> got =
+      fetch_result(**cluster, found->place.swarm, task, options.deadline());
   if (!got) {
     if (got.error().code != Code::kNotFound) return fail(got.error());
-    const json& task = *found->place.task;
-    const std::string state = get_text(task, "state");
-    return fail(not_found("task " + id + " has no result: it is " +
-                          (text::is_final(task) ? text::failure(task) : state) +
-                          ". Look at: kubectl swarm logs task/" + id));
+    if (done) return fail(got.error());  // it has expired just now
+    if (text::is_final(task)) return fail_without_result(task);
+    return fail(not_found(
+        "task " + id + " has no result yet: it is " + text::shorten(get_text(task, "state"), 20) +
+        ". --wait waits for it; kubectl swarm logs -f task/" + id + " shows what it prints"));
   }
-  if (options.output.empty() || options.output == "-") return print(got->body) ? 0 : 1;
-  const Status written = write_file(options.output, got->body);
+  if (options.output.empty() || options.output == "-") return print(*got) ? 0 : 1;
+  const Status written = write_file(options.output, *got);
   return written ? 0 : fail(written.error());
 }
 

@@ -40,6 +40,10 @@ std::string proxy_path(const std::string& swarm, const std::string& path) {
 
 }  // namespace
 
+FakeResponse proxy_says(const std::string& why) {
+  return {.status = 500, .body = why + "\n", .type = "text/plain; charset=utf-8"};
+}
+
 std::string status_json(int code, const std::string& reason, const std::string& message) {
   return R"({"kind":"Status","apiVersion":"v1","status":"Failure","message":")" + message +
          R"(","reason":")" + reason + R"(","code":)" + std::to_string(code) + "}";
@@ -66,7 +70,9 @@ FakeCluster::FakeCluster() {
                             "echo \"$*\" >> "
                          << directory_
                          << "/calls\n"
-                            "if [ \"$1\" = config ]; then printf team; exit 0; fi\n"
+                            "if [ \"$1\" = config ]; then case $* in *server*) printf "
+                            "https://api.example:6443;; *) printf "
+                            "team;; esac; exit 0; fi\n"
                             "if [ -e "
                          << directory_
                          << "/broken ]; then echo 'error: no such context' >&2; exit 1; fi\n"
@@ -211,8 +217,8 @@ void FakeCluster::serve(int fd) {
       ::shutdown(fd, SHUT_RDWR);
       return;
     }
-    std::string out =
-        "HTTP/1.1 " + std::to_string(response.status) + " X\r\nContent-Type: application/json\r\n";
+    std::string out = "HTTP/1.1 " + std::to_string(response.status) +
+                      " X\r\nContent-Type: " + response.type + "\r\n";
     if (response.chunked) {
       out += "Transfer-Encoding: chunked\r\n\r\n";
       for (std::size_t i = 0; i < response.body.size(); i += 7) {

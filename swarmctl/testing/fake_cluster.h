@@ -26,6 +26,7 @@ struct FakeResponse {
   bool chunked = false;
   bool close = false;    // after the response
   bool hang_up = false;  // instead of a response
+  std::string type = "application/json";
 };
 
 class FakeCluster {
@@ -79,6 +80,8 @@ class FakeCluster {
   std::thread acceptor_;
 };
 
+// What kubectl proxy answers when it does not reach the API server.
+FakeResponse proxy_says(const std::string& why);
 std::string status_json(int code, const std::string& reason, const std::string& message);
 
 }  // namespace swarm::testing_support

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "text/json.h"
 
@@ -79,7 +80,7 @@ std::string span(const json& attempt, WallTime now) {
 
 Row task_header(bool wide) {
   Row row{"TASK", "STATE", "ATTEMPT", "AGENT", "VERSION", "AGE", "LAST-OUTPUT", "RESULT"};
-  if (wide) row.insert(row.end(), {"KEY", "POD", "SURVIVES", "LABELS"});
+  if (wide) row.insert(row.end(), {"KEY", "POD", "LABELS"});
   return row;
 }
 
@@ -94,14 +95,14 @@ Row task_row(const json& task, WallTime now, bool wide) {
           result_cell(task)};
   if (wide) {
     row.insert(row.end(), {word(task, "key", kOutputColumn), word(task, "pod"),
-                           word(task, "survives"), dash(labels_text(get(task, "labels")))});
+                           dash(labels_text(get(task, "labels")))});
   }
   return row;
 }
 
 Row agent_header(bool wide) {
-  Row row{"NAME", "STATE", "TASK", "SINCE", "DONE", "INBOX", "OUTBOX", "NODE", "POD"};
-  if (wide) row.insert(row.end(), {"ROLE", "TEAM", "VERSION"});
+  Row row{"NAME", "STATE", "TASK", "SINCE", "DONE", "NODE", "POD"};
+  if (wide) row.insert(row.end(), {"ROLE", "TEAM", "VERSION", "INBOX", "OUTBOX"});
   return row;
 }
 
@@ -111,12 +112,11 @@ Row agent_row(const json& agent, bool wide) {
           word(agent, "task"),
           agent.contains("sinceSeconds") ? age(get_number(agent, "sinceSeconds") * 1000) : "-",
           number(agent, "tasksDone"),
-          number(agent, "inbox"),
-          number(agent, "outbox"),
           word(agent, "node"),
           word(agent, "pod")};
   if (wide)
-    row.insert(row.end(), {word(agent, "role"), number(agent, "team"), word(agent, "version")});
+    row.insert(row.end(), {word(agent, "role"), number(agent, "team"), word(agent, "version"),
+                           number(agent, "inbox"), number(agent, "outbox")});
   return row;
 }
 
@@ -225,7 +225,8 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
                                     : ""));
   field(out, "Task", word(agent, "task"));
   field(out, "Tasks done", number(agent, "tasksDone"));
-  field(out, "Mailbox", number(agent, "inbox") + " in, " + number(agent, "outbox") + " out");
+  if (agent.contains("inbox"))
+    field(out, "Mailbox", number(agent, "inbox") + " in, " + number(agent, "outbox") + " out");
   field(out, "Pod", word(agent, "pod") + " on node " + word(agent, "node"));
   field(out, "Version", word(agent, "version"));
   out += "Next:\n  kubectl logs " + word(agent, "pod") + "\n";
@@ -252,7 +253,8 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   const json& topology = get(status, "topology");
   field(out, "Topology",
         word(topology, "type") + ", coordinators " + number(topology, "coordinators"));
-  if (get_flag(spec, "suspend")) field(out, "Suspended", "yes: no new leases; the queue stays");
+  if (get_flag(spec, "suspend"))
+    field(out, "Suspended", "yes: no task is handed out; pods and queue stay");
   const json& agents = get(status, "agents");
   field(out, "Agents",
         word(agents, "summary") + " ready, busy " + number(agents, "busy") + ", stuck " +
@@ -316,6 +318,14 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
            "%)";
   }
   out += "\n";
+  std::set<std::int64_t> teams;
+  for (const json& agent : agents) {
+    if (agents.is_array()) teams.insert(get_number(agent, "team"));
+  }
+  if (teams.size() > 1) {
+    out += "counts of one of " + std::to_string(teams.size()) +
+           " coordinators; of all: kubectl get swarm " + swarm + "\n";
+  }
   std::string line = "tasks ";
   for (const char* state : {"queued", "running", "done", "failed", "dead", "cancelled"}) {
     line += std::string(" ") + state + " " + number(tasks, state) + " ";

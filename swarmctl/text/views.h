@@ -11,10 +11,10 @@
 
 namespace swarm::text {
 
-// TASK STATE ATTEMPT AGENT VERSION AGE LAST-OUTPUT RESULT; wide adds KEY POD SURVIVES LABELS.
+// TASK STATE ATTEMPT AGENT VERSION AGE LAST-OUTPUT RESULT; wide adds KEY POD LABELS.
 Row task_header(bool wide);
 Row task_row(const nlohmann::json& task, WallTime now, bool wide);
-// NAME STATE TASK SINCE DONE INBOX OUTBOX NODE POD; wide adds ROLE TEAM VERSION.
+// NAME STATE TASK SINCE DONE NODE POD; wide adds ROLE TEAM VERSION INBOX OUTBOX.
 Row agent_header(bool wide);
 Row agent_row(const nlohmann::json& agent, bool wide);
 

@@ -45,9 +45,9 @@ TEST(Views, TheTableOfTasks) {
             "-          -       -/-       -          -         -     -             -\n");
   EXPECT_EQ(table({task_header(true), task_row(done_task(), kNow, true)}),
             "TASK       STATE   ATTEMPT   AGENT      VERSION   AGE   LAST-OUTPUT   RESULT   KEY   "
-            "POD             SURVIVES   LABELS\n"
+            "POD             LABELS\n"
             "t-0-1f2a   done    1/3       worker-3   V2        60s   tests green   3        k     "
-            "hello-w3-ab12   node       a=b\n");
+            "hello-w3-ab12   a=b\n");
 }
 
 TEST(Views, TheTableOfAgents) {
@@ -55,8 +55,13 @@ TEST(Views, TheTableOfAgents) {
       R"({"name":"worker-3","role":"worker","pod":"hello-w3-ab12","node":"n1","team":0,"state":"busy",
     "task":"t-0-1f","sinceSeconds":4,"tasksDone":7,"inbox":1,"outbox":0,"version":"0.1.0"})");
   EXPECT_EQ(table({agent_header(false), agent_row(agent, false)}),
-            "NAME       STATE   TASK     SINCE   DONE   INBOX   OUTBOX   NODE   POD\n"
-            "worker-3   busy    t-0-1f   4s      7      1       0        n1     hello-w3-ab12\n");
+            "NAME       STATE   TASK     SINCE   DONE   NODE   POD\n"
+            "worker-3   busy    t-0-1f   4s      7      n1     hello-w3-ab12\n");
+  EXPECT_EQ(table({agent_header(true), agent_row(agent, true)}),
+            "NAME       STATE   TASK     SINCE   DONE   NODE   POD             ROLE     TEAM   "
+            "VERSION   INBOX   OUTBOX\n"
+            "worker-3   busy    t-0-1f   4s      7      n1     hello-w3-ab12   worker   0      "
+            "0.1.0     1       0\n");
 }
 
 TEST(Views, ABranchIsTheResult) {
@@ -157,6 +162,10 @@ TEST(Views, TopShowsTheBusyFirst) {
   EXPECT_THAT(page, HasSubstr("agents 3, busy 2"));
   EXPECT_LT(page.find("worker-2"), page.find("worker-1"));
   EXPECT_LT(page.find("worker-1"), page.find("worker-0"));
+  EXPECT_THAT(page, testing::Not(HasSubstr("coordinators")));
+  const json two_teams =
+      json::parse(R"([{"name":"worker-0","team":0},{"name":"worker-1","team":1}])");
+  EXPECT_THAT(top("hello", stats, two_teams), HasSubstr("counts of one of 2 coordinators"));
 }
 
 TEST(Views, Selectors) {
