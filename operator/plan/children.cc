@@ -87,7 +87,7 @@ std::vector<Child> wanted_children(const Context& context) {
   rules.push_back({{"apiGroups", json::array({api::kGroup})},
                    {"resources", json::array({api::kPlural})},
                    {"resourceNames", json::array({name})},
-                   {"verbs", json::array({"get", "watch"})}});
+                   {"verbs", json::array({"get", "list", "watch"})}});
   rules.push_back({{"apiGroups", json::array({"coordination.k8s.io"})},
                    {"resources", json::array({"leases"})},
                    {"resourceNames", std::move(lease_names)},

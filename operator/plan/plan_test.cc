@@ -826,7 +826,7 @@ TEST(Children, SecretsHaveRandomKeysAndTheRoleNamesItsLeases) {
   EXPECT_EQ(keys["hello-submit"], (std::vector<std::string>{"token"}));
   const json role = manifests(plan, "Role").at(0);
   EXPECT_EQ(role["rules"], json::parse(R"([
-    {"apiGroups":["cfn.dev"],"resources":["swarms"],"resourceNames":["hello"],"verbs":["get","watch"]},
+    {"apiGroups":["cfn.dev"],"resources":["swarms"],"resourceNames":["hello"],"verbs":["get","list","watch"]},
     {"apiGroups":["coordination.k8s.io"],"resources":["leases"],
      "resourceNames":["hello-team-0","hello-team-1","hello-team-2"],"verbs":["get","update","patch"]}])"));
   EXPECT_EQ(manifests(plan, "PodDisruptionBudget").size(), 2U);

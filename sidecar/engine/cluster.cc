@@ -33,11 +33,43 @@ TeamSettings settings_of(const api::Swarm& swarm, const Config& config) {
 
 }  // namespace
 
+// What the Informer sees of our Swarm; on its thread.
+class Cluster::OwnSwarm final : public kube::WatchSink {
+ public:
+  explicit OwnSwarm(Cluster& cluster) : cluster_(cluster) {}
+
+  void list_started() override { there_ = false; }
+  void put(const json& object) override {
+    const auto swarm = api::parse(object);
+    if (!swarm) return cluster_.tell("the Swarm can't be read; the settings stay as they were");
+    if (swarm->uid != cluster_.config_.swarm_uid) return;  // another one of the same name
+    there_ = true;
+    cluster_.loop_.post([&c = cluster_, settings = settings_of(*swarm, cluster_.config_)] { c.events_.settings(settings); });
+    if (swarm->deletion_time) deleted();
+  }
+  void removed(const json& object) override {
+    const auto metadata = object.find("metadata");
+    if (metadata != object.end() && metadata->is_object() && text_of(*metadata, "uid") == cluster_.config_.swarm_uid) deleted();
+  }
+  void list_finished(std::string_view /*resource_version*/) override {
+    if (!there_) deleted();
+  }
+  void advanced(std::string_view /*resource_version*/) override {}
+
+ private:
+  void deleted() {
+    cluster_.loop_.post([&c = cluster_] { c.events_.deleted(); });
+  }
+
+  Cluster& cluster_;
+  bool there_ = false;
+};
+
 Cluster::Cluster(Loop& loop, const Config& config, Events events) : loop_(loop), config_(config), events_(std::move(events)) {}
 
 Cluster::~Cluster() {
   lease_.request_stop();
-  watch_.request_stop();
+  if (informer_) informer_->request_stop();
   changed_.notify_all();
 }
 
@@ -54,7 +86,15 @@ Status Cluster::start() {
   if (!client) return client.error();
   client_ = *std::move(client);
   lease_ = std::jthread([this](const std::stop_token& stop) { lease_thread(stop); });
-  watch_ = std::jthread([this](const std::stop_token& stop) { watch_thread(stop); });
+  kube::WatchOptions own;
+  own.resource = kube::kSwarms;
+  own.namespace_name = config_.namespace_name;
+  own.selector.fields = "metadata.name=" + config_.swarm;
+  own_swarm_ = std::make_unique<OwnSwarm>(*this);
+  informer_ = std::make_unique<kube::Informer>(*client_, own, *own_swarm_, [this](const kube::Resource&, int, const std::string&) {
+    tell("the Swarm can't be read from the API server");
+  });
+  informer_->start();
   return {};
 }
 
@@ -185,59 +225,6 @@ void Cluster::lease_thread(const std::stop_token& stop) {
     if (!pause(stop, kReportPeriod)) return;
     std::unique_lock lock(mutex_);
     changed_.wait(lock, stop, [&] { return comparable_ != sent_ || wanted_epoch_ > epoch_; });
-  }
-}
-
-bool Cluster::apply_swarm(std::string_view text, std::string* resource_version) {
-  auto swarm = api::parse_text(text);
-  if (!swarm) {
-    tell("the Swarm can't be read; the settings stay as they were");
-    return false;
-  }
-  *resource_version = swarm->resource_version;
-  if (swarm->uid != config_.swarm_uid || swarm->deletion_time) tell_deleted();
-  if (swarm->uid != config_.swarm_uid) return false;  // another Swarm of the same name
-  loop_.post([this, settings = settings_of(*swarm, config_)] { events_.settings(settings); });
-  return true;
-}
-
-void Cluster::tell_deleted() {
-  loop_.post([this] { events_.deleted(); });
-}
-
-void Cluster::watch_thread(const std::stop_token& stop) {
-  const std::string path = "/apis/cfn.dev/v1alpha1/namespaces/" + config_.namespace_name + "/swarms";
-  auto wait = kFirstPause;
-  while (!stop.stop_requested()) {
-    std::string version;
-    auto reply = client_->send({"GET", path + "/" + config_.swarm, "", "", {}}, kCallDeadline, stop);
-    if (!reply || reply->status != 200 || !apply_swarm(reply->body, &version)) {
-      if (reply && reply->status == 404) tell_deleted();
-      if (!reply || reply->status != 200) tell("the Swarm can't be read from the API server");
-      if (!pause(stop, wait)) return;
-      wait = std::min(wait * 2, kMaxPause);
-      continue;
-    }
-    wait = kFirstPause;
-    net::StreamLimits limits;
-    limits.total = Milliseconds{300000};
-    limits.idle = Milliseconds{310000};
-    const std::string query = "?watch=1&allowWatchBookmarks=true&timeoutSeconds=290&fieldSelector=metadata.name%3D" + config_.swarm +
-                              "&resourceVersion=" + net::percent_encode(version);
-    auto ended = client_->stream({"GET", path + query, "", "", {}}, limits, [&](std::string_view line) {
-      auto event = parse_object(line);
-      if (!event) return false;
-      const auto type = text_of(*event, "type");
-      if (type == "BOOKMARK") return true;
-      if (type == "DELETED") tell_deleted();
-      if ((type != "ADDED" && type != "MODIFIED") || !event->contains("object")) return false;  // ERROR, DELETED: read it anew
-      return apply_swarm((*event)["object"].dump(), &version);
-    }, stop);
-    if (!ended || ended->status != 200) {
-      if (!pause(stop, kMaxPause)) return;
-    } else if (!pause(stop, kFirstPause)) {
-      return;
-    }
   }
 }
 

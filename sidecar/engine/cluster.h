@@ -1,6 +1,6 @@
 // A coordinator's only ties to the API server: its team's Lease (epoch, report) and its own Swarm (settings).
 //
-// Threads: two of its own that block on HTTP; everything it tells comes by Loop::post on the loop's. The API server being away stops
+// Threads: two of its own (one an Informer's) that block on HTTP; everything it tells comes by Loop::post on the loop's. The API server being away stops
 // nothing that runs: an epoch once taken stays valid until somebody with a higher one shows up.
 #pragma once
 
@@ -16,6 +16,7 @@
 #include "engine/config.h"
 #include "engine/coordinator.h"
 #include "engine/loop.h"
+#include "kube/informer.h"
 #include "net/http_client.h"
 
 namespace swarm::engine {
@@ -41,12 +42,9 @@ class Cluster {
 
  private:
   void lease_thread(const std::stop_token& stop);
-  void watch_thread(const std::stop_token& stop);
   bool acquire(const std::stop_token& stop);
   void push_report(const std::stop_token& stop);
   void tell(const std::string& text);
-  bool apply_swarm(std::string_view text, std::string* resource_version);
-  void tell_deleted();
   bool pause(const std::stop_token& stop, Milliseconds time);
 
   Loop& loop_;
@@ -57,8 +55,11 @@ class Cluster {
   std::condition_variable_any changed_;
   std::string report_, comparable_, sent_;            // guarded by mutex_
   std::uint64_t wanted_epoch_ = 0, epoch_ = 0;        // guarded by mutex_
-  std::string last_problem_;                          // lease thread and watch thread; guarded by mutex_
-  std::jthread lease_, watch_;
+  std::string last_problem_;                          // both threads; guarded by mutex_
+  std::jthread lease_;
+  class OwnSwarm;
+  std::unique_ptr<OwnSwarm> own_swarm_;
+  std::unique_ptr<kube::Informer> informer_;          // of our Swarm alone; before what it uses
 };
 
 }  // namespace swarm::engine

@@ -448,7 +448,7 @@ void Worker::tick() {
     if (!pending.waiting.empty() && (swarm_deleted_ || pending.answer_by <= now)) {
       auto waiting = std::move(pending.waiting);
       pending.waiting.clear();
-      const Error why = swarm_deleted_ ? not_found("the Swarm is deleted: nobody takes results any more")
+      const Error why = swarm_deleted_ ? Error{Code::kDenied, "the Swarm is deleted: nobody takes results any more"}
                                        : Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"};
       for (auto& done : waiting) done(why);
     }
