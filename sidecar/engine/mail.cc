@@ -174,8 +174,9 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       if (answer == Answer::kFull) {
         known.full_backoff = grow(known.full_backoff, kFirstFullBackoff, kMaxFullBackoff);
         known.full_until = mono_now() + known.full_backoff;
+        known.was_full = true;
         if (waiting != sends_.end()) waiting->second.full = reason.substr(0, 200);
-      } else {
+      } else if (answer == Answer::kStored) {
         known.full_backoff = Milliseconds{0};
       }
       box_.on_answer(mono_now(), peer.name, peer.log_id, sequence, answer, reason.substr(0, 200));
@@ -301,7 +302,7 @@ void Mail::pump(const AgentName& name) {
   if (!peer.session || !peer.session->up()) return;
   const auto now = mono_now();
   if (now < peer.full_until) return;
-  if (peer.full_backoff != Milliseconds{0}) box_.on_retry(name);
+  if (std::exchange(peer.was_full, false)) box_.on_retry(name);
   while (peer.session->queued_bytes() < kLinkWindowBytes) {
     const auto batch = box_.transmit(name, 64U << 10U);
     if (batch.empty()) break;

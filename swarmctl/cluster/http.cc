@@ -20,6 +20,7 @@ namespace http = boost::beast::http;
 
 constexpr std::size_t kReadBytes = 65536;
 constexpr std::size_t kMostHeaderBytes = 65536;
+constexpr std::uint64_t kMostBodyBytes = std::uint64_t{1} << 30;
 constexpr Milliseconds kStreamPoll{200};
 constexpr Milliseconds kStreamSendLimit{10'000};
 
@@ -50,7 +51,7 @@ class Reader {
   Reader() {
     parser_.header_limit(kMostHeaderBytes);
     parser_.eager(true);
-    parser_.body_limit(boost::none);
+    parser_.body_limit(kMostBodyBytes);  // not none: Beast 1.74 then refuses every answer with a Content-Length
   }
   Status put(std::string_view bytes) {
     pending_ += bytes;

@@ -47,6 +47,15 @@ TEST(Http, SendsBodiesAndHeaders) {
   EXPECT_EQ(got->body, "1" + big);
 }
 
+TEST(Http, TakesABodyThatComesAfterItsHead) {
+  FakeCluster server;
+  server.on("GET", "/x", [](const FakeRequest&) { return FakeResponse{.body = "{}", .head_first = true}; });
+  HttpClient client(server.socket_path());
+  const auto got = client.send({.target = "/x"}, soon());
+  ASSERT_TRUE(got.ok()) << got.error().message;
+  EXPECT_EQ(got->body, "{}");
+}
+
 TEST(Http, WithoutAServerNothingWasSent) {
   HttpClient client("/nonexistent/socket");
   EXPECT_EQ(client.send({.target = "/"}, soon()).error().code, Code::kUnavailable);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -36,6 +37,15 @@ std::string secret_path(const std::string& swarm) {
 std::string proxy_path(const std::string& swarm, const std::string& path) {
   // As the client writes it: the colon of NAME:PORT stands for itself.
   return "/api/v1/namespaces/team/services/" + swarm + "-tasks:http/proxy/v1" + path;
+}
+
+bool send_all(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (n <= 0) return false;
+    bytes.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return true;
 }
 
 }  // namespace
@@ -229,14 +239,15 @@ void FakeCluster::serve(int fd) {
       }
       out += "0\r\n\r\n";
     } else {
-      out += "Content-Length: " + std::to_string(response.body.size()) + "\r\n\r\n" + response.body;
+      out += "Content-Length: " + std::to_string(response.body.size()) + "\r\n\r\n";
+      if (response.head_first) {
+        if (!send_all(fd, out)) return;
+        (void)::poll(nullptr, 0, 20);  // so that the reader sees it alone
+        out.clear();
+      }
+      out += response.body;
     }
-    std::size_t sent = 0;
-    while (sent < out.size()) {
-      const ssize_t n = ::send(fd, out.data() + sent, out.size() - sent, MSG_NOSIGNAL);
-      if (n <= 0) return;
-      sent += static_cast<std::size_t>(n);
-    }
+    if (!send_all(fd, out)) return;
     if (response.close) {
       ::shutdown(fd, SHUT_RDWR);
       return;

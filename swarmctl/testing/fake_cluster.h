@@ -27,6 +27,7 @@ struct FakeResponse {
   bool close = false;    // after the response
   bool hang_up = false;  // instead of a response
   std::string type = "application/json";
+  bool head_first = false;  // the body comes in a packet of its own
 };
 
 class FakeCluster {

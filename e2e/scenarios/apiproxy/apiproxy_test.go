@@ -53,7 +53,7 @@ func ask(t *testing.T, client *http.Client, method, url string) (string, error) 
 	return answer.Status[:3] + " " + string(body), err
 }
 
-func TestCutsAfterTheWriteThatItIsTold(t *testing.T) {
+func TestSelfCutsAfterTheWriteThatItIsTold(t *testing.T) {
 	proxy, client, reached := started(t)
 	proxy.Set(Faults{Cut: func(n int, _ Write) bool { return n == 2 }})
 	path := proxy.URL + "/api/v1/namespaces/ns/pods"
@@ -79,7 +79,7 @@ func TestCutsAfterTheWriteThatItIsTold(t *testing.T) {
 	}
 }
 
-func TestBreaksWatches(t *testing.T) {
+func TestSelfBreaksWatches(t *testing.T) {
 	proxy, client, _ := started(t)
 	path := proxy.URL + "/api/v1/namespaces/ns/pods?watch=true"
 	for name, c := range map[string]struct {

@@ -51,7 +51,7 @@ func kinds(violations []Violation) []Kind {
 // sound is one message that went well; the bad histories are variations of it.
 var sound = []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body", "a1 K m.1 1 now"}
 
-func TestGoodHistories(t *testing.T) {
+func TestSelfGoodHistories(t *testing.T) {
 	for name, lines := range map[string][]string{
 		"nothing": {},
 		"one":     sound,
@@ -84,7 +84,7 @@ func TestGoodHistories(t *testing.T) {
 	}
 }
 
-func TestBadHistories(t *testing.T) {
+func TestSelfBadHistories(t *testing.T) {
 	for name, bad := range map[string]struct {
 		kind  Kind
 		lines []string
@@ -145,7 +145,7 @@ func must(id string) string {
 	return body
 }
 
-func TestCounts(t *testing.T) {
+func TestSelfCounts(t *testing.T) {
 	report, violations := Check(history(
 		"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 pod false", "a0 B m.3 a1", "a0 F m.3 4", "a0 B m.4 a1", "a0 U m.4 5",
 		"a1 R m.1 1 now body", "a1 K m.1 1 now", "a1 R m.2 1 now body", "a1 R m.2 2 now body", "a1 X m.2 1 7", "a1 K m.2 2 now"))
@@ -155,7 +155,7 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-func TestExpected(t *testing.T) {
+func TestSelfExpected(t *testing.T) {
 	for id, length := range map[string]int{"p.1": 101, "p.199": 299, "p.200": 4000, "p.50": 4000, "p.500": 30000, "p.1000": 30000} {
 		if body := must(id); len(body) != length || !strings.HasPrefix(body, id) {
 			t.Errorf("%s: %d bytes", id, len(body))
@@ -166,7 +166,7 @@ func TestExpected(t *testing.T) {
 	}
 }
 
-func TestPending(t *testing.T) {
+func TestSelfPending(t *testing.T) {
 	var p Pending
 	for _, line := range history("a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a0 B m.2 a1", "a0 A m.2 node true", "a1 R m.1 1 now body") {
 		p.Add(line)
