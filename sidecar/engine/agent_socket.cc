@@ -104,6 +104,10 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     closed_ = true;
     error_code ignored;  // it ends either way
     socket_.close(ignored);
+    // Later: what waits holds this connection, which is in the middle of something.
+    loop_.post([self = shared_from_this()] {
+      if (*self->alive_) self->owner_.mail_.forget_receivers(self.get());
+    });
   }
 
   void reply(json rid, json fields) {
@@ -228,17 +232,10 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     std::optional<MessageId> in_reply_to;
     if (request.contains("inReplyTo")) in_reply_to = MessageId{text_of(request, "inReplyTo")};
     const auto lease = std::max(Milliseconds{100}, milliseconds_of(request, "leaseMs", 60000));
-    // Not through once(): a message for an agent that has gone goes back at once instead of waiting for its lease.
-    ++outstanding_;
-    owner_.mail_.receive(milliseconds_of(request, "waitMs", 0), lease, in_reply_to, [self = shared_from_this(), rid](const Result<mailbox::Delivery>& delivery) {
-      --self->outstanding_;
-      if (!delivery) return self->fail(rid, delivery.error());
-      if (self->closed_) {
-        if (*self->alive_) (void)self->owner_.mail_.nack(delivery->message.id, delivery->attempt, Milliseconds{0});  // else its lease ends
-        return;
-      }
-      self->reply(rid, {{"message", message_json(*delivery)}});
-    });
+    owner_.mail_.receive(milliseconds_of(request, "waitMs", 0), lease, in_reply_to, this,
+                         once([self = shared_from_this(), rid](const Result<mailbox::Delivery>& delivery) {
+                           delivery ? self->reply(rid, {{"message", message_json(*delivery)}}) : self->fail(rid, delivery.error());
+                         }));
   }
 
   void settle(const json& rid, const json& request, const std::string& op) {

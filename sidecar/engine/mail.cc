@@ -79,7 +79,7 @@ void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) 
       return done(std::move(sent));
     }
     const auto left = std::max(Milliseconds{0}, deadline - mono_now());
-    receive(left, Milliseconds{60000}, id, [this, id, accepted = *std::move(sent), done](Result<mailbox::Delivery> reply) mutable {
+    receive(left, Milliseconds{60000}, id, nullptr, [this, id, accepted = *std::move(sent), done](Result<mailbox::Delivery> reply) mutable {
       box_.forget_reply(id);
       if (!reply) {
         return done(Error{reply.error().code, "message " + id.value + " was accepted (survives: " + accepted.survives +
@@ -91,11 +91,15 @@ void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) 
   });
 }
 
-void Mail::receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to, OnReceived done) {
+void Mail::forget_receivers(const void* who) {
+  std::erase_if(receivers_, [&](const Receiver& receiver) { return receiver.who == who; });
+}
+
+void Mail::receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to, const void* who, OnReceived done) {
   if (receivers_.size() >= kMaxWaitingReceivers) {
     return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingReceivers) + " receivers are waiting in this pod"});
   }
-  receivers_.push_back({std::move(in_reply_to), mono_now() + wait, lease, std::move(done)});
+  receivers_.push_back({std::move(in_reply_to), mono_now() + wait, lease, std::move(done), who});
   serve();
   schedule_work();
 }

@@ -54,7 +54,9 @@ class Mail {
   void send(mailbox::Message message, Milliseconds timeout, OnSent done);
   // As send, then waits for the reply until the same deadline. kNotFound: accepted, but no reply in time.
   void request(mailbox::Message message, Milliseconds timeout, OnSent done);
-  void receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to, OnReceived done);
+  // `who` asks; nullptr: nobody in particular.
+  void receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to, const void* who, OnReceived done);
+  void forget_receivers(const void* who);   // it has gone: it gets nothing and costs no message an attempt
   void ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done);
   Status nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease);
@@ -96,6 +98,7 @@ class Mail {
     MonoTime deadline;
     Milliseconds lease;
     OnReceived done;
+    const void* who;
   };
   struct AckWait {
     MonoTime deadline;
