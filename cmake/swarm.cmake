@@ -1,9 +1,11 @@
 # The one way to declare a library or program here.
 #
 #   swarm_library(NAME [SOURCES …] [DEPS …] [TESTS …])   headers stand beside the sources, included as "room/file.h"
+#   swarm_test(NAME SOURCES … [DEPS …])                  an executable of tests, run by ctest under the label "unit"
 #   swarm_program(NAME SOURCES … [DEPS …] [STATIC])      STATIC: fully static, for agents' containers
+#   swarm_cool(NAME…)                                    not on the way of messages and tasks: optimised less, built in half the time
 #
-# TESTS become one executable NAME_test, run by ctest under the label "unit".
+# TESTS become swarm_test(NAME_test).
 
 find_package(Threads REQUIRED)
 find_package(OpenSSL REQUIRED)
@@ -25,6 +27,21 @@ if(SWARM_SANITIZE)
   target_link_options(swarm_options INTERFACE -fsanitize=${SWARM_SANITIZE})
 endif()
 
+function(swarm_cool)
+  foreach(name ${ARGN})
+    target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  endforeach()
+endfunction()
+
+function(swarm_test name)
+  cmake_parse_arguments(A "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${A_SOURCES})
+  # What is tested is optimised as it ships; tests are compiled often and run once.
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O0>)
+  target_link_libraries(${name} PRIVATE ${A_DEPS} GTest::gmock GTest::gtest_main Threads::Threads)
+  gtest_discover_tests(${name} PROPERTIES LABELS unit TIMEOUT 60 DISCOVERY_MODE PRE_TEST)
+endfunction()
+
 function(swarm_library name)
   cmake_parse_arguments(A "" "" "SOURCES;DEPS;TESTS" ${ARGN})
   if(A_SOURCES)
@@ -35,9 +52,7 @@ function(swarm_library name)
     target_link_libraries(${name} INTERFACE swarm_options ${A_DEPS})
   endif()
   if(A_TESTS)
-    add_executable(${name}_test ${A_TESTS})
-    target_link_libraries(${name}_test PRIVATE ${name} GTest::gmock GTest::gtest_main Threads::Threads)
-    gtest_discover_tests(${name}_test PROPERTIES LABELS unit TIMEOUT 60 DISCOVERY_MODE PRE_TEST)
+    swarm_test(${name}_test SOURCES ${A_TESTS} DEPS ${name})
   endif()
 endfunction()
 

@@ -1,6 +1,7 @@
 // swarm-operator: parse, build, announce, wait, drain.
 //
-// Exit codes: 0 stopped in order · 1 leadership lost, or not stopped in time · 2 wrong configuration.
+// Exit codes: 0 stopped in order · 1 leadership lost, or not stopped in time · 2 wrong
+// configuration.
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -43,25 +44,29 @@ std::optional<std::string> environment(const std::string& name) {
 }
 
 std::optional<std::string> check_image(const std::string& value) {
-  const bool bad = value.empty() || value.size() > 500 ||
-                   value.find_first_of(" \t\r\n\"'") != std::string::npos;
+  const bool bad =
+      value.empty() || value.size() > 500 || value.find_first_of(" \t\r\n\"'") != std::string::npos;
   if (bad) return "an image reference, such as registry.example/swarm-sidecar:1.0";
   return std::nullopt;
 }
 
 std::optional<std::string> check_namespace(const std::string& value) {
-  const bool good = value.size() <= 63 && (value.empty() || (value.front() != '-' && value.back() != '-')) &&
-                    value.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") == std::string::npos;
+  const bool good =
+      value.size() <= 63 && (value.empty() || (value.front() != '-' && value.back() != '-')) &&
+      value.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") == std::string::npos;
   if (!good) return "the name of a namespace, or \"\" for all";
   return std::nullopt;
 }
 
 void declare(swarm::config::Settings& settings, Configuration& c) {
-  settings.text("sidecarImage", &c.sidecar_image, "Image of the sidecar in every pod; required", check_image);
+  settings.text("sidecarImage", &c.sidecar_image, "Image of the sidecar in every pod; required",
+                check_image);
   settings.choice("sidecarPullPolicy", &c.sidecar_pull_policy, {"Always", "IfNotPresent", "Never"},
                   "Pull policy of the sidecar's image");
-  settings.choice("logLevel", &c.log_level, {"debug", "info", "warn", "error"}, "Least level of the log");
-  settings.text("watchNamespace", &c.watch_namespace, "Only Swarms of this namespace; empty: of all", check_namespace);
+  settings.choice("logLevel", &c.log_level, {"debug", "info", "warn", "error"},
+                  "Least level of the log");
+  settings.text("watchNamespace", &c.watch_namespace,
+                "Only Swarms of this namespace; empty: of all", check_namespace);
   settings.integer("http.port", &c.http_port, 1, 65535, "Port of /healthz, /readyz and /metrics");
   settings.boolean("platformAssignsIds", &c.platform_assigns_ids,
                    "The platform gives each namespace its own uids: set none in pods");
@@ -72,26 +77,31 @@ void declare(swarm::config::Settings& settings, Configuration& c) {
                    "A leader that cannot renew for so long ends; less than leaseDurationSeconds");
   settings.integer("leaderElection.retryPeriodSeconds", &c.retry_seconds, 1, 300,
                    "Time between attempts; less than renewDeadlineSeconds");
-  settings.flag_only("--api-server", &c.cluster.api_server, "URL of the API server, when not in a cluster");
+  settings.flag_only("--api-server", &c.cluster.api_server,
+                     "URL of the API server, when not in a cluster");
   settings.flag_only("--token-file", &c.cluster.token_file, "Bearer token for the API server");
   settings.flag_only("--ca-file", &c.cluster.ca_file, "CA certificates of the API server, PEM");
 }
 
 void check_together(const Configuration& c, std::vector<std::string>& errors) {
-  if (c.sidecar_image.empty() ) {
-    errors.push_back("sidecarImage: is not set; set it in the file, as CFN_SIDECAR_IMAGE or --sidecar-image");
+  if (c.sidecar_image.empty()) {
+    errors.push_back(
+        "sidecarImage: is not set; set it in the file, as CFN_SIDECAR_IMAGE or --sidecar-image");
   }
   if (!c.elect) return;
   if (c.renew_seconds >= c.lease_seconds) {
     errors.push_back("leaderElection.renewDeadlineSeconds: is " + std::to_string(c.renew_seconds) +
-                     "; allowed: less than leaseDurationSeconds, which is " + std::to_string(c.lease_seconds));
+                     "; allowed: less than leaseDurationSeconds, which is " +
+                     std::to_string(c.lease_seconds));
   }
   if (c.retry_seconds >= c.renew_seconds) {
     errors.push_back("leaderElection.retryPeriodSeconds: is " + std::to_string(c.retry_seconds) +
-                     "; allowed: less than renewDeadlineSeconds, which is " + std::to_string(c.renew_seconds));
+                     "; allowed: less than renewDeadlineSeconds, which is " +
+                     std::to_string(c.renew_seconds));
   }
   if (environment("POD_NAMESPACE").value_or("").empty()) {
-    errors.emplace_back("environment POD_NAMESPACE: is not set; leader election needs the operator's namespace");
+    errors.emplace_back(
+        "environment POD_NAMESPACE: is not set; leader election needs the operator's namespace");
   }
 }
 
@@ -120,7 +130,8 @@ int main(int argc, char** argv) {
     return 0;
   }
   check_together(configuration, outcome.errors);
-  const swarm::Result<swarm::net::HttpClientOptions> cluster = swarm::kube::cluster_options(configuration.cluster);
+  const swarm::Result<swarm::net::HttpClientOptions> cluster =
+      swarm::kube::cluster_options(configuration.cluster);
   if (!cluster.ok()) outcome.errors.push_back(cluster.error().message);
   for (const std::string& error : outcome.errors) {
     swarm::telemetry::error("configuration", {{"error", error}});
@@ -128,7 +139,8 @@ int main(int argc, char** argv) {
   if (!outcome.errors.empty()) return kExitConfig;
   swarm::telemetry::set_level(configuration.log_level);
 
-  swarm::Result<std::unique_ptr<swarm::net::HttpClient>> http = swarm::net::make_cpprest_client(*cluster);
+  swarm::Result<std::unique_ptr<swarm::net::HttpClient>> http =
+      swarm::net::make_cpprest_client(*cluster);
   if (!http.ok()) {
     swarm::telemetry::error("configuration", {{"error", http.error().message}});
     return kExitConfig;

@@ -1,4 +1,5 @@
-// swarm-sidecar [engine | probe startup | leaving | idle | version]; without a verb: supervisor of the engine.
+// swarm-sidecar [engine | probe startup | leaving | idle | version]; without a verb: supervisor of
+// the engine.
 #include <unistd.h>
 
 #include <csignal>
@@ -17,10 +18,10 @@ namespace {
 
 int usage() {
   std::fputs(
-      "usage: swarm-sidecar [engine|probe startup|leaving|idle|version]\n"
+      "usage: swarm-sidecar [engine [leaving]|probe startup|leaving|idle|version]\n"
       "Runs in every pod of a Swarm; the operator starts it and sets its CFN_* environment.\n"
       "  (no verb)      supervisor: runs the engine and restarts it after a crash\n"
-      "  engine         the engine itself\n"
+      "  engine         the engine itself; leaving: restarted in a pod that is being shut down\n"
       "  probe startup  exit 0 once the mailbox works and agents may start\n"
       "  leaving        preStop hook: no new work for this pod\n"
       "  idle           does nothing until SIGTERM: the main container of a coordinator's pod\n"
@@ -31,7 +32,8 @@ int usage() {
 
 swarm::Result<swarm::engine::Config> configuration() {
   auto config = swarm::engine::parse_config(swarm::engine::process_environment());
-  if (!config) std::fprintf(stderr, "swarm-sidecar: wrong environment:\n%s\n", config.error().message.c_str());
+  if (!config)
+    std::fprintf(stderr, "swarm-sidecar: wrong environment:\n%s\n", config.error().message.c_str());
   return config;
 }
 
@@ -63,7 +65,7 @@ int idle() {
 
 int main(int argc, char** argv) {
   const std::string verb = argc > 1 ? argv[1] : "";
-  if (argc > 3 || (argc == 3 && verb != "probe")) return usage();
+  if (argc > 3 || (argc == 3 && verb != "probe" && verb != "engine")) return usage();
   if (verb.empty()) {
     if (!configuration()) return 2;  // before the first fork: wrong stays wrong
     std::error_code e;
@@ -71,7 +73,9 @@ int main(int argc, char** argv) {
     return swarm::supervisor::run(e ? std::string("/usr/local/bin/swarm-sidecar") : self.string());
   }
   if (verb == "engine") {
-    const auto config = configuration();
+    if (argc == 3 && std::string(argv[2]) != "leaving") return usage();
+    auto config = configuration();
+    if (config) config->leaving = argc == 3;
     return config ? swarm::engine::run(*config) : 2;
   }
   if (verb == "probe" && argc == 3 && std::string(argv[2]) == "startup") return probe();

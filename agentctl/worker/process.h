@@ -73,8 +73,8 @@ Status kill_descendants(pid_t watched, Exit* exit);
 // Reaps what has ended. True when `watched` was among it; then *exit is set.
 bool reap(pid_t watched, Exit* exit);
 
-// CPU time used by the descendants since the last call, as a share of one CPU. A process that could run but gets
-// no CPU (a busy machine) counts as one that has it: starved is not idle.
+// CPU time used by the descendants since the last call, as a share of one CPU. A process that could
+// run but gets no CPU (a busy machine) counts as one that has it: starved is not idle.
 class CpuMeter {
  public:
   // 0..n (n CPUs busy). The first call measures nothing: 0.

@@ -54,9 +54,9 @@ func TestOperatorFaults(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewSource(seed))
 	once := map[string]int{"create": 1 + random.Intn(20), "up": 1 + random.Intn(3), "down": 1 + random.Intn(3), "update": 1 + random.Intn(5), "delete": 1}
-	delay := 4 * time.Second
-	if full() {
-		delay = time.Minute
+	delay := time.Minute
+	if small() {
+		delay = 4 * time.Second
 	}
 	still := newSettled(t)
 	t.Run("side-by-side", func(t *testing.T) {
@@ -389,9 +389,9 @@ func (s *settled) nothingToDo(t *testing.T) {
 	})
 	s.proxy.Open()
 
-	interval := 15 * time.Second
-	if full() {
-		interval = time.Minute
+	interval := time.Minute
+	if small() {
+		interval = 15 * time.Second
 	}
 	audit := os.Getenv("LAB_AUDIT_LOG")
 	var offset int64

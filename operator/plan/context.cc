@@ -67,7 +67,7 @@ bool sidecar_image_fails(const PodView& pod) {
 Context::Context(const api::Swarm& swarm_object, const Observed& seen, const Settings& config,
                  WallTime time)
     : swarm(swarm_object), observed(seen), settings(config), now(time) {
-  topology = resolve_topology(swarm.spec);
+  topology = resolve_topology(swarm.spec, swarm.status.topology.coordinators);
   workers_wanted = swarm.spec.workers.replicas;
   worker_revision = revision_hash(swarm.spec, Role::kWorker);
   coordinator_revision = revision_hash(swarm.spec, Role::kCoordinator);

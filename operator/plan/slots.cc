@@ -206,13 +206,16 @@ class PodsPlanner {
     }
   }
 
-  // A coordinator holds its team's queue. Without a report only one that never ran is known to be
-  // empty.
+  // A coordinator holds its team's queue, results and dead letters. Without a report only one that
+  // never ran is known to be empty.
   [[nodiscard]] bool holds_tasks(int index, const PodView& pod) const {
     const auto found = context_.reports.find(index);
     if (found == context_.reports.end()) return pod.phase != PodPhase::kPending;
     const api::TeamReport& report = found->second;
-    return report.tasks.queued > 0 || report.tasks.running > 0 || report.recovering;
+    return report.tasks.queued + report.tasks.running + report.tasks.done + report.tasks.failed +
+                   report.tasks.dead >
+               0 ||
+           report.recovering;
   }
 
   void worker_slots(const PodGate& gate) {
@@ -267,16 +270,27 @@ class PodsPlanner {
       return victim_key(*a) < victim_key(*b);
     });
     const bool wait = coordinators_recover();
-    for (const PodView* pod : victims) {
-      if (count == 0) break;
-      if (pod->ready && wait) break;
-      remove(*pod, "Surplus",
-             pod->ready && !context_.is_idle(*pod) ? "busy: it may finish its task" : "");
-      --count;
+    std::map<int, int> left;  // by team
+    for (const PodView* pod : victims) ++left[team_of(*pod)];
+    // The last worker of a team goes only when there is nobody else to go.
+    for (const bool last : {false, true}) {
+      for (const PodView* pod : victims) {
+        if (count == 0) break;
+        if (!is_kept(*pod) || (left[team_of(*pod)] == 1) != last) continue;
+        if (pod->ready && wait) break;
+        remove(*pod, "Surplus",
+               pod->ready && !context_.is_idle(*pod) ? "busy: it may finish its task" : "");
+        --left[team_of(*pod)];
+        --count;
+      }
     }
     for (const auto& [index, slot] : context_.workers) {
       if (slot.live.empty()) remove_ended(slot);
     }
+  }
+
+  [[nodiscard]] int team_of(const PodView& pod) const {
+    return slot_index(Role::kWorker, pod.slot).value_or(0) % context_.topology.coordinators;
   }
 
   // Not ready and not started first, then not ready, idle, busy; then lower deletion cost,

@@ -356,7 +356,7 @@ class Builder {
       ready.message = ready_text() + "; " + tasks + ".";
     } else {
       ready.reason = "Idle";
-      ready.message = ready_text() + "; no tasks. Next: kubectl swarm submit " + name + " FILE";
+      ready.message = ready_text() + "; no tasks. Next: kubectl swarm submit " + name + " TEXT";
     }
     return ready;
   }

@@ -4,7 +4,9 @@
 
 namespace swarm::plan {
 
-Topology resolve_topology(const api::SwarmSpec& spec) {
+namespace {
+
+Topology wanted_topology(const api::SwarmSpec& spec) {
   const int agents = std::max(0, spec.workers.replicas) * std::max(1, spec.workers.agents_per_pod);
   const int team_size = std::max(1, spec.topology.team_size);
   const int wanted = std::max(1, (agents + team_size - 1) / team_size);
@@ -31,6 +33,22 @@ Topology resolve_topology(const api::SwarmSpec& spec) {
     topology.coordinators = api::kMaxCoordinators;
     topology.reason += "; limited to " + std::to_string(api::kMaxCoordinators) +
                        " coordinators: raise topology.teamSize";
+  }
+  return topology;
+}
+
+}  // namespace
+
+Topology resolve_topology(const api::SwarmSpec& spec, int fixed) {
+  Topology topology = wanted_topology(spec);
+  if (fixed > 0 && fixed <= api::kMaxCoordinators && fixed != topology.coordinators) {
+    topology.type = fixed == 1 ? "Flat" : "Hybrid";
+    topology.coordinators = fixed;
+    topology.reason = "fixed since the Swarm was made; now " + topology.reason;
+  }
+  if (spec.workers.replicas > 0 && spec.workers.replicas < topology.coordinators) {
+    topology.reason += "; teams without an agent take no tasks: scale to at least " +
+                       std::to_string(topology.coordinators);
   }
   return topology;
 }

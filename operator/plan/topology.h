@@ -14,7 +14,8 @@ struct Topology {
 };
 
 // Flat: one coordinator. Hybrid: ceil(agents / teamSize). Auto: Flat up to teamSize agents, Hybrid
-// beyond.
-Topology resolve_topology(const api::SwarmSpec& spec);
+// beyond. `fixed` is the number of coordinators that the Swarm was given first, 0 before that: it
+// stays, since queues, results and workers belong to teams by number (docs/decisions/0006).
+Topology resolve_topology(const api::SwarmSpec& spec, int fixed);
 
 }  // namespace swarm::plan

@@ -63,7 +63,8 @@ std::optional<kube::LeaseRecord> LeaseState::released(WallTime wall) const {
 
 Milliseconds LeaseState::expires_in(MonoTime now) const {
   if (!record_ || record_->holder.empty()) return Milliseconds{0};
-  return std::max(Milliseconds{0}, changed_at_ + std::chrono::seconds(record_->duration_seconds) - now);
+  return std::max(Milliseconds{0},
+                  changed_at_ + std::chrono::seconds(record_->duration_seconds) - now);
 }
 
 Milliseconds LeaseState::remaining(MonoTime now) const {
@@ -96,15 +97,16 @@ std::string Elector::trouble() const {
 
 void Elector::failed(const char* what, const std::string& why, const std::stop_token& stop) {
   if (stop.stop_requested()) return;
-  if (failures_++ % kTroubleLogEvery == 0) telemetry::warn(what, {{"failures", failures_}, {"why", why}});
+  if (failures_++ % kTroubleLogEvery == 0)
+    telemetry::warn(what, {{"failures", failures_}, {"why", why}});
   const std::lock_guard lock(trouble_mutex_);
   trouble_ = why;
 }
 
 bool Elector::look(const std::stop_token& stop, Milliseconds deadline) {
   const MonoTime asked = mono_now();
-  const kube::Reply reply =
-      client_.call(kube::get(kube::kLeases, options_.namespace_name, options_.lease_name), stop, deadline);
+  const kube::Reply reply = client_.call(
+      kube::get(kube::kLeases, options_.namespace_name, options_.lease_name), stop, deadline);
   if (reply.http_status == 404) {
     state_.absent();
     return true;
@@ -123,7 +125,8 @@ bool Elector::look(const std::stop_token& stop, Milliseconds deadline) {
 }
 
 bool Elector::attempt(const std::stop_token& stop) {
-  const Milliseconds deadline = std::max<Milliseconds>(options_.renew_deadline / 3, Milliseconds{500});
+  const Milliseconds deadline =
+      std::max<Milliseconds>(options_.renew_deadline / 3, Milliseconds{500});
   // A holder knows what it wrote last; everybody else looks first.
   if ((!state_.held() || !state_.exists()) && !look(stop, deadline)) return false;
   if (const std::optional<kube::LeaseRecord> wanted = state_.wanted(mono_now(), wall_now())) {
@@ -139,7 +142,8 @@ bool Elector::attempt(const std::stop_token& stop) {
     }
     const Result<nlohmann::json> object = kube::parse_object(reply.body);
     if (!object.ok()) {
-      failed("the answer to writing the leader's Lease is not readable", object.error().message, stop);
+      failed("the answer to writing the leader's Lease is not readable", object.error().message,
+             stop);
       state_.absent();
       return false;
     }
@@ -188,15 +192,17 @@ void Elector::release() {
   if (!state_.held()) return;
   std::string why = "it was taken by another";
   for (int i = 0; i < kReleaseAttempts; ++i) {
-    // A renewal may have been under way when we were stopped: then it is not known what is there now.
+    // A renewal may have been under way when we were stopped: then it is not known what is there
+    // now.
     if (!state_.exists() && !look({}, kReleaseDeadline)) {
       why = trouble();
       continue;
     }
     const std::optional<kube::LeaseRecord> record = state_.released(wall_now());
     if (!record) break;
-    const kube::Reply reply = client_.call(
-        kube::update_lease(options_.namespace_name, options_.lease_name, *record), {}, kReleaseDeadline);
+    const kube::Reply reply =
+        client_.call(kube::update_lease(options_.namespace_name, options_.lease_name, *record), {},
+                     kReleaseDeadline);
     if (reply.ok()) {
       telemetry::info("leadership released");
       return;

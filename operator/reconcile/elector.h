@@ -1,10 +1,10 @@
 // Leader election by a Lease: at most one operator writes.
 //
-// Guarantees: between two holders lies at least the Lease's duration as each of them measures it on its own monotonic
-// clock; clocks are never compared. remaining() says how long this process may still write: it is asked before every
-// write and bounds its deadline, so that no write of ours is under way when another one may begin.
-// A leader that cannot renew within renew_deadline has lost, for good: the process is to end.
-// Threads: run() on a thread of its own; the rest from any.
+// Guarantees: between two holders lies at least the Lease's duration as each of them measures it on
+// its own monotonic clock; clocks are never compared. remaining() says how long this process may
+// still write: it is asked before every write and bounds its deadline, so that no write of ours is
+// under way when another one may begin. A leader that cannot renew within renew_deadline has lost,
+// for good: the process is to end. Threads: run() on a thread of its own; the rest from any.
 #pragma once
 
 #include <atomic>
@@ -60,14 +60,16 @@ class LeaseState {
 class Elector {
  public:
   // `client` must not be gated by this elector. Borrowed.
-  Elector(kube::Client& client, ElectorOptions options, std::function<void()> on_won, std::function<void()> on_lost);
+  Elector(kube::Client& client, ElectorOptions options, std::function<void()> on_won,
+          std::function<void()> on_lost);
 
   // Until stop, or the loss. After stop the Lease is released if it was held.
   void run(const std::stop_token& stop);
 
   [[nodiscard]] Milliseconds remaining() const;
   [[nodiscard]] bool leader() const { return leader_.load(); }
-  // Why the Lease could not be read or written the last time; empty: it could, or nothing was tried yet.
+  // Why the Lease could not be read or written the last time; empty: it could, or nothing was tried
+  // yet.
   [[nodiscard]] std::string trouble() const;
   // An attempt has succeeded, be it to see that somebody else leads.
   [[nodiscard]] bool informed() const { return informed_.load(); }
@@ -84,7 +86,8 @@ class Elector {
   const std::function<void()> on_lost_;
   LeaseState state_;  // the thread of run() only
   std::atomic<bool> leader_{false};
-  std::atomic<std::int64_t> write_until_{0};   // monotonic ms: when the last renewal's deadline passes
+  std::atomic<std::int64_t> write_until_{
+      0};  // monotonic ms: when the last renewal's deadline passes
   std::atomic<std::int64_t> lease_until_{0};
   std::atomic<bool> informed_{false};
   mutable std::mutex trouble_mutex_;

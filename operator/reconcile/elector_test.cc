@@ -18,7 +18,8 @@ ElectorOptions options(const std::string& identity) {
   return out;
 }
 
-kube::LeaseRecord record(const std::string& holder, const std::string& version, WallTime renewed = 0) {
+kube::LeaseRecord record(const std::string& holder, const std::string& version,
+                         WallTime renewed = 0) {
   kube::LeaseRecord out;
   out.holder = holder;
   out.duration_seconds = 15;
@@ -90,16 +91,20 @@ TEST(LeaseState, ReleasesOnlyWhatItHolds) {
   EXPECT_EQ(state.released(0)->duration_seconds, 1);
 }
 
-// An API server with one Lease; the second PUT takes effect but is answered only when the caller gives up.
+// An API server with one Lease; the second PUT takes effect but is answered only when the caller
+// gives up.
 class OneLease final : public net::HttpClient {
  public:
-  Result<net::HttpReply> send(const net::HttpCall& call, Milliseconds, std::stop_token stop) override {
+  Result<net::HttpReply> send(const net::HttpCall& call, Milliseconds,
+                              std::stop_token stop) override {
     std::unique_lock lock(mutex_);
     ++calls;
     if (broken) return net::HttpReply{500, {}, "{}"};
-    if (call.method == "GET") return lease_.empty() ? net::HttpReply{404, {}, "{}"} : net::HttpReply{200, {}, lease_};
+    if (call.method == "GET")
+      return lease_.empty() ? net::HttpReply{404, {}, "{}"} : net::HttpReply{200, {}, lease_};
     nlohmann::json lease = nlohmann::json::parse(call.body);
-    const bool stale = call.method == "PUT" && lease["metadata"].value("resourceVersion", "") != std::to_string(version_);
+    const bool stale = call.method == "PUT" &&
+                       lease["metadata"].value("resourceVersion", "") != std::to_string(version_);
     if (stale) return net::HttpReply{409, {}, "{}"};
     lease["metadata"]["resourceVersion"] = std::to_string(++version_);
     lease_ = lease.dump();
@@ -136,7 +141,8 @@ TEST(Elector, ReleasesTheLeaseThoughItsRenewalWasCutOff) {
   kube::Client client(server);
   ElectorOptions quick = options("me");
   quick.retry_period = Milliseconds{20};
-  Elector elector(client, quick, [] {}, [] { FAIL() << "lost"; });
+  Elector elector(
+      client, quick, [] {}, [] { FAIL() << "lost"; });
   std::jthread thread([&](const std::stop_token& stop) { elector.run(stop); });
   while (server.version() < 2) std::this_thread::sleep_for(Milliseconds{1});
   EXPECT_TRUE(elector.leader());
@@ -152,7 +158,8 @@ TEST(Elector, AsksABrokenServerOncePerHalfRetryPeriodAndSaysWhatIsWrong) {
   kube::Client client(server);
   ElectorOptions quick = options("me");
   quick.retry_period = Milliseconds{400};
-  Elector elector(client, quick, [] { FAIL() << "won"; }, [] {});
+  Elector elector(
+      client, quick, [] { FAIL() << "won"; }, [] {});
   std::jthread thread([&](const std::stop_token& stop) { elector.run(stop); });
   std::this_thread::sleep_for(Milliseconds{700});
   thread.request_stop();

@@ -47,7 +47,8 @@ Outcome no_such_kind(std::string_view kind) {
 Executor::Executor(kube::Client& client, const World& world, Lists& lists, std::string instance)
     : client_(client), world_(world), lists_(lists), instance_(std::move(instance)) {}
 
-void Executor::wrote(SwarmMemory& memory, std::string_view kind, const std::string& resource_version) {
+void Executor::wrote(SwarmMemory& memory, std::string_view kind,
+                     const std::string& resource_version) {
   const std::optional<std::size_t> index = watched_index(kind);
   if (!index) return;
   const std::optional<std::uint64_t> number = kube::version_number(resource_version);
@@ -65,8 +66,8 @@ void Executor::uncertain(SwarmMemory& memory, std::string_view kind) {
   own.ticket = lists_.relist(*index);
 }
 
-bool Executor::ready(SwarmMemory& memory, const api::Swarm& swarm, const std::vector<plan::PodView>& pods,
-                     MonoTime now) {
+bool Executor::ready(SwarmMemory& memory, const api::Swarm& swarm,
+                     const std::vector<plan::PodView>& pods, MonoTime now) {
   bool settled = true;
   const std::optional<std::size_t> pod_index = watched_index("Pod");
   for (auto it = memory.own_writes.begin(); it != memory.own_writes.end();) {
@@ -97,7 +98,9 @@ bool Executor::ready(SwarmMemory& memory, const api::Swarm& swarm, const std::ve
     settled = false;
     if (now - own.last > kViewPatience) {
       telemetry::warn("the view does not catch up with own writes: listing again",
-                      {{"swarm", swarm.name}, {"namespace", swarm.namespace_name}, {"kind", kWatched[index].kind}});
+                      {{"swarm", swarm.name},
+                       {"namespace", swarm.namespace_name},
+                       {"kind", kWatched[index].kind}});
       own.ticket = lists_.relist(index);
     }
     ++it;
@@ -111,7 +114,8 @@ Outcome Executor::complete(SwarmMemory& memory, const api::Swarm& swarm, plan::O
   for (const std::string& name : secret_names(swarm)) {
     SwarmMemory::Secret& secret = memory.secrets[name];
     if (secret.seen == MonoTime{} || now - secret.seen > kSecretsRecheck) {
-      const kube::Reply reply = client_.call(kube::get(kube::kSecrets, swarm.namespace_name, name), stop);
+      const kube::Reply reply =
+          client_.call(kube::get(kube::kSecrets, swarm.namespace_name, name), stop);
       if (reply.ok()) {
         const Result<json> object = kube::parse_object(reply.body);
         if (!object.ok()) {
@@ -136,13 +140,16 @@ Outcome Executor::complete(SwarmMemory& memory, const api::Swarm& swarm, plan::O
       continue;
     }
     const SwarmMemory::Foreign& other = it->second;
-    if (other.child && std::none_of(observed.children.begin(), observed.children.end(), [&](const plan::ChildView& c) {
-          return c.kind == other.child->kind && c.name == other.child->name;
-        })) {
+    if (other.child && std::none_of(observed.children.begin(), observed.children.end(),
+                                    [&](const plan::ChildView& c) {
+                                      return c.kind == other.child->kind &&
+                                             c.name == other.child->name;
+                                    })) {
       observed.children.push_back(*other.child);
     }
-    if (other.lease && std::none_of(observed.leases.begin(), observed.leases.end(),
-                                    [&](const plan::LeaseView& l) { return l.name == other.lease->name; })) {
+    if (other.lease &&
+        std::none_of(observed.leases.begin(), observed.leases.end(),
+                     [&](const plan::LeaseView& l) { return l.name == other.lease->name; })) {
       observed.leases.push_back(*other.lease);
     }
     ++it;
@@ -178,9 +185,11 @@ Outcome Executor::perform(SwarmMemory& memory, const api::Swarm& swarm, const pl
     const int writes = result.writes + status.writes;
     if (result.ok && (!status.ok || status.view_stale || status.stopped)) result = status;
     result.writes = writes;
-    if (!status.ok || status.view_stale || status.stopped) return result;  // the events come with the next plan
+    if (!status.ok || status.view_stale || status.stopped)
+      return result;  // the events come with the next plan
   }
-  for (std::size_t i = 0; i < std::min(plan.events.size(), kMaxEventsPerPlan); ++i) emit(swarm, plan.events[i]);
+  for (std::size_t i = 0; i < std::min(plan.events.size(), kMaxEventsPerPlan); ++i)
+    emit(swarm, plan.events[i]);
   return result;
 }
 
@@ -192,7 +201,9 @@ Outcome Executor::act(SwarmMemory& memory, const api::Swarm& swarm, const plan::
     Outcome operator()(const plan::CreateObject& a) const { return self.create(memory, swarm, a); }
     Outcome operator()(const plan::PatchObject& a) const { return self.patch(memory, swarm, a); }
     Outcome operator()(const plan::DeletePod& a) const { return self.delete_pod(memory, swarm, a); }
-    Outcome operator()(const plan::DeleteObject& a) const { return self.delete_object(memory, swarm, a); }
+    Outcome operator()(const plan::DeleteObject& a) const {
+      return self.delete_object(memory, swarm, a);
+    }
     Outcome operator()(const plan::DryRun& a) const { return self.dry_run(memory, swarm, a); }
   };
   return std::visit(Visitor{*this, memory, swarm}, action);
@@ -205,11 +216,13 @@ Outcome Executor::failed(SwarmMemory& memory, const kube::Reply& reply, std::str
   out.why = what + ": " + reply.error.message;
   if (reply.http_status == 0 && reply.transport == Code::kCancelled) out.stopped = true;
   out.retry_after = reply.error.retry_after;
-  if (!reply.certain() || reply.http_status >= 500) uncertain(memory, kind);  // it may have happened all the same
+  if (!reply.certain() || reply.http_status >= 500)
+    uncertain(memory, kind);  // it may have happened all the same
   return out;
 }
 
-Outcome Executor::create(SwarmMemory& memory, const api::Swarm& swarm, const plan::CreateObject& action) {
+Outcome Executor::create(SwarmMemory& memory, const api::Swarm& swarm,
+                         const plan::CreateObject& action) {
   const kube::Resource* resource = kube::resource_by_kind(action.kind);
   if (resource == nullptr) return no_such_kind(action.kind);
   std::string body = action.manifest;
@@ -221,7 +234,8 @@ Outcome Executor::create(SwarmMemory& memory, const api::Swarm& swarm, const pla
     }
     body = object->dump();
   }
-  const kube::Reply reply = client_.call(kube::create(*resource, swarm.namespace_name, std::move(body)));
+  const kube::Reply reply =
+      client_.call(kube::create(*resource, swarm.namespace_name, std::move(body)));
   if (reply.ok()) {
     telemetry::info("created", {{"kind", action.kind},
                                 {"name", action.name},
@@ -232,7 +246,8 @@ Outcome Executor::create(SwarmMemory& memory, const api::Swarm& swarm, const pla
     } else {
       wrote(memory, action.kind, version_of(reply.body));
     }
-    if (memory.create_failure && memory.create_failure->kind == action.kind) memory.create_failure.reset();
+    if (memory.create_failure && memory.create_failure->kind == action.kind)
+      memory.create_failure.reset();
     return done(1);
   }
   const std::string what = "creating " + action.kind + " " + action.name;
@@ -248,15 +263,16 @@ Outcome Executor::create(SwarmMemory& memory, const api::Swarm& swarm, const pla
     return out;
   }
   if (is_refusal(reply.http_status)) {
-    memory.create_failure = plan::CreateFailure{action.kind,          action.name,          reply.http_status,
-                                                reply.error.reason,   reply.error.message,  wall_now()};
+    memory.create_failure =
+        plan::CreateFailure{action.kind,        action.name,         reply.http_status,
+                            reply.error.reason, reply.error.message, wall_now()};
   }
   return failed(memory, reply, action.kind, what);
 }
 
 // 409: something has the name already. Ours: done. Somebody else's: the planner is told.
-Outcome Executor::taken(SwarmMemory& memory, const api::Swarm& swarm, const plan::CreateObject& action,
-                        const kube::Resource& resource) {
+Outcome Executor::taken(SwarmMemory& memory, const api::Swarm& swarm,
+                        const plan::CreateObject& action, const kube::Resource& resource) {
   const std::string what = "creating " + action.kind + " " + action.name;
   const kube::Reply reply = client_.call(kube::get(resource, swarm.namespace_name, action.name));
   if (!reply.ok()) {
@@ -270,7 +286,8 @@ Outcome Executor::taken(SwarmMemory& memory, const api::Swarm& swarm, const plan
   const bool secret = action.kind == kube::kSecrets.kind;
   if (view.owner_uid == swarm.uid && (secret || swarm_of(*object).name == swarm.name)) {
     if (secret) memory.secrets[action.name] = {view, mono_now()};
-    wrote(memory, action.kind, view.resource_version);  // it is in the view as soon as that is as new
+    wrote(memory, action.kind,
+          view.resource_version);  // it is in the view as soon as that is as new
     return done(1);
   }
   SwarmMemory::Foreign& foreign = memory.foreign[action.kind + "/" + action.name];
@@ -284,13 +301,16 @@ Outcome Executor::taken(SwarmMemory& memory, const api::Swarm& swarm, const plan
   }
   Outcome out;
   out.ok = false;
-  out.why = what + (view.owner_uid == swarm.uid ? ": it exists, but its labels were taken away"
-                                                : ": the name is taken by an object that does not belong to this Swarm");
-  memory.create_failure = plan::CreateFailure{action.kind, action.name, 409, "AlreadyExists", out.why, wall_now()};
+  out.why = what + (view.owner_uid == swarm.uid
+                        ? ": it exists, but its labels were taken away"
+                        : ": the name is taken by an object that does not belong to this Swarm");
+  memory.create_failure =
+      plan::CreateFailure{action.kind, action.name, 409, "AlreadyExists", out.why, wall_now()};
   return out;
 }
 
-Outcome Executor::patch(SwarmMemory& memory, const api::Swarm& swarm, const plan::PatchObject& action) {
+Outcome Executor::patch(SwarmMemory& memory, const api::Swarm& swarm,
+                        const plan::PatchObject& action) {
   const kube::Resource* resource = kube::resource_by_kind(action.kind);
   if (resource == nullptr) return no_such_kind(action.kind);
   const kube::Reply reply =
@@ -311,9 +331,10 @@ Outcome Executor::patch(SwarmMemory& memory, const api::Swarm& swarm, const plan
   return failed(memory, reply, action.kind, "patching " + action.kind + " " + action.name);
 }
 
-Outcome Executor::delete_pod(SwarmMemory& memory, const api::Swarm& swarm, const plan::DeletePod& action) {
-  const kube::Reply reply = client_.call(
-      kube::remove(kube::kPods, swarm.namespace_name, action.name, {action.uid, action.resource_version}));
+Outcome Executor::delete_pod(SwarmMemory& memory, const api::Swarm& swarm,
+                             const plan::DeletePod& action) {
+  const kube::Reply reply = client_.call(kube::remove(
+      kube::kPods, swarm.namespace_name, action.name, {action.uid, action.resource_version}));
   if (reply.ok()) {
     telemetry::info("pod deleted", {{"pod", action.name},
                                     {"reason", action.reason},
@@ -321,7 +342,8 @@ Outcome Executor::delete_pod(SwarmMemory& memory, const api::Swarm& swarm, const
                                     {"namespace", swarm.namespace_name}});
     memory.deleted_pods.insert(action.uid);
     const std::string version = version_of(reply.body);
-    // A pod that went at once is answered by a Status, which has no version: the UID alone is waited for.
+    // A pod that went at once is answered by a Status, which has no version: the UID alone is
+    // waited for.
     wrote(memory, "Pod", version.empty() ? "0" : version);
     return done(1);
   }
@@ -333,11 +355,12 @@ Outcome Executor::delete_pod(SwarmMemory& memory, const api::Swarm& swarm, const
   return failed(memory, reply, "Pod", "deleting pod " + action.name);
 }
 
-Outcome Executor::delete_object(SwarmMemory& memory, const api::Swarm& swarm, const plan::DeleteObject& action) {
+Outcome Executor::delete_object(SwarmMemory& memory, const api::Swarm& swarm,
+                                const plan::DeleteObject& action) {
   const kube::Resource* resource = kube::resource_by_kind(action.kind);
   if (resource == nullptr) return no_such_kind(action.kind);
-  const kube::Reply reply = client_.call(
-      kube::remove(*resource, swarm.namespace_name, action.name, {action.uid, action.resource_version}));
+  const kube::Reply reply = client_.call(kube::remove(*resource, swarm.namespace_name, action.name,
+                                                      {action.uid, action.resource_version}));
   if (reply.ok()) {
     telemetry::info("deleted", {{"kind", action.kind},
                                 {"name", action.name},
@@ -354,7 +377,8 @@ Outcome Executor::delete_object(SwarmMemory& memory, const api::Swarm& swarm, co
   return failed(memory, reply, action.kind, "deleting " + action.kind + " " + action.name);
 }
 
-Outcome Executor::dry_run(SwarmMemory& memory, const api::Swarm& swarm, const plan::DryRun& action) {
+Outcome Executor::dry_run(SwarmMemory& memory, const api::Swarm& swarm,
+                          const plan::DryRun& action) {
   const kube::Reply reply =
       client_.call(kube::create(kube::kPods, swarm.namespace_name, action.manifest, true));
   if (!reply.ok() && reply.http_status == 403 && reply.error.cause == "NamespaceTerminating") {
@@ -369,20 +393,22 @@ Outcome Executor::dry_run(SwarmMemory& memory, const api::Swarm& swarm, const pl
     return out;
   }
   while (memory.dry_runs.size() >= kMaxDryRunsKept) {
-    memory.dry_runs.erase(std::min_element(memory.dry_runs.begin(), memory.dry_runs.end(),
-                                           [](const auto& a, const auto& b) { return a.second.time < b.second.time; }));
+    memory.dry_runs.erase(std::min_element(
+        memory.dry_runs.begin(), memory.dry_runs.end(),
+        [](const auto& a, const auto& b) { return a.second.time < b.second.time; }));
   }
-  memory.dry_runs[action.revision] =
-      plan::DryRunResult{reply.ok(), reply.http_status, reply.ok() ? "" : reply.error.message, wall_now()};
+  memory.dry_runs[action.revision] = plan::DryRunResult{
+      reply.ok(), reply.http_status, reply.ok() ? "" : reply.error.message, wall_now()};
   Outcome out = done(0);
   out.view_stale = true;  // the next plan is to see the answer at once
   return out;
 }
 
-Outcome Executor::write_status(SwarmMemory& memory, const api::Swarm& swarm, const api::SwarmStatus& status) {
+Outcome Executor::write_status(SwarmMemory& memory, const api::Swarm& swarm,
+                               const api::SwarmStatus& status) {
   const kube::Reply reply =
-      client_.call(kube::status_patch(kube::kSwarms, swarm.namespace_name, swarm.name, api::to_json(status).dump(),
-                                      swarm.resource_version));
+      client_.call(kube::status_patch(kube::kSwarms, swarm.namespace_name, swarm.name,
+                                      api::to_json(status).dump(), swarm.resource_version));
   if (reply.ok()) {
     wrote(memory, "Swarm", version_of(reply.body));
     return done(1);
@@ -397,8 +423,12 @@ Outcome Executor::write_status(SwarmMemory& memory, const api::Swarm& swarm, con
 
 void Executor::emit(const api::Swarm& swarm, const plan::Event& event) {
   kube::EventNote note;
-  note.about = {std::string(api::kApiVersion), std::string(api::kKind), swarm.namespace_name,
-                swarm.name,                    swarm.uid,               swarm.resource_version};
+  note.about = {std::string(api::kApiVersion),
+                std::string(api::kKind),
+                swarm.namespace_name,
+                swarm.name,
+                swarm.uid,
+                swarm.resource_version};
   note.type = event.type;
   note.reason = event.reason;
   note.message = event.message;
@@ -406,11 +436,14 @@ void Executor::emit(const api::Swarm& swarm, const plan::Event& event) {
   const WallTime now = wall_now();
   const auto known = event_counts_.find(id);
   kube::Reply reply;
-  if (known == event_counts_.end()) reply = client_.call(kube::create_event(note, kComponent, instance_, now));
-  // The operator may not read Events: from an earlier life of ours it only knows that there was one.
+  if (known == event_counts_.end())
+    reply = client_.call(kube::create_event(note, kComponent, instance_, now));
+  // The operator may not read Events: from an earlier life of ours it only knows that there was
+  // one.
   if (known != event_counts_.end() || reply.http_status == 409) {
     if (event_counts_.size() >= kMaxEventCountsKept) event_counts_.clear();
-    const std::int64_t count = (event_counts_[id] = std::max<std::int64_t>(event_counts_[id], 1) + 1);
+    const std::int64_t count =
+        (event_counts_[id] = std::max<std::int64_t>(event_counts_[id], 1) + 1);
     reply = client_.call(kube::repeat_event(note, count, now));
     if (reply.http_status == 404) {  // it has expired
       event_counts_.erase(id);

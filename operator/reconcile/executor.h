@@ -1,11 +1,13 @@
-// Performs what the planner decided: actions in order up to the first failure, the status, the events.
+// Performs what the planner decided: actions in order up to the first failure, the status, the
+// events.
 //
-// It also keeps, per Swarm, what the shell must remember between two plans (plan.h, Observed): the planner's memory,
-// dry runs, the last refused creation, which Secrets exist, and its own writes.
+// It also keeps, per Swarm, what the shell must remember between two plans (plan.h, Observed): the
+// planner's memory, dry runs, the last refused creation, which Secrets exist, and its own writes.
 //
-// Read your writes: ready() is false while the view has not yet caught up with the writes made for this Swarm, so
-// that nothing is created or deleted twice. A view that does not catch up within kViewPatience, or a write whose
-// outcome is unknown, is settled by one consistent list of that kind.
+// Read your writes: ready() is false while the view has not yet caught up with the writes made for
+// this Swarm, so that nothing is created or deleted twice. A view that does not catch up within
+// kViewPatience, or a write whose outcome is unknown, is settled by one consistent list of that
+// kind.
 //
 // Threads: one (the reconciler's). Ownership: borrows everything given to the constructor.
 #pragma once
@@ -43,12 +45,12 @@ class Lists {
 // The shell's memory of one Swarm (by UID: a Swarm made anew begins anew).
 struct SwarmMemory {
   struct OwnWrites {
-    std::uint64_t highest = 0;             // resourceVersion
-    MonoTime last{};                       // when
-    std::optional<std::uint64_t> ticket;   // of the list that settles it
+    std::uint64_t highest = 0;            // resourceVersion
+    MonoTime last{};                      // when
+    std::optional<std::uint64_t> ticket;  // of the list that settles it
   };
   struct Secret {
-    std::optional<plan::ChildView> view;   // nullopt: a GET said that there is none
+    std::optional<plan::ChildView> view;  // nullopt: a GET said that there is none
     MonoTime seen{};
   };
   struct Foreign {
@@ -63,15 +65,15 @@ struct SwarmMemory {
   std::optional<plan::CreateFailure> create_failure;
   std::optional<MonoTime> namespace_terminating;
   std::map<std::string, Secret> secrets;
-  std::map<std::string, Foreign> foreign;           // by kind/name
-  std::map<std::size_t, OwnWrites> own_writes;      // by watched kind
-  std::set<std::string> deleted_pods;               // UIDs, until the view shows it
+  std::map<std::string, Foreign> foreign;       // by kind/name
+  std::map<std::size_t, OwnWrites> own_writes;  // by watched kind
+  std::set<std::string> deleted_pods;           // UIDs, until the view shows it
 };
 
 struct Outcome {
   bool ok = true;
-  bool stopped = false;                          // not the leader any more, or shutting down
-  bool view_stale = false;                       // somebody else wrote meanwhile: soon again, not a failure
+  bool stopped = false;     // not the leader any more, or shutting down
+  bool view_stale = false;  // somebody else wrote meanwhile: soon again, not a failure
   std::optional<Milliseconds> retry_after;
   std::string why;
   int writes = 0;
@@ -82,12 +84,16 @@ class Executor {
   Executor(kube::Client& client, const World& world, Lists& lists, std::string instance);
 
   // True: the view has passed this Swarm's own writes. May ask for a list.
-  bool ready(SwarmMemory& memory, const api::Swarm& swarm, const std::vector<plan::PodView>& pods, MonoTime now);
+  bool ready(SwarmMemory& memory, const api::Swarm& swarm, const std::vector<plan::PodView>& pods,
+             MonoTime now);
 
-  // Fills in everything of Observed that the World does not know. Reads Secrets; fails if that is not possible.
-  Outcome complete(SwarmMemory& memory, const api::Swarm& swarm, plan::Observed& observed, const std::stop_token& stop);
+  // Fills in everything of Observed that the World does not know. Reads Secrets; fails if that is
+  // not possible.
+  Outcome complete(SwarmMemory& memory, const api::Swarm& swarm, plan::Observed& observed,
+                   const std::stop_token& stop);
 
-  Outcome perform(SwarmMemory& memory, const api::Swarm& swarm, const plan::Plan& plan, const std::stop_token& stop);
+  Outcome perform(SwarmMemory& memory, const api::Swarm& swarm, const plan::Plan& plan,
+                  const std::stop_token& stop);
 
   // Best effort: an Event that cannot be written is logged and dropped.
   void emit(const api::Swarm& swarm, const plan::Event& event);
@@ -99,10 +105,13 @@ class Executor {
                 const kube::Resource& resource);
   Outcome patch(SwarmMemory& memory, const api::Swarm& swarm, const plan::PatchObject& action);
   Outcome delete_pod(SwarmMemory& memory, const api::Swarm& swarm, const plan::DeletePod& action);
-  Outcome delete_object(SwarmMemory& memory, const api::Swarm& swarm, const plan::DeleteObject& action);
+  Outcome delete_object(SwarmMemory& memory, const api::Swarm& swarm,
+                        const plan::DeleteObject& action);
   Outcome dry_run(SwarmMemory& memory, const api::Swarm& swarm, const plan::DryRun& action);
-  Outcome write_status(SwarmMemory& memory, const api::Swarm& swarm, const api::SwarmStatus& status);
-  Outcome failed(SwarmMemory& memory, const kube::Reply& reply, std::string_view kind, const std::string& what);
+  Outcome write_status(SwarmMemory& memory, const api::Swarm& swarm,
+                       const api::SwarmStatus& status);
+  Outcome failed(SwarmMemory& memory, const kube::Reply& reply, std::string_view kind,
+                 const std::string& what);
   void wrote(SwarmMemory& memory, std::string_view kind, const std::string& resource_version);
   void uncertain(SwarmMemory& memory, std::string_view kind);
 

@@ -1,6 +1,6 @@
-// A small API server behind the HttpClient seam, for tests: objects, resourceVersions, list, watch, preconditions,
-// strict enough to catch a wrong request. A pod is Running and Ready as soon as it is made; a deleted one is gone at
-// once; deleting an owner deletes what it owns.
+// A small API server behind the HttpClient seam, for tests: objects, resourceVersions, list, watch,
+// preconditions, strict enough to catch a wrong request. A pod is Running and Ready as soon as it
+// is made; a deleted one is gone at once; deleting an owner deletes what it owns.
 //
 // Threads: any. Faults: `fault` is asked about every write, in order, with its number from 1.
 #pragma once
@@ -39,8 +39,10 @@ class FakeCluster final : public net::HttpClient {
     const bool is_write = call.method != "GET";
     Verdict verdict;
     const Target target = parse(call.target);
-    if (is_write && target.plural != "leases" && target.plural != "events" && !target.query.contains("dryRun")) {
-      writes_.push_back({call.method, target.plural, target.name.empty() ? name_in(call.body) : target.name});
+    if (is_write && target.plural != "leases" && target.plural != "events" &&
+        !target.query.contains("dryRun")) {
+      writes_.push_back(
+          {call.method, target.plural, target.name.empty() ? name_in(call.body) : target.name});
       if (fault) verdict = fault(writes_.back(), writes_.size());
     } else if (is_write && dead) {
       verdict.fault = Fault::kLostBefore;
@@ -57,8 +59,8 @@ class FakeCluster final : public net::HttpClient {
     return reply;
   }
 
-  Result<net::HttpReply> stream(const net::HttpCall& call, const net::StreamLimits&, const net::OnLine& on_line,
-                                std::stop_token stop) override {
+  Result<net::HttpReply> stream(const net::HttpCall& call, const net::StreamLimits&,
+                                const net::OnLine& on_line, std::stop_token stop) override {
     const Target target = parse(call.target);
     std::unique_lock lock(mutex_);
     std::uint64_t from = kube::version_number(target.query.at("resourceVersion")).value_or(0);
@@ -67,7 +69,8 @@ class FakeCluster final : public net::HttpClient {
     while (!stop.stop_requested()) {
       std::vector<std::string> lines;
       if (!watch_held) {
-        if (!inject_line.empty() && target.plural == inject_plural) lines.push_back(std::exchange(inject_line, ""));
+        if (!inject_line.empty() && target.plural == inject_plural)
+          lines.push_back(std::exchange(inject_line, ""));
         for (const Change& change : history_) {
           if (change.version <= from) continue;
           from = change.version;
@@ -82,7 +85,8 @@ class FakeCluster final : public net::HttpClient {
       }
       lock.lock();
       changed_.wait(lock, stop, [&] {
-        return (!watch_held && (version_ > from || (!inject_line.empty() && target.plural == inject_plural)));
+        return (!watch_held &&
+                (version_ > from || (!inject_line.empty() && target.plural == inject_plural)));
       });
     }
     return Error{Code::kCancelled, "stopped"};
@@ -91,9 +95,9 @@ class FakeCluster final : public net::HttpClient {
   // ---- For tests.
 
   std::function<Verdict(const Write&, std::size_t number)> fault;
-  bool dead = false;                        // guarded by with(): Leases and Events fail too
-  bool watch_held = false;                  // no events are delivered
-  std::string inject_line, inject_plural;   // the next line of that watch
+  bool dead = false;                       // guarded by with(): Leases and Events fail too
+  bool watch_held = false;                 // no events are delivered
+  std::string inject_line, inject_plural;  // the next line of that watch
 
   template <typename Use>
   auto with(Use&& use) {
@@ -114,7 +118,8 @@ class FakeCluster final : public net::HttpClient {
     }
     return out;
   }
-  const json* find(const std::string& plural, const std::string& ns, const std::string& name) const {
+  const json* find(const std::string& plural, const std::string& ns,
+                   const std::string& name) const {
     const auto found = objects_.find(plural + "/" + ns + "/" + name);
     return found == objects_.end() ? nullptr : &found->second;
   }
@@ -208,19 +213,25 @@ class FakeCluster final : public net::HttpClient {
     return out;
   }
   static net::HttpReply status(int code, const std::string& reason) {
-    return {code, {}, json{{"kind", "Status"}, {"reason", reason}, {"message", reason}, {"code", code}}.dump()};
+    return {
+        code,
+        {},
+        json{{"kind", "Status"}, {"reason", reason}, {"message", reason}, {"code", code}}.dump()};
   }
   static bool selected(const json& object, const Target& target) {
-    if (!target.ns.empty() && kube::text_at(object, "metadata.namespace") != target.ns) return false;
+    if (!target.ns.empty() && kube::text_at(object, "metadata.namespace") != target.ns)
+      return false;
     const auto selector = target.query.find("labelSelector");
     if (selector == target.query.end()) return true;
     const std::size_t equals = selector->second.find('=');
     const json* labels = kube::find_at(object, "metadata.labels");
-    return labels != nullptr && labels->value(selector->second.substr(0, equals), "") == selector->second.substr(equals + 1);
+    return labels != nullptr && labels->value(selector->second.substr(0, equals), "") ==
+                                    selector->second.substr(equals + 1);
   }
   std::string new_uid() { return "uid-" + std::to_string(++uids_) + "-0000"; }
 
-  void store(const std::string& plural, const std::string& id, json object, const std::string& type) {
+  void store(const std::string& plural, const std::string& id, json object,
+             const std::string& type) {
     object["metadata"]["resourceVersion"] = std::to_string(++version_);
     objects_[id] = object;
     history_.push_back({version_, plural, type, std::move(object)});
@@ -232,7 +243,8 @@ class FakeCluster final : public net::HttpClient {
     for (const json& pod : all("pods")) {
       const json& labels = pod["metadata"]["labels"];
       if (labels.value("cfn.dev/role", "") == "worker") ++live;
-      if (++slots[labels.value("cfn.dev/swarm", "") + labels.value("cfn.dev/slot", "")] > 1) two_for_one_slot_ = true;
+      if (++slots[labels.value("cfn.dev/swarm", "") + labels.value("cfn.dev/slot", "")] > 1)
+        two_for_one_slot_ = true;
     }
     max_live_workers_ = std::max(max_live_workers_, live);
   }
@@ -241,13 +253,15 @@ class FakeCluster final : public net::HttpClient {
     pod["spec"]["nodeName"] = "node-1";
     const json since = {{"running", {{"startedAt", "2026-01-01T00:00:00Z"}}}};
     json status = {{"phase", "Running"},
-                   {"conditions", json::array({{{"type", "Ready"}, {"status", "True"},
+                   {"conditions", json::array({{{"type", "Ready"},
+                                                {"status", "True"},
                                                 {"lastTransitionTime", "2026-01-01T00:00:00Z"}}})}};
     for (const auto& [from, to] : {std::pair{"initContainers", "initContainerStatuses"},
                                    std::pair{"containers", "containerStatuses"}}) {
       status[to] = json::array();
       for (const json& container : pod["spec"].value(from, json::array())) {
-        status[to].push_back({{"name", container["name"]}, {"ready", true}, {"restartCount", 0}, {"state", since}});
+        status[to].push_back(
+            {{"name", container["name"]}, {"ready", true}, {"restartCount", 0}, {"state", since}});
       }
     }
     pod["status"] = std::move(status);
@@ -262,7 +276,10 @@ class FakeCluster final : public net::HttpClient {
       for (const json& object : all(target.plural)) {
         if (selected(object, target)) items.push_back(object);
       }
-      return {200, {}, json{{"metadata", {{"resourceVersion", std::to_string(version_)}}}, {"items", items}}.dump()};
+      return {200,
+              {},
+              json{{"metadata", {{"resourceVersion", std::to_string(version_)}}}, {"items", items}}
+                  .dump()};
     }
     if (call.method == "POST") return create(call, target);
     const auto found = objects_.find(id);
@@ -272,7 +289,8 @@ class FakeCluster final : public net::HttpClient {
     json next = found->second;
     if (call.method == "DELETE") {
       const json conditions = body.value("preconditions", json::object());
-      if (conditions.value("uid", kube::text_at(next, "metadata.uid")) != kube::text_at(next, "metadata.uid") ||
+      if (conditions.value("uid", kube::text_at(next, "metadata.uid")) !=
+              kube::text_at(next, "metadata.uid") ||
           conditions.value("resourceVersion", kube::text_at(next, "metadata.resourceVersion")) !=
               kube::text_at(next, "metadata.resourceVersion")) {
         return status(409, "Conflict");
@@ -281,7 +299,8 @@ class FakeCluster final : public net::HttpClient {
       return {200, {}, R"({"kind":"Status","status":"Success"})"};
     }
     const std::string wanted = kube::text_at(body, "metadata.resourceVersion");
-    if (!wanted.empty() && wanted != kube::text_at(next, "metadata.resourceVersion")) return status(409, "Conflict");
+    if (!wanted.empty() && wanted != kube::text_at(next, "metadata.resourceVersion"))
+      return status(409, "Conflict");
     if (call.method == "PUT") {
       const json uid = next["metadata"]["uid"];
       next = body;

@@ -22,12 +22,12 @@
 namespace swarm::reconcile {
 namespace {
 
-constexpr Milliseconds kEventDelay{20};             // several events of a Swarm become one look at it
-constexpr Milliseconds kTakeWait{1'000};            // so that the worker shows a sign of life
-constexpr Milliseconds kStuckAfter{300'000};        // no sign of life: not healthy
+constexpr Milliseconds kEventDelay{20};       // several events of a Swarm become one look at it
+constexpr Milliseconds kTakeWait{1'000};      // so that the worker shows a sign of life
+constexpr Milliseconds kStuckAfter{300'000};  // no sign of life: not healthy
 constexpr Milliseconds kVersionRecheck{600'000};
 constexpr Milliseconds kVersionRetry{2'000};
-constexpr int kTroubleLogEvery = 5;                 // watch failures in a row are logged at 1, 6, 11, …
+constexpr int kTroubleLogEvery = 5;  // watch failures in a row are logged at 1, 6, 11, …
 
 std::uint64_t seed() {
   std::random_device device;
@@ -48,8 +48,10 @@ struct Operator::State final : Lists {
         options(std::move(o)),
         on_lost(std::move(lost)),
         free_client(http, {}, observer()),
-        gated_client(http, [this] { return write_time(); }, observer()),
-        elector(free_client, options.elector, [this] { won(); }, [this] { lose(); }),
+        gated_client(
+            http, [this] { return write_time(); }, observer()),
+        elector(
+            free_client, options.elector, [this] { won(); }, [this] { lose(); }),
         queue(seed()),
         world([this](const Key& key, bool urgent) { changed(key, urgent); }),
         executor(gated_client, world, *this, options.instance),
@@ -57,12 +59,15 @@ struct Operator::State final : Lists {
 
   kube::Client::Observer observer() {
     return [this](const std::string& method, int status, Milliseconds took) {
-      metrics.counter("swarm_operator_api_requests_total", "Requests to the API server, watches aside.",
-                      {{"method", method}, {"status", status_class(status)}})
+      metrics
+          .counter("swarm_operator_api_requests_total",
+                   "Requests to the API server, watches aside.",
+                   {{"method", method}, {"status", status_class(status)}})
           .add();
       metrics
           .histogram("swarm_operator_api_request_duration_seconds", "How long the API server took.",
-                     {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}, {{"method", method}})
+                     {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10},
+                     {{"method", method}})
           .observe(static_cast<double>(took.count()) / 1000);
     };
   }
@@ -70,10 +75,14 @@ struct Operator::State final : Lists {
   // What a person needs to know besides the API server's words.
   static std::string with_remedy(const kube::Resource& resource, const std::string& why) {
     if (resource.kind != kube::kSwarms.kind || !why.starts_with("HTTP 404")) return why;
-    return why + "; the CustomResourceDefinition swarms.cfn.dev is not installed: kubectl apply -k manifests";
+    return why +
+           "; the CustomResourceDefinition swarms.cfn.dev is not installed: kubectl apply -k "
+           "manifests";
   }
 
-  Milliseconds write_time() const { return options.elect ? elector.remaining() : kube::kCallDeadline; }
+  Milliseconds write_time() const {
+    return options.elect ? elector.remaining() : kube::kCallDeadline;
+  }
 
   void changed(const Key& key, bool urgent) {
     const MonoTime now = mono_now();
@@ -87,7 +96,9 @@ struct Operator::State final : Lists {
   }
 
   std::uint64_t relist(std::size_t watched) override { return informers.at(watched)->relist(); }
-  std::uint64_t completed(std::size_t watched) const override { return informers.at(watched)->completed(); }
+  std::uint64_t completed(std::size_t watched) const override {
+    return informers.at(watched)->completed();
+  }
 
   // On the election's thread (or start()'s): from here on we lead.
   void won() {
@@ -99,10 +110,12 @@ struct Operator::State final : Lists {
       watch.resource = kWatched[i];
       watch.namespace_name = options.watch_namespace;
       if (kWatched[i].kind != kube::kSwarms.kind) {
-        watch.selector.labels = std::string(plan::kManagedByLabel) + "=" + std::string(plan::kManagedBy);
+        watch.selector.labels =
+            std::string(plan::kManagedByLabel) + "=" + std::string(plan::kManagedBy);
       }
       informers[i] = std::make_unique<kube::Informer>(
-          http, watch, world.sink(i), [this](const kube::Resource& resource, int failures, const std::string& why) {
+          http, watch, world.sink(i),
+          [this](const kube::Resource& resource, int failures, const std::string& why) {
             metrics
                 .counter("swarm_operator_watch_failures_total", "Lists and watches that failed.",
                          {{"resource", std::string(resource.plural)}})
@@ -136,21 +149,25 @@ struct Operator::State final : Lists {
   bool read_version(const std::stop_token& stop) {
     const kube::Reply reply = free_client.call({"GET", "/version", "", ""}, stop);
     if (!reply.ok()) {
-      if (!stop.stop_requested()) telemetry::warn("reading the API server's version failed", {{"why", reply.error.message}});
+      if (!stop.stop_requested())
+        telemetry::warn("reading the API server's version failed", {{"why", reply.error.message}});
       return false;
     }
     const Result<kube::ServerVersion> version = kube::parse_version(reply.body);
     if (!version.ok()) {
-      telemetry::warn("the API server's version is not readable", {{"why", version.error().message}});
+      telemetry::warn("the API server's version is not readable",
+                      {{"why", version.error().message}});
       return false;
     }
-    if (version->major != settings.kubernetes_major || version->minor != settings.kubernetes_minor || !version_known) {
+    if (version->major != settings.kubernetes_major ||
+        version->minor != settings.kubernetes_minor || !version_known) {
       telemetry::info("API server", {{"major", version->major}, {"minor", version->minor}});
       settings.kubernetes_major = version->major;
       settings.kubernetes_minor = version->minor;
       if (!plan::supported(settings)) {
         telemetry::error("this API server is too old: nothing is created; upgrade the cluster",
-                         {{"minor", version->minor}, {"atLeast", "1." + std::to_string(plan::kMinKubernetesMinor)}});
+                         {{"minor", version->minor},
+                          {"atLeast", "1." + std::to_string(plan::kMinKubernetesMinor)}});
       }
       if (version_known) {
         for (const Key& key : world.keys()) changed(key, false);
@@ -178,7 +195,8 @@ struct Operator::State final : Lists {
     while (!stop.stop_requested()) {
       alive();
       if (mono_now() - version_read > kVersionRecheck && !read_version(stop)) {
-        version_read = mono_now() - kVersionRecheck + kVersionRetry * 10;  // with the old one meanwhile
+        version_read =
+            mono_now() - kVersionRecheck + kVersionRetry * 10;  // with the old one meanwhile
       }
       const std::optional<Key> key = queue.take(stop, mono_now() + kTakeWait);
       if (!key) continue;
@@ -192,14 +210,17 @@ struct Operator::State final : Lists {
     const MonoTime now = mono_now();
     const bool failed = next.kind == Next::Kind::kFailed;
     metrics
-        .counter("swarm_operator_reconciles_total", "Looks at a Swarm.", {{"result", failed ? "failed" : "ok"}})
+        .counter("swarm_operator_reconciles_total", "Looks at a Swarm.",
+                 {{"result", failed ? "failed" : "ok"}})
         .add();
     metrics
-        .histogram("swarm_operator_reconcile_duration_seconds", "How long one look at a Swarm took.",
+        .histogram("swarm_operator_reconcile_duration_seconds",
+                   "How long one look at a Swarm took.",
                    {0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30})
         .observe(static_cast<double>((now - start).count()) / 1000);
     if (next.writes > 0) {
-      metrics.counter("swarm_operator_writes_total", "Writes for Swarms, Events aside.").add(next.writes);
+      metrics.counter("swarm_operator_writes_total", "Writes for Swarms, Events aside.")
+          .add(next.writes);
     }
     if (failed) {
       telemetry::warn("reconcile failed",
@@ -207,14 +228,22 @@ struct Operator::State final : Lists {
     }
     queue.with([&](WorkQueue& q) {
       switch (next.kind) {
-        case Next::Kind::kNothing: q.succeeded(key); break;
+        case Next::Kind::kNothing:
+          q.succeeded(key);
+          break;
         case Next::Kind::kAfter:
           q.succeeded(key);
           q.add(key, now + next.after);
           break;
-        case Next::Kind::kFailed: q.failed(key, now, next.retry_after); break;
-        case Next::Kind::kForget: q.forget(key); break;
-        case Next::Kind::kStopped: q.add(key, now + kEventDelay); break;
+        case Next::Kind::kFailed:
+          q.failed(key, now, next.retry_after);
+          break;
+        case Next::Kind::kForget:
+          q.forget(key);
+          break;
+        case Next::Kind::kStopped:
+          q.add(key, now + kEventDelay);
+          break;
       }
       q.done(key);
     });
@@ -228,7 +257,8 @@ struct Operator::State final : Lists {
 
   void serve(const net::HttpRequest& request, const net::Respond& respond) {
     const std::string text = "text/plain; charset=utf-8";
-    if (request.method != "GET" && request.method != "HEAD") return respond({405, text, "only GET\n", {}});
+    if (request.method != "GET" && request.method != "HEAD")
+      return respond({405, text, "only GET\n", {}});
     if (request.path == "/healthz") {
       const bool stuck = synced.load() && since(heartbeat) > kStuckAfter;
       return respond(stuck ? net::HttpResponse{503, text, "the worker is stuck\n", {}}
@@ -246,14 +276,18 @@ struct Operator::State final : Lists {
       } else if (!leading() && !elector.trouble().empty()) {
         why = "the leader's Lease cannot be read: " + elector.trouble();
       }
-      return respond(why.empty() ? net::HttpResponse{200, text, leading() ? "ok, leading\n" : "ok, waiting\n", {}}
-                                 : net::HttpResponse{503, text, why + "\n", {}});
+      return respond(
+          why.empty()
+              ? net::HttpResponse{200, text, leading() ? "ok, leading\n" : "ok, waiting\n", {}}
+              : net::HttpResponse{503, text, why + "\n", {}});
     }
     if (request.path == "/metrics") {
       metrics.gauge("swarm_operator_queue_length", "Swarms waiting to be looked at.")
           .set(static_cast<double>(queue.size()));
-      metrics.gauge("swarm_operator_swarms", "Swarms seen.").set(static_cast<double>(world.swarms()));
-      metrics.gauge("swarm_operator_pods", "Pods of Swarms seen.").set(static_cast<double>(world.pods()));
+      metrics.gauge("swarm_operator_swarms", "Swarms seen.")
+          .set(static_cast<double>(world.swarms()));
+      metrics.gauge("swarm_operator_pods", "Pods of Swarms seen.")
+          .set(static_cast<double>(world.pods()));
       return respond({200, std::string(telemetry::Metrics::kContentType), metrics.text(), {}});
     }
     respond({404, text, "there are /healthz, /readyz and /metrics\n", {}});
@@ -305,9 +339,11 @@ Status Operator::start() {
   s.alive();
   s.metrics.gauge("swarm_operator_leader", "1 while this process leads.").set(0);
   s.io_work.emplace(boost::asio::make_work_guard(s.io));
-  const Status listening = s.server.start(
-      s.io, s.options.http_address, s.options.http_port,
-      [&s](const net::HttpRequest& request, const net::Respond& respond) { s.serve(request, respond); });
+  const Status listening =
+      s.server.start(s.io, s.options.http_address, s.options.http_port,
+                     [&s](const net::HttpRequest& request, const net::Respond& respond) {
+                       s.serve(request, respond);
+                     });
   if (!listening.ok()) return listening;
   s.http_thread = std::jthread([&s] { s.io.run(); });
   if (s.options.elect) {

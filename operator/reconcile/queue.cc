@@ -25,7 +25,8 @@ void WorkQueue::urgent(const Key& key, MonoTime now) {
 
 void WorkQueue::failed(const Key& key, MonoTime now, std::optional<Milliseconds> retry_after) {
   Item& item = items_[key];
-  const Milliseconds base = std::min(kMaxBackoff, kFirstBackoff * (1 << std::min(item.failures, kMaxDoublings)));
+  const Milliseconds base =
+      std::min(kMaxBackoff, kFirstBackoff * (1 << std::min(item.failures, kMaxDoublings)));
   ++item.failures;
   std::uniform_real_distribution<double> jitter(0.5, 1.0);
   Milliseconds wait{static_cast<std::int64_t>(static_cast<double>(base.count()) * jitter(random_))};
@@ -86,7 +87,8 @@ std::optional<MonoTime> WorkQueue::next_due() const {
 
 std::size_t WorkQueue::size() const {
   return static_cast<std::size_t>(
-      std::count_if(items_.begin(), items_.end(), [](const auto& entry) { return entry.second.due.has_value(); }));
+      std::count_if(items_.begin(), items_.end(),
+                    [](const auto& entry) { return entry.second.due.has_value(); }));
 }
 
 int WorkQueue::failures(const Key& key) const {

@@ -1,9 +1,9 @@
 // The work queue: which Swarm to look at next.
 //
-// A key is in it at most once; it is handed to one taker at a time and, if it was added meanwhile, again after done().
-// After failed() it waits: exponential per key, jittered, at least Retry-After; events do not shorten that wait,
-// urgent() does (a person changed the spec).
-// WorkQueue is pure: time comes from the caller. SharedQueue adds a lock and waiting; any thread.
+// A key is in it at most once; it is handed to one taker at a time and, if it was added meanwhile,
+// again after done(). After failed() it waits: exponential per key, jittered, at least Retry-After;
+// events do not shorten that wait, urgent() does (a person changed the spec). WorkQueue is pure:
+// time comes from the caller. SharedQueue adds a lock and waiting; any thread.
 #pragma once
 
 #include <condition_variable>
@@ -33,11 +33,11 @@ class WorkQueue {
  public:
   explicit WorkQueue(std::uint64_t seed) : random_(seed) {}
 
-  void add(const Key& key, MonoTime due);     // at `due`, or earlier if it is already wanted earlier
+  void add(const Key& key, MonoTime due);  // at `due`, or earlier if it is already wanted earlier
   void urgent(const Key& key, MonoTime now);  // now, whatever failed before
   void failed(const Key& key, MonoTime now, std::optional<Milliseconds> retry_after);
-  void succeeded(const Key& key);             // backoff begins anew
-  void forget(const Key& key);                // nothing is left of it, unless it is being worked on
+  void succeeded(const Key& key);  // backoff begins anew
+  void forget(const Key& key);     // nothing is left of it, unless it is being worked on
 
   // The most overdue key, now being worked on until done().
   std::optional<Key> take(MonoTime now);

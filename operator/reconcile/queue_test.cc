@@ -78,7 +78,8 @@ TEST(WorkQueue, ForgettingLeavesNothing) {
   EXPECT_EQ(queue.failures(kA), 0);
 }
 
-// Property: whatever happens, a key that was added is handed out again after its last add, never to two takers.
+// Property: whatever happens, a key that was added is handed out again after its last add, never to
+// two takers.
 TEST(WorkQueue, LosesNothingUnderRandomUse) {
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     std::mt19937_64 random(seed);
@@ -88,8 +89,14 @@ TEST(WorkQueue, LosesNothingUnderRandomUse) {
     for (int step = 0; step < 300; ++step) {
       const Key key{"n", std::string(1, static_cast<char>('a' + random() % 4))};
       switch (random() % 5) {
-        case 0: queue.add(key, now + Milliseconds(random() % 100)); wanted.insert(key); break;
-        case 1: queue.urgent(key, now); wanted.insert(key); break;
+        case 0:
+          queue.add(key, now + Milliseconds(random() % 100));
+          wanted.insert(key);
+          break;
+        case 1:
+          queue.urgent(key, now);
+          wanted.insert(key);
+          break;
         case 2:
           if (taken.contains(key)) {
             queue.failed(key, now, std::nullopt);

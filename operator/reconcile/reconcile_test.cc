@@ -23,7 +23,8 @@ using Fault = FakeCluster::Fault;
 json swarm_object(int replicas) {
   return json::parse(R"({"apiVersion":"cfn.dev/v1alpha1","kind":"Swarm",
     "metadata":{"name":"hello","namespace":"n","uid":"0a1b2c3d-aaaa","generation":1,"creationTimestamp":"2026-01-01T00:00:00Z"},
-    "spec":{"workers":{"replicas":)" + std::to_string(replicas) + R"(,"template":{"spec":{"containers":[
+    "spec":{"workers":{"replicas":)" +
+                     std::to_string(replicas) + R"(,"template":{"spec":{"containers":[
       {"name":"agent","image":"debian:12-slim","command":["agentctl","work","--","wc","-w"]}]}}}}})");
 }
 
@@ -58,7 +59,8 @@ class OperatorTest : public ::testing::Test {
     }
     const json* swarm = cluster.find("swarms", "n", "hello");
     return seen == workers && coordinator && swarm != nullptr && swarm->contains("status") &&
-           (*swarm)["status"].value("/workers/readyReplicas"_json_pointer, -1) == static_cast<int>(workers);
+           (*swarm)["status"].value("/workers/readyReplicas"_json_pointer, -1) ==
+               static_cast<int>(workers);
   }
   std::size_t count_writes() {
     return cluster.with([&] { return cluster.writes().size(); });
@@ -72,8 +74,8 @@ TEST_F(OperatorTest, ASwarmBecomesItsObjectsAndThenNothingIsWritten) {
   const auto instance = start();
   ASSERT_TRUE(cluster.wait([&] { return complete(3); }));
   cluster.with([&] {
-    for (const char* plural : {"secrets", "services", "serviceaccounts", "roles", "rolebindings", "networkpolicies",
-                               "poddisruptionbudgets"}) {
+    for (const char* plural : {"secrets", "services", "serviceaccounts", "roles", "rolebindings",
+                               "networkpolicies", "poddisruptionbudgets"}) {
       EXPECT_FALSE(cluster.all(plural).empty()) << plural;
     }
     const json* secret = cluster.find("secrets", "n", "hello-link-0a1b2c3d");
@@ -87,7 +89,11 @@ TEST_F(OperatorTest, ASwarmBecomesItsObjectsAndThenNothingIsWritten) {
   std::this_thread::sleep_for(Milliseconds{700});
   EXPECT_EQ(count_writes(), before);
   EXPECT_TRUE(instance->stop(Milliseconds{5000}));
-  cluster.with([&] { EXPECT_EQ(kube::text_at(*cluster.find("leases", "system", "swarm-operator"), "spec.holderIdentity"), ""); });
+  cluster.with([&] {
+    EXPECT_EQ(
+        kube::text_at(*cluster.find("leases", "system", "swarm-operator"), "spec.holderIdentity"),
+        "");
+  });
 }
 
 TEST_F(OperatorTest, FollowsChangesOfScaleAndOfPods) {
@@ -106,7 +112,9 @@ TEST_F(OperatorTest, FollowsChangesOfScaleAndOfPods) {
   ASSERT_TRUE(cluster.wait([&] { return complete(5); }));
   scale(1);
   ASSERT_TRUE(cluster.wait([&] { return complete(1); }));
-  cluster.with([&] { cluster.erase("pods", "n", kube::text_at(cluster.all("pods").front(), "metadata.name")); });
+  cluster.with([&] {
+    cluster.erase("pods", "n", kube::text_at(cluster.all("pods").front(), "metadata.name"));
+  });
   ASSERT_TRUE(cluster.wait([&] { return complete(1); }));
   cluster.with([&] { EXPECT_FALSE(cluster.two_for_one_slot()); });
 }
@@ -189,15 +197,20 @@ TEST_F(OperatorTest, BrokenWatchesListAgain) {
   cluster.put("swarms", swarm_object(1));
   const auto instance = start();
   ASSERT_TRUE(cluster.wait([&] { return complete(1); }));
-  for (const std::string line : {R"({"type":"ERROR","object":{"code":410,"reason":"Expired"}})", "<html>", "{"}) {
+  for (const std::string line :
+       {R"({"type":"ERROR","object":{"code":410,"reason":"Expired"}})", "<html>", "{"}) {
     const int watches = cluster.with([&] {
       cluster.inject_plural = "pods";
       cluster.inject_line = line;
       return cluster.watches();
     });
-    ASSERT_TRUE(cluster.wait([&] { return cluster.inject_line.empty() && cluster.watches() > watches; })) << line;
+    ASSERT_TRUE(cluster.wait([&] {
+      return cluster.inject_line.empty() && cluster.watches() > watches;
+    })) << line;
   }
-  cluster.with([&] { cluster.erase("pods", "n", kube::text_at(cluster.all("pods").back(), "metadata.name")); });
+  cluster.with([&] {
+    cluster.erase("pods", "n", kube::text_at(cluster.all("pods").back(), "metadata.name"));
+  });
   EXPECT_TRUE(cluster.wait([&] { return complete(1); }));
 }
 
@@ -210,7 +223,10 @@ TEST_F(OperatorTest, TheSecondOneWaitsForTheLeaseAndTakesAReleasedOneOver) {
   other.elector.retry_period = Milliseconds{100};
   const auto second = start(other);
   std::this_thread::sleep_for(Milliseconds{300});
-  const auto holder = [&] { return kube::text_at(*cluster.find("leases", "system", "swarm-operator"), "spec.holderIdentity"); };
+  const auto holder = [&] {
+    return kube::text_at(*cluster.find("leases", "system", "swarm-operator"),
+                         "spec.holderIdentity");
+  };
   EXPECT_EQ(cluster.with(holder), "one");
   EXPECT_TRUE(first->stop(Milliseconds{5000}));
   EXPECT_TRUE(cluster.wait([&] { return holder() == "two"; }));
@@ -228,10 +244,13 @@ TEST_F(OperatorTest, ALeaderThatCannotRenewIsLostAndWritesNothing) {
   ASSERT_TRUE(cluster.wait([&] { return complete(1); }));
   cluster.with([&] { cluster.dead = true; });
   const MonoTime start_time = mono_now();
-  while (!lost.load() && mono_now() - start_time < Milliseconds{10'000}) std::this_thread::sleep_for(Milliseconds{10});
+  while (!lost.load() && mono_now() - start_time < Milliseconds{10'000})
+    std::this_thread::sleep_for(Milliseconds{10});
   ASSERT_TRUE(lost.load());
   const std::size_t before = count_writes();
-  cluster.with([&] { cluster.erase("pods", "n", kube::text_at(cluster.all("pods").back(), "metadata.name")); });
+  cluster.with([&] {
+    cluster.erase("pods", "n", kube::text_at(cluster.all("pods").back(), "metadata.name"));
+  });
   std::this_thread::sleep_for(Milliseconds{300});
   EXPECT_EQ(count_writes(), before);
 }
@@ -250,7 +269,8 @@ TEST_F(OperatorTest, DeletedSwarmsAreForgottenAndMadeAnewUnderTheSameName) {
   ASSERT_TRUE(cluster.wait([&] { return complete(2); }));
   cluster.with([&] {
     EXPECT_NE(cluster.find("secrets", "n", "hello-link-ffffffff"), nullptr);
-    for (const json& pod : cluster.all("pods")) EXPECT_EQ(kube::controller_uid(pod), "ffffffff-bbbb");
+    for (const json& pod : cluster.all("pods"))
+      EXPECT_EQ(kube::controller_uid(pod), "ffffffff-bbbb");
   });
 }
 
@@ -259,7 +279,8 @@ TEST_F(OperatorTest, UnreadableSpecsAreReportedAndTouchNothing) {
   bad["spec"]["workers"]["replicas"] = -4;
   cluster.put("swarms", bad);
   const auto instance = start();
-  ASSERT_TRUE(cluster.wait([&] { return cluster.find("swarms", "n", "hello")->contains("status"); }));
+  ASSERT_TRUE(
+      cluster.wait([&] { return cluster.find("swarms", "n", "hello")->contains("status"); }));
   cluster.with([&] {
     EXPECT_THAT(cluster.find("swarms", "n", "hello")->dump(), HasSubstr("spec.workers.replicas"));
     EXPECT_TRUE(cluster.all("pods").empty());
@@ -282,11 +303,16 @@ class ExecutorTest : public ::testing::Test {
     cluster.put("swarms", swarm_object(1));
     swarm = *api::parse(*cluster.find("swarms", "n", "hello"));
   }
-  static plan::CreateObject object(const std::string& kind, const std::string& name, const std::string& owner) {
-    return {kind, name,
+  static plan::CreateObject object(const std::string& kind, const std::string& name,
+                                   const std::string& owner) {
+    return {kind,
+            name,
             json{{"kind", kind},
-                 {"metadata", {{"name", name}, {"namespace", "n"}, {"labels", {{"cfn.dev/swarm", "hello"}}},
-                               {"ownerReferences", json::array({{{"uid", owner}, {"controller", true}}})}}}}
+                 {"metadata",
+                  {{"name", name},
+                   {"namespace", "n"},
+                   {"labels", {{"cfn.dev/swarm", "hello"}}},
+                   {"ownerReferences", json::array({{{"uid", owner}, {"controller", true}}})}}}}
                 .dump(),
             {}};
   }
@@ -347,7 +373,9 @@ TEST_F(ExecutorTest, OverloadIsNoRefusalAndItsRetryAfterIsKept) {
 }
 
 TEST_F(ExecutorTest, ATerminatingNamespaceIsRemembered) {
-  refuse(403, R"({"reason":"Forbidden","message":"x","details":{"causes":[{"reason":"NamespaceTerminating"}]}})");
+  refuse(
+      403,
+      R"({"reason":"Forbidden","message":"x","details":{"causes":[{"reason":"NamespaceTerminating"}]}})");
   EXPECT_FALSE(perform({object("Pod", "a", swarm.uid)}).ok);
   plan::Observed observed;
   EXPECT_TRUE(executor.complete(memory, swarm, observed, {}).ok);
@@ -356,7 +384,9 @@ TEST_F(ExecutorTest, ATerminatingNamespaceIsRemembered) {
 }
 
 TEST_F(ExecutorTest, UnknownOutcomesAreSettledByAListThatBeganLater) {
-  cluster.fault = [](const FakeCluster::Write&, std::size_t) { return Verdict{Fault::kLostAfter, 0, "", ""}; };
+  cluster.fault = [](const FakeCluster::Write&, std::size_t) {
+    return Verdict{Fault::kLostAfter, 0, "", ""};
+  };
   EXPECT_FALSE(perform({object("Pod", "a", swarm.uid)}).ok);
   EXPECT_EQ(lists.asked, 1U);
   EXPECT_FALSE(executor.ready(memory, swarm, {}, mono_now()));
@@ -371,7 +401,8 @@ TEST_F(ExecutorTest, WaitsUntilTheViewHasPassedItsWritesAndListsWhenThatTakesToo
   EXPECT_FALSE(executor.ready(memory, swarm, {}, mono_now() + kViewPatience + Milliseconds{1}));
   EXPECT_EQ(lists.asked, 1U);
   world.sink(pods).advanced("1000000");
-  EXPECT_FALSE(executor.ready(memory, swarm, {}, mono_now()));  // the list was asked for: it decides
+  EXPECT_FALSE(
+      executor.ready(memory, swarm, {}, mono_now()));  // the list was asked for: it decides
   lists.done = 1;
   EXPECT_TRUE(executor.ready(memory, swarm, {}, mono_now()));
   EXPECT_TRUE(perform({object("Pod", "b", swarm.uid)}).ok);
@@ -384,7 +415,8 @@ TEST_F(ExecutorTest, ADeletedPodIsWaitedForByItsUid) {
   EXPECT_TRUE(perform({object("Pod", "a", swarm.uid)}).ok);
   memory.own_writes.clear();
   pod.uid = kube::text_at(*cluster.find("pods", "n", "a"), "metadata.uid");
-  const std::string version = kube::text_at(*cluster.find("pods", "n", "a"), "metadata.resourceVersion");
+  const std::string version =
+      kube::text_at(*cluster.find("pods", "n", "a"), "metadata.resourceVersion");
   EXPECT_TRUE(perform({plan::DeletePod{"a", pod.uid, version, "Surplus"}}).ok);
   EXPECT_FALSE(executor.ready(memory, swarm, {pod}, mono_now()));
   pod.deletion_time = 1;
@@ -406,16 +438,19 @@ TEST_F(ExecutorTest, EventsAreCountedUpInOneObject) {
 }
 
 TEST(Views, TakeAnythingForAPod) {
-  for (const char* text : {"{}", R"({"metadata":[],"status":7})", R"({"metadata":{"labels":{"cfn.dev/slot":5}}})",
-                           R"({"status":{"containerStatuses":[1,{"state":"x","restartCount":99999999999999}]}})",
-                           R"({"spec":{"initContainers":{}},"status":{"conditions":[null,{"type":"Ready","status":1}]}})"}) {
+  for (
+      const char* text :
+      {"{}", R"({"metadata":[],"status":7})", R"({"metadata":{"labels":{"cfn.dev/slot":5}}})",
+       R"({"status":{"containerStatuses":[1,{"state":"x","restartCount":99999999999999}]}})",
+       R"({"spec":{"initContainers":{}},"status":{"conditions":[null,{"type":"Ready","status":1}]}})"}) {
     const plan::PodView view = pod_view(json::parse(text));
     EXPECT_FALSE(view.ready) << text;
     EXPECT_EQ(view.slot, "") << text;
     lease_view(json::parse(text));
     child_view(json::parse(text), "Service");
   }
-  const plan::PodView view = pod_view(json::parse(R"({"metadata":{"name":"p","labels":{"cfn.dev/slot":"worker-1"},
+  const plan::PodView view =
+      pod_view(json::parse(R"({"metadata":{"name":"p","labels":{"cfn.dev/slot":"worker-1"},
     "annotations":{"controller.kubernetes.io/pod-deletion-cost":"-5"},"deletionTimestamp":"2026-01-02T03:04:05Z"},
     "spec":{"initContainers":[{"name":"cfn-sidecar","image":"i"}],"nodeName":"n"},
     "status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"},

@@ -18,8 +18,9 @@ void Reconciler::say_what_was_dropped(const Key& key) {
     world_.observe(key, observed);
     telemetry::info("swarm deleted", {{"swarm", key.name}, {"namespace", key.namespace_name}});
     if (const std::optional<plan::Event> event = plan::dropped_on_delete(gone->swarm, observed)) {
-      telemetry::warn("work was dropped with the swarm",
-                      {{"swarm", key.name}, {"namespace", key.namespace_name}, {"what", event->message}});
+      telemetry::warn(
+          "work was dropped with the swarm",
+          {{"swarm", key.name}, {"namespace", key.namespace_name}, {"what", event->message}});
       executor_.emit(gone->swarm, *event);
     }
     const auto memory = memories_.find(key);
@@ -27,7 +28,8 @@ void Reconciler::say_what_was_dropped(const Key& key) {
   }
 }
 
-Next Reconciler::reconcile(const Key& key, const plan::Settings& settings, const std::stop_token& stop) {
+Next Reconciler::reconcile(const Key& key, const plan::Settings& settings,
+                           const std::stop_token& stop) {
   say_what_was_dropped(key);
   const std::shared_ptr<const SwarmEntry> entry = world_.swarm(key);
   Next next;
@@ -43,7 +45,8 @@ Next Reconciler::reconcile(const Key& key, const plan::Settings& settings, const
     memory.uid = swarm.uid;
   }
 
-  // The order matters: the view's version is read before the view, so that the view is at least as new.
+  // The order matters: the view's version is read before the view, so that the view is at least as
+  // new.
   plan::Observed observed;
   world_.observe(key, observed);
   if (!executor_.ready(memory, swarm, observed.pods, mono_now())) {
@@ -72,9 +75,9 @@ Next Reconciler::reconcile(const Key& key, const plan::Settings& settings, const
   }
 
   const WallTime now = wall_now();
-  const plan::Plan plan = fresh->errors.empty()
-                              ? plan::plan(fresh->swarm, observed, settings, now)
-                              : plan::plan_unreadable(fresh->swarm, fresh->errors, observed.memory, now);
+  const plan::Plan plan = fresh->errors.empty() ? plan::plan(fresh->swarm, observed, settings, now)
+                                                : plan::plan_unreadable(fresh->swarm, fresh->errors,
+                                                                        observed.memory, now);
   const Outcome outcome = executor_.perform(memory, fresh->swarm, plan, stop);
   next.writes = outcome.writes;
   next.why = outcome.why;

@@ -1,4 +1,5 @@
-// Looks at one Swarm: observe, plan, perform. Level-based: what happened does not matter, only what is.
+// Looks at one Swarm: observe, plan, perform. Level-based: what happened does not matter, only what
+// is.
 //
 // Threads: one. Ownership: borrows what the constructor gets.
 #pragma once

@@ -27,7 +27,9 @@ std::string entry(const json& object, std::string_view map, std::string_view key
   return value != found->end() && value->is_string() ? value->get<std::string>() : std::string();
 }
 
-int small(std::int64_t value) { return static_cast<int>(std::clamp<std::int64_t>(value, -2'000'000'000, 2'000'000'000)); }
+int small(std::int64_t value) {
+  return static_cast<int>(std::clamp<std::int64_t>(value, -2'000'000'000, 2'000'000'000));
+}
 
 plan::PodPhase phase_of(const std::string& word) {
   if (word == "Pending") return plan::PodPhase::kPending;
@@ -37,7 +39,8 @@ plan::PodPhase phase_of(const std::string& word) {
   return plan::PodPhase::kUnknown;
 }
 
-void append_containers(const json& pod, std::string_view path, bool init, std::vector<plan::ContainerView>& out) {
+void append_containers(const json& pod, std::string_view path, bool init,
+                       std::vector<plan::ContainerView>& out) {
   const json* statuses = find_at(pod, path);
   if (statuses == nullptr || !statuses->is_array()) return;
   for (const json& status : *statuses) {
@@ -63,7 +66,8 @@ void append_containers(const json& pod, std::string_view path, bool init, std::v
 }  // namespace
 
 Key swarm_of(const json& object) {
-  return {text_at(object, "metadata.namespace"), entry(object, "metadata.labels", plan::kSwarmLabel)};
+  return {text_at(object, "metadata.namespace"),
+          entry(object, "metadata.labels", plan::kSwarmLabel)};
 }
 
 plan::PodView pod_view(const json& pod) {
@@ -89,17 +93,20 @@ plan::PodView pod_view(const json& pod) {
   if (ec == std::errc() && end == cost.data() + cost.size()) out.deletion_cost = parsed;
   if (const json* init = find_at(pod, "spec.initContainers"); init != nullptr && init->is_array()) {
     for (const json& container : *init) {
-      if (text_at(container, "name") == plan::kSidecarContainer) out.sidecar_image = text_at(container, "image");
+      if (text_at(container, "name") == plan::kSidecarContainer)
+        out.sidecar_image = text_at(container, "image");
     }
   }
-  if (const json* conditions = find_at(pod, "status.conditions"); conditions != nullptr && conditions->is_array()) {
+  if (const json* conditions = find_at(pod, "status.conditions");
+      conditions != nullptr && conditions->is_array()) {
     for (const json& condition : *conditions) {
       const std::string type = text_at(condition, "type");
       const std::string status = text_at(condition, "status");
       if (type == "Ready") {
         out.ready = status == "True";
         out.ready_since = parse_time(text_at(condition, "lastTransitionTime"));
-      } else if (type == "PodScheduled" && status == "False" && text_at(condition, "reason") == "Unschedulable") {
+      } else if (type == "PodScheduled" && status == "False" &&
+                 text_at(condition, "reason") == "Unschedulable") {
         out.unschedulable_message = text_at(condition, "message").substr(0, kMaxMessageBytes);
       }
     }

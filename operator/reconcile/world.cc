@@ -25,7 +25,8 @@ class Store {
 
   void list_started() { ++generation_; }
 
-  // The Swarms this concerns: the one it belongs to, and the one it belonged to when its label changed.
+  // The Swarms this concerns: the one it belongs to, and the one it belonged to when its label
+  // changed.
   std::vector<Key> put(const std::string& id, const Key& key, Pointer object) {
     std::vector<Key> touched = {key};
     const auto found = owner_.find(id);
@@ -129,7 +130,8 @@ namespace {
 // What all sinks share: the view's version, and telling about changes outside the lock.
 class SinkBase : public kube::WatchSink {
  public:
-  SinkBase(std::atomic<std::uint64_t>& version, std::atomic<bool>& listed, const World::Notify& notify)
+  SinkBase(std::atomic<std::uint64_t>& version, std::atomic<bool>& listed,
+           const World::Notify& notify)
       : version_(version), listed_(listed), notify_(notify) {}
 
   void advanced(std::string_view version) override {
@@ -159,7 +161,10 @@ class ChildSink final : public SinkBase {
   using Decode = std::function<T(const json&)>;
   ChildSink(std::mutex& mutex, Store<T>& store, Decode decode, std::atomic<std::uint64_t>& version,
             std::atomic<bool>& listed, const World::Notify& notify)
-      : SinkBase(version, listed, notify), mutex_(mutex), store_(store), decode_(std::move(decode)) {}
+      : SinkBase(version, listed, notify),
+        mutex_(mutex),
+        store_(store),
+        decode_(std::move(decode)) {}
 
   void list_started() override {
     const std::lock_guard lock(mutex_);
@@ -201,16 +206,21 @@ class ChildSink final : public SinkBase {
 class SwarmSink final : public SinkBase {
  public:
   using Deleted = std::function<void(const Key&, std::shared_ptr<const SwarmEntry>)>;
-  SwarmSink(std::mutex& mutex, Store<SwarmEntry>& store, Deleted deleted, std::atomic<std::uint64_t>& version,
-            std::atomic<bool>& listed, const World::Notify& notify)
-      : SinkBase(version, listed, notify), mutex_(mutex), store_(store), deleted_(std::move(deleted)) {}
+  SwarmSink(std::mutex& mutex, Store<SwarmEntry>& store, Deleted deleted,
+            std::atomic<std::uint64_t>& version, std::atomic<bool>& listed,
+            const World::Notify& notify)
+      : SinkBase(version, listed, notify),
+        mutex_(mutex),
+        store_(store),
+        deleted_(std::move(deleted)) {}
 
   void list_started() override {
     const std::lock_guard lock(mutex_);
     store_.list_started();
   }
   void put(const json& object) override {
-    const Key key{kube::text_at(object, "metadata.namespace"), kube::text_at(object, "metadata.name")};
+    const Key key{kube::text_at(object, "metadata.namespace"),
+                  kube::text_at(object, "metadata.name")};
     std::shared_ptr<const SwarmEntry> entry = decode(object);
     if (!entry) return;  // no name or uid: nothing an API server sends
     bool changed_by_people = true;
@@ -230,7 +240,8 @@ class SwarmSink final : public SinkBase {
     tell({key}, changed_by_people);
   }
   void removed(const json& object) override {
-    const Key key{kube::text_at(object, "metadata.namespace"), kube::text_at(object, "metadata.name")};
+    const Key key{kube::text_at(object, "metadata.namespace"),
+                  kube::text_at(object, "metadata.name")};
     std::shared_ptr<const SwarmEntry> last = decode(object);
     {
       const std::lock_guard lock(mutex_);
@@ -284,17 +295,20 @@ World::World(Notify notify) : state_(std::make_unique<State>()) {
     if (kWatched[i].kind == kube::kSwarms.kind) {
       s.sinks[i] = std::make_unique<SwarmSink>(
           s.mutex, s.swarms,
-          [&s](const Key& key, std::shared_ptr<const SwarmEntry> e) { s.remember_deleted(key, std::move(e)); },
+          [&s](const Key& key, std::shared_ptr<const SwarmEntry> e) {
+            s.remember_deleted(key, std::move(e));
+          },
           s.versions[i], s.listed[i], s.notify);
     } else if (kWatched[i].kind == kube::kPods.kind) {
-      s.sinks[i] = std::make_unique<ChildSink<plan::PodView>>(s.mutex, s.pods, pod_view, s.versions[i], s.listed[i],
-                                                              s.notify);
+      s.sinks[i] = std::make_unique<ChildSink<plan::PodView>>(s.mutex, s.pods, pod_view,
+                                                              s.versions[i], s.listed[i], s.notify);
     } else if (kWatched[i].kind == kube::kLeases.kind) {
-      s.sinks[i] = std::make_unique<ChildSink<plan::LeaseView>>(s.mutex, s.leases, lease_view, s.versions[i],
-                                                                s.listed[i], s.notify);
+      s.sinks[i] = std::make_unique<ChildSink<plan::LeaseView>>(
+          s.mutex, s.leases, lease_view, s.versions[i], s.listed[i], s.notify);
     } else {
       s.sinks[i] = std::make_unique<ChildSink<plan::ChildView>>(
-          s.mutex, s.children[i], [kind = kWatched[i].kind](const json& object) { return child_view(object, kind); },
+          s.mutex, s.children[i],
+          [kind = kWatched[i].kind](const json& object) { return child_view(object, kind); },
           s.versions[i], s.listed[i], s.notify);
     }
   }
@@ -304,8 +318,9 @@ World::~World() = default;
 kube::WatchSink& World::sink(std::size_t watched) { return *state_->sinks.at(watched); }
 
 bool World::synced() const {
-  return std::all_of(state_->listed.begin(), state_->listed.end(),
-                     [](const std::atomic<bool>& listed) { return listed.load(std::memory_order_acquire); });
+  return std::all_of(
+      state_->listed.begin(), state_->listed.end(),
+      [](const std::atomic<bool>& listed) { return listed.load(std::memory_order_acquire); });
 }
 
 std::uint64_t World::version(std::size_t watched) const {

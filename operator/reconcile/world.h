@@ -1,8 +1,9 @@
-// What the operator has seen: Swarms, their pods, Leases and other children, kept current by informers.
+// What the operator has seen: Swarms, their pods, Leases and other children, kept current by
+// informers.
 //
-// Threads: sinks are called by the informers' threads, everything else from any; one lock inside, never held while
-// calling out. Views are immutable and shared, so that taking them costs no copies of pods.
-// Not: Secrets. They are never listed or watched.
+// Threads: sinks are called by the informers' threads, everything else from any; one lock inside,
+// never held while calling out. Views are immutable and shared, so that taking them costs no copies
+// of pods. Not: Secrets. They are never listed or watched.
 #pragma once
 
 #include <array>
@@ -24,8 +25,9 @@ namespace swarm::reconcile {
 
 // The watched kinds, in the order of start.
 inline constexpr std::array kWatched = {
-    kube::kSwarms, kube::kPods, kube::kLeases, kube::kServices, kube::kServiceAccounts,
-    kube::kRoles,  kube::kRoleBindings, kube::kPodDisruptionBudgets, kube::kNetworkPolicies};
+    kube::kSwarms,          kube::kPods,  kube::kLeases,       kube::kServices,
+    kube::kServiceAccounts, kube::kRoles, kube::kRoleBindings, kube::kPodDisruptionBudgets,
+    kube::kNetworkPolicies};
 inline constexpr std::size_t kWatchedKinds = kWatched.size();
 // Position in kWatched; nullopt for kinds that are not watched.
 std::optional<std::size_t> watched_index(std::string_view kind);
@@ -50,11 +52,13 @@ class World {
 
   // Every kind has been listed at least once.
   [[nodiscard]] bool synced() const;
-  // The view of this kind is at least as new as; 0 before the first list or when versions are not numbers.
+  // The view of this kind is at least as new as; 0 before the first list or when versions are not
+  // numbers.
   [[nodiscard]] std::uint64_t version(std::size_t watched) const;
 
   [[nodiscard]] std::shared_ptr<const SwarmEntry> swarm(const Key& key) const;  // nullptr: none
-  // The Swarms that were deleted and not taken yet under this key (made anew meanwhile: both are there).
+  // The Swarms that were deleted and not taken yet under this key (made anew meanwhile: both are
+  // there).
   std::vector<std::shared_ptr<const SwarmEntry>> take_deleted(const Key& key);
   // Pods, Leases and children with the Swarm's label.
   void observe(const Key& key, plan::Observed& out) const;

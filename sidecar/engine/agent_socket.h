@@ -1,4 +1,5 @@
-// The socket that agents talk to: JSON lines, docs/socket-protocol.md. Everything that comes in is hostile.
+// The socket that agents talk to: JSON lines, docs/socket-protocol.md. Everything that comes in is
+// hostile.
 //
 // Threads: the loop's. A connection lives until its peer closes or misbehaves.
 #pragma once
@@ -15,7 +16,7 @@
 namespace swarm::engine {
 
 inline constexpr std::size_t kMaxAgentConnections = 256;
-inline constexpr std::size_t kMaxOutstanding = 64;          // requests of one connection
+inline constexpr std::size_t kMaxOutstanding = 64;  // requests of one connection
 inline constexpr std::size_t kMaxLineBytes = 1U << 20U;
 inline constexpr std::size_t kMaxAgentQueueBytes = 4U << 20U;
 

@@ -21,9 +21,12 @@ TeamSettings settings_of(const api::Swarm& swarm, const Config& config) {
   out.suspended = swarm.spec.suspend;
   out.max_attempts = static_cast<std::uint32_t>(swarm.spec.tasks.max_attempts);
   out.max_queued = static_cast<std::uint32_t>(swarm.spec.tasks.max_queued);
-  out.result_retention = Milliseconds(std::int64_t{1000} * swarm.spec.tasks.result_retention_seconds);
+  out.result_retention =
+      Milliseconds(std::int64_t{1000} * swarm.spec.tasks.result_retention_seconds);
   // The status of a Swarm that is seconds old may still be empty.
-  out.coordinators = swarm.status.topology.coordinators > 0 ? static_cast<std::uint32_t>(swarm.status.topology.coordinators) : config.coordinators;
+  out.coordinators = swarm.status.topology.coordinators > 0
+                         ? static_cast<std::uint32_t>(swarm.status.topology.coordinators)
+                         : config.coordinators;
   if (swarm.spec.rollout) {
     out.v2_percentage = swarm.spec.rollout->traffic_percentage;
     out.v1_command = swarm.spec.rollout->v1_command;
@@ -44,12 +47,16 @@ class Cluster::OwnSwarm final : public kube::WatchSink {
     if (!swarm) return cluster_.tell("the Swarm can't be read; the settings stay as they were");
     if (swarm->uid != cluster_.config_.swarm_uid) return;  // another one of the same name
     there_ = true;
-    cluster_.loop_.post([&c = cluster_, settings = settings_of(*swarm, cluster_.config_)] { c.events_.settings(settings); });
+    cluster_.loop_.post([&c = cluster_, settings = settings_of(*swarm, cluster_.config_)] {
+      c.events_.settings(settings);
+    });
     if (swarm->deletion_time) deleted();
   }
   void removed(const json& object) override {
     const auto metadata = object.find("metadata");
-    if (metadata != object.end() && metadata->is_object() && text_of(*metadata, "uid") == cluster_.config_.swarm_uid) deleted();
+    if (metadata != object.end() && metadata->is_object() &&
+        text_of(*metadata, "uid") == cluster_.config_.swarm_uid)
+      deleted();
   }
   void list_finished(std::string_view /*resource_version*/) override {
     if (!there_) deleted();
@@ -65,7 +72,8 @@ class Cluster::OwnSwarm final : public kube::WatchSink {
   bool there_ = false;
 };
 
-Cluster::Cluster(Loop& loop, const Config& config, Events events) : loop_(loop), config_(config), events_(std::move(events)) {}
+Cluster::Cluster(Loop& loop, const Config& config, Events events)
+    : loop_(loop), config_(config), events_(std::move(events)) {}
 
 Cluster::~Cluster() {
   lease_.request_stop();
@@ -76,10 +84,12 @@ Cluster::~Cluster() {
 Status Cluster::start() {
   const char* host = std::getenv("KUBERNETES_SERVICE_HOST");
   const char* port = std::getenv("KUBERNETES_SERVICE_PORT");
-  if (host == nullptr || port == nullptr) return invalid("KUBERNETES_SERVICE_HOST and _PORT are missing: a coordinator runs in a pod");
+  if (host == nullptr || port == nullptr)
+    return invalid("KUBERNETES_SERVICE_HOST and _PORT are missing: a coordinator runs in a pod");
   net::HttpClientOptions options;
   const std::string name = host;
-  options.url = "https://" + (name.find(':') == std::string::npos ? name : "[" + name + "]") + ":" + port;
+  options.url =
+      "https://" + (name.find(':') == std::string::npos ? name : "[" + name + "]") + ":" + port;
   options.ca_file = config_.api_path + "/ca.crt";
   options.token_file = config_.api_path + "/token";
   auto client = net::make_beast_client(options);
@@ -91,9 +101,10 @@ Status Cluster::start() {
   own.namespace_name = config_.namespace_name;
   own.selector.fields = "metadata.name=" + config_.swarm;
   own_swarm_ = std::make_unique<OwnSwarm>(*this);
-  informer_ = std::make_unique<kube::Informer>(*client_, own, *own_swarm_, [this](const kube::Resource&, int, const std::string&) {
-    tell("the Swarm can't be read from the API server");
-  });
+  informer_ = std::make_unique<kube::Informer>(
+      *client_, own, *own_swarm_, [this](const kube::Resource&, int, const std::string&) {
+        tell("the Swarm can't be read from the API server");
+      });
   informer_->start();
   return {};
 }
@@ -127,11 +138,12 @@ void Cluster::raise_epoch(std::uint64_t at_least) {
 }
 
 bool Cluster::acquire(const std::stop_token& stop) {
-  const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name + "/leases/" + config_.swarm + "-team-" +
-                           std::to_string(config_.team);
+  const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name +
+                           "/leases/" + config_.swarm + "-team-" + std::to_string(config_.team);
   auto reply = client_->send({"GET", path, "", "", {}}, kCallDeadline, stop);
   if (!reply || reply->status != 200) {
-    tell(reply ? "the team's Lease can't be read: HTTP " + std::to_string(reply->status) : "the API server can't be reached");
+    tell(reply ? "the team's Lease can't be read: HTTP " + std::to_string(reply->status)
+               : "the API server can't be reached");
     return false;
   }
   auto lease = parse_object(reply->body);
@@ -148,8 +160,10 @@ bool Cluster::acquire(const std::stop_token& stop) {
   }
   const std::uint64_t epoch = std::max(present + 1, wanted);
   std::vector<Coordinator::Former> former;
-  if (auto report = api::parse_report(text_of(annotations, std::string(api::kReportAnnotation).c_str()))) {
-    for (const auto& [name, worker] : report->workers) former.push_back({AgentName{name}, worker.address});
+  if (auto report =
+          api::parse_report(text_of(annotations, std::string(api::kReportAnnotation).c_str()))) {
+    for (const auto& [name, worker] : report->workers)
+      former.push_back({AgentName{name}, worker.address});
   }
   annotations[std::string(api::kEpochAnnotation)] = std::to_string(epoch);
   annotations[std::string(api::kHolderUidAnnotation)] = config_.pod_uid;
@@ -158,7 +172,8 @@ bool Cluster::acquire(const std::stop_token& stop) {
   // The resourceVersion that was read makes this the compare-and-swap.
   reply = client_->send({"PUT", path, "application/json", lease->dump(), {}}, kCallDeadline, stop);
   if (!reply || reply->status != 200) {
-    if (reply && reply->status != 409) tell("the team's Lease can't be written: HTTP " + std::to_string(reply->status));
+    if (reply && reply->status != 409)
+      tell("the team's Lease can't be written: HTTP " + std::to_string(reply->status));
     return false;
   }
   {
@@ -172,8 +187,8 @@ bool Cluster::acquire(const std::stop_token& stop) {
 }
 
 void Cluster::push_report(const std::stop_token& stop) {
-  const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name + "/leases/" + config_.swarm + "-team-" +
-                           std::to_string(config_.team);
+  const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name +
+                           "/leases/" + config_.swarm + "-team-" + std::to_string(config_.team);
   std::string text, comparable;
   std::uint64_t epoch = 0;
   {
@@ -184,20 +199,25 @@ void Cluster::push_report(const std::stop_token& stop) {
     epoch = epoch_;
   }
   auto reply = client_->send({"GET", path, "", "", {}}, kCallDeadline, stop);
-  if (!reply || reply->status != 200) return tell("the report can't be written: the team's Lease can't be read");
+  if (!reply || reply->status != 200)
+    return tell("the report can't be written: the team's Lease can't be read");
   auto lease = parse_object(reply->body);
   if (!lease) return;
   const json annotations = lease->value("/metadata/annotations"_json_pointer, json::object());
-  const std::uint64_t present = std::strtoull(text_of(annotations, std::string(api::kEpochAnnotation).c_str(), "0").c_str(), nullptr, 10);
+  const std::uint64_t present = std::strtoull(
+      text_of(annotations, std::string(api::kEpochAnnotation).c_str(), "0").c_str(), nullptr, 10);
   if (present > epoch) {
     loop_.post([this] { events_.superseded(); });
     return;
   }
-  const json patch{{"metadata", {{"resourceVersion", text_of((*lease)["metadata"], "resourceVersion")},
-                                 {"annotations", {{std::string(api::kReportAnnotation), text}}}}}};
-  reply = client_->send({"PATCH", path, "application/merge-patch+json", patch.dump(), {}}, kCallDeadline, stop);
+  const json patch{{"metadata",
+                    {{"resourceVersion", text_of((*lease)["metadata"], "resourceVersion")},
+                     {"annotations", {{std::string(api::kReportAnnotation), text}}}}}};
+  reply = client_->send({"PATCH", path, "application/merge-patch+json", patch.dump(), {}},
+                        kCallDeadline, stop);
   if (!reply || reply->status != 200) {
-    return tell("the report can't be written" + (reply ? ": HTTP " + std::to_string(reply->status) : std::string()));
+    return tell("the report can't be written" +
+                (reply ? ": HTTP " + std::to_string(reply->status) : std::string()));
   }
   const std::lock_guard lock(mutex_);
   sent_ = comparable;

@@ -1,7 +1,9 @@
-// A coordinator's only ties to the API server: its team's Lease (epoch, report) and its own Swarm (settings).
+// A coordinator's only ties to the API server: its team's Lease (epoch, report) and its own Swarm
+// (settings).
 //
-// Threads: two of its own (one an Informer's) that block on HTTP; everything it tells comes by Loop::post on the loop's. The API server being away stops
-// nothing that runs: an epoch once taken stays valid until somebody with a higher one shows up.
+// Threads: two of its own (one an Informer's) that block on HTTP; everything it tells comes by
+// Loop::post on the loop's. The API server being away stops nothing that runs: an epoch once taken
+// stays valid until somebody with a higher one shows up.
 #pragma once
 
 #include <condition_variable>
@@ -26,19 +28,20 @@ class Cluster {
   struct Events {
     // The Lease is ours under this epoch; `former`: workers that the last holder reported.
     std::function<void(std::uint64_t epoch, std::vector<Coordinator::Former> former)> acquired;
-    std::function<void()> superseded;                 // somebody else holds a higher epoch
+    std::function<void()> superseded;  // somebody else holds a higher epoch
     std::function<void(TeamSettings)> settings;
-    std::function<void()> deleted;                    // our Swarm is gone or on its way out; told at least once
-    std::function<void(std::string)> problem;         // for the log; constant text, no secrets
+    std::function<void()> deleted;  // our Swarm is gone or on its way out; told at least once
+    std::function<void(std::string)> problem;  // for the log; constant text, no secrets
   };
   Cluster(Loop& loop, const Config& config, Events events);
-  ~Cluster();                                         // waits for the threads (≤ one HTTP deadline)
+  ~Cluster();  // waits for the threads (≤ one HTTP deadline)
   Cluster(const Cluster&) = delete;
   Cluster& operator=(const Cluster&) = delete;
 
-  Status start();                                     // reads the environment's API server and starts the threads
-  void report(std::string json, std::string comparable);  // patched when `comparable` has changed, at most every 5 s
-  void raise_epoch(std::uint64_t at_least);           // take the Lease again with a higher epoch
+  Status start();  // reads the environment's API server and starts the threads
+  void report(std::string json,
+              std::string comparable);  // patched when `comparable` has changed, at most every 5 s
+  void raise_epoch(std::uint64_t at_least);  // take the Lease again with a higher epoch
 
  private:
   void lease_thread(const std::stop_token& stop);
@@ -53,13 +56,13 @@ class Cluster {
   std::unique_ptr<net::HttpClient> client_;
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::string report_, comparable_, sent_;            // guarded by mutex_
-  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;        // guarded by mutex_
-  std::string last_problem_;                          // both threads; guarded by mutex_
+  std::string report_, comparable_, sent_;      // guarded by mutex_
+  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;  // guarded by mutex_
+  std::string last_problem_;                    // both threads; guarded by mutex_
   std::jthread lease_;
   class OwnSwarm;
   std::unique_ptr<OwnSwarm> own_swarm_;
-  std::unique_ptr<kube::Informer> informer_;          // of our Swarm alone; before what it uses
+  std::unique_ptr<kube::Informer> informer_;  // of our Swarm alone; before what it uses
 };
 
 }  // namespace swarm::engine

@@ -11,7 +11,8 @@ namespace {
 
 class Reader {
  public:
-  explicit Reader(const std::map<std::string, std::string>& environment) : environment_(environment) {}
+  explicit Reader(const std::map<std::string, std::string>& environment)
+      : environment_(environment) {}
 
   void text(const char* name, std::string& out, bool required = true) {
     const auto found = environment_.find(name);
@@ -30,7 +31,8 @@ class Reader {
     const char* end = found->second.data() + found->second.size();
     const auto [stop, error] = std::from_chars(found->second.data(), end, value);
     if (error != std::errc() || stop != end || value < low || value > high) {
-      fail(name, "is \"" + found->second.substr(0, 40) + "\", allowed: " + std::to_string(low) + " to " + std::to_string(high));
+      fail(name, "is \"" + found->second.substr(0, 40) + "\", allowed: " + std::to_string(low) +
+                     " to " + std::to_string(high));
       return;
     }
     out = static_cast<Number>(value);
@@ -47,11 +49,14 @@ class Reader {
     if (found == environment_.end()) return;
     out = found->second == when_true;
     if (!out && found->second != when_false) {
-      fail(name, "is \"" + found->second.substr(0, 40) + "\", allowed: " + when_false + ", " + when_true);
+      fail(name,
+           "is \"" + found->second.substr(0, 40) + "\", allowed: " + when_false + ", " + when_true);
     }
   }
 
-  void fail(const std::string& name, const std::string& what) { errors_ += (errors_.empty() ? "" : "\n") + name + " " + what; }
+  void fail(const std::string& name, const std::string& what) {
+    errors_ += (errors_.empty() ? "" : "\n") + name + " " + what;
+  }
   [[nodiscard]] const std::string& errors() const { return errors_; }
 
  private:
@@ -64,13 +69,15 @@ class Reader {
 Result<Config> parse_config(const std::map<std::string, std::string>& environment) {
   Config c;
   Reader in(environment);
-  if (!environment.contains("CFN_ROLE")) in.fail("CFN_ROLE", "is missing, allowed: worker, coordinator");
+  if (!environment.contains("CFN_ROLE"))
+    in.fail("CFN_ROLE", "is missing, allowed: worker, coordinator");
   in.choice("CFN_ROLE", c.coordinator, "worker", "coordinator");
   in.text("CFN_SWARM", c.swarm);
   in.text("CFN_SWARM_UID", c.swarm_uid);
   in.text("CFN_NAMESPACE", c.namespace_name);
   in.text("CFN_AGENT_ID", c.name.value);
-  if (!c.name.empty() && !is_agent_name(c.name.value)) in.fail("CFN_AGENT_ID", "is not a slot, allowed: worker-N, coordinator-N");
+  if (!c.name.empty() && !is_agent_name(c.name.value))
+    in.fail("CFN_AGENT_ID", "is not a slot, allowed: worker-N, coordinator-N");
   in.number("CFN_TEAM", c.team, 0, 9999);
   in.number("CFN_COORDINATORS", c.coordinators, 1, 9999);
   in.text("CFN_POD_NAME", c.pod);

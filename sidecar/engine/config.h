@@ -1,4 +1,5 @@
-// What the operator tells a sidecar through its environment (docs/pod-layout.md), validated at once.
+// What the operator tells a sidecar through its environment (docs/pod-layout.md), validated at
+// once.
 #pragma once
 
 #include <map>
@@ -13,12 +14,14 @@ namespace swarm::engine {
 
 struct Config {
   bool coordinator = false;
+  bool leaving = false;  // an engine restarted in a pod that is going: it takes no role any more
   std::string swarm, swarm_uid, namespace_name;
   AgentName name;
   std::uint32_t team = 0, coordinators = 1;
   std::string pod, pod_uid, pod_ip, node, link_service;
   std::string mount_path = "/dev/shm/cfn", log_path = "/var/lib/cfn/log", bin_path = "/cfn/bin";
-  std::string link_secret_file = "/var/run/cfn/link/link", submit_token_file = "/var/run/cfn/submit/token";
+  std::string link_secret_file = "/var/run/cfn/link/link",
+              submit_token_file = "/var/run/cfn/submit/token";
   std::string api_path = "/var/run/cfn/api";
   std::string agentctl_file = "/usr/local/bin/agentctl";
   std::uint16_t link_port = 7070, http_port = 7080;
@@ -28,7 +31,8 @@ struct Config {
   int failure_threshold = 2;
 };
 
-// Every error of `environment` in one message, one line each: the variable, what it is, what is allowed.
+// Every error of `environment` in one message, one line each: the variable, what it is, what is
+// allowed.
 Result<Config> parse_config(const std::map<std::string, std::string>& environment);
 std::map<std::string, std::string> process_environment();
 

@@ -16,8 +16,10 @@ Result<json> parse_object(std::string_view text) {
   int depth = 0;
   bool too_deep = false;
   const auto guard = [&](int, json::parse_event_t event, json&) {
-    if (event == json::parse_event_t::object_start || event == json::parse_event_t::array_start) ++depth;
-    if (event == json::parse_event_t::object_end || event == json::parse_event_t::array_end) --depth;
+    if (event == json::parse_event_t::object_start || event == json::parse_event_t::array_start)
+      ++depth;
+    if (event == json::parse_event_t::object_end || event == json::parse_event_t::array_end)
+      --depth;
     if (depth > 32) too_deep = true;
     return !too_deep;
   };
@@ -44,7 +46,8 @@ std::uint64_t number_of(const json& object, const char* key, std::uint64_t fallb
   const auto found = object.find(key);
   if (found == object.end()) return fallback;
   if (found->is_number_unsigned()) return found->get<std::uint64_t>();
-  if (found->is_number_integer() && found->get<std::int64_t>() >= 0) return static_cast<std::uint64_t>(found->get<std::int64_t>());
+  if (found->is_number_integer() && found->get<std::int64_t>() >= 0)
+    return static_cast<std::uint64_t>(found->get<std::int64_t>());
   return fallback;
 }
 

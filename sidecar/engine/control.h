@@ -11,6 +11,7 @@ namespace swarm::engine {
 
 std::string control(const nlohmann::json& head, std::string_view bytes = {});
 
-struct Control;  // {json head; std::string_view bytes}, defined in control_json.h: only .cc files pay for the JSON library
+struct Control;  // {json head; std::string_view bytes}, defined in control_json.h: only .cc files
+                 // pay for the JSON library
 
 }  // namespace swarm::engine

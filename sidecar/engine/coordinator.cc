@@ -1,8 +1,7 @@
 #include "engine/coordinator.h"
 
-#include <boost/asio/post.hpp>
-
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <cstring>
 #include <utility>
 
@@ -42,10 +41,12 @@ tasks::Settings engine_settings(const Config& config, const TeamSettings& s) {
 
 }  // namespace
 
-Coordinator::Coordinator(Loop& loop, const Config& config, const Session::Options& options, Mail& mail)
+Coordinator::Coordinator(Loop& loop, const Config& config, const Session::Options& options,
+                         Mail& mail)
     : loop_(loop), config_(config), options_(options), mail_(mail), timer_(loop.io()) {
   settings_.coordinators = config.coordinators;
-  engine_ = std::make_unique<tasks::Engine>(engine_settings(config_, settings_), random_word, nullptr);
+  engine_ =
+      std::make_unique<tasks::Engine>(engine_settings(config_, settings_), random_word, nullptr);
 }
 
 Coordinator::~Coordinator() {
@@ -80,7 +81,8 @@ void Coordinator::announce(const Former& former) {
   events.closed = [this, alive = alive_](Session& session, const Error&) {
     if (*alive) announcing_.erase(session.shared_from_this());
   };
-  announcing_.insert(Session::connect(loop_, {address, config_.link_port}, options_, {former.name, {}}, std::move(events)));
+  announcing_.insert(Session::connect(loop_, {address, config_.link_port}, options_,
+                                      {former.name, {}}, std::move(events)));
 }
 
 void Coordinator::activate(std::uint64_t epoch, const std::vector<Former>& former) {
@@ -110,7 +112,8 @@ void Coordinator::end_recovery_if_complete() {
   if (!recovering()) return;
   if (!expected_.empty() && mono_now() < recovery_deadline_) return;
   for (const auto& [session, member] : by_session_) {
-    if (!member.joined && mono_now() < recovery_deadline_) return;  // it is just telling what it holds
+    if (!member.joined && mono_now() < recovery_deadline_)
+      return;  // it is just telling what it holds
   }
   engine_->end_recovery(mono_now(), wall_now());
   if (on_change) on_change();
@@ -145,7 +148,12 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
     if (on_higher_epoch) on_higher_epoch((prior >> 32U) + 1);
     return session.close(unavailable("a higher epoch exists; taking a new one"));
   }
-  std::uint64_t number = prior != 0 ? prior : (epoch_ << 32U) | next_session_++;
+  // A session belongs to a name and its log: an engine that was restarted goes on with its own.
+  const auto granted = granted_.find(peer.log_id);
+  const bool known = prior == 0 && granted != granted_.end() && granted->second.first == peer.name;
+  std::uint64_t number = prior != 0 ? prior
+                         : known    ? granted->second.second
+                                    : (epoch_ << 32U) | next_session_++;
   // The same incarnation on a new connection replaces the old connection.
   if (const auto twin = by_session_.find(number); twin != by_session_.end()) {
     if (twin->second.log_id == peer.log_id) {
@@ -158,7 +166,15 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
       number = (epoch_ << 32U) | next_session_++;
     }
   }
-  next_session_ = std::max(next_session_, (number >> 32U) == epoch_ ? (number & 0xFFFFFFFFU) + 1 : next_session_);
+  next_session_ = std::max(next_session_,
+                           (number >> 32U) == epoch_ ? (number & 0xFFFFFFFFU) + 1 : next_session_);
+
+  if (granted_.size() >= kMaxGranted && !granted_.contains(peer.log_id)) {
+    granted_.erase(std::min_element(
+        granted_.begin(), granted_.end(),
+        [](const auto& a, const auto& b) { return a.second.second < b.second.second; }));
+  }
+  granted_[peer.log_id] = {peer.name, number};
 
   Member member;
   member.worker = {peer.name, number, peer.pod, peer.node};
@@ -177,12 +193,15 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   }
   if (const auto running = head.find("running"); running != head.end() && running->is_array()) {
     for (const auto& r : *running) {
-      if (r.is_object()) member.running.push_back({TaskId{text_of(r, "id")}, static_cast<std::uint32_t>(number_of(r, "attempt"))});
+      if (r.is_object())
+        member.running.push_back(
+            {TaskId{text_of(r, "id")}, static_cast<std::uint32_t>(number_of(r, "attempt"))});
     }
   }
   member.held = std::move(held_early_[&session]);
   held_early_.erase(&session);
-  // Copies that are newer than ours, or of tasks we do not know, are fetched before the worker counts as joined.
+  // Copies that are newer than ours, or of tasks we do not know, are fetched before the worker
+  // counts as joined.
   for (const auto& [id, version] : member.held) {
     if (engine_->wants(id, version)) member.pulling.insert(id);
   }
@@ -195,15 +214,19 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
 void Coordinator::finish_join(Member& member) {
   member.joined = true;
   member.standby = predecessor_busy(member);
-  if (!member.standby) engine_->worker_joined(mono_now(), wall_now(), member.worker, member.running, member.held);
-  if (!member.standby && (member.leaving || member.superseded)) engine_->worker_leaving(mono_now(), wall_now(), member.worker);
+  if (!member.standby)
+    engine_->worker_joined(mono_now(), wall_now(), member.worker, member.running, member.held);
+  if (!member.standby && (member.leaving || member.superseded))
+    engine_->worker_leaving(mono_now(), wall_now(), member.worker);
   member.held.clear();
   if (auto session = member.session.lock()) {
-    session->send(FrameType::kJoined, control(json{{"session", member.worker.session}, {"epoch", epoch_}}));
+    session->send(FrameType::kJoined,
+                  control(json{{"session", member.worker.session}, {"epoch", epoch_}}));
   }
   expected_.erase(member.name);
   for (const auto& session : std::set(announcing_)) {
-    if (session->up() && session->peer().name == member.name) session->close(Error{Code::kCancelled, "it came"});
+    if (session->up() && session->peer().name == member.name)
+      session->close(Error{Code::kCancelled, "it came"});
   }
   end_recovery_if_complete();
   perform();
@@ -214,7 +237,9 @@ void Coordinator::finish_join(Member& member) {
 bool Coordinator::predecessor_busy(const Member& member) const {
   if (!engine_->running_on(member.name)) return false;
   for (const auto& [number, other] : by_session_) {
-    if (other.name == member.name && number < member.worker.session && other.joined && !other.standby) return true;
+    if (other.name == member.name && number < member.worker.session && other.joined &&
+        !other.standby)
+      return true;
   }
   return false;
 }
@@ -236,8 +261,10 @@ void Coordinator::promote_standbys() {
     member.standby = false;
     const auto now = mono_now();
     engine_->worker_joined(now, wall_now(), member.worker, member.running, {});
-    if (member.leaving || member.superseded) engine_->worker_leaving(now, wall_now(), member.worker);
-    for (const auto& [request, deadline] : std::exchange(member.nexts, {})) engine_->next(now, wall_now(), member.worker, request, deadline);
+    if (member.leaving || member.superseded)
+      engine_->worker_leaving(now, wall_now(), member.worker);
+    for (const auto& [request, deadline] : std::exchange(member.nexts, {}))
+      engine_->next(now, wall_now(), member.worker, request, deadline);
   }
 }
 
@@ -245,7 +272,8 @@ void Coordinator::session_down(Session& session) {
   held_early_.erase(&session);
   Member* member = member_of(session);
   if (member == nullptr) return;
-  if (member->joined && !member->standby) engine_->worker_disconnected(mono_now(), wall_now(), member->worker);
+  if (member->joined && !member->standby)
+    engine_->worker_disconnected(mono_now(), wall_now(), member->worker);
   by_session_.erase(member->worker.session);
   session_of_.erase(&session);
   end_recovery_if_complete();
@@ -257,11 +285,16 @@ void Coordinator::session_down(Session& session) {
 bool Coordinator::take(Session& session, const link::Frame& frame) {
   if (frame.type == FrameType::kHeld) {
     auto parsed = parse_control(frame.payload);
-    if (!parsed) { session.close(parsed.error()); return true; }
+    if (!parsed) {
+      session.close(parsed.error());
+      return true;
+    }
     auto& held = held_early_[&session];
-    if (const auto list = parsed->head.find("held"); list != parsed->head.end() && list->is_object()) {
+    if (const auto list = parsed->head.find("held");
+        list != parsed->head.end() && list->is_object()) {
       for (const auto& [id, version] : list->items()) {
-        if (version.is_number_unsigned() && held.size() < 200000) held[TaskId{id}] = version.get<std::uint64_t>();
+        if (version.is_number_unsigned() && held.size() < 200000)
+          held[TaskId{id}] = version.get<std::uint64_t>();
       }
     }
     return true;
@@ -274,25 +307,43 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
   const auto wall = wall_now();
   if (frame.type == FrameType::kResolve || frame.type == FrameType::kPeers) {
     auto parsed = parse_control(frame.payload);
-    if (!parsed) { session.close(parsed.error()); return true; }
+    if (!parsed) {
+      session.close(parsed.error());
+      return true;
+    }
     const auto request = number_of(parsed->head, "request");
     if (frame.type == FrameType::kPeers) {
       json peers = json::array();
-      peers.push_back({{"name", config_.name.value}, {"role", "coordinator"}, {"state", "ready"}, {"node", config_.node}, {"team", config_.team}});
+      peers.push_back({{"name", config_.name.value},
+                       {"role", "coordinator"},
+                       {"state", "ready"},
+                       {"node", config_.node},
+                       {"team", config_.team}});
       for (const auto& [number, m] : by_session_) {
         if (m.superseded || !m.joined) continue;
-        peers.push_back({{"name", m.name.value}, {"role", "worker"}, {"node", m.worker.node}, {"team", config_.team},
-                         {"state", m.leaving ? "leaving" : running_of(m) ? "busy" : "idle"}});
+        peers.push_back({{"name", m.name.value},
+                         {"role", "worker"},
+                         {"node", m.worker.node},
+                         {"team", config_.team},
+                         {"state", m.leaving       ? "leaving"
+                                   : running_of(m) ? "busy"
+                                                   : "idle"}});
       }
       session.send(FrameType::kPeerList, control(json{{"request", request}, {"peers", peers}}));
       return true;
     }
     locate({text_of(parsed->head, "name")}, [&session, request](const Result<Location>& where) {
       if (!where) {
-        session.send(FrameType::kResolved, control(json{{"request", request}, {"code", code_name(where.error().code)}, {"message", where.error().message}}));
+        session.send(FrameType::kResolved, control(json{{"request", request},
+                                                        {"code", code_name(where.error().code)},
+                                                        {"message", where.error().message}}));
       } else {
-        session.send(FrameType::kResolved, control(json{{"request", request}, {"name", where->expect.name.value}, {"address", where->address},
-                                                        {"port", where->port}, {"logId", to_string(where->expect.log_id)}}));
+        session.send(FrameType::kResolved,
+                     control(json{{"request", request},
+                                  {"name", where->expect.name.value},
+                                  {"address", where->address},
+                                  {"port", where->port},
+                                  {"logId", to_string(where->expect.log_id)}}));
       }
     });
     return true;
@@ -306,7 +357,8 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       const auto version = in.u64();
       const TaskId id{std::string(in.text())};
       auto task = tasks::decode(in.rest());
-      if (version > 0 && task && task->id == id) engine_->restore(now, wall, *std::move(task), worker);
+      if (version > 0 && task && task->id == id)
+        engine_->restore(now, wall, *std::move(task), worker);
       member->pulling.erase(id);
       if (member->pulling.empty() && !member->joined) finish_join(*member);
       break;
@@ -322,23 +374,33 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       member->leaving = true;
       if (!member->standby) engine_->worker_leaving(now, wall, worker);
       break;
-    case FrameType::kTaskNext: case FrameType::kTaskForgetNext: case FrameType::kTaskExtend: {
+    case FrameType::kTaskNext:
+    case FrameType::kTaskForgetNext:
+    case FrameType::kTaskExtend: {
       auto parsed = parse_control(frame.payload);
-      if (!parsed) { session.close(parsed.error()); return true; }
+      if (!parsed) {
+        session.close(parsed.error());
+        return true;
+      }
       const auto request = number_of(parsed->head, "request");
       if (frame.type == FrameType::kTaskForgetNext) {
         member->nexts.erase(request);
         engine_->forget_next(worker, request);
       } else if (frame.type == FrameType::kTaskNext) {
         if (leaving_) break;  // the successor answers it
-        const auto deadline = now + Milliseconds(std::min<std::uint64_t>(number_of(parsed->head, "waitMs"), 600000));
-        if (!member->standby) engine_->next(now, wall, worker, request, deadline);
-        else if (member->nexts.size() < tasks::kMaxCallsPerWorker) member->nexts[request] = deadline;
+        const auto deadline =
+            now + Milliseconds(std::min<std::uint64_t>(number_of(parsed->head, "waitMs"), 600000));
+        if (!member->standby)
+          engine_->next(now, wall, worker, request, deadline);
+        else if (member->nexts.size() < tasks::kMaxCallsPerWorker)
+          member->nexts[request] = deadline;
       } else {
         const std::string progress = text_of(parsed->head, "progress");
         const bool has_progress = parsed->head.contains("progress");
-        const auto extended = engine_->extend(now, wall, worker, TaskId{text_of(parsed->head, "id")},
-                                              static_cast<std::uint32_t>(number_of(parsed->head, "attempt")), has_progress ? &progress : nullptr);
+        const auto extended =
+            engine_->extend(now, wall, worker, TaskId{text_of(parsed->head, "id")},
+                            static_cast<std::uint32_t>(number_of(parsed->head, "attempt")),
+                            has_progress ? &progress : nullptr);
         json answer{{"request", request}};
         if (extended) {
           answer["cancel"] = extended->cancel;
@@ -353,15 +415,20 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
     case FrameType::kTaskReport: {
       std::uint64_t request = 0;
       auto report = decode_report(frame.payload, &request);
-      if (!report) { session.close(report.error()); return true; }
-      // The worker knows its reports by task and attempt; so does the request number that goes round the engine.
+      if (!report) {
+        session.close(report.error());
+        return true;
+      }
+      // The worker knows its reports by task and attempt; so does the request number that goes
+      // round the engine.
       const auto number = next_ticket_++;
       reports_[number] = {report->id, report->attempt};
       if (report->done) ++member->tasks_done;
       engine_->report(now, wall, worker, number, *std::move(report));
       break;
     }
-    default: return false;
+    default:
+      return false;
   }
   perform();
   arm();
@@ -369,7 +436,8 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
 }
 
 void Coordinator::locate(const AgentName& name, const Located& done) {
-  if (name == config_.name) return done(Location{config_.pod_ip, config_.link_port, {config_.name, {}}});
+  if (name == config_.name)
+    return done(Location{config_.pod_ip, config_.link_port, {config_.name, {}}});
   const auto owner = owner_.find(name);
   const auto member = owner == owner_.end() ? by_session_.end() : by_session_.find(owner->second);
   if (member == by_session_.end()) return done(not_found(name.value + " is not connected now"));
@@ -386,7 +454,8 @@ void Coordinator::leaving() {
 
 void Coordinator::swarm_deleted() {
   for (const auto& [number, member] : by_session_) {
-    if (auto session = member.session.lock()) session->send(FrameType::kLeaving, control(json{{"swarmDeleted", true}}));
+    if (auto session = member.session.lock())
+      session->send(FrameType::kLeaving, control(json{{"swarmDeleted", true}}));
   }
 }
 
@@ -408,7 +477,8 @@ void Coordinator::store(const tasks::Store& out) {
   }
   unstored_.erase(out.id);
   const auto older = records_.find(out.id);
-  if (older != records_.end()) check(log_->mark(older->second, log::State::kDone, 0).ok(), "marking needs no space");
+  if (older != records_.end())
+    check(log_->mark(older->second, log::State::kDone, 0).ok(), "marking needs no space");
   records_[out.id] = *record;
 }
 
@@ -444,17 +514,31 @@ void Coordinator::perform() {
       }
       json mirrors = json::array();
       for (const auto& m : s->mirrors) mirrors.push_back(m.value);
-      later(respond, {201, "application/json",
-                      json{{"id", s->result->value}, {"survives", s->survives}, {"duplicate", s->duplicate}, {"mirrors", mirrors}}.dump() + "\n", {}});
+      later(respond, {201,
+                      "application/json",
+                      json{{"id", s->result->value},
+                           {"survives", s->survives},
+                           {"duplicate", s->duplicate},
+                           {"mirrors", mirrors}}
+                              .dump() +
+                          "\n",
+                      {}});
     } else if (auto* l = std::get_if<tasks::Lease>(&output)) {
-      json head{{"request", l->request}, {"id", l->id.value}, {"attempt", l->attempt}, {"maxAttempts", l->max_attempts},
-                {"version", l->version == tasks::Version::kV1 ? "V1" : "V2"}, {"leaseMs", l->lease.count()}, {"key", printable(l->key)},
+      json head{{"request", l->request},
+                {"id", l->id.value},
+                {"attempt", l->attempt},
+                {"maxAttempts", l->max_attempts},
+                {"version", l->version == tasks::Version::kV1 ? "V1" : "V2"},
+                {"leaseMs", l->lease.count()},
+                {"key", printable(l->key)},
                 {"labels", json::object()}};
       for (const auto& [k, v] : l->labels) head["labels"][printable(k)] = printable(v);
       if (!l->command.empty()) head["command"] = l->command;
       send_to(l->worker, FrameType::kTaskLease, control(head, l->body));
     } else if (auto* n = std::get_if<tasks::NoTask>(&output)) {
-      send_to(n->worker, FrameType::kTaskNone, control(json{{"request", n->request}, {"code", code_name(n->code)}, {"message", n->reason}}));
+      send_to(n->worker, FrameType::kTaskNone,
+              control(json{
+                  {"request", n->request}, {"code", code_name(n->code)}, {"message", n->reason}}));
     } else if (auto* d = std::get_if<tasks::Reported>(&output)) {
       const auto known = reports_.find(d->request);
       if (known == reports_.end()) continue;
@@ -466,7 +550,8 @@ void Coordinator::perform() {
       }
       send_to(d->worker, FrameType::kTaskReported, control(head));
     } else if (auto* c = std::get_if<tasks::Cancel>(&output)) {
-      send_to(c->worker, FrameType::kTaskCancel, control(json{{"id", c->id.value}, {"attempt", c->attempt}}));
+      send_to(c->worker, FrameType::kTaskCancel,
+              control(json{{"id", c->id.value}, {"attempt", c->attempt}}));
     } else if (auto* g = std::get_if<tasks::Changed>(&output)) {
       const auto task = engine_->find(g->id);
       if (!task || !tasks::is_final((*task)->state)) continue;
@@ -491,7 +576,8 @@ void Coordinator::tick() {
   if (active_) engine_->tick(now, wall_now());
   end_recovery_if_complete();
   if (now >= recovery_deadline_) {
-    for (const auto& session : std::set(announcing_)) session->close(Error{Code::kCancelled, "announced long enough"});
+    for (const auto& session : std::set(announcing_))
+      session->close(Error{Code::kCancelled, "announced long enough"});
   }
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     if (it->deadline > now) {

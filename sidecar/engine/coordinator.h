@@ -1,6 +1,7 @@
 // The coordinator's side of one team: who its workers are, the task engine's shell, the task API.
 //
-// Threads: the loop's; forwarding to other teams' coordinators runs on a small pool and comes back by post().
+// Threads: the loop's; forwarding to other teams' coordinators runs on a small pool and comes back
+// by post().
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
@@ -20,10 +21,13 @@
 
 namespace swarm::engine {
 
-inline constexpr std::size_t kMaxTaskWaiters = 1024;         // long polls
-inline constexpr std::size_t kMaxForwards = 64;              // requests on their way to other teams
-inline constexpr std::uint64_t kTaskReserveBytes = 6U << 20U;  // of the log: new tasks leave this much for changes of old ones
-inline constexpr Milliseconds kRecoveryLimit{5000};          // for workers that the former coordinator had and that do not come; later copies still count
+inline constexpr std::size_t kMaxTaskWaiters = 1024;  // long polls
+inline constexpr std::size_t kMaxForwards = 64;       // requests on their way to other teams
+inline constexpr std::uint64_t kTaskReserveBytes =
+    6U << 20U;  // of the log: new tasks leave this much for changes of old ones
+inline constexpr Milliseconds kRecoveryLimit{
+    5000};  // for workers that the former coordinator had and that do not come; later copies still
+            // count
 
 // What the Swarm resource says that may change while we run.
 struct TeamSettings {
@@ -37,7 +41,7 @@ struct TeamSettings {
 
 class Coordinator {
  public:
-  struct Former {                       // a worker that the last holder of the Lease reported
+  struct Former {  // a worker that the last holder of the Lease reported
     AgentName name;
     std::string address;
   };
@@ -56,20 +60,20 @@ class Coordinator {
   [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
   // A worker has seen a higher epoch than ours: somebody else was coordinator in between.
   std::function<void(std::uint64_t at_least)> on_higher_epoch;
-  std::function<void()> on_change;                        // something in report() may have changed
+  std::function<void()> on_change;  // something in report() may have changed
 
   bool take(Session& session, const link::Frame& frame);
   void session_down(Session& session);
   void locate(const AgentName& name, const Located& done);
-  void http(net::HttpRequest request, net::Respond respond);   // paths under /v1/
+  void http(net::HttpRequest request, net::Respond respond);  // paths under /v1/
   void leaving();
-  void swarm_deleted();                      // the workers learn that nobody will take what they have left
-  [[nodiscard]] api::TeamReport report() const;           // docs/pod-layout.md
+  void swarm_deleted();  // the workers learn that nobody will take what they have left
+  [[nodiscard]] api::TeamReport report() const;  // docs/pod-layout.md
   [[nodiscard]] tasks::Counts counts() const;
   [[nodiscard]] std::size_t workers() const { return by_session_.size(); }
 
  private:
-  struct Member {                     // a connected worker
+  struct Member {  // a connected worker
     tasks::Worker worker;
     std::weak_ptr<Session> session;
     AgentName name;
@@ -79,14 +83,19 @@ class Coordinator {
     std::set<TaskId> pulling;
     std::vector<tasks::Engine::Running> running;
     bool joined = false, leaving = false, superseded = false;
-    // Its predecessor in the same slot is shutting down but still at work: mail goes here already, the engine hears of it
-    // when the predecessor has finished or gone. Otherwise its arrival would end that work.
+    // Its predecessor in the same slot is shutting down but still at work: mail goes here already,
+    // the engine hears of it when the predecessor has finished or gone. Otherwise its arrival would
+    // end that work.
     bool standby = false;
-    std::map<std::uint64_t, MonoTime> nexts;   // standby: requests for tasks, with their deadlines
+    std::map<std::uint64_t, MonoTime> nexts;  // standby: requests for tasks, with their deadlines
     WallTime since = 0;
     std::uint64_t tasks_done = 0;
   };
-  struct Waiter { TaskId id; MonoTime deadline; net::Respond respond; };
+  struct Waiter {
+    TaskId id;
+    MonoTime deadline;
+    net::Respond respond;
+  };
 
   Member* member_of(Session& session);
   void join(Session& session, const link::Frame& frame);
@@ -96,19 +105,20 @@ class Coordinator {
   [[nodiscard]] std::optional<tasks::Engine::Running> running_of(const Member& member) const;
   void announce(const Former& former);
   void end_recovery_if_complete();
-  void perform();                     // the engine's outputs
+  void perform();  // the engine's outputs
   void store(const tasks::Store& out);
   void send_to(const tasks::Worker& worker, link::FrameType type, const std::string& payload);
   void answer_task(const TaskId& id, const net::Respond& respond);
   void forward(std::uint32_t team, net::HttpRequest request, net::Respond respond);
   void list_tasks(const net::HttpRequest& request, const net::Respond& respond);
   // The same question to every other team; `own` is our part of the answer's list `field`.
-  void gather(const net::HttpRequest& request, const std::string& field, const std::string& own, const net::Respond& respond);
+  void gather(const net::HttpRequest& request, const std::string& field, const std::string& own,
+              const net::Respond& respond);
   void submit(const net::HttpRequest& request, const net::Respond& respond);
   void tick();
   void arm();
   std::string agents_json();
-  void later(const net::Respond& respond, net::HttpResponse response);   // after commit
+  void later(const net::Respond& respond, net::HttpResponse response);  // after commit
 
   Loop& loop_;
   const Config& config_;
@@ -120,14 +130,17 @@ class Coordinator {
   bool active_ = false, fresh_ = true, leaving_ = false;
   std::uint64_t epoch_ = 0, next_session_ = 1, next_ticket_ = 1;
   std::map<std::uint64_t, Member> by_session_;
+  // Who got which session, by the log that makes an incarnation; the youngest kMaxGranted.
+  std::map<LogId, std::pair<AgentName, std::uint64_t>> granted_;
+  static constexpr std::size_t kMaxGranted = 8192;
   std::map<Session*, std::uint64_t> session_of_;
-  std::map<Session*, std::map<TaskId, std::uint64_t>> held_early_;   // HELD frames before JOIN
-  std::map<AgentName, std::uint64_t> owner_;              // name -> highest session
+  std::map<Session*, std::map<TaskId, std::uint64_t>> held_early_;  // HELD frames before JOIN
+  std::map<AgentName, std::uint64_t> owner_;                        // name -> highest session
   std::map<TaskId, log::Sequence> records_;
   std::map<TaskId, std::uint64_t> versions_;
-  std::map<TaskId, tasks::Store> unstored_;               // the log was full: tried again at every tick
+  std::map<TaskId, tasks::Store> unstored_;  // the log was full: tried again at every tick
   std::map<std::uint64_t, net::Respond> tickets_;
-  std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;   // under way in the engine
+  std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;  // under way in the engine
   std::vector<Waiter> waiters_;
   std::vector<tasks::Task> restored_;
   std::set<AgentName> expected_;

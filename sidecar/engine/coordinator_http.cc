@@ -1,7 +1,6 @@
 // The task API (docs/task-api.md): the part of Coordinator that speaks HTTP.
-#include <boost/asio/post.hpp>
-
 #include <algorithm>
+#include <boost/asio/post.hpp>
 
 #include "api/swarm.h"
 #include "base/encoding.h"
@@ -19,7 +18,9 @@ constexpr std::size_t kMaxLabels = 32;
 constexpr std::uint64_t kMaxWaitSeconds = 55;
 constexpr const char* kForwarded = "x-swarm-forwarded";
 
-net::HttpResponse ok_json(const json& value, int status = 200) { return {status, "application/json", value.dump() + "\n", {}}; }
+net::HttpResponse ok_json(const json& value, int status = 200) {
+  return {status, "application/json", value.dump() + "\n", {}};
+}
 
 // FNV-1a: the same in every coordinator and release, since it decides which team owns a key.
 std::uint32_t team_hash(std::string_view text) {
@@ -31,7 +32,8 @@ std::uint32_t team_hash(std::string_view text) {
 std::optional<std::uint32_t> team_of(const std::string& id) {
   if (!id.starts_with("t-")) return std::nullopt;
   const auto dash = id.find('-', 2);
-  if (dash == std::string::npos || dash == 2 || dash > 8 || dash + 1 == id.size() || id.size() > 64) return std::nullopt;
+  if (dash == std::string::npos || dash == 2 || dash > 8 || dash + 1 == id.size() || id.size() > 64)
+    return std::nullopt;
   std::uint32_t team = 0;
   for (std::size_t i = 2; i < dash; ++i) {
     if (id[i] < '0' || id[i] > '9') return std::nullopt;
@@ -55,10 +57,13 @@ std::string target_of(const net::HttpRequest& request) {
 
 Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_t max_bytes) {
   auto object = parse_object(body);
-  if (!object) return invalid("the request's body must be a JSON object like {\"body\":\"…\",\"key\":\"…\"}");
+  if (!object)
+    return invalid("the request's body must be a JSON object like {\"body\":\"…\",\"key\":\"…\"}");
   for (const auto& [key, value] : object->items()) {
-    if (key != "body" && key != "body64" && key != "key" && key != "id" && key != "labels" && key != "maxAttempts") {
-      return invalid("unknown field \"" + printable(key.substr(0, 40)) + "\", allowed: body, body64, key, id, labels, maxAttempts");
+    if (key != "body" && key != "body64" && key != "key" && key != "id" && key != "labels" &&
+        key != "maxAttempts") {
+      return invalid("unknown field \"" + printable(key.substr(0, 40)) +
+                     "\", allowed: body, body64, key, id, labels, maxAttempts");
     }
   }
   tasks::Submission out;
@@ -72,24 +77,31 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
     return invalid("body (a string) or body64 is required");
   }
   if (out.body.size() > max_bytes) {
-    return invalid("the task's body has " + std::to_string(out.body.size()) + " bytes, at most " + std::to_string(max_bytes) +
-                   " (spec.mailbox.maxMessageBytes); put larger input into a file or repository and name it");
+    return invalid(
+        "the task's body has " + std::to_string(out.body.size()) + " bytes, at most " +
+        std::to_string(max_bytes) +
+        " (spec.mailbox.maxMessageBytes); put larger input into a file or repository and name it");
   }
   out.key = text_of(*object, "key");
   out.idempotency_id = text_of(*object, "id");
-  if (out.key.size() > kMaxKeyBytes) return invalid("key: at most " + std::to_string(kMaxKeyBytes) + " bytes");
-  if (!out.idempotency_id.empty() && !is_message_id(out.idempotency_id)) return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
+  if (out.key.size() > kMaxKeyBytes)
+    return invalid("key: at most " + std::to_string(kMaxKeyBytes) + " bytes");
+  if (!out.idempotency_id.empty() && !is_message_id(out.idempotency_id))
+    return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
   if (const auto labels = object->find("labels"); labels != object->end()) {
-    if (!labels->is_object() || labels->size() > kMaxLabels) return invalid("labels: an object of at most " + std::to_string(kMaxLabels) + " strings");
+    if (!labels->is_object() || labels->size() > kMaxLabels)
+      return invalid("labels: an object of at most " + std::to_string(kMaxLabels) + " strings");
     for (const auto& [key, value] : labels->items()) {
-      if (!value.is_string() || key.size() > 63 || value.get_ref<const std::string&>().size() > 63) {
+      if (!value.is_string() || key.size() > 63 ||
+          value.get_ref<const std::string&>().size() > 63) {
         return invalid("labels: names and values are strings of at most 63 bytes");
       }
       out.labels[key] = value.get<std::string>();
     }
   }
   if (const auto n = object->find("maxAttempts"); n != object->end()) {
-    if (!n->is_number_unsigned() || n->get<std::uint64_t>() < 1 || n->get<std::uint64_t>() > 100) return invalid("maxAttempts: 1 to 100");
+    if (!n->is_number_unsigned() || n->get<std::uint64_t>() < 1 || n->get<std::uint64_t>() > 100)
+      return invalid("maxAttempts: 1 to 100");
     out.max_attempts = n->get<std::uint32_t>();
   }
   return out;
@@ -117,17 +129,32 @@ void Coordinator::answer_task(const TaskId& id, const net::Respond& respond) {
 void Coordinator::http(net::HttpRequest request, net::Respond respond) {
   auto token = os::read_file(config_.submit_token_file, 4096);
   std::string given(request.header("x-swarm-token"));
-  if (given.empty() && request.header("authorization").starts_with("Bearer ")) given = request.header("authorization").substr(7);
+  if (given.empty() && request.header("authorization").starts_with("Bearer "))
+    given = request.header("authorization").substr(7);
   while (token && !token->empty() && token->back() == '\n') token->pop_back();
-  if (!token || token->empty()) return respond(net::error_response(unavailable("the token of Secret " + config_.swarm + "-submit is not mounted yet")));
+  if (!token || token->empty())
+    return respond(net::error_response(
+        unavailable("the token of Secret " + config_.swarm + "-submit is not mounted yet")));
   if (given.empty()) {
-    return respond({401, "application/json", R"({"code":"denied","message":"send the token of Secret )" + config_.swarm +
-                    R"(-submit as X-Swarm-Token; kubectl swarm does"})" "\n", {}});
+    return respond({401,
+                    "application/json",
+                    R"({"code":"denied","message":"send the token of Secret )" + config_.swarm +
+                        R"(-submit as X-Swarm-Token; kubectl swarm does"})"
+                        "\n",
+                    {}});
   }
   if (!constant_time_equal(given, *token)) {
-    return respond({403, "application/json", R"({"code":"denied","message":"that is not the token of Secret )" + config_.swarm + R"(-submit"})" "\n", {}});
+    return respond({403,
+                    "application/json",
+                    R"({"code":"denied","message":"that is not the token of Secret )" +
+                        config_.swarm +
+                        R"(-submit"})"
+                        "\n",
+                    {}});
   }
-  if (!active_) return respond(net::error_response(unavailable("this coordinator does not hold its team's Lease yet; try again")));
+  if (!active_)
+    return respond(net::error_response(
+        unavailable("this coordinator does not hold its team's Lease yet; try again")));
 
   if (request.path == "/v1/tasks" && request.method == "POST") return submit(request, respond);
   if (request.path == "/v1/tasks" && request.method == "GET") return list_tasks(request, respond);
@@ -136,10 +163,13 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     if (!everywhere) return respond({200, "application/json", agents_json(), {}});
     return gather(request, "agents", agents_json(), respond);
   }
-  if (request.path == "/v1/stats" && request.method == "GET") return respond({200, "application/json", api::to_text(report()) + "\n", {}});
+  if (request.path == "/v1/stats" && request.method == "GET")
+    return respond({200, "application/json", api::to_text(report()) + "\n", {}});
 
   constexpr std::string_view kPrefix = "/v1/tasks/";
-  if (!request.path.starts_with(kPrefix)) return respond(net::error_response(not_found("no such path; see /v1/tasks, /v1/agents, /v1/stats")));
+  if (!request.path.starts_with(kPrefix))
+    return respond(
+        net::error_response(not_found("no such path; see /v1/tasks, /v1/agents, /v1/stats")));
   std::string id = request.path.substr(kPrefix.size());
   std::string verb;
   if (const auto slash = id.find('/'); slash != std::string::npos) {
@@ -147,9 +177,11 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     id.resize(slash);
   }
   const auto team = team_of(id);
-  if (!team) return respond(net::error_response(invalid("not a task's id: it looks like t-0-1f2a")));
+  if (!team)
+    return respond(net::error_response(invalid("not a task's id: it looks like t-0-1f2a")));
   if (*team != config_.team) {
-    if (*team >= settings_.coordinators || !request.header(kForwarded).empty()) return respond(net::error_response(not_found("no task " + id)));
+    if (*team >= settings_.coordinators || !request.header(kForwarded).empty())
+      return respond(net::error_response(not_found("no task " + id)));
     return forward(*team, std::move(request), std::move(respond));
   }
   const TaskId task_id{id};
@@ -158,14 +190,18 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     const auto wait = request.parameter("waitSeconds");
     std::uint64_t seconds = 0;
     if (wait) {
-      if (wait->empty() || wait->size() > 4 || wait->find_first_not_of("0123456789") != std::string::npos) {
+      if (wait->empty() || wait->size() > 4 ||
+          wait->find_first_not_of("0123456789") != std::string::npos) {
         return respond(net::error_response(invalid("waitSeconds: 0 to 55")));
       }
       seconds = std::min<std::uint64_t>(std::stoul(*wait), kMaxWaitSeconds);
     }
     const auto task = engine_->find(task_id);
-    if (seconds == 0 || !task || tasks::is_final((*task)->state)) return answer_task(task_id, respond);
-    if (waiters_.size() >= kMaxTaskWaiters) return respond(net::error_response({Code::kFull, "too many requests wait here; ask without waitSeconds"}));
+    if (seconds == 0 || !task || tasks::is_final((*task)->state))
+      return answer_task(task_id, respond);
+    if (waiters_.size() >= kMaxTaskWaiters)
+      return respond(net::error_response(
+          {Code::kFull, "too many requests wait here; ask without waitSeconds"}));
     waiters_.push_back({task_id, mono_now() + Milliseconds(seconds * 1000), respond});
     return arm();
   }
@@ -173,14 +209,18 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     const auto task = engine_->find(task_id);
     if (!task) return respond(net::error_response(task.error()));
     if (!(*task)->result) {
-      return respond(net::error_response(not_found(id + " has no result: it is " + std::string(tasks::state_name((*task)->state)))));
+      return respond(net::error_response(not_found(
+          id + " has no result: it is " + std::string(tasks::state_name((*task)->state)))));
     }
     net::HttpResponse response{200, "application/octet-stream", (*task)->result->bytes, {}};
-    if ((*task)->result->truncated) response.headers.emplace_back("X-Swarm-Truncated", std::to_string((*task)->result->total_bytes));
+    if ((*task)->result->truncated)
+      response.headers.emplace_back("X-Swarm-Truncated",
+                                    std::to_string((*task)->result->total_bytes));
     return later(respond, std::move(response));
   }
   if ((verb == "cancel" || verb == "retry") && request.method == "POST") {
-    auto task = verb == "cancel" ? engine_->cancel(mono_now(), wall_now(), task_id) : engine_->retry(mono_now(), wall_now(), task_id);
+    auto task = verb == "cancel" ? engine_->cancel(mono_now(), wall_now(), task_id)
+                                 : engine_->retry(mono_now(), wall_now(), task_id);
     perform();
     arm();
     if (!task) return respond(net::error_response(task.error()));
@@ -197,11 +237,17 @@ void Coordinator::submit(const net::HttpRequest& request, const net::Respond& re
     const auto team = spread.empty() ? config_.team : team_hash(spread) % settings_.coordinators;
     if (team != config_.team) return forward(team, request, respond);
   }
-  if (leaving_) return respond(net::error_response(unavailable("this coordinator is shutting down; its successor takes tasks in a moment")));
-  if (recovering()) return respond(net::error_response(unavailable("the coordinator was replaced and is collecting its tasks; try again in a moment")));
+  if (leaving_)
+    return respond(net::error_response(
+        unavailable("this coordinator is shutting down; its successor takes tasks in a moment")));
+  if (recovering())
+    return respond(net::error_response(unavailable(
+        "the coordinator was replaced and is collecting its tasks; try again in a moment")));
   if (log_->available_bytes() < kTaskReserveBytes) {
-    return respond(net::error_response({Code::kFull, "the coordinator's mailbox is full (" + std::to_string(log_->stats().live_bytes >> 20U) +
-                                                         " MiB in use); raise spec.mailbox.sizeLimit or wait until tasks are done"}));
+    return respond(net::error_response(
+        {Code::kFull,
+         "the coordinator's mailbox is full (" + std::to_string(log_->stats().live_bytes >> 20U) +
+             " MiB in use); raise spec.mailbox.sizeLimit or wait until tasks are done"}));
   }
   const auto ticket = next_ticket_++;
   tickets_[ticket] = respond;
@@ -217,13 +263,18 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
     const auto comma = rest.find(',');
     const auto word = rest.substr(0, comma);
     const auto state = tasks::state_from(word);
-    if (!state) return respond(net::error_response(invalid("state: \"" + printable(word.substr(0, 40)) + "\", allowed: queued, running, done, failed, dead, cancelled")));
+    if (!state)
+      return respond(net::error_response(
+          invalid("state: \"" + printable(word.substr(0, 40)) +
+                  "\", allowed: queued, running, done, failed, dead, cancelled")));
     states.push_back(*state);
     rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
   }
   std::size_t limit = 500;
   if (const auto given = request.parameter("limit")) {
-    if (given->empty() || given->size() > 4 || given->find_first_not_of("0123456789") != std::string::npos || std::stoul(*given) < 1 || std::stoul(*given) > 1000) {
+    if (given->empty() || given->size() > 4 ||
+        given->find_first_not_of("0123456789") != std::string::npos || std::stoul(*given) < 1 ||
+        std::stoul(*given) > 1000) {
       return respond(net::error_response(invalid("limit: 1 to 1000")));
     }
     limit = std::stoul(*given);
@@ -234,21 +285,38 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
   for (const auto* task : page) out["tasks"].push_back(task_json(*task, {}, "", true));
   if (page.size() == limit) out["next"] = page.back()->id.value;
   if (recovering()) out["recovering"] = true;
-  if (settings_.coordinators > 1 && request.header(kForwarded).empty() && after.empty()) return gather(request, "tasks", out.dump(), respond);
+  if (settings_.coordinators > 1 && request.header(kForwarded).empty() && after.empty())
+    return gather(request, "tasks", out.dump(), respond);
   respond(ok_json(out));
 }
 
 std::string Coordinator::agents_json() {
   json agents = json::array();
   const auto books = mail_.box().books();
-  agents.push_back({{"name", config_.name.value}, {"role", "coordinator"}, {"pod", config_.pod}, {"node", config_.node}, {"team", config_.team},
-                    {"state", leaving_ ? "leaving" : recovering() ? "recovering" : "ready"}, {"inbox", books.inbox_live}, {"outbox", books.outbox_live},
+  agents.push_back({{"name", config_.name.value},
+                    {"role", "coordinator"},
+                    {"pod", config_.pod},
+                    {"node", config_.node},
+                    {"team", config_.team},
+                    {"state", leaving_       ? "leaving"
+                              : recovering() ? "recovering"
+                                             : "ready"},
+                    {"inbox", books.inbox_live},
+                    {"outbox", books.outbox_live},
                     {"version", SWARM_VERSION}});
   for (const auto& [number, m] : by_session_) {
     const auto running = running_of(m);
-    json agent{{"name", m.name.value}, {"role", "worker"}, {"pod", m.worker.pod}, {"node", m.worker.node}, {"team", config_.team},
-               {"state", m.leaving || m.superseded ? "leaving" : running ? "busy" : "idle"},
-               {"sinceSeconds", (wall_now() - m.since) / 1000}, {"tasksDone", m.tasks_done}, {"version", m.version}};
+    json agent{{"name", m.name.value},
+               {"role", "worker"},
+               {"pod", m.worker.pod},
+               {"node", m.worker.node},
+               {"team", config_.team},
+               {"state", m.leaving || m.superseded ? "leaving"
+                         : running                 ? "busy"
+                                                   : "idle"},
+               {"sinceSeconds", (wall_now() - m.since) / 1000},
+               {"tasksDone", m.tasks_done},
+               {"version", m.version}};
     if (running) agent["task"] = running->id.value;
     agents.push_back(std::move(agent));
   }
@@ -275,7 +343,8 @@ api::TeamReport Coordinator::report() const {
   for (const auto& [number, m] : by_session_) {
     if (m.superseded || !m.joined || out.workers.size() >= api::kMaxReportWorkers) continue;
     const auto running = running_of(m);
-    out.workers[m.name.value] = {m.worker.pod, running.has_value(), running ? running->id.value : "", false, m.address};
+    out.workers[m.name.value] = {m.worker.pod, running.has_value(),
+                                 running ? running->id.value : "", false, m.address};
   }
   out.effective = settings_.v1_command.empty() ? 100 : settings_.v2_percentage;
   out.v1 = n(counts.v1_first);
@@ -289,41 +358,53 @@ api::TeamReport Coordinator::report() const {
 // ---- other teams
 
 void Coordinator::forward(std::uint32_t team, net::HttpRequest request, net::Respond respond) {
-  if (forwarding_ >= kMaxForwards) return respond(net::error_response({Code::kFull, "too many requests are on their way to other teams"}));
+  if (forwarding_ >= kMaxForwards)
+    return respond(
+        net::error_response({Code::kFull, "too many requests are on their way to other teams"}));
   ++forwarding_;
   auto token = std::string(request.header("x-swarm-token"));
   if (token.empty()) token = request.header("authorization").substr(7);
-  boost::asio::post(forwarders_, [this, team, request = std::move(request), respond = std::move(respond), token] {
-    net::HttpClientOptions options;
-    options.url = "http://coordinator-" + std::to_string(team) + "." + config_.link_service + ":" + std::to_string(config_.http_port);
-    net::HttpResponse response;
-    auto client = net::make_beast_client(options);
-    if (!client) {
-      response = net::error_response(client.error());
-    } else {
-      net::HttpCall call;
-      call.method = request.method;
-      call.target = target_of(request);
-      call.body = request.body;
-      if (!call.body.empty()) call.content_type = "application/json";
-      call.headers = {{"X-Swarm-Token", token}, {kForwarded, config_.name.value}};
-      auto reply = (*client)->send(call, Milliseconds{60000});
-      if (!reply) {
-        response = net::error_response(reply.error().in("coordinator-" + std::to_string(team)));
-      } else {
-        const auto type = reply->headers.find("content-type");
-        response = {reply->status, type == reply->headers.end() ? "application/json" : type->second, reply->body, {}};
-      }
-    }
-    loop_.post([this, respond, response = std::move(response)] {
-      --forwarding_;
-      respond(response);
-    });
-  });
+  boost::asio::post(
+      forwarders_, [this, team, request = std::move(request), respond = std::move(respond), token] {
+        net::HttpClientOptions options;
+        options.url = "http://coordinator-" + std::to_string(team) + "." + config_.link_service +
+                      ":" + std::to_string(config_.http_port);
+        net::HttpResponse response;
+        auto client = net::make_beast_client(options);
+        if (!client) {
+          response = net::error_response(client.error());
+        } else {
+          net::HttpCall call;
+          call.method = request.method;
+          call.target = target_of(request);
+          call.body = request.body;
+          if (!call.body.empty()) call.content_type = "application/json";
+          call.headers = {{"X-Swarm-Token", token}, {kForwarded, config_.name.value}};
+          auto reply = (*client)->send(call, Milliseconds{60000});
+          if (!reply) {
+            response = net::error_response(reply.error().in("coordinator-" + std::to_string(team)));
+          } else {
+            const auto type = reply->headers.find("content-type");
+            response = {reply->status,
+                        type == reply->headers.end() ? "application/json" : type->second,
+                        reply->body,
+                        {}};
+          }
+        }
+        loop_.post([this, respond, response = std::move(response)] {
+          --forwarding_;
+          respond(response);
+        });
+      });
 }
 
-void Coordinator::gather(const net::HttpRequest& request, const std::string& field, const std::string& own, const net::Respond& respond) {
-  struct Gathering { json all; std::size_t missing = 0; std::string failed; };
+void Coordinator::gather(const net::HttpRequest& request, const std::string& field,
+                         const std::string& own, const net::Respond& respond) {
+  struct Gathering {
+    json all;
+    std::size_t missing = 0;
+    std::string failed;
+  };
   auto gathering = std::make_shared<Gathering>();
   gathering->all = json::parse(own);
   gathering->missing = settings_.coordinators - 1;

@@ -11,8 +11,15 @@ constexpr Milliseconds kFirstBackoff{50}, kMaxBackoff{500};
 constexpr std::size_t kMaxCandidates = 8;
 }  // namespace
 
-CoordinatorLink::CoordinatorLink(Loop& loop, const Config& config, const Session::Options& options, std::uint32_t team, Events events)
-    : loop_(loop), config_(config), options_(options), team_(team), events_(std::move(events)), resolver_(loop.io()), timer_(loop.io()) {
+CoordinatorLink::CoordinatorLink(Loop& loop, const Config& config, const Session::Options& options,
+                                 std::uint32_t team, Events events)
+    : loop_(loop),
+      config_(config),
+      options_(options),
+      team_(team),
+      events_(std::move(events)),
+      resolver_(loop.io()),
+      timer_(loop.io()) {
   search();
 }
 
@@ -40,15 +47,18 @@ void CoordinatorLink::search() {
   if (searching_) return;
   searching_ = true;
   const std::string host = "coordinator-" + std::to_string(team_) + "." + config_.link_service;
-  resolver_.async_resolve(host, std::to_string(config_.link_port), [this, alive = alive_](boost::system::error_code e, const tcp::resolver::results_type& found) {
-    if (!*alive || e == boost::asio::error::operation_aborted) return;
-    if (!e) {
-      for (const auto& entry : found) {
-        if (candidates_.size() < kMaxCandidates) candidates_.push_back(entry.endpoint());
-      }
-    }
-    try_next();
-  });
+  resolver_.async_resolve(host, std::to_string(config_.link_port),
+                          [this, alive = alive_](boost::system::error_code e,
+                                                 const tcp::resolver::results_type& found) {
+                            if (!*alive || e == boost::asio::error::operation_aborted) return;
+                            if (!e) {
+                              for (const auto& entry : found) {
+                                if (candidates_.size() < kMaxCandidates)
+                                  candidates_.push_back(entry.endpoint());
+                              }
+                            }
+                            try_next();
+                          });
 }
 
 void CoordinatorLink::try_next() {

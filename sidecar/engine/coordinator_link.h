@@ -1,7 +1,9 @@
-// A link to the coordinator of one team, found by DNS and by what the other end says of itself in the handshake.
+// A link to the coordinator of one team, found by DNS and by what the other end says of itself in
+// the handshake.
 //
-// While a coordinator's pod is being replaced its name has two addresses: only one that holds the team's Lease
-// (standing.active) and has not been superseded (epoch at least the highest we know) is taken.
+// While a coordinator's pod is being replaced its name has two addresses: only one that holds the
+// team's Lease (standing.active) and has not been superseded (epoch at least the highest we know)
+// is taken.
 //
 // Threads: the loop's.
 #pragma once
@@ -20,11 +22,13 @@ namespace swarm::engine {
 class CoordinatorLink {
  public:
   struct Events {
-    std::function<void(Session&)> ready;                     // an active coordinator; ends the use of any earlier session
+    std::function<void(Session&)>
+        ready;  // an active coordinator; ends the use of any earlier session
     std::function<void(Session&, const link::Frame&)> frame;
-    std::function<void()> lost;                              // no session any more; it is being searched for
+    std::function<void()> lost;  // no session any more; it is being searched for
   };
-  CoordinatorLink(Loop& loop, const Config& config, const Session::Options& options, std::uint32_t team, Events events);
+  CoordinatorLink(Loop& loop, const Config& config, const Session::Options& options,
+                  std::uint32_t team, Events events);
   ~CoordinatorLink();
   CoordinatorLink(const CoordinatorLink&) = delete;
   CoordinatorLink& operator=(const CoordinatorLink&) = delete;

@@ -18,7 +18,8 @@ void Loop::after_commit(std::function<void()> action) {
 
 void Loop::flush() {
   scheduled_ = false;
-  // A superblock that can't be written means that no promise can be made any more: the supervisor begins anew from the log.
+  // A superblock that can't be written means that no promise can be made any more: the supervisor
+  // begins anew from the log.
   check(log_ == nullptr || log_->commit().ok(), "the log's superblock can be written");
   auto queue = std::move(queue_);
   queue_.clear();

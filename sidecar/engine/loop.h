@@ -1,7 +1,9 @@
-// The one thread that owns everything in the sidecar, and the rule that nothing is answered before it is committed.
+// The one thread that owns everything in the sidecar, and the rule that nothing is answered before
+// it is committed.
 //
-// Whatever leaves the process (a frame, an agent's answer, an HTTP response) is queued with after_commit(). Once the handlers
-// that are ready have run, the log is committed once for all of them, then the queue goes out.
+// Whatever leaves the process (a frame, an agent's answer, an HTTP response) is queued with
+// after_commit(). Once the handlers that are ready have run, the log is committed once for all of
+// them, then the queue goes out.
 //
 // Threads: post() may be called from any thread; everything else on the loop's own.
 #pragma once

@@ -23,7 +23,12 @@ Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
 
 Mail::Mail(Loop& loop, mailbox::Mailbox& box, const Config& config, Session::Options options,
            std::function<void(const AgentName&, Located)> locate)
-    : loop_(loop), box_(box), config_(config), options_(std::move(options)), locate_(std::move(locate)), timer_(loop.io()) {
+    : loop_(loop),
+      box_(box),
+      config_(config),
+      options_(std::move(options)),
+      locate_(std::move(locate)),
+      timer_(loop.io()) {
   schedule_work();  // a log that was recovered may hold mail to deliver
 }
 
@@ -34,7 +39,8 @@ Mail::~Mail() { *alive_ = false; }
 void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
   const auto now = mono_now();
   if (sends_.size() >= kMaxWaitingSends) {
-    return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingSends) + " sends are waiting in this pod"});
+    return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingSends) +
+                                       " sends are waiting in this pod"});
   }
   const MessageId id = message.id;
   const AgentName to = message.to;
@@ -47,15 +53,18 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
   }
   if (sent->already) {
     if (sent->already->error) return done(*sent->already->error);
-    Accepted accepted{id, sent->already->local ? "container" : "pod", !sent->already->local, std::nullopt};
+    Accepted accepted{id, sent->already->local ? "container" : "pod", !sent->already->local,
+                      std::nullopt};
     const auto peer = peers_.find(to);
-    if (!sent->already->local && peer != peers_.end() && !peer->second.node.empty() && peer->second.node != config_.node) {
+    if (!sent->already->local && peer != peers_.end() && !peer->second.node.empty() &&
+        peer->second.node != config_.node) {
       accepted.survives = "node";
     }
     schedule_work();
     return done(std::move(accepted));
   }
-  // The same id again while the first call still waits: the newer caller gets the answer, the older one learns so.
+  // The same id again while the first call still waits: the newer caller gets the answer, the older
+  // one learns so.
   if (const auto older = sends_.find(sent->sequence); older != sends_.end()) {
     auto previous = std::move(older->second.done);
     sends_.erase(older);
@@ -73,31 +82,37 @@ void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) 
   message.wants_reply = true;
   const MessageId id = message.id;
   const auto deadline = mono_now() + timeout;
-  start(std::move(message), timeout, [this, id, deadline, done = std::move(done)](Result<Accepted> sent) {
-    if (!sent) {
-      box_.forget_reply(id);
-      return done(std::move(sent));
-    }
-    const auto left = std::max(Milliseconds{0}, deadline - mono_now());
-    receive(left, Milliseconds{60000}, id, nullptr, [this, id, accepted = *std::move(sent), done](Result<mailbox::Delivery> reply) mutable {
-      box_.forget_reply(id);
-      if (!reply) {
-        return done(Error{reply.error().code, "message " + id.value + " was accepted (survives: " + accepted.survives +
-                                                  "), but no reply came in time"});
-      }
-      accepted.reply = *std::move(reply);
-      done(std::move(accepted));
-    });
-  });
+  start(std::move(message), timeout,
+        [this, id, deadline, done = std::move(done)](Result<Accepted> sent) {
+          if (!sent) {
+            box_.forget_reply(id);
+            return done(std::move(sent));
+          }
+          const auto left = std::max(Milliseconds{0}, deadline - mono_now());
+          receive(left, Milliseconds{60000}, id, nullptr,
+                  [this, id, accepted = *std::move(sent),
+                   done](Result<mailbox::Delivery> reply) mutable {
+                    box_.forget_reply(id);
+                    if (!reply) {
+                      return done(Error{reply.error().code,
+                                        "message " + id.value + " was accepted (survives: " +
+                                            accepted.survives + "), but no reply came in time"});
+                    }
+                    accepted.reply = *std::move(reply);
+                    done(std::move(accepted));
+                  });
+        });
 }
 
 void Mail::forget_receivers(const void* who) {
   std::erase_if(receivers_, [&](const Receiver& receiver) { return receiver.who == who; });
 }
 
-void Mail::receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to, const void* who, OnReceived done) {
+void Mail::receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to,
+                   const void* who, OnReceived done) {
   if (receivers_.size() >= kMaxWaitingReceivers) {
-    return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingReceivers) + " receivers are waiting in this pod"});
+    return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingReceivers) +
+                                       " receivers are waiting in this pod"});
   }
   receivers_.push_back({std::move(in_reply_to), mono_now() + wait, lease, std::move(done), who});
   serve();
@@ -148,9 +163,12 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       } else {
         answer = box_.deliver(mono_now(), peer.log_id, sequence, prev, *message);
         if (answer == Answer::kFull) {
-          reason = config_.name.value + "'s inbox is full (limit " + std::to_string(config_.max_inbox_messages) + " messages)";
+          reason = config_.name.value + "'s inbox is full (limit " +
+                   std::to_string(config_.max_inbox_messages) + " messages)";
         } else if (answer == Answer::kRefused) {
-          reason = config_.name.value + " takes no more mail: its pod is shutting down, or the message is over its limit";
+          reason =
+              config_.name.value +
+              " takes no more mail: its pod is shutting down, or the message is over its limit";
         }
       }
       std::string payload;
@@ -184,7 +202,8 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         known.full_backoff = Milliseconds{0};
       }
       box_.on_answer(mono_now(), peer.name, peer.log_id, sequence, answer, reason.substr(0, 200));
-      if (answer == Answer::kFull && config_.reject_when_full && waiting != sends_.end() && box_.withdraw(sequence)) {
+      if (answer == Answer::kFull && config_.reject_when_full && waiting != sends_.end() &&
+          box_.withdraw(sequence)) {
         finish(sequence, Error{Code::kFull, reason});
       }
       collect();
@@ -213,7 +232,8 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       }
       return true;
     }
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -235,18 +255,23 @@ void Mail::look_again() {
   schedule_work();
 }
 
-std::size_t Mail::unsettled() const { return box_.destinations().size() + box_.ack_creditors().size(); }
+std::size_t Mail::unsettled() const {
+  return box_.destinations().size() + box_.ack_creditors().size();
+}
 
 // ---- links to receivers
 
 void Mail::ensure(const AgentName& name) {
   auto& peer = peers_[name];
   const auto now = mono_now();
-  if (peer.session || peer.connecting || peer.locating || now < peer.retry_at || name == config_.name) return;
+  if (peer.session || peer.connecting || peer.locating || now < peer.retry_at ||
+      name == config_.name)
+    return;
   if (peers_.size() > kMaxPeerLinks) {
     // The links that were idle longest make room; their peers' mail is done.
     for (auto it = peers_.begin(); it != peers_.end() && peers_.size() > kMaxPeerLinks;) {
-      const bool idle = it->first != name && !it->second.session && !it->second.connecting && !it->second.locating;
+      const bool idle = it->first != name && !it->second.session && !it->second.connecting &&
+                        !it->second.locating;
       it = idle ? peers_.erase(it) : std::next(it);
     }
   }
@@ -277,7 +302,8 @@ void Mail::ensure(const AgentName& name) {
       pump(name);
     };
     events.frame = [this, alive](Session& session, const link::Frame& frame) {
-      if (*alive && !take(session, frame)) session.close(invalid("a frame that has no place on a mail link"));
+      if (*alive && !take(session, frame))
+        session.close(invalid("a frame that has no place on a mail link"));
     };
     events.closed = [this, name, alive](Session& session, const Error& why) {
       if (!*alive) return;
@@ -289,7 +315,8 @@ void Mail::ensure(const AgentName& name) {
       gone.connecting.reset();
       peer_failed(name, why);
     };
-    found.connecting = Session::connect(loop_, {address, where->port}, options_, where->expect, std::move(events));
+    found.connecting =
+        Session::connect(loop_, {address, where->port}, options_, where->expect, std::move(events));
   });
 }
 
@@ -316,7 +343,8 @@ void Mail::pump(const AgentName& name) {
       link::put_u64(payload, out.sequence);
       link::put_u64(payload, out.prev);
       payload += mailbox::encode(out.message);
-      if (const auto waiting = sends_.find(out.sequence); waiting != sends_.end()) waiting->second.transmitted = true;
+      if (const auto waiting = sends_.find(out.sequence); waiting != sends_.end())
+        waiting->second.transmitted = true;
       peer.session->send(FrameType::kMessage, payload);
     }
     if (!peer.session || !peer.session->up()) break;
@@ -360,7 +388,10 @@ void Mail::collect() {
       finish(outcome.sequence, *outcome.error);
     } else {
       const auto& node = peers_[outcome.to].node;
-      finish(outcome.sequence, Accepted{outcome.id, outcome.local ? "container" : (node.empty() || node == config_.node) ? "pod" : "node",
+      finish(outcome.sequence, Accepted{outcome.id,
+                                        outcome.local                            ? "container"
+                                        : (node.empty() || node == config_.node) ? "pod"
+                                                                                 : "node",
                                         false, std::nullopt});
     }
   }
@@ -415,13 +446,17 @@ void Mail::work() {
     const auto& waiting = sends_.at(sequence);
     const std::string to = waiting.to.value;
     if (!box_.withdraw(sequence)) {
-      finish(sequence, Error{Code::kUnknown, "no answer from " + to + "'s pod in time; the message may be delivered. Repeat with --id " +
-                                                 waiting.id.value + " to find out"});
+      finish(sequence, Error{Code::kUnknown,
+                             "no answer from " + to +
+                                 "'s pod in time; the message may be delivered. Repeat with --id " +
+                                 waiting.id.value + " to find out"});
     } else if (!waiting.full.empty()) {
       finish(sequence, Error{Code::kFull, waiting.full});
     } else {
       const auto& error = peers_[waiting.to].last_error;
-      finish(sequence, unavailable(to + " can't be reached now" + (error.empty() ? "" : " (" + error + ")") + "; nothing was sent"));
+      finish(sequence,
+             unavailable(to + " can't be reached now" + (error.empty() ? "" : " (" + error + ")") +
+                         "; nothing was sent"));
     }
   }
   std::vector<log::Sequence> late_acks;
@@ -429,8 +464,9 @@ void Mail::work() {
     if (wait.deadline <= now) late_acks.push_back(inbox);
   }
   for (const auto inbox : late_acks) {
-    settle(inbox, Error{Code::kUnknown, "recorded here, not yet by " + acks_.at(inbox).sender.value +
-                                            "'s pod; it is told as soon as it can be reached"});
+    settle(inbox,
+           Error{Code::kUnknown, "recorded here, not yet by " + acks_.at(inbox).sender.value +
+                                     "'s pod; it is told as soon as it can be reached"});
   }
   arm();
 }
@@ -459,8 +495,10 @@ void Mail::arm() {
   for (const auto& name : needed) {
     const auto& peer = peers_[name];
     if (peer.session) {
-      if (peer.full_until > now) sooner(peer.full_until);
-      else if (peer.session->queued_bytes() >= kLinkWindowBytes) sooner(now + Milliseconds{2});
+      if (peer.full_until > now)
+        sooner(peer.full_until);
+      else if (peer.session->queued_bytes() >= kLinkWindowBytes)
+        sooner(now + Milliseconds{2});
     } else if (!peer.connecting && !peer.locating) {
       sooner(peer.retry_at);
     }

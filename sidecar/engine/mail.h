@@ -26,7 +26,7 @@ struct Location {
 };
 using Located = std::function<void(Result<Location>)>;
 
-inline constexpr std::size_t kMaxWaitingSends = 4096;     // agents' send calls under way in one pod
+inline constexpr std::size_t kMaxWaitingSends = 4096;  // agents' send calls under way in one pod
 inline constexpr std::size_t kMaxWaitingReceivers = 1024;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
 inline constexpr Milliseconds kIdleLinkLimit{60000};
@@ -52,11 +52,14 @@ class Mail {
   using OnStatus = std::function<void(Status)>;
 
   void send(mailbox::Message message, Milliseconds timeout, OnSent done);
-  // As send, then waits for the reply until the same deadline. kNotFound: accepted, but no reply in time.
+  // As send, then waits for the reply until the same deadline. kNotFound: accepted, but no reply in
+  // time.
   void request(mailbox::Message message, Milliseconds timeout, OnSent done);
   // `who` asks; nullptr: nobody in particular.
-  void receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to, const void* who, OnReceived done);
-  void forget_receivers(const void* who);   // it has gone: it gets nothing and costs no message an attempt
+  void receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to,
+               const void* who, OnReceived done);
+  void forget_receivers(
+      const void* who);  // it has gone: it gets nothing and costs no message an attempt
   void ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done);
   Status nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease);
@@ -74,24 +77,25 @@ class Mail {
 
  private:
   struct Peer {
-    std::shared_ptr<Session> session;   // outbound, up
+    std::shared_ptr<Session> session;  // outbound, up
     std::shared_ptr<Session> connecting;
     bool locating = false;
     MonoTime retry_at{}, last_used{};
     Milliseconds backoff{0};
     MonoTime full_until{};
     Milliseconds full_backoff{0};
-    bool was_full = false;   // its streams stay blocked until we ask again, whatever it answers to what came behind
-    std::string node;                   // of its latest incarnation
+    bool was_full = false;  // its streams stay blocked until we ask again, whatever it answers to
+                            // what came behind
+    std::string node;       // of its latest incarnation
     std::string last_error;
   };
-  struct Waiting {                      // a send under way
+  struct Waiting {  // a send under way
     AgentName to;
     MessageId id;
     MonoTime deadline;
     OnSent done;
     bool wants_reply = false, transmitted = false;
-    std::string full;                   // the last `full` answer's words
+    std::string full;  // the last `full` answer's words
   };
   struct Receiver {
     std::optional<MessageId> in_reply_to;
@@ -108,14 +112,14 @@ class Mail {
 
   void start(mailbox::Message message, Milliseconds timeout, OnSent done);
   void finish(log::Sequence sequence, Result<Accepted> result);
-  void collect();                       // outcomes of the mailbox to those who wait
-  void serve();                         // messages to receivers
+  void collect();  // outcomes of the mailbox to those who wait
+  void serve();    // messages to receivers
   void pump(const AgentName& name);
   void ensure(const AgentName& name);
   void peer_failed(const AgentName& name, const Error& why);
   void send_debts(const AgentName& name);
   void settle(log::Sequence inbox, const Status& status);
-  void work();                          // everything that time or news makes due
+  void work();  // everything that time or news makes due
   void arm();
   void schedule_work();
 
@@ -128,7 +132,7 @@ class Mail {
   std::map<LogId, std::weak_ptr<Session>> by_log_;
   std::map<log::Sequence, Waiting> sends_;
   std::list<Receiver> receivers_;
-  std::map<log::Sequence, AckWait> acks_;                    // by our inbox record
+  std::map<log::Sequence, AckWait> acks_;                           // by our inbox record
   std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts_;  // sender's record -> ours
   boost::asio::steady_timer timer_;
   bool work_scheduled_ = false;

@@ -6,18 +6,22 @@
 namespace swarm::engine {
 namespace {
 
-constexpr std::array<std::pair<tasks::FailKind, const char*>, 7> kKinds{{{tasks::FailKind::kFailed, "failed"},
-                                                                         {tasks::FailKind::kBadTask, "bad_task"},
-                                                                         {tasks::FailKind::kTryLater, "try_later"},
-                                                                         {tasks::FailKind::kTimeout, "timeout"},
-                                                                         {tasks::FailKind::kIdleTimeout, "idle_timeout"},
-                                                                         {tasks::FailKind::kCancelled, "cancelled"},
-                                                                         {tasks::FailKind::kReleased, "released"}}};
+constexpr std::array<std::pair<tasks::FailKind, const char*>, 7> kKinds{
+    {{tasks::FailKind::kFailed, "failed"},
+     {tasks::FailKind::kBadTask, "bad_task"},
+     {tasks::FailKind::kTryLater, "try_later"},
+     {tasks::FailKind::kTimeout, "timeout"},
+     {tasks::FailKind::kIdleTimeout, "idle_timeout"},
+     {tasks::FailKind::kCancelled, "cancelled"},
+     {tasks::FailKind::kReleased, "released"}}};
 
 }  // namespace
 
 std::string encode_report(std::uint64_t request, const tasks::Report& report) {
-  json head{{"request", request}, {"id", report.id.value}, {"attempt", report.attempt}, {"done", report.done}};
+  json head{{"request", request},
+            {"id", report.id.value},
+            {"attempt", report.attempt},
+            {"done", report.done}};
   for (const auto& [kind, name] : kKinds) {
     if (kind == report.kind) head["kind"] = name;
   }
@@ -49,8 +53,11 @@ Result<tasks::Report> decode_report(std::string_view payload, std::uint64_t* req
       known = true;
     }
   }
-  if (!known) return invalid("kind must be failed, bad_task, try_later, timeout, idle_timeout, cancelled or released");
-  if (head.contains("exitCode") && head["exitCode"].is_number_integer()) report.exit_code = head["exitCode"].get<int>();
+  if (!known)
+    return invalid(
+        "kind must be failed, bad_task, try_later, timeout, idle_timeout, cancelled or released");
+  if (head.contains("exitCode") && head["exitCode"].is_number_integer())
+    report.exit_code = head["exitCode"].get<int>();
   report.message = text_of(head, "message");
   if (const auto lines = head.find("lastLines"); lines != head.end() && lines->is_array()) {
     for (const auto& line : *lines) {

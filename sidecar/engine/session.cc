@@ -9,15 +9,24 @@ namespace swarm::engine {
 using boost::asio::ip::tcp;
 using boost::system::error_code;
 
-Session::Session(Loop& loop, tcp::socket socket, const Options& options, link::Handshake handshake, Events events)
-    : loop_(loop), socket_(std::move(socket)), timer_(loop.io()), options_(options),
-      handshake_(std::move(handshake)), events_(std::move(events)), inbound_(64U << 10U, '\0'),
-      started_(mono_now()), last_heard_(started_) {}
+Session::Session(Loop& loop, tcp::socket socket, const Options& options, link::Handshake handshake,
+                 Events events)
+    : loop_(loop),
+      socket_(std::move(socket)),
+      timer_(loop.io()),
+      options_(options),
+      handshake_(std::move(handshake)),
+      events_(std::move(events)),
+      inbound_(64U << 10U, '\0'),
+      started_(mono_now()),
+      last_heard_(started_) {}
 
 Session::~Session() = default;
 
-std::shared_ptr<Session> Session::accept(Loop& loop, tcp::socket socket, const Options& options, Events events) {
-  link::Handshake handshake(link::Handshake::Side::kServer, options.self, options.secret, {}, random_bytes(32));
+std::shared_ptr<Session> Session::accept(Loop& loop, tcp::socket socket, const Options& options,
+                                         Events events) {
+  link::Handshake handshake(link::Handshake::Side::kServer, options.self, options.secret, {},
+                            random_bytes(32));
   std::shared_ptr<Session> session(
       new Session(loop, std::move(socket), options, std::move(handshake), std::move(events)));
   error_code ignored;  // a latency hint only
@@ -27,9 +36,11 @@ std::shared_ptr<Session> Session::accept(Loop& loop, tcp::socket socket, const O
   return session;
 }
 
-std::shared_ptr<Session> Session::connect(Loop& loop, const tcp::endpoint& to, const Options& options,
-                                          link::Expect expect, Events events) {
-  link::Handshake handshake(link::Handshake::Side::kClient, options.self, options.secret, std::move(expect), random_bytes(32));
+std::shared_ptr<Session> Session::connect(Loop& loop, const tcp::endpoint& to,
+                                          const Options& options, link::Expect expect,
+                                          Events events) {
+  link::Handshake handshake(link::Handshake::Side::kClient, options.self, options.secret,
+                            std::move(expect), random_bytes(32));
   std::shared_ptr<Session> session(
       new Session(loop, tcp::socket(loop.io()), options, std::move(handshake), std::move(events)));
   session->heartbeat();
@@ -80,10 +91,14 @@ void Session::take(const link::Frame& frame) {
     return;
   }
   switch (frame.type) {
-    case link::FrameType::kPing: return send(link::FrameType::kPong, "");
-    case link::FrameType::kPong: return;
-    case link::FrameType::kClose: return close(unavailable("the other side closed: " + frame.payload.substr(0, 200)));
-    default: events_.frame(*this, frame);
+    case link::FrameType::kPing:
+      return send(link::FrameType::kPong, "");
+    case link::FrameType::kPong:
+      return;
+    case link::FrameType::kClose:
+      return close(unavailable("the other side closed: " + frame.payload.substr(0, 200)));
+    default:
+      events_.frame(*this, frame);
   }
 }
 
@@ -95,7 +110,8 @@ void Session::send(link::FrameType type, std::string_view payload) {
 }
 
 void Session::queue(const std::string& bytes) {
-  if (queued_bytes() + bytes.size() > kMaxSessionQueueBytes) return close(unavailable("the peer does not read"));
+  if (queued_bytes() + bytes.size() > kMaxSessionQueueBytes)
+    return close(unavailable("the peer does not read"));
   queue_ += bytes;
   if (write_scheduled_) return;
   write_scheduled_ = true;
@@ -109,19 +125,20 @@ void Session::write() {
   if (closed_ || !writing_.empty() || queue_.empty() || !socket_.is_open()) return;
   writing_.swap(queue_);
   auto self = shared_from_this();
-  boost::asio::async_write(socket_, boost::asio::buffer(writing_), [self](error_code e, std::size_t) {
-    self->writing_.clear();
-    if (self->closed_) return;
-    if (e) return self->close(unavailable("link: " + e.message()));
-    // What was queued meanwhile has to wait for its own commit.
-    if (!self->queue_.empty() && !self->write_scheduled_) {
-      self->write_scheduled_ = true;
-      self->loop_.after_commit([self] {
-        self->write_scheduled_ = false;
-        self->write();
-      });
-    }
-  });
+  boost::asio::async_write(socket_, boost::asio::buffer(writing_),
+                           [self](error_code e, std::size_t) {
+                             self->writing_.clear();
+                             if (self->closed_) return;
+                             if (e) return self->close(unavailable("link: " + e.message()));
+                             // What was queued meanwhile has to wait for its own commit.
+                             if (!self->queue_.empty() && !self->write_scheduled_) {
+                               self->write_scheduled_ = true;
+                               self->loop_.after_commit([self] {
+                                 self->write_scheduled_ = false;
+                                 self->write();
+                               });
+                             }
+                           });
 }
 
 void Session::heartbeat() {

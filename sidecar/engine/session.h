@@ -1,6 +1,8 @@
-// One authenticated link connection to another sidecar, either side: framing, handshake, heartbeat, bounded sending.
+// One authenticated link connection to another sidecar, either side: framing, handshake, heartbeat,
+// bounded sending.
 //
-// Threads: the loop's. Lifetime: shared_ptr; a live session keeps itself alive until closed() was called, exactly once.
+// Threads: the loop's. Lifetime: shared_ptr; a live session keeps itself alive until closed() was
+// called, exactly once.
 #pragma once
 
 #include <boost/asio/ip/tcp.hpp>
@@ -14,7 +16,8 @@
 
 namespace swarm::engine {
 
-inline constexpr std::size_t kMaxSessionQueueBytes = 16U << 20U;  // beyond: the peer does not read, the session ends
+inline constexpr std::size_t kMaxSessionQueueBytes =
+    16U << 20U;  // beyond: the peer does not read, the session ends
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
@@ -24,7 +27,7 @@ class Session : public std::enable_shared_from_this<Session> {
     std::function<link::Standing()> standing;
     Milliseconds handshake_timeout{5000};
     Milliseconds ping_period{5000};
-    int failure_threshold = 2;   // periods without a byte from the peer: the session ends
+    int failure_threshold = 2;  // periods without a byte from the peer: the session ends
   };
   struct Events {
     std::function<void(Session&)> ready;
@@ -32,9 +35,11 @@ class Session : public std::enable_shared_from_this<Session> {
     std::function<void(Session&, const Error&)> closed;
   };
 
-  static std::shared_ptr<Session> accept(Loop& loop, boost::asio::ip::tcp::socket socket, const Options& options, Events events);
-  static std::shared_ptr<Session> connect(Loop& loop, const boost::asio::ip::tcp::endpoint& to, const Options& options,
-                                          link::Expect expect, Events events);
+  static std::shared_ptr<Session> accept(Loop& loop, boost::asio::ip::tcp::socket socket,
+                                         const Options& options, Events events);
+  static std::shared_ptr<Session> connect(Loop& loop, const boost::asio::ip::tcp::endpoint& to,
+                                          const Options& options, link::Expect expect,
+                                          Events events);
   ~Session();
 
   void send(link::FrameType type, std::string_view payload);
@@ -46,7 +51,8 @@ class Session : public std::enable_shared_from_this<Session> {
   [[nodiscard]] std::size_t queued_bytes() const { return queue_.size() + writing_.size(); }
 
  private:
-  Session(Loop& loop, boost::asio::ip::tcp::socket socket, const Options& options, link::Handshake handshake, Events events);
+  Session(Loop& loop, boost::asio::ip::tcp::socket socket, const Options& options,
+          link::Handshake handshake, Events events);
   void read();
   void write();
   void queue(const std::string& bytes);

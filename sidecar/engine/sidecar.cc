@@ -2,11 +2,10 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
-
-#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -31,8 +30,9 @@ using boost::system::error_code;
 
 namespace {
 
-constexpr std::size_t kMaxSessions = 4096;          // inbound links
-constexpr std::uint64_t kLogSlackBytes = 256U << 10U;  // of the volume: directory entries, the superblock
+constexpr std::size_t kMaxSessions = 4096;  // inbound links
+constexpr std::uint64_t kLogSlackBytes =
+    256U << 10U;  // of the volume: directory entries, the superblock
 constexpr Milliseconds kDrainPoll{20};
 
 lifecycle::Settings life_settings(const Config& config) {
@@ -49,12 +49,14 @@ LogId new_log_id() {
   return id;
 }
 
-// agentctl into the volume that agents mount: written beside, then renamed, so that nobody ever runs half a file.
+// agentctl into the volume that agents mount: written beside, then renamed, so that nobody ever
+// runs half a file.
 Status install_agentctl(const Config& config) {
   std::error_code e;
   const auto target = config.bin_path + "/agentctl";
   const auto beside = target + ".new";
-  std::filesystem::copy_file(config.agentctl_file, beside, std::filesystem::copy_options::overwrite_existing, e);
+  std::filesystem::copy_file(config.agentctl_file, beside,
+                             std::filesystem::copy_options::overwrite_existing, e);
   if (!e) std::filesystem::permissions(beside, std::filesystem::perms(0755), e);
   if (!e) std::filesystem::rename(beside, target, e);
   if (e) return internal_error("placing agentctl at " + target + ": " + e.message());
@@ -64,8 +66,13 @@ Status install_agentctl(const Config& config) {
 class Sidecar {
  public:
   explicit Sidecar(const Config& config)
-      : config_(config), life_(life_settings(config)), loop_(io_), acceptor_(io_), signals_(io_, SIGTERM, SIGINT, SIGUSR1),
-        drain_timer_(io_), retry_timer_(io_) {}
+      : config_(config),
+        life_(life_settings(config)),
+        loop_(io_),
+        acceptor_(io_),
+        signals_(io_, SIGTERM, SIGINT, SIGUSR1),
+        drain_timer_(io_),
+        retry_timer_(io_) {}
 
   int run();
 
@@ -77,7 +84,7 @@ class Sidecar {
   void admin(net::HttpRequest request, const net::Respond& respond);
   std::string metrics_text();
   void look_at_parts();
-  void advance();                                // performs what the lifecycle wants
+  void advance();  // performs what the lifecycle wants
   void leave();
   void drain();
   void drain_step();
@@ -124,13 +131,26 @@ Status Sidecar::open_log() {
   // The volume's own size, not the spec's: whatever the platform made of it.
   options.max_bytes = space->total_bytes > kLogSlackBytes ? space->total_bytes - kLogSlackBytes : 0;
 
-  // Records are kept until the parts exist that read them: they need the log's id, which open() finds.
-  struct Kept { std::uint8_t kind; log::Sequence sequence; log::State state; std::uint16_t attempt; std::string payload; };
+  // Records are kept until the parts exist that read them: they need the log's id, which open()
+  // finds.
+  struct Kept {
+    std::uint8_t kind;
+    log::Sequence sequence;
+    log::State state;
+    std::uint16_t attempt;
+    std::string payload;
+  };
   std::vector<Kept> task_records;
-  auto opened = log::Log::open(*directory_, options, new_log_id(), [&](const log::Record& record) {
-    if (record.kind < tasks::kTask) box_->restore(record);
-    else task_records.push_back({record.kind, record.sequence, record.state, record.attempt, std::string(record.payload)});
-  }, &recovery_);
+  auto opened = log::Log::open(
+      *directory_, options, new_log_id(),
+      [&](const log::Record& record) {
+        if (record.kind < tasks::kTask)
+          box_->restore(record);
+        else
+          task_records.push_back({record.kind, record.sequence, record.state, record.attempt,
+                                  std::string(record.payload)});
+      },
+      &recovery_);
   if (!opened) return opened.error().in("opening the mailbox log");
   log_ = *std::move(opened);
   box_->attach(*log_, mono_now());
@@ -140,15 +160,24 @@ Status Sidecar::open_log() {
   if (!secret) return secret.error().in("the link secret");
   while (!secret->empty() && secret->back() == '\n') secret->pop_back();
   if (secret->size() < 32) return invalid("the link secret is shorter than 32 characters");
-  options_.self = {config_.swarm_uid, config_.name, config_.pod, config_.pod_uid, config_.node, config_.pod_ip, log_->id()};
+  options_.self = {config_.swarm_uid, config_.name,   config_.pod, config_.pod_uid,
+                   config_.node,      config_.pod_ip, log_->id()};
   options_.secret = *std::move(secret);
-  options_.standing = [this] { return link::Standing{coordinator_ && coordinator_->active() && life_.phase() < lifecycle::Phase::kLeaving, coordinator_ ? coordinator_->epoch() : 0}; };
+  options_.standing = [this] {
+    return link::Standing{
+        coordinator_ && coordinator_->active() && life_.phase() < lifecycle::Phase::kLeaving,
+        coordinator_ ? coordinator_->epoch() : 0};
+  };
   options_.ping_period = config_.health_period;
   options_.failure_threshold = config_.failure_threshold;
 
-  mail_ = std::make_unique<Mail>(loop_, *box_, config_, options_, [this](const AgentName& name, const Located& done) { locate(name, done); });
-  if (config_.coordinator) coordinator_ = std::make_unique<Coordinator>(loop_, config_, options_, *mail_);
-  else worker_ = std::make_unique<Worker>(loop_, config_, options_, *mail_);
+  mail_ = std::make_unique<Mail>(
+      loop_, *box_, config_, options_,
+      [this](const AgentName& name, const Located& done) { locate(name, done); });
+  if (config_.coordinator)
+    coordinator_ = std::make_unique<Coordinator>(loop_, config_, options_, *mail_);
+  else
+    worker_ = std::make_unique<Worker>(loop_, config_, options_, *mail_);
   for (const auto& kept : task_records) {
     const log::Record record{kept.sequence, kept.kind, kept.state, kept.attempt, kept.payload};
     coordinator_ ? coordinator_->restore(record) : worker_->restore(record);
@@ -164,10 +193,13 @@ Status Sidecar::listen() {
   if (!e) acceptor_.set_option(tcp::acceptor::reuse_address(true), e);
   if (!e) acceptor_.bind(endpoint, e);
   if (!e) acceptor_.listen(512, e);
-  if (e) return internal_error("link port " + std::to_string(config_.link_port) + ": " + e.message());
+  if (e)
+    return internal_error("link port " + std::to_string(config_.link_port) + ": " + e.message());
   accept();
   return http_.start(io_, v6 ? "::" : "0.0.0.0", config_.http_port,
-                     [this](net::HttpRequest request, const net::Respond& respond) { admin(std::move(request), respond); });
+                     [this](net::HttpRequest request, const net::Respond& respond) {
+                       admin(std::move(request), respond);
+                     });
 }
 
 void Sidecar::accept() {
@@ -175,7 +207,9 @@ void Sidecar::accept() {
     if (e == boost::asio::error::operation_aborted) return;
     if (e) {  // out of descriptors: not in a busy loop
       retry_timer_.expires_after(Milliseconds{100});
-      retry_timer_.async_wait([this](error_code stop) { if (!stop) accept(); });
+      retry_timer_.async_wait([this](error_code stop) {
+        if (!stop) accept();
+      });
       return;
     }
     if (inbound_.size() < kMaxSessions) {
@@ -184,12 +218,14 @@ void Sidecar::accept() {
       events.frame = [this](Session& session, const link::Frame& frame) {
         if (mail_->take(session, frame)) return;
         if (coordinator_ && coordinator_->take(session, frame)) return;
-        if (worker_ && frame.type == link::FrameType::kSuccessor) return worker_->successor_at(session);
+        if (worker_ && frame.type == link::FrameType::kSuccessor)
+          return worker_->successor_at(session);
         session.close(invalid("a frame that has no place on this link"));
       };
       events.closed = [this](Session& session, const Error& why) {
         if (why.code != Code::kUnavailable && why.code != Code::kCancelled) {
-          telemetry::warn("link closed", {{"peer", session.peer().name.value}, {"reason", why.message}});
+          telemetry::warn("link closed",
+                          {{"peer", session.peer().name.value}, {"reason", why.message}});
         }
         mail_->session_down(session);
         if (coordinator_) coordinator_->session_down(session);
@@ -205,7 +241,9 @@ void Sidecar::locate(const AgentName& name, const Located& done) {
   if (worker_) return worker_->locate(name, done);
   const auto dash = name.value.rfind('-');
   const auto number = static_cast<std::uint32_t>(std::stoul(name.value.substr(dash + 1)));
-  if (name.value.starts_with("worker-") && number % std::max(1U, config_.coordinators) == config_.team) return coordinator_->locate(name, done);
+  if (name.value.starts_with("worker-") &&
+      number % std::max(1U, config_.coordinators) == config_.team)
+    return coordinator_->locate(name, done);
   done(unavailable(name.value + " belongs to another team; mail between teams starts at a worker"));
 }
 
@@ -214,7 +252,8 @@ Status Sidecar::start() {
   if (auto status = install_agentctl(config_); !status) return status;
   // The proof that the mailbox works before anybody relies on it: one record there and back.
   auto probe = log_->append(255, "startup");
-  if (!probe || !log_->commit() || !log_->read(*probe) || !log_->mark(*probe, log::State::kDone, 0)) return internal_error("the mailbox log can't be written");
+  if (!probe || !log_->commit() || !log_->read(*probe) || !log_->mark(*probe, log::State::kDone, 0))
+    return internal_error("the mailbox log can't be written");
   if (auto status = listen(); !status) return status;
 
   agents_ = std::make_unique<AgentSocket>(loop_, config_, *mail_, worker_.get());
@@ -229,19 +268,25 @@ Status Sidecar::start() {
       life_.orphaned(mono_now());
       advance();
     };
-    worker_->on_joined = [this] { telemetry::info("joined the team", {{"team", config_.team}, {"epoch", worker_->epoch()}, {"copies", worker_->copies()}}); };
+    worker_->on_joined = [this] {
+      telemetry::info(
+          "joined the team",
+          {{"team", config_.team}, {"epoch", worker_->epoch()}, {"copies", worker_->copies()}});
+    };
     worker_->attach(*log_);
   } else {
     coordinator_->attach(*log_, recovery_.fresh);
     Cluster::Events events;
     events.acquired = [this](std::uint64_t epoch, const std::vector<Coordinator::Former>& former) {
-      telemetry::info("team's lease acquired", {{"team", config_.team}, {"epoch", epoch}, {"formerWorkers", former.size()}});
+      telemetry::info("team's lease acquired",
+                      {{"team", config_.team}, {"epoch", epoch}, {"formerWorkers", former.size()}});
       coordinator_->activate(epoch, former);
       push_report();
     };
     events.superseded = [this] {
       if (life_.phase() >= lifecycle::Phase::kLeaving) return;
-      telemetry::warn("another coordinator holds a higher epoch; leaving", {{"team", config_.team}});
+      telemetry::warn("another coordinator holds a higher epoch; leaving",
+                      {{"team", config_.team}});
       life_.leaving();
       advance();
     };
@@ -252,18 +297,29 @@ Status Sidecar::start() {
       advance();
     };
     events.settings = [this](const TeamSettings& settings) { coordinator_->configure(settings); };
-    events.problem = [](const std::string& text) { telemetry::warn("API server", {{"problem", text}}); };
+    events.problem = [](const std::string& text) {
+      telemetry::warn("API server", {{"problem", text}});
+    };
     cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events));
     coordinator_->on_change = [this] { push_report(); };
-    coordinator_->on_higher_epoch = [this](std::uint64_t at_least) { cluster_->raise_epoch(at_least); };
-    if (auto status = cluster_->start(); !status) return status;
+    coordinator_->on_higher_epoch = [this](std::uint64_t at_least) {
+      cluster_->raise_epoch(at_least);
+    };
+    // Restarted after `leaving`: the Lease is, or will be, the successor's.
+    if (!config_.leaving) {
+      if (auto status = cluster_->start(); !status) return status;
+    }
   }
   started_ = true;
+  if (config_.leaving) life_.leaving();
+  advance();
   return {};
 }
 
 void Sidecar::push_report() {
-  if (!coordinator_ || !coordinator_->active() || life_.phase() == lifecycle::Phase::kStopped || !cluster_) return;
+  if (!coordinator_ || !coordinator_->active() || life_.phase() == lifecycle::Phase::kStopped ||
+      !cluster_)
+    return;
   auto report = coordinator_->report();
   auto text = api::to_text(report);
   // Time alone is no news: converged means no writes.
@@ -276,54 +332,78 @@ void Sidecar::look_at_parts() {
   using lifecycle::Part;
   life_.part(Part::kMailbox, started_, "");
   if (worker_) {
-    life_.part(Part::kTeam, worker_->joined(), "waiting for coordinator-" + std::to_string(config_.team));
+    life_.part(Part::kTeam, worker_->joined(),
+               "waiting for coordinator-" + std::to_string(config_.team));
     life_.part(Part::kQueue, true, "");
   } else if (coordinator_) {
     life_.part(Part::kTeam, coordinator_->active(), "waiting for the team's Lease");
-    life_.part(Part::kQueue, coordinator_->active() && !coordinator_->recovering(), "collecting tasks from the workers");
+    life_.part(Part::kQueue, coordinator_->active() && !coordinator_->recovering(),
+               "collecting tasks from the workers");
   }
 }
 
 void Sidecar::admin(net::HttpRequest request, const net::Respond& respond) {
   if (request.path == "/healthz") return respond({200, "text/plain", "ok\n", {}});
-  if (request.path == "/startupz") return respond(started_ ? net::HttpResponse{200, "text/plain", "started\n", {}} : net::HttpResponse{503, "text/plain", "starting\n", {}});
+  if (request.path == "/startupz")
+    return respond(started_ ? net::HttpResponse{200, "text/plain", "started\n", {}}
+                            : net::HttpResponse{503, "text/plain", "starting\n", {}});
   if (request.path == "/readyz") {
     look_at_parts();
     return respond({life_.ready() ? 200 : 503, "text/plain", life_.text() + "\n", {}});
   }
-  if (request.path == "/metrics") return respond({200, std::string(telemetry::Metrics::kContentType), metrics_text(), {}});
-  if (coordinator_ && request.path.starts_with("/v1/")) return coordinator_->http(std::move(request), respond);
+  if (request.path == "/metrics")
+    return respond({200, std::string(telemetry::Metrics::kContentType), metrics_text(), {}});
+  if (coordinator_ && request.path.starts_with("/v1/"))
+    return coordinator_->http(std::move(request), respond);
   respond(net::error_response(not_found("no such path")));
 }
 
 std::string Sidecar::metrics_text() {
   const auto books = box_->books();
   const auto stats = log_->stats();
-  const auto set = [&](const char* name, const char* help, double value) { metrics_.gauge(name, help).set(value); };
+  const auto set = [&](const char* name, const char* help, double value) {
+    metrics_.gauge(name, help).set(value);
+  };
   const auto n = [](auto value) { return static_cast<double>(value); };
-  set("swarm_mailbox_messages_accepted_total", "Messages sent from this pod that two pods (or this pod alone, for local ones) hold", n(books.accepted));
-  set("swarm_mailbox_messages_refused_total", "Messages refused to their senders in this pod", n(books.refused));
-  set("swarm_mailbox_messages_delivered_total", "Messages handed to agents of this pod, redeliveries included", n(books.delivered));
-  set("swarm_mailbox_messages_redelivered_total", "Messages handed out again", n(books.redelivered));
-  set("swarm_mailbox_messages_acknowledged_total", "Messages acknowledged by agents of this pod", n(books.acked));
-  set("swarm_mailbox_dead_letters", "Messages given up after too many attempts, kept", n(books.dead_live));
+  set("swarm_mailbox_messages_accepted_total",
+      "Messages sent from this pod that two pods (or this pod alone, for local ones) hold",
+      n(books.accepted));
+  set("swarm_mailbox_messages_refused_total", "Messages refused to their senders in this pod",
+      n(books.refused));
+  set("swarm_mailbox_messages_delivered_total",
+      "Messages handed to agents of this pod, redeliveries included", n(books.delivered));
+  set("swarm_mailbox_messages_redelivered_total", "Messages handed out again",
+      n(books.redelivered));
+  set("swarm_mailbox_messages_acknowledged_total", "Messages acknowledged by agents of this pod",
+      n(books.acked));
+  set("swarm_mailbox_dead_letters", "Messages given up after too many attempts, kept",
+      n(books.dead_live));
   set("swarm_mailbox_inbox_messages", "Messages waiting or leased here", n(books.inbox_live));
-  set("swarm_mailbox_outbox_messages", "Messages sent from here that are not yet acknowledged", n(books.outbox_live));
-  set("swarm_mailbox_single_copy_messages", "Messages of which this pod holds the only copy", n(books.single_copy));
+  set("swarm_mailbox_outbox_messages", "Messages sent from here that are not yet acknowledged",
+      n(books.outbox_live));
+  set("swarm_mailbox_single_copy_messages", "Messages of which this pod holds the only copy",
+      n(books.single_copy));
   set("swarm_mailbox_log_live_bytes", "Bytes of the log that are needed", n(stats.live_bytes));
-  set("swarm_mailbox_log_available_bytes", "Bytes that can still be appended", n(log_->available_bytes()));
+  set("swarm_mailbox_log_available_bytes", "Bytes that can still be appended",
+      n(log_->available_bytes()));
   if (coordinator_) {
     const auto counts = coordinator_->counts();
-    for (const auto& [state, value] : {std::pair{"queued", counts.queued}, {"running", counts.running}, {"done", counts.done}, {"failed", counts.failed},
-                                       {"dead", counts.dead}, {"cancelled", counts.cancelled}}) {
+    for (const auto& [state, value] : {std::pair{"queued", counts.queued},
+                                       {"running", counts.running},
+                                       {"done", counts.done},
+                                       {"failed", counts.failed},
+                                       {"dead", counts.dead},
+                                       {"cancelled", counts.cancelled}}) {
       metrics_.gauge("swarm_tasks_count", "Tasks by state", {{"state", state}}).set(n(value));
     }
     set("swarm_tasks_single_copy", "Tasks without a confirmed second copy", n(counts.single_copy));
-    set("swarm_tasks_oldest_queued_seconds", "Age of the oldest queued task", n(counts.oldest_queued_seconds));
+    set("swarm_tasks_oldest_queued_seconds", "Age of the oldest queued task",
+        n(counts.oldest_queued_seconds));
     set("swarm_team_workers", "Connected workers of this team", n(coordinator_->workers()));
     set("swarm_team_epoch", "Epoch of this coordinator", n(coordinator_->epoch()));
   } else {
-    set("swarm_worker_task_copies", "Copies of tasks held for the coordinator", n(worker_->copies()));
+    set("swarm_worker_task_copies", "Copies of tasks held for the coordinator",
+        n(worker_->copies()));
     set("swarm_worker_leases", "Tasks at work in this pod", n(worker_->leased()));
   }
   return metrics_.text();
@@ -356,7 +436,8 @@ void Sidecar::drain() {
   if (worker_) {
     worker_->release_all();
     // Senders find out where their receivers live next.
-    for (const auto& session : std::set(inbound_)) session->close(unavailable("the pod is shutting down"));
+    for (const auto& session : std::set(inbound_))
+      session->close(unavailable("the pod is shutting down"));
   }
   drain_started_ = mono_now();
   loop_.post([this] { drain_step(); });
@@ -374,13 +455,20 @@ void Sidecar::drain_step() {
   advance();
   if (life_.phase() == lifecycle::Phase::kStopped) return;
   drain_timer_.expires_after(kDrainPoll);
-  drain_timer_.async_wait([this](error_code e) { if (!e) drain_step(); });
+  drain_timer_.async_wait([this](error_code e) {
+    if (!e) drain_step();
+  });
 }
 
 void Sidecar::finish(const lifecycle::Remaining& dropped) {
   const auto books = box_->books();
-  telemetry::info("drained", {{"outboxLeft", books.outbox_live}, {"inboxLeft", books.inbox_live}, {"reportsLeft", dropped.reports},
-                              {"onlyCopiesLeft", dropped.copies}, {"milliseconds", (mono_now() - drain_started_).count()}});
+  const auto say =
+      books.inbox_live + dropped.reports + dropped.copies > 0 ? telemetry::warn : telemetry::info;
+  say("drained", {{"outboxLeft", books.outbox_live},
+                  {"inboxLeft", books.inbox_live},
+                  {"reportsLeft", dropped.reports},
+                  {"onlyCopiesLeft", dropped.copies},
+                  {"milliseconds", (mono_now() - drain_started_).count()}});
   loop_.flush();
   http_.stop();
   io_.stop();
@@ -391,8 +479,13 @@ int Sidecar::run() {
     telemetry::error("can't start", {{"reason", status.error().message}});
     return 1;
   }
-  telemetry::info("started", {{"name", config_.name.value}, {"swarm", config_.swarm}, {"log", to_string(log_->id())}, {"fresh", recovery_.fresh},
-                        {"records", recovery_.records}, {"truncatedBytes", recovery_.truncated_bytes}, {"corruptRecords", recovery_.corrupt_records}});
+  telemetry::info("started", {{"name", config_.name.value},
+                              {"swarm", config_.swarm},
+                              {"log", to_string(log_->id())},
+                              {"fresh", recovery_.fresh},
+                              {"records", recovery_.records},
+                              {"truncatedBytes", recovery_.truncated_bytes},
+                              {"corruptRecords", recovery_.corrupt_records}});
   std::function<void(error_code, int)> on_signal = [&](error_code e, int number) {
     if (e) return;
     number == SIGUSR1 ? life_.leaving() : life_.terminate(mono_now());

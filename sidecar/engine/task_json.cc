@@ -10,7 +10,9 @@ constexpr std::size_t kPreviewBytes = 200;
 std::string preview(const std::string& bytes) {
   auto cut = bytes.substr(0, kPreviewBytes);
   // Not through the middle of a character.
-  while (!cut.empty() && cut.size() < bytes.size() && (static_cast<unsigned char>(bytes[cut.size()]) & 0xC0U) == 0x80U) cut.pop_back();
+  while (!cut.empty() && cut.size() < bytes.size() &&
+         (static_cast<unsigned char>(bytes[cut.size()]) & 0xC0U) == 0x80U)
+    cut.pop_back();
   return printable(cut);
 }
 
@@ -20,11 +22,21 @@ const char* version_name(tasks::Version v) {
 
 }  // namespace
 
-json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors, const std::string& survives, bool brief) {
-  json out{{"id", task.id.value}, {"state", tasks::state_name(task.state)}, {"key", printable(task.key)}, {"labels", json::object()},
-           {"version", version_name(task.route)}, {"attempt", task.history.empty() ? 0U : task.history.back().number},
-           {"maxAttempts", task.max_attempts}, {"survives", survives}, {"createdAt", task.created_at}, {"updatedAt", task.updated_at},
-           {"bodyBytes", task.body.size()}, {"bodyPreview", preview(task.body)}, {"mirrors", json::array()}};
+json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors,
+               const std::string& survives, bool brief) {
+  json out{{"id", task.id.value},
+           {"state", tasks::state_name(task.state)},
+           {"key", printable(task.key)},
+           {"labels", json::object()},
+           {"version", version_name(task.route)},
+           {"attempt", task.history.empty() ? 0U : task.history.back().number},
+           {"maxAttempts", task.max_attempts},
+           {"survives", survives},
+           {"createdAt", task.created_at},
+           {"updatedAt", task.updated_at},
+           {"bodyBytes", task.body.size()},
+           {"bodyPreview", preview(task.body)},
+           {"mirrors", json::array()}};
   for (const auto& [k, v] : task.labels) out["labels"][printable(k)] = printable(v);
   for (const auto& m : mirrors) out["mirrors"].push_back(m.value);
   if (!task.history.empty()) {
@@ -37,15 +49,23 @@ json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors, c
   }
   if (task.cancel_requested) out["cancelRequested"] = true;
   if (task.result) {
-    out["result"] = {{"bytes", task.result->total_bytes}, {"preview", preview(task.result->bytes)}, {"truncated", task.result->truncated}};
+    out["result"] = {{"bytes", task.result->total_bytes},
+                     {"preview", preview(task.result->bytes)},
+                     {"truncated", task.result->truncated}};
     if (!task.result->branch.empty()) out["result"]["branch"] = printable(task.result->branch);
     if (!task.result->commit.empty()) out["result"]["commit"] = printable(task.result->commit);
   }
   out["reason"] = task.history.empty() ? "" : task.history.back().reason;
   out["history"] = json::array();
   for (const auto& a : task.history) {
-    json entry{{"attempt", a.number}, {"agent", a.agent.value}, {"pod", a.pod}, {"node", a.node}, {"version", version_name(a.version)},
-               {"startedAt", a.started_at}, {"charged", a.charged}, {"reason", a.reason}};
+    json entry{{"attempt", a.number},
+               {"agent", a.agent.value},
+               {"pod", a.pod},
+               {"node", a.node},
+               {"version", version_name(a.version)},
+               {"startedAt", a.started_at},
+               {"charged", a.charged},
+               {"reason", a.reason}};
     if (a.ended_at != 0) entry["endedAt"] = a.ended_at;
     if (a.exit_code) entry["exitCode"] = *a.exit_code;
     if (!brief) {

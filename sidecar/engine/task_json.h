@@ -8,6 +8,7 @@
 namespace swarm::engine {
 
 // `brief`: as in lists, without the last lines of each attempt.
-nlohmann::json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors, const std::string& survives, bool brief);
+nlohmann::json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors,
+                         const std::string& survives, bool brief);
 
 }  // namespace swarm::engine

@@ -12,9 +12,9 @@ using link::FrameType;
 
 namespace {
 
-constexpr Milliseconds kCallTimeout{10000};       // resolve, extend, peers
-constexpr Milliseconds kReportAnswer{25000};      // then the agent hears "unknown" and asks again
-constexpr Milliseconds kRepeatReport{5000};       // unanswered so long: sent again
+constexpr Milliseconds kCallTimeout{10000};   // resolve, extend, peers
+constexpr Milliseconds kReportAnswer{25000};  // then the agent hears "unknown" and asks again
+constexpr Milliseconds kRepeatReport{5000};   // unanswered so long: sent again
 constexpr std::size_t kHeldPerFrame = 2000;
 constexpr std::size_t kRememberedReports = 1000;
 
@@ -53,7 +53,8 @@ void Worker::restore(const log::Record& record) {
     const auto version = in.u64();
     const TaskId id{std::string(in.text())};
     auto& copy = copies_[id];
-    if (version >= copy.version) copy = {record.sequence, version};  // a crash may have left the older one undone
+    if (version >= copy.version)
+      copy = {record.sequence, version};  // a crash may have left the older one undone
   } else if (record.kind == tasks::kLeased) {
     link::PayloadReader in(record.payload);
     const auto attempt = in.u32();
@@ -73,7 +74,9 @@ void Worker::attach(log::Log& log) {
   log_ = &log;
   home_ = std::make_unique<CoordinatorLink>(
       loop_, config_, options_, config_.team,
-      CoordinatorLink::Events{[this](Session& s) { join(s); }, [this](Session& s, const link::Frame& f) { take(s, f); }, [this] { lost(); }});
+      CoordinatorLink::Events{[this](Session& s) { join(s); },
+                              [this](Session& s, const link::Frame& f) { take(s, f); },
+                              [this] { lost(); }});
   arm();
 }
 
@@ -92,20 +95,26 @@ void Worker::join(Session& session) {
   }
   flush();
   json running = json::array();
-  for (const auto& [key, record] : leased_) running.push_back({{"id", key.first.value}, {"attempt", key.second}});
+  for (const auto& [key, record] : leased_)
+    running.push_back({{"id", key.first.value}, {"attempt", key.second}});
   for (const auto& [key, pending] : reports_) {
-    if (!leased_.contains(key)) running.push_back({{"id", key.first.value}, {"attempt", key.second}});
+    if (!leased_.contains(key))
+      running.push_back({{"id", key.first.value}, {"attempt", key.second}});
   }
-  session.send(FrameType::kJoin, control(json{{"session", session_number_}, {"running", running}, {"leaving", leaving_},
+  session.send(FrameType::kJoin, control(json{{"session", session_number_},
+                                              {"running", running},
+                                              {"leaving", leaving_},
                                               {"version", SWARM_VERSION}}));
 }
 
 void Worker::lost() {
   joined_ = false;
-  // What waits for a task goes on waiting and asks the next coordinator; questions are answered now.
+  // What waits for a task goes on waiting and asks the next coordinator; questions are answered
+  // now.
   auto resolves = std::move(resolves_);
   resolves_.clear();
-  for (auto& [request, call] : resolves) call.done(unavailable("the coordinator is being replaced"));
+  for (auto& [request, call] : resolves)
+    call.done(unavailable("the coordinator is being replaced"));
   auto extends = std::move(extends_);
   extends_.clear();
   for (auto& [request, call] : extends) call.done(false);  // work goes on without it
@@ -134,7 +143,8 @@ void Worker::take(Session& session, const link::Frame& frame) {
       const auto bytes = in.rest();
       if (!in.ok()) return session.close(invalid("malformed REPLICATE"));
       // A coordinator that was superseded must not get copies confirmed any more.
-      if (session.peer_standing().epoch < home_->known_epoch()) return session.close(Error{Code::kDenied, "superseded"});
+      if (session.peer_standing().epoch < home_->known_epoch())
+        return session.close(Error{Code::kDenied, "superseded"});
       auto& copy = copies_[id];
       if (version > copy.version) {
         auto record = log_->append(tasks::kReplica, copy_payload(version, id, bytes));
@@ -142,7 +152,8 @@ void Worker::take(Session& session, const link::Frame& frame) {
           if (copy.record == 0) copies_.erase(id);
           return;  // full: no confirmation, the coordinator looks for another mirror
         }
-        if (copy.record != 0) check(log_->mark(copy.record, log::State::kDone, 0).ok(), "marking needs no space");
+        if (copy.record != 0)
+          check(log_->mark(copy.record, log::State::kDone, 0).ok(), "marking needs no space");
         copy = {*record, version};
       }
       std::string payload;
@@ -160,11 +171,13 @@ void Worker::take(Session& session, const link::Frame& frame) {
     case FrameType::kPull: {
       const TaskId id{frame.payload};
       const auto copy = copies_.find(id);
-      auto bytes = copy == copies_.end() ? Result<std::string>(not_found("no copy")) : log_->read(copy->second.record);
+      auto bytes = copy == copies_.end() ? Result<std::string>(not_found("no copy"))
+                                         : log_->read(copy->second.record);
       std::string payload = bytes ? *std::move(bytes) : copy_payload(0, id, {});
       return session.send(FrameType::kCopy, payload);
     }
-    case FrameType::kTaskLease: return take_lease(session, frame);
+    case FrameType::kTaskLease:
+      return take_lease(session, frame);
     case FrameType::kTaskNone: {
       auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
@@ -189,12 +202,16 @@ void Worker::take(Session& session, const link::Frame& frame) {
     case FrameType::kTaskReported: {
       auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
-      const TaskAttempt key{TaskId{text_of(parsed->head, "id")}, static_cast<std::uint32_t>(number_of(parsed->head, "attempt"))};
+      const TaskAttempt key{TaskId{text_of(parsed->head, "id")},
+                            static_cast<std::uint32_t>(number_of(parsed->head, "attempt"))};
       const auto found = reports_.find(key);
       if (found == reports_.end()) return;
       const auto code = text_of(parsed->head, "code");
-      const Status status = code.empty() ? Status() : Status(Error{code_from_name(code), text_of(parsed->head, "message")});
-      if (!status && status.error().code == Code::kUnavailable) return;  // recovering: it asks again when joined anew, or by the timer
+      const Status status =
+          code.empty() ? Status()
+                       : Status(Error{code_from_name(code), text_of(parsed->head, "message")});
+      if (!status && status.error().code == Code::kUnavailable)
+        return;  // recovering: it asks again when joined anew, or by the timer
       auto pending = std::move(found->second);
       reports_.erase(found);
       check(log_->mark(pending.record, log::State::kDone, 0).ok(), "marking needs no space");
@@ -213,7 +230,8 @@ void Worker::take(Session& session, const link::Frame& frame) {
     case FrameType::kTaskCancel: {
       auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
-      const TaskAttempt key{TaskId{text_of(parsed->head, "id")}, static_cast<std::uint32_t>(number_of(parsed->head, "attempt"))};
+      const TaskAttempt key{TaskId{text_of(parsed->head, "id")},
+                            static_cast<std::uint32_t>(number_of(parsed->head, "attempt"))};
       if (leased_.contains(key)) cancels_[key] = "cancelled";
       return;
     }
@@ -226,7 +244,9 @@ void Worker::take(Session& session, const link::Frame& frame) {
       resolves_.erase(found);
       const auto code = text_of(parsed->head, "code");
       if (!code.empty()) return done(Error{code_from_name(code), text_of(parsed->head, "message")});
-      Location where{text_of(parsed->head, "address"), static_cast<std::uint16_t>(number_of(parsed->head, "port")), {}};
+      Location where{text_of(parsed->head, "address"),
+                     static_cast<std::uint16_t>(number_of(parsed->head, "port")),
+                     {}};
       where.expect.name.value = text_of(parsed->head, "name");
       if (const auto id = log_id_from(text_of(parsed->head, "logId"))) where.expect.log_id = *id;
       return done(std::move(where));
@@ -239,11 +259,12 @@ void Worker::take(Session& session, const link::Frame& frame) {
       auto done = std::move(found->second.done);
       peer_calls_.erase(found);
       std::vector<Peer> peers;
-      if (const auto list = parsed->head.find("peers"); list != parsed->head.end() && list->is_array()) {
+      if (const auto list = parsed->head.find("peers");
+          list != parsed->head.end() && list->is_array()) {
         for (const auto& p : *list) {
           if (p.is_object()) {
-            peers.push_back({text_of(p, "name"), text_of(p, "role"), text_of(p, "state"), text_of(p, "node"),
-                             static_cast<std::uint32_t>(number_of(p, "team"))});
+            peers.push_back({text_of(p, "name"), text_of(p, "role"), text_of(p, "state"),
+                             text_of(p, "node"), static_cast<std::uint32_t>(number_of(p, "team"))});
           }
         }
       }
@@ -253,12 +274,14 @@ void Worker::take(Session& session, const link::Frame& frame) {
       if (frame.payload.empty()) return home_->look_for_successor();
       const auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
-      if (!flag_of(parsed->head, "swarmDeleted", false) || std::exchange(swarm_deleted_, true)) return;
+      if (!flag_of(parsed->head, "swarmDeleted", false) || std::exchange(swarm_deleted_, true))
+        return;
       telemetry::info("the Swarm is deleted", {});
       arm();
       return on_swarm_deleted();
     }
-    default: session.close(invalid("a frame that has no place on a worker's link"));
+    default:
+      session.close(invalid("a frame that has no place on a worker's link"));
   }
 }
 
@@ -268,7 +291,8 @@ void Worker::send_next(std::uint64_t request, const Next& next) {
   Session* session = home();
   if (session == nullptr) return;
   const auto left = std::max(Milliseconds{0}, next.deadline - mono_now());
-  session->send(FrameType::kTaskNext, control(json{{"request", request}, {"waitMs", left.count()}}));
+  session->send(FrameType::kTaskNext,
+                control(json{{"request", request}, {"waitMs", left.count()}}));
 }
 
 void Worker::next(Milliseconds wait, OnLease done) {
@@ -277,7 +301,8 @@ void Worker::next(Milliseconds wait, OnLease done) {
     return;
   }
   if (nexts_.size() >= kMaxWaitingTaskCalls) {
-    done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingTaskCalls) + " calls wait for a task in this pod"});
+    done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingTaskCalls) +
+                                " calls wait for a task in this pod"});
     return;
   }
   const auto request = ++last_request_;
@@ -315,7 +340,8 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
     back.attempt = lease.attempt;
     back.kind = tasks::FailKind::kReleased;
     back.message = why;
-    report(std::move(back), [](Status) {});  // nobody waits: the report is kept and repeated until confirmed
+    report(std::move(back),
+           [](Status) {});  // nobody waits: the report is kept and repeated until confirmed
   };
   std::string payload;
   link::put_u32(payload, lease.attempt);
@@ -330,14 +356,17 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   if (!done(std::move(lease))) give_back("the agent had gone");
 }
 
-void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* progress, OnExtended done) {
+void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
+                    OnExtended done) {
   const TaskAttempt key{id, attempt};
   if (!leased_.contains(key)) {
-    return done(Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value + " is not leased to this pod"});
+    return done(Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
+                                         " is not leased to this pod"});
   }
   if (cancels_.contains(key)) return done(true);
   Session* session = home();
-  if (session == nullptr) return done(false);  // running work continues while the coordinator is being replaced
+  if (session == nullptr)
+    return done(false);  // running work continues while the coordinator is being replaced
   const auto request = ++last_request_;
   extends_[request] = {mono_now() + kCallTimeout, std::move(done)};
   json head{{"request", request}, {"id", id.value}, {"attempt", attempt}};
@@ -386,33 +415,39 @@ CoordinatorLink& Worker::link_of(std::uint32_t team) {
   if (!link) {
     link = std::make_unique<CoordinatorLink>(
         loop_, config_, options_, team,
-        CoordinatorLink::Events{[this](Session&) { mail_.look_again(); }, [this](Session& s, const link::Frame& f) { take(s, f); }, [] {}});
+        CoordinatorLink::Events{[this](Session&) { mail_.look_again(); },
+                                [this](Session& s, const link::Frame& f) { take(s, f); }, [] {}});
   }
   return *link;
 }
 
 void Worker::locate(const AgentName& name, Located done) {
-  const auto number = static_cast<std::uint32_t>(std::stoul(name.value.substr(name.value.rfind('-') + 1)));
+  const auto number =
+      static_cast<std::uint32_t>(std::stoul(name.value.substr(name.value.rfind('-') + 1)));
   if (name.value.starts_with("coordinator-")) {
     if (number >= config_.coordinators) return done(not_found("no such agent: " + name.value));
     auto& link = link_of(number);
     if (!link.session()) return done(unavailable(name.value + " is being replaced"));
-    Location where{link.session()->peer().address, config_.link_port, {name, link.session()->peer().log_id}};
+    Location where{
+        link.session()->peer().address, config_.link_port, {name, link.session()->peer().log_id}};
     return done(std::move(where));
   }
   resolve_by(link_of(number % config_.coordinators), name, std::move(done));
 }
 
 void Worker::resolve_by(CoordinatorLink& link, const AgentName& name, Located done) {
-  if (!link.session() || !link.session()->up()) return done(unavailable("the coordinator of " + name.value + "'s team can't be reached now"));
+  if (!link.session() || !link.session()->up())
+    return done(unavailable("the coordinator of " + name.value + "'s team can't be reached now"));
   const auto request = ++last_request_;
   resolves_[request] = {mono_now() + kCallTimeout, std::move(done)};
-  link.session()->send(FrameType::kResolve, control(json{{"request", request}, {"name", name.value}}));
+  link.session()->send(FrameType::kResolve,
+                       control(json{{"request", request}, {"name", name.value}}));
   arm();
 }
 
 void Worker::successor_at(const Session& session) {
-  if (session.peer().name.value == "coordinator-" + std::to_string(config_.team)) home_->look_at(session.peer().address);
+  if (session.peer().name.value == "coordinator-" + std::to_string(config_.team))
+    home_->look_at(session.peer().address);
 }
 
 void Worker::leaving() {
@@ -421,7 +456,8 @@ void Worker::leaving() {
   auto nexts = std::move(nexts_);
   nexts_.clear();
   for (auto& [request, next] : nexts) {
-    if (Session* session = home()) session->send(FrameType::kTaskForgetNext, control(json{{"request", request}}));
+    if (Session* session = home())
+      session->send(FrameType::kTaskForgetNext, control(json{{"request", request}}));
     next.done(Error{Code::kDenied, "this pod is shutting down: no more tasks"});
   }
 }
@@ -441,15 +477,19 @@ void Worker::release_all() {
 void Worker::tick() {
   const auto now = mono_now();
   expire(nexts_, now, [](Next& call) { call.done(not_found("no task came in time")); });
-  expire(resolves_, now, [](Resolve& call) { call.done(unavailable("the coordinator did not answer in time")); });
+  expire(resolves_, now,
+         [](Resolve& call) { call.done(unavailable("the coordinator did not answer in time")); });
   expire(extends_, now, [](Extend& call) { call.done(false); });
-  expire(peer_calls_, now, [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
+  expire(peer_calls_, now,
+         [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
   for (auto& [key, pending] : reports_) {
     if (!pending.waiting.empty() && (swarm_deleted_ || pending.answer_by <= now)) {
       auto waiting = std::move(pending.waiting);
       pending.waiting.clear();
-      const Error why = swarm_deleted_ ? Error{Code::kDenied, "the Swarm is deleted: nobody takes results any more"}
-                                       : Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"};
+      const Error why =
+          swarm_deleted_
+              ? Error{Code::kDenied, "the Swarm is deleted: nobody takes results any more"}
+              : Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"};
       for (auto& done : waiting) done(why);
     }
     if (now - pending.sent_at >= kRepeatReport) send_report(pending);

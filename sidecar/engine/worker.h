@@ -1,8 +1,9 @@
-// A worker pod's side of tasks: joins the team's coordinator, holds copies of tasks for it, takes leases for the
-// agents of the pod and brings their reports back.
+// A worker pod's side of tasks: joins the team's coordinator, holds copies of tasks for it, takes
+// leases for the agents of the pod and brings their reports back.
 //
-// What it must not forget stands in the pod's log before anybody hears of it: copies (kReplica), what is at work here (kLeased), and reports that the
-// coordinator has not confirmed (kResult). All of it is told to the next coordinator.
+// What it must not forget stands in the pod's log before anybody hears of it: copies (kReplica),
+// what is at work here (kLeased), and reports that the coordinator has not confirmed (kResult). All
+// of it is told to the next coordinator.
 //
 // Threads: the loop's.
 #pragma once
@@ -39,7 +40,8 @@ class Worker {
     std::string name, role, state, node;
     std::uint32_t team = 0;
   };
-  using OnLease = std::function<bool(Result<Leased>)>;  // false: the agent is gone, the lease goes back
+  using OnLease =
+      std::function<bool(Result<Leased>)>;  // false: the agent is gone, the lease goes back
   using OnExtended = std::function<void(Result<bool>)>;  // true: cancel
   using OnPeers = std::function<void(Result<std::vector<Peer>>)>;
 
@@ -48,39 +50,56 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  void restore(const log::Record& record);   // before attach()
-  void attach(log::Log& log);                // then it connects
+  void restore(const log::Record& record);  // before attach()
+  void attach(log::Log& log);               // then it connects
 
   void next(Milliseconds wait, OnLease done);
-  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress, OnExtended done);
+  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
+              OnExtended done);
   void report(tasks::Report report, Mail::OnStatus done);
   void peers(OnPeers done);
   void locate(const AgentName& name, Located done);
 
-  void successor_at(const Session& session);   // it says that it is the coordinator now
-  void leaving();                            // preStop: no new leases
-  void release_all();                        // drain: what agents left unfinished goes back
+  void successor_at(const Session& session);  // it says that it is the coordinator now
+  void leaving();                             // preStop: no new leases
+  void release_all();                         // drain: what agents left unfinished goes back
   [[nodiscard]] bool joined() const { return joined_; }
   [[nodiscard]] std::size_t reports_pending() const { return reports_.size(); }
   [[nodiscard]] std::uint64_t epoch() const { return home_ ? home_->known_epoch() : 0; }
   [[nodiscard]] std::size_t copies() const { return copies_.size(); }
   [[nodiscard]] std::size_t leased() const { return leased_.size(); }
   std::function<void()> on_joined;
-  std::function<void()> on_swarm_deleted;    // once: no successor will come, nobody takes results any more
+  std::function<void()>
+      on_swarm_deleted;  // once: no successor will come, nobody takes results any more
 
  private:
-  struct Copy { log::Sequence record = 0; std::uint64_t version = 0; };
-  struct Pending {                           // a report on its way
+  struct Copy {
+    log::Sequence record = 0;
+    std::uint64_t version = 0;
+  };
+  struct Pending {  // a report on its way
     log::Sequence record = 0;
     std::string payload;
     std::vector<Mail::OnStatus> waiting;
     MonoTime answer_by{}, sent_at{};
   };
   using TaskAttempt = std::pair<TaskId, std::uint32_t>;
-  struct Next { MonoTime deadline; OnLease done; };
-  struct Resolve { MonoTime deadline; Located done; };
-  struct Extend { MonoTime deadline; OnExtended done; };
-  struct PeersCall { MonoTime deadline; OnPeers done; };
+  struct Next {
+    MonoTime deadline;
+    OnLease done;
+  };
+  struct Resolve {
+    MonoTime deadline;
+    Located done;
+  };
+  struct Extend {
+    MonoTime deadline;
+    OnExtended done;
+  };
+  struct PeersCall {
+    MonoTime deadline;
+    OnPeers done;
+  };
 
   void join(Session& session);
   void take(Session& session, const link::Frame& frame);
@@ -92,7 +111,9 @@ class Worker {
   void resolve_by(CoordinatorLink& link, const AgentName& name, Located done);
   void tick();
   void arm();
-  [[nodiscard]] Session* home() const { return joined_ && home_ && home_->session() ? home_->session().get() : nullptr; }
+  [[nodiscard]] Session* home() const {
+    return joined_ && home_ && home_->session() ? home_->session().get() : nullptr;
+  }
 
   Loop& loop_;
   const Config& config_;
@@ -103,9 +124,9 @@ class Worker {
   std::map<std::uint32_t, std::unique_ptr<CoordinatorLink>> others_;
   std::map<TaskId, Copy> copies_;
   std::map<TaskAttempt, log::Sequence> leased_;
-  std::map<TaskAttempt, std::string> cancels_;       // the coordinator wants them ended
+  std::map<TaskAttempt, std::string> cancels_;  // the coordinator wants them ended
   std::map<TaskAttempt, Pending> reports_;
-  std::deque<TaskAttempt> reported_;                 // confirmed lately: a repeated report is OK
+  std::deque<TaskAttempt> reported_;  // confirmed lately: a repeated report is OK
   std::map<std::uint64_t, Next> nexts_;
   std::map<std::uint64_t, Resolve> resolves_;
   std::map<std::uint64_t, Extend> extends_;

@@ -7,33 +7,42 @@ namespace swarm::lifecycle {
 
 std::string_view phase_name(Phase phase) {
   switch (phase) {
-    case Phase::kStarting: return "starting";
-    case Phase::kReady: return "ready";
-    case Phase::kLeaving: return "leaving";
-    case Phase::kDraining: return "draining";
-    case Phase::kStopped: return "stopped";
+    case Phase::kStarting:
+      return "starting";
+    case Phase::kReady:
+      return "ready";
+    case Phase::kLeaving:
+      return "leaving";
+    case Phase::kDraining:
+      return "draining";
+    case Phase::kStopped:
+      return "stopped";
   }
   return "stopped";
 }
 
 std::string_view part_name(Part part) {
   switch (part) {
-    case Part::kMailbox: return "mailbox";
-    case Part::kTeam: return "team";
-    case Part::kQueue: return "queue";
+    case Part::kMailbox:
+      return "mailbox";
+    case Part::kTeam:
+      return "team";
+    case Part::kQueue:
+      return "queue";
   }
   return "queue";
 }
 
-// A worker whose link breaks after the first time stays in the Services: its mailbox works without the coordinator,
-// and a coordinator's replacement must not make a whole swarm unready.
+// A worker whose link breaks after the first time stays in the Services: its mailbox works without
+// the coordinator, and a coordinator's replacement must not make a whole swarm unready.
 bool Lifecycle::essential(std::size_t part) const {
   return settings_.coordinator || static_cast<Part>(part) == Part::kMailbox;
 }
 
 void Lifecycle::part(Part part, bool works, std::string_view why) {
   parts_[static_cast<std::size_t>(part)] = {works, works ? std::string() : std::string(why)};
-  const bool all = std::all_of(parts_.begin(), parts_.end(), [](const State& s) { return s.works; });
+  const bool all =
+      std::all_of(parts_.begin(), parts_.end(), [](const State& s) { return s.works; });
   if (phase_ == Phase::kStarting && all) phase_ = Phase::kReady;
 }
 
@@ -88,7 +97,8 @@ std::string Lifecycle::text() const {
   for (std::size_t i = 0; i < kParts; ++i) {
     if (parts_[i].works) continue;
     if (!broken.empty()) broken += "; ";
-    broken += std::string(part_name(static_cast<Part>(i))) + ": " + (parts_[i].why.empty() ? "not yet" : parts_[i].why);
+    broken += std::string(part_name(static_cast<Part>(i))) + ": " +
+              (parts_[i].why.empty() ? "not yet" : parts_[i].why);
   }
   if (phase_ == Phase::kStarting) return "starting: " + broken;
   if (phase_ == Phase::kReady) {

@@ -112,7 +112,8 @@ TEST(Lifecycle, EachThingIsWaitedForAsLongAsItIsWorth) {
     Remaining left;
     int seconds;
   };
-  for (const Row& row : {Row{{.reports = 2}, 30}, Row{{.copies = 2}, 30}, Row{{.messages = 2}, 3}, Row{{.followers = 2}, 2}}) {
+  for (const Row& row : {Row{{.reports = 2}, 30}, Row{{.copies = 2}, 30}, Row{{.messages = 2}, 3},
+                         Row{{.followers = 2}, 2}}) {
     Lifecycle life = draining_one();
     life.remaining(kStart + seconds(row.seconds) - Milliseconds{1}, row.left);
     EXPECT_EQ(words(life), "") << row.seconds;
@@ -156,18 +157,23 @@ TEST(Lifecycle, WhateverComesItLeavesDrainsAndExitsOnceInThisOrderAndInTime) {
     for (int step = 0; step < 60 && life.phase() != Phase::kStopped; ++step) {
       now += Milliseconds{random() % 1500};
       switch (random() % 8) {
-        case 0: life.leaving(); break;
+        case 0:
+          life.leaving();
+          break;
         case 1:
           if (step > 20) {
             if (!sigterm) sigterm = now;
             life.terminate(now);
           }
           break;
-        case 2: life.part(static_cast<Part>(random() % kParts), random() % 3 != 0, "x"); break;
+        case 2:
+          life.part(static_cast<Part>(random() % kParts), random() % 3 != 0, "x");
+          break;
         case 3:
           if (random() % 8 == 0) life.orphaned(now);
           break;
-        default: life.remaining(now, {random() % 2, random() % 2, random() % 2, random() % 2});
+        default:
+          life.remaining(now, {random() % 2, random() % 2, random() % 2, random() % 2});
       }
       if (life.phase() != Phase::kReady) {
         ASSERT_FALSE(life.ready());

@@ -53,7 +53,7 @@ std::string to_string(IntOrPercent value);
 
 struct TopologySpec {
   TopologyType type = TopologyType::kAuto;
-  int team_size = 100;
+  int team_size = 1000;
 };
 
 struct CoordinatorSpec {
@@ -229,7 +229,8 @@ struct WorkerReport {
   bool busy = false;
   std::string task;  // "" when idle
   bool stuck = false;
-  std::string address;  // of its pod: a replaced coordinator announces itself there; "" in older reports
+  std::string
+      address;  // of its pod: a replaced coordinator announces itself there; "" in older reports
   friend bool operator==(const WorkerReport&, const WorkerReport&) = default;
 };
 

@@ -25,7 +25,7 @@ TEST(SwarmCodec, ShortestSwarmHasTheDefaultsOfTheSchema) {
   const SwarmSpec& spec = parsed->spec;
   EXPECT_FALSE(spec.suspend);
   EXPECT_EQ(spec.topology.type, TopologyType::kAuto);
-  EXPECT_EQ(spec.topology.team_size, 100);
+  EXPECT_EQ(spec.topology.team_size, 1000);
   EXPECT_EQ(spec.workers.replicas, 1);
   EXPECT_EQ(spec.workers.max_unavailable, (IntOrPercent{10, true}));
   EXPECT_EQ(spec.workers.task_grace_seconds, 600);
@@ -174,7 +174,8 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
   EXPECT_EQ(report->epoch, 3U);
   EXPECT_TRUE(report->ready);
   EXPECT_EQ(report->tasks.running, 2);
-  EXPECT_EQ(report->workers.at("worker-3"), (WorkerReport{"S-w3-ab12", true, "t-1f2", false, "10.0.0.3"}));
+  EXPECT_EQ(report->workers.at("worker-3"),
+            (WorkerReport{"S-w3-ab12", true, "t-1f2", false, "10.0.0.3"}));
   EXPECT_EQ(report->measured, 52);
   const auto again = parse_report(to_text(*report));
   ASSERT_TRUE(again.ok());

@@ -13,7 +13,9 @@ TEST(Crc32c, MatchesTheVectorsOfRfc3720) {
   EXPECT_EQ(crc32c("123456789"), 0xE3069283U);
 }
 
-TEST(Crc32c, ContinuesOverPieces) { EXPECT_EQ(crc32c("6789", crc32c("12345")), crc32c("123456789")); }
+TEST(Crc32c, ContinuesOverPieces) {
+  EXPECT_EQ(crc32c("6789", crc32c("12345")), crc32c("123456789"));
+}
 
 TEST(Encoding, Base64RoundTripsEveryLength) {
   std::string bytes;
@@ -36,19 +38,24 @@ TEST(Encoding, HexRoundTripsAndRefuses) {
 }
 
 TEST(Encoding, KnowsUtf8) {
-  for (const char* good : {"", "abc", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80"}) EXPECT_TRUE(is_utf8(good));
-  for (const char* bad : {"\xff", "\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "a\x80"}) {
+  for (const char* good : {"", "abc", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80"})
+    EXPECT_TRUE(is_utf8(good));
+  for (const char* bad :
+       {"\xff", "\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "a\x80"}) {
     EXPECT_FALSE(is_utf8(bad)) << to_hex(bad);
   }
 }
 
 TEST(Encoding, KnowsNames) {
-  for (const char* good : {"worker-0", "worker-17", "coordinator-0"}) EXPECT_TRUE(is_agent_name(good)) << good;
-  for (const char* bad : {"", "worker", "worker-", "worker-01", "worker-1x", "worker-1234567", "Worker-1", "../worker-1"}) {
+  for (const char* good : {"worker-0", "worker-17", "coordinator-0"})
+    EXPECT_TRUE(is_agent_name(good)) << good;
+  for (const char* bad : {"", "worker", "worker-", "worker-01", "worker-1x", "worker-1234567",
+                          "Worker-1", "../worker-1"}) {
     EXPECT_FALSE(is_agent_name(bad)) << bad;
   }
   EXPECT_TRUE(is_message_id("m-1:a.b_c"));
-  for (const auto& bad : {std::string(), std::string("a b"), std::string("a/b"), std::string(129, 'a')}) {
+  for (const auto& bad :
+       {std::string(), std::string("a b"), std::string("a/b"), std::string(129, 'a')}) {
     EXPECT_FALSE(is_message_id(bad)) << bad;
   }
 }
@@ -59,8 +66,9 @@ TEST(Encoding, HmacMatchesRfc4231Case2) {
 }
 
 TEST(Result, CodeNamesRoundTrip) {
-  for (Code code : {Code::kInvalid, Code::kNotFound, Code::kConflict, Code::kFull, Code::kDenied,
-                    Code::kUnavailable, Code::kUnknown, Code::kCancelled, Code::kCorrupt, Code::kInternal}) {
+  for (Code code :
+       {Code::kInvalid, Code::kNotFound, Code::kConflict, Code::kFull, Code::kDenied,
+        Code::kUnavailable, Code::kUnknown, Code::kCancelled, Code::kCorrupt, Code::kInternal}) {
     EXPECT_EQ(code_from_name(code_name(code)), code);
   }
 }

@@ -10,7 +10,8 @@ namespace swarm {
 
 inline void check(bool condition, const char* what,
                   const std::source_location& where = std::source_location::current()) {
-  if (!condition) [[unlikely]] check_failed(what, where);
+  if (!condition) [[unlikely]]
+    check_failed(what, where);
 }
 
 }  // namespace swarm

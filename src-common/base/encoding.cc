@@ -14,7 +14,8 @@ namespace swarm {
 namespace {
 
 constexpr std::string_view kHex = "0123456789abcdef";
-constexpr std::string_view kBase64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+constexpr std::string_view kBase64 =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 int digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -176,8 +177,9 @@ std::string hmac_sha256(std::string_view key, std::string_view data) {
 std::string sha256(std::string_view data) {
   std::string out(32, '\0');
   unsigned length = 0;
-  const int done = EVP_Digest(data.data(), data.size(), reinterpret_cast<unsigned char*>(out.data()),
-                              &length, EVP_sha256(), nullptr);
+  const int done =
+      EVP_Digest(data.data(), data.size(), reinterpret_cast<unsigned char*>(out.data()), &length,
+                 EVP_sha256(), nullptr);
   check(done == 1 && length == out.size(), "SHA-256 is available");
   return out;
 }

@@ -11,17 +11,18 @@
 namespace swarm {
 
 std::string to_hex(std::string_view bytes);
-std::optional<std::string> from_hex(std::string_view text);  // nullopt: odd length or a foreign character
+std::optional<std::string> from_hex(
+    std::string_view text);  // nullopt: odd length or a foreign character
 
-std::string to_base64(std::string_view bytes);                   // RFC 4648, padded
-std::optional<std::string> from_base64(std::string_view text);   // nullopt: not valid padded base64
+std::string to_base64(std::string_view bytes);                  // RFC 4648, padded
+std::optional<std::string> from_base64(std::string_view text);  // nullopt: not valid padded base64
 
-std::string to_string(const LogId& id);                          // 32 hex digits
+std::string to_string(const LogId& id);  // 32 hex digits
 std::optional<LogId> log_id_from(std::string_view hex);
 
-bool is_utf8(std::string_view text);                             // RFC 3629, no surrogates
-bool is_message_id(std::string_view text);                       // ^[A-Za-z0-9._:-]{1,128}$
-bool is_agent_name(std::string_view text);                       // ^(worker|coordinator)-(0|[1-9][0-9]{0,5})$
+bool is_utf8(std::string_view text);        // RFC 3629, no surrogates
+bool is_message_id(std::string_view text);  // ^[A-Za-z0-9._:-]{1,128}$
+bool is_agent_name(std::string_view text);  // ^(worker|coordinator)-(0|[1-9][0-9]{0,5})$
 
 // HMAC-SHA256 (RFC 2104), 32 bytes.
 std::string hmac_sha256(std::string_view key, std::string_view data);

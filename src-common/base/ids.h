@@ -1,4 +1,5 @@
-// Strong types for the identifiers that travel through the system, so that two of them never get swapped.
+// Strong types for the identifiers that travel through the system, so that two of them never get
+// swapped.
 #pragma once
 
 #include <array>
@@ -20,7 +21,8 @@ using AgentName = StringId<struct AgentNameTag>;  // a slot: "worker-17", "coord
 using MessageId = StringId<struct MessageIdTag>;  // ^[A-Za-z0-9._:-]{1,128}$
 using TaskId = StringId<struct TaskIdTag>;        // ^t-[0-9]+-[0-9a-z]+$
 
-// Random 128 bits made together with a log: a new log is a new incarnation, whatever the pod is called.
+// Random 128 bits made together with a log: a new log is a new incarnation, whatever the pod is
+// called.
 struct LogId {
   std::array<std::uint8_t, 16> bytes{};
   [[nodiscard]] bool empty() const { return bytes == std::array<std::uint8_t, 16>{}; }

@@ -30,16 +30,26 @@ enum class Code {
 // The word of a code in the socket protocol and the task API: "invalid", "not_found", …
 constexpr std::string_view code_name(Code code) {
   switch (code) {
-    case Code::kInvalid: return "invalid";
-    case Code::kNotFound: return "not_found";
-    case Code::kConflict: return "conflict";
-    case Code::kFull: return "full";
-    case Code::kDenied: return "refused";
-    case Code::kUnavailable: return "unavailable";
-    case Code::kUnknown: return "unknown";
-    case Code::kCancelled: return "cancelled";
-    case Code::kCorrupt: return "corrupt";
-    case Code::kInternal: return "failed";
+    case Code::kInvalid:
+      return "invalid";
+    case Code::kNotFound:
+      return "not_found";
+    case Code::kConflict:
+      return "conflict";
+    case Code::kFull:
+      return "full";
+    case Code::kDenied:
+      return "refused";
+    case Code::kUnavailable:
+      return "unavailable";
+    case Code::kUnknown:
+      return "unknown";
+    case Code::kCancelled:
+      return "cancelled";
+    case Code::kCorrupt:
+      return "corrupt";
+    case Code::kInternal:
+      return "failed";
   }
   return "failed";
 }
@@ -72,22 +82,35 @@ inline Error internal_error(std::string message) { return {Code::kInternal, std:
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}    // NOLINT: implicit on purpose
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit on purpose
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
 
   [[nodiscard]] bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
 
-  T& value() & { check(ok(), "value() of an error"); return std::get<0>(state_); }
-  const T& value() const& { check(ok(), "value() of an error"); return std::get<0>(state_); }
-  T&& value() && { check(ok(), "value() of an error"); return std::get<0>(std::move(state_)); }
+  T& value() & {
+    check(ok(), "value() of an error");
+    return std::get<0>(state_);
+  }
+  const T& value() const& {
+    check(ok(), "value() of an error");
+    return std::get<0>(state_);
+  }
+  T&& value() && {
+    check(ok(), "value() of an error");
+    return std::get<0>(std::move(state_));
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
-  [[nodiscard]] const Error& error() const { check(!ok(), "error() of a value"); return std::get<1>(state_); }
+  [[nodiscard]] const Error& error() const {
+    check(!ok(), "error() of a value");
+    return std::get<1>(state_);
+  }
 
  private:
   std::variant<T, Error> state_;
@@ -101,7 +124,10 @@ class [[nodiscard]] Result<void> {
 
   [[nodiscard]] bool ok() const { return !error_; }
   explicit operator bool() const { return ok(); }
-  [[nodiscard]] const Error& error() const { check(!ok(), "error() of a value"); return *error_; }
+  [[nodiscard]] const Error& error() const {
+    check(!ok(), "error() of a value");
+    return *error_;
+  }
 
  private:
   std::optional<Error> error_;

@@ -31,7 +31,8 @@ std::string spelled(std::string_view path, char separator, bool upper) {
 
 std::string shown(const std::string& value) {
   std::string out = "\"";
-  for (const char c : value.substr(0, kMaxShownBytes)) out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+  for (const char c : value.substr(0, kMaxShownBytes))
+    out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
   return out + (value.size() > kMaxShownBytes ? "…\"" : "\"");
 }
 
@@ -49,7 +50,8 @@ void Settings::text(std::string path, std::string* target, std::string help, Che
   setting.path = std::move(path);
   setting.help = std::move(help);
   setting.shown_default = *target;
-  setting.apply = [target, check = std::move(check)](const std::string& value) -> std::optional<std::string> {
+  setting.apply =
+      [target, check = std::move(check)](const std::string& value) -> std::optional<std::string> {
     if (check) {
       if (auto allowed = check(value)) return allowed;
     }
@@ -59,14 +61,16 @@ void Settings::text(std::string path, std::string* target, std::string help, Che
   add(std::move(setting));
 }
 
-void Settings::choice(std::string path, std::string* target, std::vector<std::string> allowed, std::string help) {
+void Settings::choice(std::string path, std::string* target, std::vector<std::string> allowed,
+                      std::string help) {
   std::string list;
   for (const std::string& word : allowed) list += (list.empty() ? "" : ", ") + word;
-  text(std::move(path), target, std::move(help) + " (" + list + ")",
-       [allowed = std::move(allowed), list](const std::string& value) -> std::optional<std::string> {
-         if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return std::nullopt;
-         return list;
-       });
+  text(
+      std::move(path), target, std::move(help) + " (" + list + ")",
+      [allowed = std::move(allowed), list](const std::string& value) -> std::optional<std::string> {
+        if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return std::nullopt;
+        return list;
+      });
 }
 
 void Settings::integer(std::string path, int* target, int minimum, int maximum, std::string help) {
@@ -77,7 +81,8 @@ void Settings::integer(std::string path, int* target, int minimum, int maximum, 
   const std::string range = std::to_string(minimum) + " to " + std::to_string(maximum);
   setting.help = std::move(help) + " (" + range + ")";
   setting.shown_default = std::to_string(*target);
-  setting.apply = [target, minimum, maximum, range](const std::string& value) -> std::optional<std::string> {
+  setting.apply = [target, minimum, maximum,
+                   range](const std::string& value) -> std::optional<std::string> {
     int number = 0;
     const char* const last = value.data() + value.size();
     const auto [end, ec] = std::from_chars(value.data(), last, number);
@@ -133,44 +138,48 @@ void Settings::read_file(const std::string& path, std::vector<std::string>& erro
     return path + ":" + std::to_string(node.Mark().line + 1);
   };
   std::set<std::string> seen;
-  const std::function<void(const YAML::Node&, const std::string&, int)> walk = [&](const YAML::Node& map,
-                                                                                   const std::string& prefix,
-                                                                                   int depth) {
-    for (const auto& entry : map) {
-      if (errors.size() >= kMaxErrors) return;
-      if (!entry.first.IsScalar()) {
-        errors.push_back(at(entry.first) + ": " + prefix + ": a key must be a word");
-        continue;
-      }
-      const std::string key = prefix.empty() ? entry.first.Scalar() : prefix + "." + entry.first.Scalar();
-      const YAML::Node& value = entry.second;
-      if (!seen.insert(key).second) errors.push_back(at(entry.first) + ": " + key + ": is given twice");
-      const auto setting = std::find_if(settings_.begin(), settings_.end(),
-                                        [&](const Setting& s) { return !s.path.empty() && s.path == key; });
-      if (setting != settings_.end()) {
-        if (value.IsNull()) continue;  // "key:" with nothing behind it: the default
-        if (!value.IsScalar()) {
-          errors.push_back(at(value) + ": " + key + ": must be a single value");
-          continue;
+  const std::function<void(const YAML::Node&, const std::string&, int)> walk =
+      [&](const YAML::Node& map, const std::string& prefix, int depth) {
+        for (const auto& entry : map) {
+          if (errors.size() >= kMaxErrors) return;
+          if (!entry.first.IsScalar()) {
+            errors.push_back(at(entry.first) + ": " + prefix + ": a key must be a word");
+            continue;
+          }
+          const std::string key =
+              prefix.empty() ? entry.first.Scalar() : prefix + "." + entry.first.Scalar();
+          const YAML::Node& value = entry.second;
+          if (!seen.insert(key).second)
+            errors.push_back(at(entry.first) + ": " + key + ": is given twice");
+          const auto setting =
+              std::find_if(settings_.begin(), settings_.end(),
+                           [&](const Setting& s) { return !s.path.empty() && s.path == key; });
+          if (setting != settings_.end()) {
+            if (value.IsNull()) continue;  // "key:" with nothing behind it: the default
+            if (!value.IsScalar()) {
+              errors.push_back(at(value) + ": " + key + ": must be a single value");
+              continue;
+            }
+            set(*setting, value.Scalar(), at(value), errors);
+            continue;
+          }
+          const bool group = std::any_of(settings_.begin(), settings_.end(), [&](const Setting& s) {
+            return s.path.starts_with(key + ".");
+          });
+          if (group && value.IsMap() && depth < kMaxDepth) {
+            walk(value, key, depth + 1);
+          } else if (group) {
+            if (!value.IsNull()) errors.push_back(at(value) + ": " + key + ": must be a map");
+          } else {
+            std::string known;
+            for (const Setting& s : settings_) {
+              if (!s.path.empty()) known += (known.empty() ? "" : ", ") + s.path;
+            }
+            errors.push_back(at(entry.first) + ": " + key +
+                             ": is not a setting; allowed: " + known);
+          }
         }
-        set(*setting, value.Scalar(), at(value), errors);
-        continue;
-      }
-      const bool group = std::any_of(settings_.begin(), settings_.end(),
-                                     [&](const Setting& s) { return s.path.starts_with(key + "."); });
-      if (group && value.IsMap() && depth < kMaxDepth) {
-        walk(value, key, depth + 1);
-      } else if (group) {
-        if (!value.IsNull()) errors.push_back(at(value) + ": " + key + ": must be a map");
-      } else {
-        std::string known;
-        for (const Setting& s : settings_) {
-          if (!s.path.empty()) known += (known.empty() ? "" : ", ") + s.path;
-        }
-        errors.push_back(at(entry.first) + ": " + key + ": is not a setting; allowed: " + known);
-      }
-    }
-  };
+      };
   try {
     const YAML::Node root = YAML::Load(*text);
     if (root.IsNull()) return;
@@ -186,7 +195,8 @@ void Settings::read_file(const std::string& path, std::vector<std::string>& erro
   }
 }
 
-Settings::Outcome Settings::load(const std::vector<std::string>& args, const Environment& environment) {
+Settings::Outcome Settings::load(const std::vector<std::string>& args,
+                                 const Environment& environment) {
   Outcome out;
   struct Given {
     const Setting* setting;
@@ -206,8 +216,8 @@ Settings::Outcome Settings::load(const std::vector<std::string>& args, const Env
     }
     const std::size_t equals = arg.find('=');
     const std::string name = arg.substr(0, equals);
-    const auto setting =
-        std::find_if(settings_.begin(), settings_.end(), [&](const Setting& s) { return s.flag == name; });
+    const auto setting = std::find_if(settings_.begin(), settings_.end(),
+                                      [&](const Setting& s) { return s.flag == name; });
     if (name != "--config" && setting == settings_.end()) {
       out.errors.push_back("flags: " + shown(arg) + ": is not a flag; see --help");
       continue;
@@ -236,7 +246,8 @@ Settings::Outcome Settings::load(const std::vector<std::string>& args, const Env
       set(setting, *value, "environment " + setting.environment, out.errors);
     }
   }
-  for (const Given& flag : given) set(*flag.setting, flag.value, "flag " + flag.setting->flag, out.errors);
+  for (const Given& flag : given)
+    set(*flag.setting, flag.value, "flag " + flag.setting->flag, out.errors);
   if (out.errors.size() > kMaxErrors) {
     out.errors.resize(kMaxErrors);
     out.errors.emplace_back("… and more");
@@ -245,7 +256,8 @@ Settings::Outcome Settings::load(const std::vector<std::string>& args, const Env
 }
 
 std::string Settings::usage() const {
-  std::string out = "  --config PATH\n      YAML file; the environment goes before it, flags before both\n";
+  std::string out =
+      "  --config PATH\n      YAML file; the environment goes before it, flags before both\n";
   for (const Setting& setting : settings_) {
     out += "  " + setting.flag + (setting.is_boolean ? "[=false]" : " VALUE");
     if (!setting.path.empty()) out += "   file: " + setting.path + "   env: " + setting.environment;

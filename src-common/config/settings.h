@@ -3,9 +3,9 @@
 // A setting is declared once by its path in the file; its other names follow from it:
 //   leaderElection.leaseDurationSeconds   CFN_LEADER_ELECTION_LEASE_DURATION_SECONDS
 //                                         --leader-election-lease-duration-seconds
-// load() reports every error at once, each as "<where>: <path>: is "x"; allowed: …"; unknown keys in the file and
-// unknown flags are errors, foreign environment variables are not.
-// Threads: one. Ownership: the targets are borrowed and must outlive load(); they are written only by load().
+// load() reports every error at once, each as "<where>: <path>: is "x"; allowed: …"; unknown keys
+// in the file and unknown flags are errors, foreign environment variables are not. Threads: one.
+// Ownership: the targets are borrowed and must outlive load(); they are written only by load().
 // This room is the only place that sees yaml-cpp.
 #pragma once
 
@@ -36,7 +36,8 @@ class Settings {
   using Check = std::function<std::optional<std::string>(const std::string& value)>;
 
   void text(std::string path, std::string* target, std::string help, Check check = {});
-  void choice(std::string path, std::string* target, std::vector<std::string> allowed, std::string help);
+  void choice(std::string path, std::string* target, std::vector<std::string> allowed,
+              std::string help);
   void integer(std::string path, int* target, int minimum, int maximum, std::string help);
   void boolean(std::string path, bool* target, std::string help);
   // A flag without a place in file and environment: "--api-server".
@@ -67,7 +68,8 @@ class Settings {
   std::vector<Setting> settings_;
 };
 
-// "leaderElection.leaseDurationSeconds" -> "CFN_LEADER_ELECTION_LEASE_DURATION_SECONDS", "--leader-election-lease-…".
+// "leaderElection.leaseDurationSeconds" -> "CFN_LEADER_ELECTION_LEASE_DURATION_SECONDS",
+// "--leader-election-lease-…".
 std::string environment_name(std::string_view path);
 std::string flag_name(std::string_view path);
 

@@ -25,10 +25,11 @@ struct Target {
 
 struct Fixture {
   Fixture() {
-    settings.text("sidecarImage", &target.image, "The image.", [](const std::string& v) -> std::optional<std::string> {
-      if (v.empty() || v.find(' ') != std::string::npos) return "an image reference";
-      return std::nullopt;
-    });
+    settings.text("sidecarImage", &target.image, "The image.",
+                  [](const std::string& v) -> std::optional<std::string> {
+                    if (v.empty() || v.find(' ') != std::string::npos) return "an image reference";
+                    return std::nullopt;
+                  });
     settings.choice("logLevel", &target.level, {"debug", "info"}, "The level.");
     settings.integer("http.port", &target.port, 1, 65535, "The port.");
     settings.boolean("leaderElection.enabled", &target.enabled, "Whether.");
@@ -54,16 +55,19 @@ struct Fixture {
 };
 
 TEST(Settings, NamesFollowFromThePath) {
-  EXPECT_EQ(environment_name("leaderElection.leaseDurationSeconds"), "CFN_LEADER_ELECTION_LEASE_DURATION_SECONDS");
-  EXPECT_EQ(flag_name("leaderElection.leaseDurationSeconds"), "--leader-election-lease-duration-seconds");
+  EXPECT_EQ(environment_name("leaderElection.leaseDurationSeconds"),
+            "CFN_LEADER_ELECTION_LEASE_DURATION_SECONDS");
+  EXPECT_EQ(flag_name("leaderElection.leaseDurationSeconds"),
+            "--leader-election-lease-duration-seconds");
   EXPECT_EQ(flag_name("http.port"), "--http-port");
 }
 
 TEST(Settings, FlagsGoBeforeTheEnvironmentGoesBeforeTheFile) {
   Fixture f;
-  const auto outcome = f.load({"--http-port=3", "--leader-election-enabled=false", "--api-server", "x"},
-                              "sidecarImage: from-file\nhttp: {port: 1}\nleaderElection:\n  leaseDurationSeconds: 20\n",
-                              {{"CFN_HTTP_PORT", "2"}, {"CFN_LOG_LEVEL", "debug"}, {"CFN_OTHER", "x"}});
+  const auto outcome = f.load(
+      {"--http-port=3", "--leader-election-enabled=false", "--api-server", "x"},
+      "sidecarImage: from-file\nhttp: {port: 1}\nleaderElection:\n  leaseDurationSeconds: 20\n",
+      {{"CFN_HTTP_PORT", "2"}, {"CFN_LOG_LEVEL", "debug"}, {"CFN_OTHER", "x"}});
   EXPECT_THAT(outcome.errors, IsEmpty());
   EXPECT_EQ(f.target.image, "from-file");
   EXPECT_EQ(f.target.level, "debug");
@@ -75,28 +79,35 @@ TEST(Settings, FlagsGoBeforeTheEnvironmentGoesBeforeTheFile) {
 
 TEST(Settings, AllErrorsComeAtOnceWithPlacePathAndWhatIsAllowed) {
   Fixture f;
-  const auto outcome = f.load({"--http-port=0", "--what"},
-                              "sidecarImage: \"\"\nlogLevel: loud\nhttp:\n  port: many\n  prot: 1\nleaderElection: 5\n",
-                              {{"CFN_LEADER_ELECTION_ENABLED", "yes"}});
-  EXPECT_THAT(outcome.errors,
-              ElementsAre("flags: \"--what\": is not a flag; see --help",
-                          f.path + ":1: sidecarImage: is \"\"; allowed: an image reference",
-                          f.path + ":2: logLevel: is \"loud\"; allowed: debug, info",
-                          f.path + ":4: http.port: is \"many\"; allowed: 1 to 65535",
-                          HasSubstr(":5: http.prot: is not a setting; allowed: sidecarImage, logLevel, http.port"),
-                          f.path + ":6: leaderElection: must be a map",
-                          "environment CFN_LEADER_ELECTION_ENABLED: leaderElection.enabled: is \"yes\"; allowed: true, false",
-                          "flag --http-port: http.port: is \"0\"; allowed: 1 to 65535"));
+  const auto outcome = f.load(
+      {"--http-port=0", "--what"},
+      "sidecarImage: \"\"\nlogLevel: loud\nhttp:\n  port: many\n  prot: 1\nleaderElection: 5\n",
+      {{"CFN_LEADER_ELECTION_ENABLED", "yes"}});
+  EXPECT_THAT(
+      outcome.errors,
+      ElementsAre(
+          "flags: \"--what\": is not a flag; see --help",
+          f.path + ":1: sidecarImage: is \"\"; allowed: an image reference",
+          f.path + ":2: logLevel: is \"loud\"; allowed: debug, info",
+          f.path + ":4: http.port: is \"many\"; allowed: 1 to 65535",
+          HasSubstr(":5: http.prot: is not a setting; allowed: sidecarImage, logLevel, http.port"),
+          f.path + ":6: leaderElection: must be a map",
+          "environment CFN_LEADER_ELECTION_ENABLED: leaderElection.enabled: is \"yes\"; allowed: "
+          "true, false",
+          "flag --http-port: http.port: is \"0\"; allowed: 1 to 65535"));
 }
 
 TEST(Settings, BadFilesAreErrorsNotCrashes) {
-  for (const std::string yaml : {"[1, 2]", "a: [", "just words", "{{{{", "? [a]\n: b", "logLevel: [info]", "http: {port: {a: 1}}",
-                                 "logLevel: info\nlogLevel: debug", "&a [*a]", "%YAML 9.9\n---\nx: 1"}) {
+  for (const std::string yaml :
+       {"[1, 2]", "a: [", "just words", "{{{{", "? [a]\n: b", "logLevel: [info]",
+        "http: {port: {a: 1}}", "logLevel: info\nlogLevel: debug", "&a [*a]",
+        "%YAML 9.9\n---\nx: 1"}) {
     Fixture f;
     EXPECT_FALSE(f.load({}, yaml).errors.empty()) << yaml;
   }
   Fixture f;
-  EXPECT_THAT(f.load({"--config", "/nonexistent/file"}).errors, ElementsAre(HasSubstr("/nonexistent/file")));
+  EXPECT_THAT(f.load({"--config", "/nonexistent/file"}).errors,
+              ElementsAre(HasSubstr("/nonexistent/file")));
   EXPECT_THAT(f.load({"--config"}).errors, ElementsAre("flags: --config: needs a value"));
 }
 
@@ -110,7 +121,8 @@ TEST(Settings, AnEmptyFileMeansDefaults) {
 TEST(Settings, HelpNamesEverySettingInAllItsForms) {
   Fixture f;
   EXPECT_TRUE(f.load({"--help"}).help);
-  EXPECT_THAT(f.settings.usage(), HasSubstr("--http-port VALUE   file: http.port   env: CFN_HTTP_PORT"));
+  EXPECT_THAT(f.settings.usage(),
+              HasSubstr("--http-port VALUE   file: http.port   env: CFN_HTTP_PORT"));
   EXPECT_THAT(f.settings.usage(), HasSubstr("default 8080"));
 }
 

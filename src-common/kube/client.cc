@@ -48,7 +48,8 @@ Reply Client::call(const Request& request, std::stop_token stop, Milliseconds de
     out.body = std::move(reply->body);
   } else {
     const auto retry_after = reply->headers.find("retry-after");
-    out.error = parse_error(status, reply->body, retry_after == reply->headers.end() ? "" : retry_after->second);
+    out.error = parse_error(status, reply->body,
+                            retry_after == reply->headers.end() ? "" : retry_after->second);
   }
   return out;
 }
@@ -58,7 +59,8 @@ Result<net::HttpClientOptions> cluster_options(const ClusterFlags& flags) {
   if (!flags.api_server.empty()) {
     const Result<net::Url> url = net::parse_url(flags.api_server);
     if (!url.ok()) return url.error().in("--api-server");
-    if (url->tls && flags.ca_file.empty()) return invalid("--api-server with https needs --ca-file");
+    if (url->tls && flags.ca_file.empty())
+      return invalid("--api-server with https needs --ca-file");
     out.url = flags.api_server;
     if (out.url.ends_with('/')) out.url.pop_back();
     out.token_file = flags.token_file;
@@ -69,13 +71,16 @@ Result<net::HttpClientOptions> cluster_options(const ClusterFlags& flags) {
   std::string port = environment("KUBERNETES_SERVICE_PORT");
   if (host.empty()) {
     return invalid(
-        "not in a cluster (KUBERNETES_SERVICE_HOST is not set): give --api-server URL, --token-file, --ca-file");
+        "not in a cluster (KUBERNETES_SERVICE_HOST is not set): give --api-server URL, "
+        "--token-file, --ca-file");
   }
   if (port.empty()) port = "443";
-  // An IPv6 address is replaced by the name that every cluster gives it: the HTTP library takes no such addresses.
+  // An IPv6 address is replaced by the name that every cluster gives it: the HTTP library takes no
+  // such addresses.
   if (host.find(':') != std::string::npos) host = "kubernetes.default.svc";
   out.url = "https://" + host + ":" + port;
-  out.token_file = flags.token_file.empty() ? std::string(kAccountVolume) + "/token" : flags.token_file;
+  out.token_file =
+      flags.token_file.empty() ? std::string(kAccountVolume) + "/token" : flags.token_file;
   out.ca_file = flags.ca_file.empty() ? std::string(kAccountVolume) + "/ca.crt" : flags.ca_file;
   return out;
 }

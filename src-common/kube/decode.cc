@@ -15,8 +15,10 @@ constexpr std::int64_t kMaxRetryAfterSeconds = 300;
 }  // namespace
 
 Result<json> parse_object(std::string_view text) {
-  // Objects inside managedFields can be nested as deep as the pod itself, so they are cut off at the key.
-  const json::parser_callback_t no_managed_fields = [](int, json::parse_event_t event, json& parsed) {
+  // Objects inside managedFields can be nested as deep as the pod itself, so they are cut off at
+  // the key.
+  const json::parser_callback_t no_managed_fields = [](int, json::parse_event_t event,
+                                                       json& parsed) {
     if (event != json::parse_event_t::key) return true;
     const auto* key = parsed.get_ptr<const std::string*>();
     return key == nullptr || *key != "managedFields";
@@ -93,15 +95,21 @@ ApiError parse_error(int http_status, std::string_view body, std::string_view re
     out.message = text_at(*status, "message").substr(0, kMaxMessageBytes);
     seconds = number_at(*status, "details.retryAfterSeconds", -1);
     const json* causes = find_at(*status, "details.causes");
-    if (causes != nullptr && causes->is_array() && !causes->empty()) out.cause = text_at(causes->front(), "reason");
-    if (out.http_status == 0) out.http_status = static_cast<int>(std::clamp<std::int64_t>(number_at(*status, "code"), 0, 999));
+    if (causes != nullptr && causes->is_array() && !causes->empty())
+      out.cause = text_at(causes->front(), "reason");
+    if (out.http_status == 0)
+      out.http_status =
+          static_cast<int>(std::clamp<std::int64_t>(number_at(*status, "code"), 0, 999));
   }
   if (out.message.empty()) out.message = "HTTP " + std::to_string(http_status);
-  if (out.http_status == 401) out.message += ": the API server does not accept the token; check the token file";
+  if (out.http_status == 401)
+    out.message += ": the API server does not accept the token; check the token file";
   std::int64_t header = 0;
-  const auto [end, ec] =
-      std::from_chars(retry_after_header.data(), retry_after_header.data() + retry_after_header.size(), header);
-  if (ec == std::errc() && end == retry_after_header.data() + retry_after_header.size() && header >= 0) seconds = header;
+  const auto [end, ec] = std::from_chars(
+      retry_after_header.data(), retry_after_header.data() + retry_after_header.size(), header);
+  if (ec == std::errc() && end == retry_after_header.data() + retry_after_header.size() &&
+      header >= 0)
+    seconds = header;
   if (seconds > 0) out.retry_after = std::chrono::seconds(std::min(seconds, kMaxRetryAfterSeconds));
   return out;
 }
@@ -117,10 +125,12 @@ std::optional<std::uint64_t> version_number(std::string_view resource_version) {
 LeaseRecord parse_lease(const json& lease) {
   LeaseRecord out;
   out.holder = text_at(lease, "spec.holderIdentity");
-  out.duration_seconds = static_cast<int>(std::clamp<std::int64_t>(number_at(lease, "spec.leaseDurationSeconds"), 0, 86'400));
+  out.duration_seconds = static_cast<int>(
+      std::clamp<std::int64_t>(number_at(lease, "spec.leaseDurationSeconds"), 0, 86'400));
   out.acquire_time = parse_time(text_at(lease, "spec.acquireTime"));
   out.renew_time = parse_time(text_at(lease, "spec.renewTime"));
-  out.transitions = static_cast<int>(std::clamp<std::int64_t>(number_at(lease, "spec.leaseTransitions"), 0, 1'000'000'000));
+  out.transitions = static_cast<int>(
+      std::clamp<std::int64_t>(number_at(lease, "spec.leaseTransitions"), 0, 1'000'000'000));
   out.resource_version = text_at(lease, "metadata.resourceVersion");
   return out;
 }

@@ -12,15 +12,18 @@
 
 namespace swarm::kube {
 
-// JSON with every "managedFields" dropped while reading (they are half of a pod's bytes). kInvalid: not JSON.
+// JSON with every "managedFields" dropped while reading (they are half of a pod's bytes). kInvalid:
+// not JSON.
 Result<nlohmann::json> parse_object(std::string_view text);
 
-// Reading with defaults: the value at `path` ("metadata.name", names without dots) or an empty one, if its type is
-// not the asked one.
+// Reading with defaults: the value at `path` ("metadata.name", names without dots) or an empty one,
+// if its type is not the asked one.
 std::string text_at(const nlohmann::json& object, std::string_view path);
-std::int64_t number_at(const nlohmann::json& object, std::string_view path, std::int64_t otherwise = 0);
+std::int64_t number_at(const nlohmann::json& object, std::string_view path,
+                       std::int64_t otherwise = 0);
 bool truth_at(const nlohmann::json& object, std::string_view path);
-const nlohmann::json* find_at(const nlohmann::json& object, std::string_view path);  // nullptr: absent
+const nlohmann::json* find_at(const nlohmann::json& object,
+                              std::string_view path);  // nullptr: absent
 
 // The uid of the ownerReference with controller: true; empty when there is none.
 std::string controller_uid(const nlohmann::json& object);
@@ -36,8 +39,8 @@ struct ApiError {
 };
 ApiError parse_error(int http_status, std::string_view body, std::string_view retry_after_header);
 
-// Resource versions are opaque by contract, but every API server since 1.35 and etcd make them decimal numbers that
-// grow; nullopt when one is not.
+// Resource versions are opaque by contract, but every API server since 1.35 and etcd make them
+// decimal numbers that grow; nullopt when one is not.
 std::optional<std::uint64_t> version_number(std::string_view resource_version);
 
 LeaseRecord parse_lease(const nlohmann::json& lease);

@@ -49,7 +49,8 @@ struct Informer::State {
       if (take_relist()) watch.relist();
       const int before = watch.failures();
       step(stop);
-      if (watch.failures() > before && on_trouble) on_trouble(options.resource, watch.failures(), watch.last_error());
+      if (watch.failures() > before && on_trouble)
+        on_trouble(options.resource, watch.failures(), watch.last_error());
       const Milliseconds pause = watch.backoff(jitter(random));
       if (pause > Milliseconds{0}) {
         std::unique_lock lock(mutex);
@@ -70,14 +71,17 @@ struct Informer::State {
       if (reply->status / 100 != 2) return refused(*reply);
       if (token.stop_requested()) return;
       watch.on_list(reply->body);
-      if (watch.state() == Watch::State::kWatching) completed.store(listing, std::memory_order_release);
+      if (watch.state() == Watch::State::kWatching)
+        completed.store(listing, std::memory_order_release);
       return;
     }
     net::StreamLimits limits;
     limits.total = options.watch_timeout + kStreamIdle;  // the server ends it before
     limits.idle = kStreamIdle;
     Result<net::HttpReply> reply = http.stream(
-        call, limits, [&](std::string_view line) { return !token.stop_requested() && watch.on_line(line); }, token);
+        call, limits,
+        [&](std::string_view line) { return !token.stop_requested() && watch.on_line(line); },
+        token);
     if (!reply.ok()) return ended(reply.error(), token);
     if (reply->status / 100 != 2) return refused(*reply);
     watch.on_end(false);
@@ -85,7 +89,8 @@ struct Informer::State {
 
   void refused(const net::HttpReply& reply) {
     const auto retry_after = reply.headers.find("retry-after");
-    watch.on_refusal(reply.status, reply.body, retry_after == reply.headers.end() ? "" : retry_after->second);
+    watch.on_refusal(reply.status, reply.body,
+                     retry_after == reply.headers.end() ? "" : retry_after->second);
   }
 
   void ended(const Error& error, const std::stop_token& token) {
@@ -107,13 +112,15 @@ struct Informer::State {
   std::jthread thread;
 };
 
-Informer::Informer(net::HttpClient& http, WatchOptions options, WatchSink& sink, OnTrouble on_trouble)
+Informer::Informer(net::HttpClient& http, WatchOptions options, WatchSink& sink,
+                   OnTrouble on_trouble)
     : state_(std::make_unique<State>(http, std::move(options), sink, std::move(on_trouble))) {}
 
 Informer::~Informer() = default;  // the jthread stops and joins
 
 void Informer::start() {
-  state_->thread = std::jthread([state = state_.get()](const std::stop_token& stop) { state->run(stop); });
+  state_->thread =
+      std::jthread([state = state_.get()](const std::stop_token& stop) { state->run(stop); });
 }
 
 void Informer::request_stop() { state_->thread.request_stop(); }
@@ -130,6 +137,8 @@ std::uint64_t Informer::relist() {
   return ticket;
 }
 
-std::uint64_t Informer::completed() const { return state_->completed.load(std::memory_order_acquire); }
+std::uint64_t Informer::completed() const {
+  return state_->completed.load(std::memory_order_acquire);
+}
 
 }  // namespace swarm::kube

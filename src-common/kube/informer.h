@@ -1,7 +1,8 @@
 // Runs a kube::Watch on a thread of its own, for ever: list, watch, back off.
 //
 // Threads: the sink is called on the informer's thread; the others from any.
-// Ownership: borrows the HttpClient and the sink. Destruction stops the thread (at most a second or so).
+// Ownership: borrows the HttpClient and the sink. Destruction stops the thread (at most a second or
+// so).
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ namespace swarm::kube {
 class Informer {
  public:
   // Told when a request failed, with the reason; on the informer's thread.
-  using OnTrouble = std::function<void(const Resource& resource, int failures, const std::string& why)>;
+  using OnTrouble =
+      std::function<void(const Resource& resource, int failures, const std::string& why)>;
 
   Informer(net::HttpClient& http, WatchOptions options, WatchSink& sink, OnTrouble on_trouble = {});
   ~Informer();
@@ -27,8 +29,8 @@ class Informer {
 
   void start();
   void request_stop();  // does not wait; the destructor does
-  // Ends what is under way and lists everything anew. The list that answers it, and every later one, begins after
-  // this call; it is complete once completed() has reached the returned number.
+  // Ends what is under way and lists everything anew. The list that answers it, and every later
+  // one, begins after this call; it is complete once completed() has reached the returned number.
   std::uint64_t relist();
   [[nodiscard]] std::uint64_t completed() const;
 

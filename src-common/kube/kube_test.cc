@@ -55,8 +55,8 @@ std::string item(const std::string& name, int version) {
          R"(","managedFields":[{"manager":"x","fieldsV1":{"f:metadata":{"f:name":{}}}}]}})";
 }
 std::string page(const std::vector<std::string>& items, int version, const std::string& more = "") {
-  std::string out = R"({"kind":"PodList","metadata":{"resourceVersion":")" + std::to_string(version) +
-                    R"(","continue":")" + more + R"("},"items":[)";
+  std::string out = R"({"kind":"PodList","metadata":{"resourceVersion":")" +
+                    std::to_string(version) + R"(","continue":")" + more + R"("},"items":[)";
   for (std::size_t i = 0; i < items.size(); ++i) out += (i == 0 ? "" : ",") + items[i];
   return out + "]}";
 }
@@ -78,8 +78,11 @@ TEST(Watch, ListsInPagesThenWatchesFromTheListsVersion) {
   f.watch.on_list(page({item("c", 3)}, 10));
   EXPECT_EQ(f.view.lists_finished, 1);
   EXPECT_EQ(f.watch.next().target,
-            "/api/v1/pods?watch=true&allowWatchBookmarks=true&labelSelector=app%3Dx&resourceVersion=10&timeoutSeconds=300");
-  EXPECT_THAT(f.view.objects, ElementsAre(std::pair("a", "1"), std::pair("b", "2"), std::pair("c", "3")));
+            "/api/v1/"
+            "pods?watch=true&allowWatchBookmarks=true&labelSelector=app%3Dx&resourceVersion=10&"
+            "timeoutSeconds=300");
+  EXPECT_THAT(f.view.objects,
+              ElementsAre(std::pair("a", "1"), std::pair("b", "2"), std::pair("c", "3")));
   EXPECT_FALSE(f.view.managed_fields);
 }
 
@@ -89,7 +92,8 @@ TEST(Watch, AppliesEventsAndResumesFromTheNewestVersion) {
   EXPECT_TRUE(f.watch.on_line(event("ADDED", "b", 11)));
   EXPECT_TRUE(f.watch.on_line(event("MODIFIED", "a", 12)));
   EXPECT_TRUE(f.watch.on_line(event("DELETED", "b", 13)));
-  EXPECT_TRUE(f.watch.on_line(R"({"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"40"}}})"));
+  EXPECT_TRUE(
+      f.watch.on_line(R"({"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"40"}}})"));
   f.watch.on_end(false);
   EXPECT_EQ(f.watch.backoff(0), Milliseconds{0});
   EXPECT_THAT(f.watch.next().target, HasSubstr("resourceVersion=40"));
@@ -130,7 +134,12 @@ TEST(Watch, BadLinesEndInANewListAndNeverReachTheSink) {
 }
 
 TEST(Watch, BadListsAreAskedForAgain) {
-  const std::string rows[] = {"", "x", "[]", "{}", R"({"items":[]})", R"({"metadata":{"resourceVersion":"1"}})",
+  const std::string rows[] = {"",
+                              "x",
+                              "[]",
+                              "{}",
+                              R"({"items":[]})",
+                              R"({"metadata":{"resourceVersion":"1"}})",
                               R"({"metadata":{"resourceVersion":"1"},"items":{}})",
                               R"({"metadata":{"resourceVersion":1},"items":[]})"};
   for (const std::string& row : rows) {
@@ -204,7 +213,8 @@ TEST(Watch, AListIsNoEndOfARowOfWatchesThatAreRefused) {
 
 TEST(Watch, TheSameWhereverTheBytesAreSplit) {
   const std::string bytes = event("ADDED", "b", 11) + "\n" + event("MODIFIED", "a", 12) + "\r\n\n" +
-                            event("DELETED", "b", 13) + "\n" + event("ADDED", "c", 14).substr(0, 30);
+                            event("DELETED", "b", 13) + "\n" +
+                            event("ADDED", "c", 14).substr(0, 30);
   for (std::size_t first = 0; first <= bytes.size(); ++first) {
     for (std::size_t second = first; second <= bytes.size(); second += 7) {
       Fixture f;
@@ -233,8 +243,10 @@ TEST(LineSplitter, RefusesALineBeyondItsLimit) {
 
 TEST(Request, SaysEverythingInPathQueryAndBody) {
   EXPECT_EQ(create(kPods, "n", "{}").target, "/api/v1/namespaces/n/pods?fieldValidation=Strict");
-  EXPECT_EQ(create(kPods, "n", "{}", true).target, "/api/v1/namespaces/n/pods?fieldValidation=Strict&dryRun=All");
-  EXPECT_EQ(get(kRoles, "n", "r").target, "/apis/rbac.authorization.k8s.io/v1/namespaces/n/roles/r");
+  EXPECT_EQ(create(kPods, "n", "{}", true).target,
+            "/api/v1/namespaces/n/pods?fieldValidation=Strict&dryRun=All");
+  EXPECT_EQ(get(kRoles, "n", "r").target,
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/n/roles/r");
   EXPECT_EQ(get(kPods, "n", "../x").target, "/api/v1/namespaces/n/pods/..%2Fx");
   const Request status = status_patch(kSwarms, "n", "s", R"({"a":1})", "7");
   EXPECT_EQ(status.target, "/apis/cfn.dev/v1alpha1/namespaces/n/swarms/s/status");
@@ -259,8 +271,9 @@ TEST(Time, GoesThereAndBackAndRefusesTheRest) {
   EXPECT_EQ(micro_time(1'767'323'045'678), "2026-01-02T03:04:05.678000Z");
   EXPECT_EQ(parse_time("2026-01-02T03:04:05.678000Z"), 1'767'323'045'678);
   EXPECT_EQ(parse_time("2026-01-02T03:04:05Z"), 1'767'323'045'000);
-  for (const char* bad : {"", "2026", "2026-01-02T03:04:05", "2026-13-02T03:04:05Z", "2026-01-02 03:04:05Z",
-                          "2026-01-02T03:04:0xZ", "2026-01-02T03:04:05.6x8Z", "2026-01-02T03:04:05+00:00"}) {
+  for (const char* bad :
+       {"", "2026", "2026-01-02T03:04:05", "2026-13-02T03:04:05Z", "2026-01-02 03:04:05Z",
+        "2026-01-02T03:04:0xZ", "2026-01-02T03:04:05.6x8Z", "2026-01-02T03:04:05+00:00"}) {
     EXPECT_EQ(parse_time(bad), 0) << bad;
   }
 }
@@ -270,13 +283,15 @@ TEST(Decode, ErrorsBecomeReactions) {
     int status;
     Code code;
   };
-  for (const Row& row : {Row{404, Code::kNotFound}, Row{409, Code::kConflict}, Row{403, Code::kDenied},
-                         Row{422, Code::kInvalid}, Row{429, Code::kUnavailable}, Row{500, Code::kUnavailable},
-                         Row{503, Code::kUnavailable}, Row{302, Code::kInternal}}) {
+  for (const Row& row :
+       {Row{404, Code::kNotFound}, Row{409, Code::kConflict}, Row{403, Code::kDenied},
+        Row{422, Code::kInvalid}, Row{429, Code::kUnavailable}, Row{500, Code::kUnavailable},
+        Row{503, Code::kUnavailable}, Row{302, Code::kInternal}}) {
     EXPECT_EQ(parse_error(row.status, "x", "").error().code, row.code) << row.status;
   }
   const ApiError error = parse_error(
-      403, R"({"kind":"Status","reason":"Forbidden","message":"no","details":{"causes":[{"reason":"NamespaceTerminating"}]}})",
+      403,
+      R"({"kind":"Status","reason":"Forbidden","message":"no","details":{"causes":[{"reason":"NamespaceTerminating"}]}})",
       "3");
   EXPECT_EQ(error.cause, "NamespaceTerminating");
   EXPECT_EQ(error.retry_after, Milliseconds{3000});
@@ -288,19 +303,21 @@ TEST(Decode, VersionsOfServersAndObjects) {
   EXPECT_FALSE(parse_version(R"({"major":"1"})").ok());
   EXPECT_FALSE(parse_version("no").ok());
   EXPECT_EQ(version_number("18446744073709551615"), 18446744073709551615U);
-  for (const char* bad : {"", "x", "1x", "-1", "18446744073709551616"}) EXPECT_FALSE(version_number(bad)) << bad;
+  for (const char* bad : {"", "x", "1x", "-1", "18446744073709551616"})
+    EXPECT_FALSE(version_number(bad)) << bad;
 }
 
 TEST(Client, AsksTheGateBeforeEveryWriteAndNotBeforeReads) {
   class Never : public net::HttpClient {
    public:
-    Result<net::HttpReply> send(const net::HttpCall& call, Milliseconds deadline, std::stop_token) override {
+    Result<net::HttpReply> send(const net::HttpCall& call, Milliseconds deadline,
+                                std::stop_token) override {
       calls.push_back(call.method);
       last_deadline = deadline;
       return net::HttpReply{200, {}, "{}"};
     }
-    Result<net::HttpReply> stream(const net::HttpCall&, const net::StreamLimits&, const net::OnLine&,
-                                  std::stop_token) override {
+    Result<net::HttpReply> stream(const net::HttpCall&, const net::StreamLimits&,
+                                  const net::OnLine&, std::stop_token) override {
       return internal_error("not here");
     }
     std::vector<std::string> calls;

@@ -12,8 +12,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array kResources = {kPods,         kServices, kSecrets,             kServiceAccounts, kNamespaces, kRoles,
-                                   kRoleBindings, kLeases,   kPodDisruptionBudgets, kNetworkPolicies, kEvents,     kSwarms};
+constexpr std::array kResources = {
+    kPods,   kServices,     kSecrets, kServiceAccounts,      kNamespaces,
+    kRoles,  kRoleBindings, kLeases,  kPodDisruptionBudgets, kNetworkPolicies,
+    kEvents, kSwarms};
 constexpr std::size_t kMaxEventMessageBytes = 1024;  // the API server refuses longer ones
 constexpr std::size_t kMaxEventNameBase = 200;
 
@@ -21,8 +23,8 @@ std::string encode(std::string_view text) {
   static constexpr char kHex[] = "0123456789ABCDEF";
   std::string out;
   for (const char c : text) {
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
-        c == '_' || c == '~') {
+    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+        c == '.' || c == '_' || c == '~') {
       out += c;
     } else {
       const auto byte = static_cast<unsigned char>(c);
@@ -49,7 +51,9 @@ class Query {
   std::string text_;
 };
 
-std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
 std::string format_time(WallTime time, bool micro) {
   const auto seconds = static_cast<std::time_t>(time / 1000);
@@ -59,7 +63,8 @@ std::string format_time(WallTime time, bool micro) {
   std::size_t length = std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &parts);
   if (micro) {
     const auto rest = static_cast<int>(time % 1000);
-    length += static_cast<std::size_t>(std::snprintf(text + length, sizeof text - length, ".%03d000", rest));
+    length += static_cast<std::size_t>(
+        std::snprintf(text + length, sizeof text - length, ".%03d000", rest));
   }
   return std::string(text, length) + "Z";
 }
@@ -74,7 +79,8 @@ json lease_spec(const LeaseRecord& record) {
   return spec;
 }
 
-json lease_object(std::string_view namespace_name, std::string_view name, const LeaseRecord& record) {
+json lease_object(std::string_view namespace_name, std::string_view name,
+                  const LeaseRecord& record) {
   return {{"apiVersion", kLeases.api_version},
           {"kind", kLeases.kind},
           {"metadata", {{"name", name}, {"namespace", namespace_name}}},
@@ -90,8 +96,8 @@ const Resource* resource_by_kind(std::string_view kind) {
   return nullptr;
 }
 
-std::string path_of(const Resource& resource, std::string_view namespace_name, std::string_view name,
-                    std::string_view subresource) {
+std::string path_of(const Resource& resource, std::string_view namespace_name,
+                    std::string_view name, std::string_view subresource) {
   std::string path = resource.api_version.find('/') == std::string_view::npos ? "/api/" : "/apis/";
   path += resource.api_version;
   if (!namespace_name.empty()) path += "/namespaces/" + encode(namespace_name);
@@ -106,7 +112,8 @@ Request get(const Resource& resource, std::string_view namespace_name, std::stri
   return {"GET", path_of(resource, namespace_name, name), "", ""};
 }
 
-Request list(const Resource& resource, std::string_view namespace_name, const ListOptions& options) {
+Request list(const Resource& resource, std::string_view namespace_name,
+             const ListOptions& options) {
   Query query;
   query.add("labelSelector", options.selector.labels);
   query.add("fieldSelector", options.selector.fields);
@@ -128,28 +135,34 @@ Request watch(const Resource& resource, std::string_view namespace_name, const S
   return {"GET", path_of(resource, namespace_name) + query.text(), "", ""};
 }
 
-Request create(const Resource& resource, std::string_view namespace_name, std::string body, bool dry_run) {
+Request create(const Resource& resource, std::string_view namespace_name, std::string body,
+               bool dry_run) {
   Query query;
   query.add("fieldValidation", "Strict");
   if (dry_run) query.add("dryRun", "All");
-  return {"POST", path_of(resource, namespace_name) + query.text(), "application/json", std::move(body)};
-}
-
-Request merge_patch(const Resource& resource, std::string_view namespace_name, std::string_view name,
-                    std::string body) {
-  return {"PATCH", path_of(resource, namespace_name, name) + "?fieldValidation=Strict", "application/merge-patch+json",
+  return {"POST", path_of(resource, namespace_name) + query.text(), "application/json",
           std::move(body)};
 }
 
-Request status_patch(const Resource& resource, std::string_view namespace_name, std::string_view name,
-                     std::string_view status, std::string_view resource_version) {
-  std::string body = "{\"metadata\":{\"resourceVersion\":" + dump(json(resource_version)) + "},\"status\":";
-  body += status;
-  body += '}';
-  return {"PATCH", path_of(resource, namespace_name, name, "status"), "application/merge-patch+json", std::move(body)};
+Request merge_patch(const Resource& resource, std::string_view namespace_name,
+                    std::string_view name, std::string body) {
+  return {"PATCH", path_of(resource, namespace_name, name) + "?fieldValidation=Strict",
+          "application/merge-patch+json", std::move(body)};
 }
 
-Request replace(const Resource& resource, std::string_view namespace_name, std::string_view name, std::string body) {
+Request status_patch(const Resource& resource, std::string_view namespace_name,
+                     std::string_view name, std::string_view status,
+                     std::string_view resource_version) {
+  std::string body =
+      "{\"metadata\":{\"resourceVersion\":" + dump(json(resource_version)) + "},\"status\":";
+  body += status;
+  body += '}';
+  return {"PATCH", path_of(resource, namespace_name, name, "status"),
+          "application/merge-patch+json", std::move(body)};
+}
+
+Request replace(const Resource& resource, std::string_view namespace_name, std::string_view name,
+                std::string body) {
   return {"PUT", path_of(resource, namespace_name, name), "application/json", std::move(body)};
 }
 
@@ -157,7 +170,8 @@ Request remove(const Resource& resource, std::string_view namespace_name, std::s
                const Preconditions& preconditions) {
   json conditions = json::object();
   if (!preconditions.uid.empty()) conditions["uid"] = preconditions.uid;
-  if (!preconditions.resource_version.empty()) conditions["resourceVersion"] = preconditions.resource_version;
+  if (!preconditions.resource_version.empty())
+    conditions["resourceVersion"] = preconditions.resource_version;
   const json body = {{"apiVersion", "v1"},
                      {"kind", "DeleteOptions"},
                      {"preconditions", conditions},
@@ -174,47 +188,52 @@ std::string event_name(const EventNote& note) {
   return note.about.name.substr(0, kMaxEventNameBase) + "." + to_hex(sha256(key)).substr(0, 16);
 }
 
-Request create_event(const EventNote& note, std::string_view component, std::string_view instance, WallTime now) {
+Request create_event(const EventNote& note, std::string_view component, std::string_view instance,
+                     WallTime now) {
   std::string message = note.message;
   if (message.size() > kMaxEventMessageBytes) {
     std::size_t end = kMaxEventMessageBytes - 3;
-    while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xc0U) == 0x80U) --end;  // not inside a character
+    while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xc0U) == 0x80U)
+      --end;  // not inside a character
     message = message.substr(0, end) + "...";
   }
   const std::string time = whole_time(now);
-  const json body = {{"apiVersion", "v1"},
-                     {"kind", "Event"},
-                     {"metadata", {{"name", event_name(note)}, {"namespace", note.about.namespace_name}}},
-                     {"involvedObject",
-                      {{"apiVersion", note.about.api_version},
-                       {"kind", note.about.kind},
-                       {"namespace", note.about.namespace_name},
-                       {"name", note.about.name},
-                       {"uid", note.about.uid},
-                       {"resourceVersion", note.about.resource_version}}},
-                     {"type", note.type},
-                     {"reason", note.reason},
-                     {"message", message},
-                     {"source", {{"component", component}}},
-                     {"reportingComponent", component},
-                     {"reportingInstance", instance},
-                     {"firstTimestamp", time},
-                     {"lastTimestamp", time},
-                     {"count", 1}};
+  const json body = {
+      {"apiVersion", "v1"},
+      {"kind", "Event"},
+      {"metadata", {{"name", event_name(note)}, {"namespace", note.about.namespace_name}}},
+      {"involvedObject",
+       {{"apiVersion", note.about.api_version},
+        {"kind", note.about.kind},
+        {"namespace", note.about.namespace_name},
+        {"name", note.about.name},
+        {"uid", note.about.uid},
+        {"resourceVersion", note.about.resource_version}}},
+      {"type", note.type},
+      {"reason", note.reason},
+      {"message", message},
+      {"source", {{"component", component}}},
+      {"reportingComponent", component},
+      {"reportingInstance", instance},
+      {"firstTimestamp", time},
+      {"lastTimestamp", time},
+      {"count", 1}};
   return {"POST", path_of(kEvents, note.about.namespace_name), "application/json", dump(body)};
 }
 
 Request repeat_event(const EventNote& note, std::int64_t count, WallTime now) {
   const json body = {{"count", count}, {"lastTimestamp", whole_time(now)}};
-  return {"PATCH", path_of(kEvents, note.about.namespace_name, event_name(note)), "application/merge-patch+json",
-          dump(body)};
+  return {"PATCH", path_of(kEvents, note.about.namespace_name, event_name(note)),
+          "application/merge-patch+json", dump(body)};
 }
 
-Request create_lease(std::string_view namespace_name, std::string_view name, const LeaseRecord& record) {
+Request create_lease(std::string_view namespace_name, std::string_view name,
+                     const LeaseRecord& record) {
   return create(kLeases, namespace_name, dump(lease_object(namespace_name, name, record)));
 }
 
-Request update_lease(std::string_view namespace_name, std::string_view name, const LeaseRecord& record) {
+Request update_lease(std::string_view namespace_name, std::string_view name,
+                     const LeaseRecord& record) {
   json object = lease_object(namespace_name, name, record);
   object["metadata"]["resourceVersion"] = record.resource_version;
   return replace(kLeases, namespace_name, name, dump(object));
@@ -236,9 +255,10 @@ WallTime parse_time(std::string_view text) {
   };
   const int year = number(0, 4), month = number(5, 2), day = number(8, 2);
   const int hour = number(11, 2), minute = number(14, 2), second = number(17, 2);
-  if (text[4] != '-' || text[7] != '-' || text[10] != 'T' || text[13] != ':' || text[16] != ':') return 0;
-  if (year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 || hour < 0 || hour > 23 || minute < 0 ||
-      minute > 59 || second < 0 || second > 60) {
+  if (text[4] != '-' || text[7] != '-' || text[10] != 'T' || text[13] != ':' || text[16] != ':')
+    return 0;
+  if (year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 || hour < 0 || hour > 23 ||
+      minute < 0 || minute > 59 || second < 0 || second > 60) {
     return 0;
   }
   std::tm parts{};

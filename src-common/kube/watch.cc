@@ -33,8 +33,10 @@ Request Watch::next() const {
 
 Milliseconds Watch::backoff(double jitter) const {
   if (!failed_) return Milliseconds{0};
-  const Milliseconds base = std::min(kMaxBackoff, kFirstBackoff * (1 << std::min(failures_ - 1, kMaxDoublings)));
-  const auto spread = Milliseconds{static_cast<std::int64_t>(static_cast<double>(base.count()) * 0.5 * jitter)};
+  const Milliseconds base =
+      std::min(kMaxBackoff, kFirstBackoff * (1 << std::min(failures_ - 1, kMaxDoublings)));
+  const auto spread =
+      Milliseconds{static_cast<std::int64_t>(static_cast<double>(base.count()) * 0.5 * jitter)};
   return std::max(retry_after_, base) + spread;
 }
 
@@ -105,7 +107,8 @@ bool Watch::on_line(std::string_view line) {
   if (type == "ERROR" && object != nullptr) {
     const std::int64_t code = number_at(*object, "code");
     fail("watch: " + std::to_string(code) + " " + text_at(*object, "message").substr(0, 200));
-    retry_after_ = std::chrono::seconds(std::clamp<std::int64_t>(number_at(*object, "details.retryAfterSeconds"), 0, 300));
+    retry_after_ = std::chrono::seconds(
+        std::clamp<std::int64_t>(number_at(*object, "details.retryAfterSeconds"), 0, 300));
     begin_list();
     return false;
   }
@@ -136,7 +139,8 @@ bool Watch::on_line(std::string_view line) {
 
 void Watch::on_end(bool failed, std::string_view why) {
   if (state_ != State::kWatching && !failed) return;
-  // A watch that ends without a word counts as a failure too: nobody is to be asked in a tight loop.
+  // A watch that ends without a word counts as a failure too: nobody is to be asked in a tight
+  // loop.
   if (failed || lines_ == 0) fail(failed ? std::string(why) : "the watch ended without an event");
   lines_ = 0;
 }

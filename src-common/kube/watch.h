@@ -3,13 +3,14 @@
 //   Listing --last page--> Watching --410, ERROR, garbage--> Listing
 //   Watching --stream ended--> Watching (again, from the newest resourceVersion seen)
 //
-// Flow: the shell asks next() for the request, performs it, and feeds the answer: on_list() for a list,
-// on_refusal() for any status that is not 2xx, on_line() for each line of a watch, on_end() when a watch is over or
-// a request could not be made. The machine calls the Sink. The shell waits between requests as backoff() says.
-// Guarantees: between list_started() and list_finished() the sink gets every object once or more; what it did not get
-//   is gone. A list that had to begin anew calls list_started() again. After a finished list, put() and removed()
-//   come in resourceVersion order. An ERROR line or a line that is not an event never reaches the sink: the machine
-//   lists again. Bookmarks move the resourceVersion only.
+// Flow: the shell asks next() for the request, performs it, and feeds the answer: on_list() for a
+// list, on_refusal() for any status that is not 2xx, on_line() for each line of a watch, on_end()
+// when a watch is over or a request could not be made. The machine calls the Sink. The shell waits
+// between requests as backoff() says. Guarantees: between list_started() and list_finished() the
+// sink gets every object once or more; what it did not get
+//   is gone. A list that had to begin anew calls list_started() again. After a finished list, put()
+//   and removed() come in resourceVersion order. An ERROR line or a line that is not an event never
+//   reaches the sink: the machine lists again. Bookmarks move the resourceVersion only.
 // Not: a cache, a thread. One thread per Watch.
 #pragma once
 
@@ -51,9 +52,9 @@ class Watch {
 
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] Request next() const;
-  // How long to wait before the next request: 0 after success, else exponential with `jitter` in [0, 1). A list
-  // alone does not end a row of failures, only a watch that delivers does: a server that answers lists but no watches
-  // is asked less and less often, too.
+  // How long to wait before the next request: 0 after success, else exponential with `jitter` in
+  // [0, 1). A list alone does not end a row of failures, only a watch that delivers does: a server
+  // that answers lists but no watches is asked less and less often, too.
   [[nodiscard]] Milliseconds backoff(double jitter) const;
 
   void on_list(std::string_view body);
@@ -76,12 +77,12 @@ class Watch {
   WatchOptions options_;
   WatchSink& sink_;
   State state_ = State::kListing;
-  bool list_open_ = false;       // list_started() was called, list_finished() not yet
+  bool list_open_ = false;  // list_started() was called, list_finished() not yet
   std::string continue_token_;
   std::string resource_version_;
-  int failures_ = 0;             // in a row
-  bool failed_ = false;          // the last step
-  int lines_ = 0;                // of the present watch
+  int failures_ = 0;     // in a row
+  bool failed_ = false;  // the last step
+  int lines_ = 0;        // of the present watch
   Milliseconds retry_after_{0};
   std::string last_error_;
 };

@@ -17,15 +17,40 @@ void put(std::string& out, std::uint64_t v, int bytes) {
 
 bool known(std::uint8_t type) {
   switch (static_cast<FrameType>(type)) {
-    case FrameType::kHello: case FrameType::kChallenge: case FrameType::kProof: case FrameType::kWelcome:
-    case FrameType::kClose: case FrameType::kPing: case FrameType::kPong: case FrameType::kMessage:
-    case FrameType::kAnswer: case FrameType::kAcked: case FrameType::kAckRecorded: case FrameType::kHeld:
-    case FrameType::kJoin: case FrameType::kJoined: case FrameType::kResolve: case FrameType::kResolved:
-    case FrameType::kSuccessor: case FrameType::kLeaving: case FrameType::kPeers: case FrameType::kPeerList:
-    case FrameType::kReplicate: case FrameType::kReplicated: case FrameType::kForget: case FrameType::kPull:
-    case FrameType::kCopy: case FrameType::kTaskNext: case FrameType::kTaskLease: case FrameType::kTaskNone:
-    case FrameType::kTaskForgetNext: case FrameType::kTaskExtend: case FrameType::kTaskExtended:
-    case FrameType::kTaskReport: case FrameType::kTaskReported: case FrameType::kTaskCancel:
+    case FrameType::kHello:
+    case FrameType::kChallenge:
+    case FrameType::kProof:
+    case FrameType::kWelcome:
+    case FrameType::kClose:
+    case FrameType::kPing:
+    case FrameType::kPong:
+    case FrameType::kMessage:
+    case FrameType::kAnswer:
+    case FrameType::kAcked:
+    case FrameType::kAckRecorded:
+    case FrameType::kHeld:
+    case FrameType::kJoin:
+    case FrameType::kJoined:
+    case FrameType::kResolve:
+    case FrameType::kResolved:
+    case FrameType::kSuccessor:
+    case FrameType::kLeaving:
+    case FrameType::kPeers:
+    case FrameType::kPeerList:
+    case FrameType::kReplicate:
+    case FrameType::kReplicated:
+    case FrameType::kForget:
+    case FrameType::kPull:
+    case FrameType::kCopy:
+    case FrameType::kTaskNext:
+    case FrameType::kTaskLease:
+    case FrameType::kTaskNone:
+    case FrameType::kTaskForgetNext:
+    case FrameType::kTaskExtend:
+    case FrameType::kTaskExtended:
+    case FrameType::kTaskReport:
+    case FrameType::kTaskReported:
+    case FrameType::kTaskCancel:
       return true;
   }
   return false;
@@ -56,9 +81,11 @@ Result<std::optional<Frame>> FrameReader::next() {
                    std::to_string(kProtocolVersion));
   }
   if (length > max_payload_) {
-    return invalid("frame of " + std::to_string(length) + " bytes, at most " + std::to_string(max_payload_));
+    return invalid("frame of " + std::to_string(length) + " bytes, at most " +
+                   std::to_string(max_payload_));
   }
-  if (!known(type) || load(have.substr(6, 2)) != 0) return invalid("unknown frame type " + std::to_string(type));
+  if (!known(type) || load(have.substr(6, 2)) != 0)
+    return invalid("unknown frame type " + std::to_string(type));
   if (have.size() < kHeaderBytes + length) return std::optional<Frame>();
   const std::string_view payload = have.substr(kHeaderBytes, length);
   if (crc32c(payload, crc32c(have.substr(0, 8))) != load(have.substr(8, 4))) {

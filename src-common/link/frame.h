@@ -1,8 +1,8 @@
 // Frames of the link between two sidecars: docs/link-protocol.md, byte by byte.
 //
-// Header, 12 bytes, little-endian: u32 payload length, u8 protocol version, u8 type, u16 zero, u32 CRC-32C over the first
-// eight bytes and the payload. The length is checked before anything is allocated for it.
-// Pure; a FrameReader belongs to one connection.
+// Header, 12 bytes, little-endian: u32 payload length, u8 protocol version, u8 type, u16 zero, u32
+// CRC-32C over the first eight bytes and the payload. The length is checked before anything is
+// allocated for it. Pure; a FrameReader belongs to one connection.
 #pragma once
 
 #include <cstdint>
@@ -22,19 +22,45 @@ inline constexpr std::size_t kMaxHandshakeBytes = 8192;
 
 enum class FrameType : std::uint8_t {
   // handshake; nothing else may come before it is done
-  kHello = 1, kChallenge = 2, kProof = 3, kWelcome = 4, kClose = 5,
+  kHello = 1,
+  kChallenge = 2,
+  kProof = 3,
+  kWelcome = 4,
+  kClose = 5,
   // both directions
-  kPing = 10, kPong = 11,
+  kPing = 10,
+  kPong = 11,
   // mail
-  kMessage = 20, kAnswer = 21, kAcked = 22, kAckRecorded = 23,
+  kMessage = 20,
+  kAnswer = 21,
+  kAcked = 22,
+  kAckRecorded = 23,
   // a worker and its team's coordinator
-  kHeld = 30, kJoin = 31, kJoined = 32, kResolve = 33, kResolved = 34, kSuccessor = 35, kLeaving = 36,
-  kPeers = 37, kPeerList = 38,
+  kHeld = 30,
+  kJoin = 31,
+  kJoined = 32,
+  kResolve = 33,
+  kResolved = 34,
+  kSuccessor = 35,
+  kLeaving = 36,
+  kPeers = 37,
+  kPeerList = 38,
   // copies of tasks
-  kReplicate = 40, kReplicated = 41, kForget = 42, kPull = 43, kCopy = 44,
+  kReplicate = 40,
+  kReplicated = 41,
+  kForget = 42,
+  kPull = 43,
+  kCopy = 44,
   // work
-  kTaskNext = 50, kTaskLease = 51, kTaskNone = 52, kTaskForgetNext = 53, kTaskExtend = 54,
-  kTaskExtended = 55, kTaskReport = 56, kTaskReported = 57, kTaskCancel = 58,
+  kTaskNext = 50,
+  kTaskLease = 51,
+  kTaskNone = 52,
+  kTaskForgetNext = 53,
+  kTaskExtend = 54,
+  kTaskExtended = 55,
+  kTaskReport = 56,
+  kTaskReported = 57,
+  kTaskCancel = 58,
 };
 
 struct Frame {
@@ -48,7 +74,8 @@ void append_frame(std::string& out, FrameType type, std::string_view payload);
 class FrameReader {
  public:
   void add(std::string_view bytes) { buffer_.append(bytes); }
-  // The next whole frame; nullopt: more bytes are needed; an error: the connection is beyond repair.
+  // The next whole frame; nullopt: more bytes are needed; an error: the connection is beyond
+  // repair.
   Result<std::optional<Frame>> next();
   void limit(std::size_t max_payload) { max_payload_ = max_payload; }
 
@@ -71,7 +98,11 @@ class PayloadReader {
   std::uint32_t u32();
   std::uint64_t u64();
   std::string_view text();
-  std::string_view rest() { auto r = rest_; rest_ = {}; return r; }
+  std::string_view rest() {
+    auto r = rest_;
+    rest_ = {};
+    return r;
+  }
   // False once anything was read past the end; what was read then is zero or empty.
   [[nodiscard]] bool ok() const { return ok_; }
   [[nodiscard]] bool done() const { return ok_ && rest_.empty(); }

@@ -27,7 +27,8 @@ std::optional<LogId> read_log_id(std::string_view bytes) {
 
 Result<Identity> read_identity(PayloadReader& in) {
   Identity id;
-  for (std::string* field : {&id.swarm_uid, &id.name.value, &id.pod, &id.pod_uid, &id.node, &id.address}) {
+  for (std::string* field :
+       {&id.swarm_uid, &id.name.value, &id.pod, &id.pod_uid, &id.node, &id.address}) {
     *field = in.text();
     if (field->size() > kMaxField) return invalid("handshake: a field is longer than 253 bytes");
   }
@@ -41,7 +42,10 @@ Result<Identity> read_identity(PayloadReader& in) {
 }  // namespace
 
 Handshake::Handshake(Side side, Identity self, std::string secret, Expect expect, std::string nonce)
-    : side_(side), self_(std::move(self)), secret_(std::move(secret)), nonce_(std::move(nonce)),
+    : side_(side),
+      self_(std::move(self)),
+      secret_(std::move(secret)),
+      nonce_(std::move(nonce)),
       expect_(std::move(expect)) {
   check(nonce_.size() == kNonceBytes, "a handshake's nonce has 32 bytes");
   check(!secret_.empty(), "a handshake has a secret");
@@ -56,10 +60,11 @@ std::string Handshake::start() {
   put_identity(hello_, self_);
   put_text(hello_, nonce_);
   put_text(hello_, expect_.name.value);
-  put_text(hello_, expect_.log_id.empty()
-                       ? std::string_view()
-                       : std::string_view(reinterpret_cast<const char*>(expect_.log_id.bytes.data()),
-                                          expect_.log_id.bytes.size()));
+  put_text(hello_,
+           expect_.log_id.empty()
+               ? std::string_view()
+               : std::string_view(reinterpret_cast<const char*>(expect_.log_id.bytes.data()),
+                                  expect_.log_id.bytes.size()));
   std::string out;
   append_frame(out, FrameType::kHello, hello_);
   state_ = State::kHelloSent;
@@ -68,7 +73,8 @@ std::string Handshake::start() {
 
 Result<std::string> Handshake::step(const Frame& frame, const Standing& standing) {
   std::string out;
-  if (frame.type == FrameType::kClose) return Error{Code::kDenied, "the other side closed: " + frame.payload.substr(0, 200)};
+  if (frame.type == FrameType::kClose)
+    return Error{Code::kDenied, "the other side closed: " + frame.payload.substr(0, 200)};
 
   if (side_ == Side::kServer && state_ == State::kStart && frame.type == FrameType::kHello) {
     PayloadReader in(frame.payload);
@@ -94,7 +100,8 @@ Result<std::string> Handshake::step(const Frame& frame, const Standing& standing
     return out;
   }
 
-  if (side_ == Side::kClient && state_ == State::kHelloSent && frame.type == FrameType::kChallenge) {
+  if (side_ == Side::kClient && state_ == State::kHelloSent &&
+      frame.type == FrameType::kChallenge) {
     PayloadReader in(frame.payload);
     auto peer = read_identity(in);
     if (!peer) return peer.error();
@@ -102,7 +109,8 @@ Result<std::string> Handshake::step(const Frame& frame, const Standing& standing
     const auto proof = in.text();
     if (!in.done() || nonce.size() != kNonceBytes) return invalid("handshake: malformed CHALLENGE");
     challenge_ = frame.payload.substr(0, frame.payload.size() - proof.size() - 4);
-    if (!constant_time_equal(proof, mac("server"))) return Error{Code::kDenied, "handshake: the server does not know the link secret"};
+    if (!constant_time_equal(proof, mac("server")))
+      return Error{Code::kDenied, "handshake: the server does not know the link secret"};
     if (peer->swarm_uid != self_.swarm_uid) return Error{Code::kDenied, "handshake: another swarm"};
     if ((!expect_.name.empty() && peer->name != expect_.name) ||
         (!expect_.log_id.empty() && peer->log_id != expect_.log_id)) {
@@ -114,8 +122,10 @@ Result<std::string> Handshake::step(const Frame& frame, const Standing& standing
     return out;
   }
 
-  if (side_ == Side::kServer && state_ == State::kChallengeSent && frame.type == FrameType::kProof) {
-    if (!constant_time_equal(frame.payload, mac("client"))) return Error{Code::kDenied, "handshake: the client does not know the link secret"};
+  if (side_ == Side::kServer && state_ == State::kChallengeSent &&
+      frame.type == FrameType::kProof) {
+    if (!constant_time_equal(frame.payload, mac("client")))
+      return Error{Code::kDenied, "handshake: the client does not know the link secret"};
     std::string payload;
     put_u8(payload, standing.active ? 1 : 0);
     put_u64(payload, standing.epoch);

@@ -6,9 +6,10 @@
 //   PROOF     MAC("client", transcript) ->
 //                                       <-  WELCOME {…}
 //
-// MAC = HMAC-SHA256(secret, side + SHA-256(hello) + SHA-256(challenge without its MAC)); fresh nonces on both sides make a recorded
-// handshake worthless. `expect` names pod UID and log id, since addresses are reused: a server that is somebody else closes.
-// Pure: bytes in, bytes out; the shell sets the deadline.
+// MAC = HMAC-SHA256(secret, side + SHA-256(hello) + SHA-256(challenge without its MAC)); fresh
+// nonces on both sides make a recorded handshake worthless. `expect` names pod UID and log id,
+// since addresses are reused: a server that is somebody else closes. Pure: bytes in, bytes out; the
+// shell sets the deadline.
 #pragma once
 
 #include <optional>
@@ -36,7 +37,7 @@ struct Expect {
 
 // What a server adds to WELCOME.
 struct Standing {
-  bool active = false;         // a coordinator that holds its team's Lease
+  bool active = false;  // a coordinator that holds its team's Lease
   std::uint64_t epoch = 0;
 };
 
@@ -47,7 +48,8 @@ class Handshake {
 
   // Client: the bytes to send first. Server: empty.
   std::string start();
-  // Feeds one frame. Bytes to send in answer (possibly with a CLOSE, then `failed`). An error ends the connection.
+  // Feeds one frame. Bytes to send in answer (possibly with a CLOSE, then `failed`). An error ends
+  // the connection.
   Result<std::string> step(const Frame& frame, const Standing& standing);
   [[nodiscard]] bool done() const { return state_ == State::kDone; }
   [[nodiscard]] const Identity& peer() const { return peer_; }

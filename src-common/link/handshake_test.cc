@@ -6,7 +6,8 @@ namespace swarm::link {
 namespace {
 
 Identity identity(const char* name, std::uint8_t log, const char* swarm = "swarm-uid") {
-  Identity id{swarm, {name}, std::string("pod-") + name, std::string("uid-") + name, "n1", "10.0.0.1", {}};
+  Identity id{swarm,      {name}, std::string("pod-") + name, std::string("uid-") + name, "n1",
+              "10.0.0.1", {}};
   id.log_id.bytes[0] = log;
   return id;
 }
@@ -14,10 +15,12 @@ Identity identity(const char* name, std::uint8_t log, const char* swarm = "swarm
 struct Ends {
   Handshake client, server;
 };
-Ends ends(const std::string& client_secret = "s3cret", const std::string& server_secret = "s3cret", Expect expect = {},
-          const Identity& client = identity("worker-1", 1), const Identity& server = identity("worker-2", 2)) {
-  return {{Handshake::Side::kClient, client, client_secret, std::move(expect), std::string(32, 'c')},
-          {Handshake::Side::kServer, server, server_secret, {}, std::string(32, 's')}};
+Ends ends(const std::string& client_secret = "s3cret", const std::string& server_secret = "s3cret",
+          Expect expect = {}, const Identity& client = identity("worker-1", 1),
+          const Identity& server = identity("worker-2", 2)) {
+  return {
+      {Handshake::Side::kClient, client, client_secret, std::move(expect), std::string(32, 'c')},
+      {Handshake::Side::kServer, server, server_secret, {}, std::string(32, 's')}};
 }
 
 Frame only(const std::string& bytes) {
@@ -76,13 +79,15 @@ TEST(Handshake, ARecordedProofIsWorthlessAgainstAnotherNonce) {
   const auto hello = first.client.start();
   const auto challenge = first.server.step(only(hello), {});
   const auto proof = first.client.step(only(*challenge), {});
-  Handshake later(Handshake::Side::kServer, identity("worker-2", 2), "s3cret", {}, std::string(32, 't'));
+  Handshake later(Handshake::Side::kServer, identity("worker-2", 2), "s3cret", {},
+                  std::string(32, 't'));
   ASSERT_TRUE(later.step(only(hello), {}));
   EXPECT_EQ(later.step(only(*proof), {}).error().code, Code::kDenied);
 }
 
 TEST(Handshake, NothingElseMayComeFirst) {
-  for (auto type : {FrameType::kMessage, FrameType::kProof, FrameType::kWelcome, FrameType::kJoin}) {
+  for (auto type :
+       {FrameType::kMessage, FrameType::kProof, FrameType::kWelcome, FrameType::kJoin}) {
     auto e = ends();
     std::string bytes;
     append_frame(bytes, type, "");

@@ -1,15 +1,20 @@
-// The mailboxes of one pod, as pure logic over the pod's log: outbox, inboxes, leases, deduplication.
+// The mailboxes of one pod, as pure logic over the pod's log: outbox, inboxes, leases,
+// deduplication.
 //
-// A message is appended to the sender's log (outbox record), carried by the link, appended to the receiver's log (inbox
-// record), and only then accepted: two pods hold it. It is handed out under a lease, acknowledged, and then marked done in
-// both logs. The engine moves frames and answers between the two; this class decides.
+// A message is appended to the sender's log (outbox record), carried by the link, appended to the
+// receiver's log (inbox record), and only then accepted: two pods hold it. It is handed out under a
+// lease, acknowledged, and then marked done in both logs. The engine moves frames and answers
+// between the two; this class decides.
 //
-// Order: per (sender log, receiver, priority) messages form a stream. Its sequence numbers are the log sequences of the
-// sender's outbox records. Each transmission names `prev`, the sequence of the message before it in the stream that has not been answered
-// yet (0: none); the receiver accepts a message only when prev is not beyond what it has stored, so a stream never has holes and
-// a duplicate is one comparison with the high-water mark. Marks survive a restart (records of kind kCursor).
+// Order: per (sender log, receiver, priority) messages form a stream. Its sequence numbers are the
+// log sequences of the sender's outbox records. Each transmission names `prev`, the sequence of the
+// message before it in the stream that has not been answered yet (0: none); the receiver accepts a
+// message only when prev is not beyond what it has stored, so a stream never has holes and a
+// duplicate is one comparison with the high-water mark. Marks survive a restart (records of kind
+// kCursor).
 //
-// Everything that answers somebody (accepted, stored, acked) may only leave the process after commit(): the engine calls it once per batch.
+// Everything that answers somebody (accepted, stored, acked) may only leave the process after
+// commit(): the engine calls it once per batch.
 //
 // Threads: none. Time comes from the caller. Ownership: the Log is borrowed.
 #pragma once
@@ -37,13 +42,14 @@ struct Message {
   AgentName from, to;
   Priority priority = Priority::kNormal;
   WallTime sent_at = 0;
-  MessageId in_reply_to;     // empty: not a reply
+  MessageId in_reply_to;  // empty: not a reply
   bool wants_reply = false;
   std::string body;
   friend bool operator==(const Message&, const Message&) = default;
 };
 
-// The wire and log form of a message (docs/link-protocol.md): little-endian, length-prefixed fields, no padding.
+// The wire and log form of a message (docs/link-protocol.md): little-endian, length-prefixed
+// fields, no padding.
 std::string encode(const Message& message);
 Result<Message> decode(std::string_view bytes);
 
@@ -51,23 +57,24 @@ Result<Message> decode(std::string_view bytes);
 enum RecordKind : std::uint8_t { kOutbox = 1, kInbox = 2, kCursor = 3, kUserId = 4 };
 
 struct Limits {
-  std::uint32_t max_inbox_messages = 1000;    // per inbox: ready, leased and dead ones; replies to a request do not count
-  std::uint32_t max_outbox_messages = 1000;   // per destination
+  std::uint32_t max_inbox_messages =
+      1000;  // per inbox: ready, leased and dead ones; replies to a request do not count
+  std::uint32_t max_outbox_messages = 1000;  // per destination
   std::uint32_t max_message_bytes = 65536;
-  std::uint16_t max_attempts = 5;             // then dead letter
-  std::uint32_t max_user_ids = 65536;         // ids remembered against repetition …
-  Milliseconds user_id_ttl{3600 * 1000};      // … and for how long
-  std::uint32_t max_streams = 16384;          // cursors remembered
+  std::uint16_t max_attempts = 5;         // then dead letter
+  std::uint32_t max_user_ids = 65536;     // ids remembered against repetition …
+  Milliseconds user_id_ttl{3600 * 1000};  // … and for how long
+  std::uint32_t max_streams = 16384;      // cursors remembered
 };
 
 // What the receiver's pod answers to one transmission.
 enum class Answer : std::uint8_t {
-  kStored = 0,      // it is in my log
-  kDuplicate = 1,   // it already was, and has not been acknowledged yet
-  kFinished = 2,    // it already was, and was acknowledged: forget it
-  kFull = 3,        // inbox or log full: nothing stored
-  kGap = 4,         // something before it is missing: send again from there
-  kRefused = 5,     // never: unknown mailbox, too large, draining
+  kStored = 0,     // it is in my log
+  kDuplicate = 1,  // it already was, and has not been acknowledged yet
+  kFinished = 2,   // it already was, and was acknowledged: forget it
+  kFull = 3,       // inbox or log full: nothing stored
+  kGap = 4,        // something before it is missing: send again from there
+  kRefused = 5,    // never: unknown mailbox, too large, draining
 };
 
 struct Outbound {
@@ -86,13 +93,20 @@ struct Summary {  // for `ls`
   MessageId id;
   AgentName from, to;
   Priority priority = Priority::kNormal;
-  enum class Where : std::uint8_t { kReady, kLeased, kDelayed, kDead, kOutgoing } where = Where::kReady;
+  enum class Where : std::uint8_t {
+    kReady,
+    kLeased,
+    kDelayed,
+    kDead,
+    kOutgoing
+  } where = Where::kReady;
   std::uint16_t attempt = 0;
   std::uint32_t bytes = 0;
   WallTime sent_at = 0;
 };
 
-// What happened to a message that somebody here sent. Exactly one kAccepted or kRefused… per message that is not withdrawn.
+// What happened to a message that somebody here sent. Exactly one kAccepted or kRefused… per
+// message that is not withdrawn.
 struct SendOutcome {
   Sequence sequence = 0;
   MessageId id;
@@ -103,19 +117,21 @@ struct SendOutcome {
 
 // An acknowledgement that the sender's pod must record before the agent hears OK.
 struct AckDebt {
-  Sequence inbox = 0;          // our record
+  Sequence inbox = 0;  // our record
   AgentName sender;
   LogId sender_log;
   Sequence sender_sequence = 0;
 };
 
 struct AckResult {
-  std::optional<AckDebt> debt;  // none: already complete (local message, or the sender's log is gone)
+  std::optional<AckDebt>
+      debt;  // none: already complete (local message, or the sender's log is gone)
 };
 
 struct Books {  // appended = acked + dead + live, since open, for each side
   std::uint64_t sent = 0, accepted = 0, refused = 0, withdrawn = 0, acknowledged_by_receiver = 0;
-  std::uint64_t stored = 0, duplicates = 0, delivered = 0, redelivered = 0, acked = 0, nacked = 0, dead = 0, full = 0;
+  std::uint64_t stored = 0, duplicates = 0, delivered = 0, redelivered = 0, acked = 0, nacked = 0,
+                dead = 0, full = 0;
   std::uint32_t inbox_live = 0, outbox_live = 0, dead_live = 0, single_copy = 0;
 };
 
@@ -127,58 +143,75 @@ class Mailbox {
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
   void restore(const log::Record& record);
-  // Ends recovery: leases of the last life are over (messages handed out then come again as attempt + 1).
+  // Ends recovery: leases of the last life are over (messages handed out then come again as attempt
+  // + 1).
   void attach(log::Log& log, MonoTime now);
 
   // ---- sending
-  // Appends to the outbox. kFull: the outbox or log is full, nothing kept. kInvalid. A message id already in the outbox
-  // returns that record's sequence (idempotent); one already accepted within user_id_ttl returns kConflict-free `already`.
+  // Appends to the outbox. kFull: the outbox or log is full, nothing kept. kInvalid. A message id
+  // already in the outbox returns that record's sequence (idempotent); one already accepted within
+  // user_id_ttl returns kConflict-free `already`.
   struct Sent {
     Sequence sequence = 0;
-    std::optional<SendOutcome> already;  // the outcome is known at once (local receiver, or repeated id)
+    std::optional<SendOutcome>
+        already;  // the outcome is known at once (local receiver, or repeated id)
   };
   Result<Sent> send(MonoTime now, Message message);
-  // Takes a message back: true when it was certainly never stored elsewhere (then it is gone), false: it may be (unknown).
+  // Takes a message back: true when it was certainly never stored elsewhere (then it is gone),
+  // false: it may be (unknown).
   bool withdraw(Sequence sequence);
   // Destinations with something to transmit on a link that is up.
-  [[nodiscard]] std::vector<AgentName> destinations() const;   // every name with unanswered or stored-but-unacked messages
-  // The next transmissions for `to`, high priority first (weighted 8:3:1), at most max_bytes (at least one message).
+  [[nodiscard]] std::vector<AgentName> destinations()
+      const;  // every name with unanswered or stored-but-unacked messages
+  // The next transmissions for `to`, high priority first (weighted 8:3:1), at most max_bytes (at
+  // least one message).
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
-  // A link to this incarnation of `to` is up: everything unanswered is due again; if the incarnation is not the one that had
-  // stored them, so is everything stored but not acknowledged.
+  // A link to this incarnation of `to` is up: everything unanswered is due again; if the
+  // incarnation is not the one that had stored them, so is everything stored but not acknowledged.
   void on_link_up(const AgentName& to, const LogId& peer_log);
   void on_link_down(const AgentName& to);
-  // The receiver's answer. kFull keeps the message due again after on_retry(to) (the engine waits); the engine withdraws at the deadline.
-  void on_answer(MonoTime now, const AgentName& to, const LogId& peer_log, Sequence sequence, Answer answer, const std::string& reason);
+  // The receiver's answer. kFull keeps the message due again after on_retry(to) (the engine waits);
+  // the engine withdraws at the deadline.
+  void on_answer(MonoTime now, const AgentName& to, const LogId& peer_log, Sequence sequence,
+                 Answer answer, const std::string& reason);
   void on_retry(const AgentName& to);
-  // The receiver's agent has acknowledged: the outbox record is done. Idempotent. Returns true if it was known.
+  // The receiver's agent has acknowledged: the outbox record is done. Idempotent. Returns true if
+  // it was known.
   bool on_acked(const AgentName& to, Sequence sequence);
 
   // ---- receiving
-  Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev, const Message& message);
-  std::optional<Delivery> receive(MonoTime now, Milliseconds lease, const std::optional<MessageId>& in_reply_to);
-  // Reserves `id`: replies to it go only to receive(in_reply_to = id), never to a plain receive, and have a reserved place.
+  Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
+                 const Message& message);
+  std::optional<Delivery> receive(MonoTime now, Milliseconds lease,
+                                  const std::optional<MessageId>& in_reply_to);
+  // Reserves `id`: replies to it go only to receive(in_reply_to = id), never to a plain receive,
+  // and have a reserved place.
   void await_reply(const MessageId& id);
-  void forget_reply(const MessageId& id);   // replies that come later are ordinary mail
-  Result<AckResult> ack(MonoTime now, const MessageId& id, std::uint16_t attempt);   // kDenied: not the current attempt; kNotFound
+  void forget_reply(const MessageId& id);  // replies that come later are ordinary mail
+  Result<AckResult> ack(MonoTime now, const MessageId& id,
+                        std::uint16_t attempt);  // kDenied: not the current attempt; kNotFound
   // The sender's pod recorded it, or is known to be gone for ever: the inbox record is done.
   void on_ack_recorded(Sequence inbox);
-  // Ends a dead letter: as if it had been acknowledged. kNotFound when `id` is not a dead letter here.
+  // Ends a dead letter: as if it had been acknowledged. kNotFound when `id` is not a dead letter
+  // here.
   Result<AckResult> purge(const MessageId& id);
-  [[nodiscard]] std::vector<AckDebt> ack_debts(const AgentName& sender) const;      // to send again after a reconnect
+  [[nodiscard]] std::vector<AckDebt> ack_debts(
+      const AgentName& sender) const;  // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
-  // `name` now lives in log `current`; debts to older logs of that name are settled (their copy is gone). Returns settled inbox records.
+  // `name` now lives in log `current`; debts to older logs of that name are settled (their copy is
+  // gone). Returns settled inbox records.
   std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
   // Ends leases and delays that are over; returns true when something became ready.
   bool tick(MonoTime now);
   [[nodiscard]] std::optional<MonoTime> next_deadline() const;
-  void stop_intake();  // draining: deliver() answers kRefused with a reason from now on, except replies that are awaited
+  void stop_intake();  // draining: deliver() answers kRefused with a reason from now on, except
+                       // replies that are awaited
 
   // ---- looking
-  [[nodiscard]] std::vector<Summary> list() const;                       // ≤ 2000 entries
-  [[nodiscard]] Result<Delivery> look(const MessageId& id) const;        // without taking it
+  [[nodiscard]] std::vector<Summary> list() const;                 // ≤ 2000 entries
+  [[nodiscard]] Result<Delivery> look(const MessageId& id) const;  // without taking it
   [[nodiscard]] Books books() const;
   // Outcomes that became known since the last call, in order.
   std::vector<SendOutcome> take_outcomes();

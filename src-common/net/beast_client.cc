@@ -1,5 +1,7 @@
 #include "net/beast_client.h"
 
+#include <openssl/x509v3.h>
+
 #include <algorithm>
 #include <atomic>
 #include <boost/asio/connect.hpp>
@@ -17,7 +19,6 @@
 #include <boost/beast/ssl/ssl_stream.hpp>
 #include <exception>
 #include <limits>
-#include <openssl/x509v3.h>
 #include <optional>
 
 namespace swarm::net {
@@ -42,8 +43,8 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-// One call: a private io_context that is run until the operation at hand is over. Deadlines are those of
-// beast::tcp_stream; a stop request closes the socket from inside the context.
+// One call: a private io_context that is run until the operation at hand is over. Deadlines are
+// those of beast::tcp_stream; a stop request closes the socket from inside the context.
 class Exchange {
  public:
   Exchange(const Url& url, std::stop_token stop) : url_(url), tcp_(io_), stop_(std::move(stop)) {}
@@ -78,14 +79,16 @@ class Exchange {
     if (!ec) {
       endpoints.emplace_back(address, static_cast<std::uint16_t>(std::stoul(url_.port)));
     } else {
-      // The system's resolver has time limits of its own (resolv.conf); they count against the deadline afterwards.
+      // The system's resolver has time limits of its own (resolv.conf); they count against the
+      // deadline afterwards.
       tcp::resolver resolver(io_);
       tcp::resolver::results_type found;
       ec = run([&](auto done) {
-        resolver.async_resolve(url_.host, url_.port, [&found, done](error_code e, tcp::resolver::results_type r) {
-          found = std::move(r);
-          done(e);
-        });
+        resolver.async_resolve(url_.host, url_.port,
+                               [&found, done](error_code e, tcp::resolver::results_type r) {
+                                 found = std::move(r);
+                                 done(e);
+                               });
       });
       if (ec) return failed(ec, "resolving " + url_.host, false);
       for (const auto& entry : found) endpoints.push_back(entry.endpoint());
@@ -120,7 +123,8 @@ class Exchange {
 HttpReply reply_of(const http::response<http::string_body>& message) {
   HttpReply out;
   out.status = static_cast<int>(message.result_int());
-  for (const auto& field : message) out.headers.emplace(lower(field.name_string()), std::string(field.value()));
+  for (const auto& field : message)
+    out.headers.emplace(lower(field.name_string()), std::string(field.value()));
   return out;
 }
 
@@ -129,7 +133,8 @@ class BeastClient final : public HttpClient {
   BeastClient(HttpClientOptions options, Url url)
       : options_(std::move(options)), url_(std::move(url)), token_(options_.token_file) {}
 
-  Result<HttpReply> send(const HttpCall& call, Milliseconds deadline, std::stop_token stop) override {
+  Result<HttpReply> send(const HttpCall& call, Milliseconds deadline,
+                         std::stop_token stop) override {
     return guarded(call, [&] {
       const auto end = Clock::now() + deadline;
       return with_stream(stop, end, [&](Exchange& exchange, auto& stream) {
@@ -160,16 +165,19 @@ class BeastClient final : public HttpClient {
 
   // Connects (and shakes hands), then runs body(exchange, stream).
   template <typename Body>
-  Result<HttpReply> with_stream(const std::stop_token& stop, Clock::time_point deadline, Body&& body) {
+  Result<HttpReply> with_stream(const std::stop_token& stop, Clock::time_point deadline,
+                                Body&& body) {
     Exchange exchange(url_, stop);
     if (exchange.stopped()) return Error{Code::kCancelled, "stopped"};
-    const Status connected = exchange.connect(std::min(deadline, Clock::now() + options_.connect_timeout));
+    const Status connected =
+        exchange.connect(std::min(deadline, Clock::now() + options_.connect_timeout));
     if (!connected.ok()) return connected.error();
     if (!url_.tls) return body(exchange, exchange.stream());
 
     ssl::context context(ssl::context::tls_client);
     error_code ec;
-    context.set_options(ssl::context::default_workarounds | ssl::context::no_tlsv1 | ssl::context::no_tlsv1_1, ec);
+    context.set_options(
+        ssl::context::default_workarounds | ssl::context::no_tlsv1 | ssl::context::no_tlsv1_1, ec);
     if (!ec) context.set_verify_mode(ssl::verify_peer, ec);
     if (ec) return internal_error("TLS: " + ec.message());
     context.load_verify_file(options_.ca_file, ec);
@@ -237,7 +245,8 @@ class BeastClient final : public HttpClient {
 
   template <typename Stream>
   Result<HttpReply> exchange_lines(Exchange& exchange, Stream& stream, const HttpCall& call,
-                                   const StreamLimits& limits, Clock::time_point start, const OnLine& on_line) {
+                                   const StreamLimits& limits, Clock::time_point start,
+                                   const OnLine& on_line) {
     auto request = request_of(call);
     if (!request.ok()) return request.error();
     const Status sent = write(exchange, stream, *request, start + limits.headers);
@@ -245,11 +254,12 @@ class BeastClient final : public HttpClient {
     return read(exchange, stream, call, limits, start + limits.total, on_line);
   }
 
-  // Reads an answer: with on_line, the lines of a 2xx answer go there. The body's limit is kept here: the parser of
-  // Boost 1.74 does not stop responses at its own, and takes "no limit" for a limit of zero.
+  // Reads an answer: with on_line, the lines of a 2xx answer go there. The body's limit is kept
+  // here: the parser of Boost 1.74 does not stop responses at its own, and takes "no limit" for a
+  // limit of zero.
   template <typename Stream>
-  Result<HttpReply> read(Exchange& exchange, Stream& stream, const HttpCall& call, const StreamLimits& limits,
-                         Clock::time_point end, const OnLine& on_line) {
+  Result<HttpReply> read(Exchange& exchange, Stream& stream, const HttpCall& call,
+                         const StreamLimits& limits, Clock::time_point end, const OnLine& on_line) {
     const std::string reading = "reading from " + url_.host;
     beast::flat_buffer buffer;
     http::response_parser<http::string_body> parser;
@@ -257,7 +267,8 @@ class BeastClient final : public HttpClient {
     parser.body_limit(std::numeric_limits<std::uint64_t>::max());
     if (call.method == "HEAD") parser.skip(true);
     error_code ec = exchange.run([&](auto done) {
-      http::async_read_header(stream, buffer, parser, [done](error_code e, std::size_t) { done(e); });
+      http::async_read_header(stream, buffer, parser,
+                              [done](error_code e, std::size_t) { done(e); });
     });
     if (ec) return exchange.failed(ec, reading, true);
     HttpReply out = reply_of(parser.get());
@@ -271,19 +282,22 @@ class BeastClient final : public HttpClient {
     while (!parser.is_done()) {
       exchange.stream().expires_at(std::min(end, Clock::now() + limits.idle));
       ec = exchange.run([&](auto done) {
-        http::async_read_some(stream, buffer, parser, [done](error_code e, std::size_t) { done(e); });
+        http::async_read_some(stream, buffer, parser,
+                              [done](error_code e, std::size_t) { done(e); });
       });
       std::string& body = parser.get().body();
       if (to_lines) {
         const Result<bool> more = splitter.feed(body, on_line);
         body.clear();
         if (!more.ok()) return more.error();
-        if (!*more) return exchange.stopped() ? Result<HttpReply>(exchange.failed(ec, reading, true)) : out;
+        if (!*more)
+          return exchange.stopped() ? Result<HttpReply>(exchange.failed(ec, reading, true)) : out;
       } else if (body.size() > options_.max_body_bytes) {
         return exchange.failed(http::error::body_limit, reading, true);
       }
       if (to_lines && ec == beast::error::timeout && Clock::now() >= end) return out;
-      const bool closed = ec == http::error::end_of_stream || ec == asio::error::eof || ec == ssl::error::stream_truncated;
+      const bool closed = ec == http::error::end_of_stream || ec == asio::error::eof ||
+                          ec == ssl::error::stream_truncated;
       if (to_lines && closed) return out;
       if (ec && !(closed && parser.is_done())) return exchange.failed(ec, reading, true);
     }
@@ -302,7 +316,8 @@ Result<std::unique_ptr<HttpClient>> make_beast_client(HttpClientOptions options)
   Result<Url> url = parse_url(options.url);
   if (!url.ok()) return url.error();
   if (url->tls && options.ca_file.empty()) return invalid("an https URL needs a CA file");
-  return std::unique_ptr<HttpClient>(std::make_unique<BeastClient>(std::move(options), std::move(url).value()));
+  return std::unique_ptr<HttpClient>(
+      std::make_unique<BeastClient>(std::move(options), std::move(url).value()));
 }
 
 }  // namespace swarm::net

@@ -30,9 +30,9 @@ namespace streams = concurrency::streams;
 constexpr std::size_t kThreads = 4;
 constexpr std::size_t kMaxCaBytes = std::size_t{1} << 20;
 constexpr int kMaxCaCertificates = 64;
-// cpprestsdk's own timer counts from the last byte; ours decides, this one only ends what we have given up.
+// cpprestsdk's own timer counts from the last byte; ours decides, this one only ends what we have
+// given up.
 constexpr std::chrono::seconds kLibraryTimeout{120};
-
 
 // A store with the certificates of the file and nothing else.
 Result<std::shared_ptr<X509_STORE>> load_store(const std::string& path) {
@@ -47,14 +47,16 @@ Result<std::shared_ptr<X509_STORE>> load_store(const std::string& path) {
     const std::unique_ptr<X509, decltype(&X509_free)> certificate(
         PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr), X509_free);
     if (!certificate) break;
-    if (X509_STORE_add_cert(store.get(), certificate.get()) != 1) return invalid("CA file " + path + " is not usable");
+    if (X509_STORE_add_cert(store.get(), certificate.get()) != 1)
+      return invalid("CA file " + path + " is not usable");
   }
   ERR_clear_error();  // the end of the file is reported as an error
   if (count == 0) return invalid("CA file " + path + " has no PEM certificate");
   return store;
 }
 
-// What the caller's thread and the library's threads share about one call. Lives as long as either needs it.
+// What the caller's thread and the library's threads share about one call. Lives as long as either
+// needs it.
 struct Exchange {
   explicit Exchange(std::size_t limit) : max_bytes(limit) {}
 
@@ -62,16 +64,17 @@ struct Exchange {
   std::condition_variable_any changed;
   // Filled by the library:
   std::optional<HttpReply> head;
-  std::string bytes;         // of the body, not yet taken
+  std::string bytes;  // of the body, not yet taken
   std::size_t total = 0;
   bool done = false;
-  std::string failure;       // not empty: how it ended
+  std::string failure;  // not empty: how it ended
   // Set by the caller:
-  bool streaming = false;    // back-pressure instead of a limit
+  bool streaming = false;  // back-pressure instead of a limit
   bool abandoned = false;
   const std::size_t max_bytes;
   bool too_large = false;
-  std::optional<pplx::task_completion_event<std::size_t>> taken;  // completed when `bytes` has been taken
+  std::optional<pplx::task_completion_event<std::size_t>>
+      taken;  // completed when `bytes` has been taken
   std::size_t pending = 0;
 
   void finish(std::string why) {
@@ -94,8 +97,8 @@ std::string describe(const std::exception_ptr& error) {
   }
 }
 
-// Where the library writes the body. Write-only; a write completes when the reader has taken it (streaming) or at
-// once, up to the limit.
+// Where the library writes the body. Write-only; a write completes when the reader has taken it
+// (streaming) or at once, up to the limit.
 class Sink final : public streams::details::streambuf_state_manager<std::uint8_t> {
  public:
   explicit Sink(std::shared_ptr<Exchange> exchange)
@@ -106,8 +109,12 @@ class Sink final : public streams::details::streambuf_state_manager<std::uint8_t
   std::size_t buffer_size(std::ios_base::openmode) const override { return 0; }
   void set_buffer_size(std::size_t, std::ios_base::openmode) override {}
   std::size_t in_avail() const override { return 0; }
-  pos_type getpos(std::ios_base::openmode) const override { return static_cast<pos_type>(traits::eof()); }
-  pos_type seekpos(pos_type, std::ios_base::openmode) override { return static_cast<pos_type>(traits::eof()); }
+  pos_type getpos(std::ios_base::openmode) const override {
+    return static_cast<pos_type>(traits::eof());
+  }
+  pos_type seekpos(pos_type, std::ios_base::openmode) override {
+    return static_cast<pos_type>(traits::eof());
+  }
   pos_type seekoff(off_type, std::ios_base::seekdir, std::ios_base::openmode) override {
     return static_cast<pos_type>(traits::eof());
   }
@@ -124,7 +131,8 @@ class Sink final : public streams::details::streambuf_state_manager<std::uint8_t
   }
   pplx::task<std::size_t> _putn(const std::uint8_t* bytes, std::size_t count) override {
     const std::lock_guard lock(exchange_->mutex);
-    if (exchange_->abandoned) return pplx::task_from_exception<std::size_t>(std::runtime_error("given up"));
+    if (exchange_->abandoned)
+      return pplx::task_from_exception<std::size_t>(std::runtime_error("given up"));
     exchange_->total += count;
     if (!exchange_->streaming && exchange_->total > exchange_->max_bytes) {
       exchange_->too_large = true;
@@ -175,13 +183,15 @@ class CpprestClient final : public HttpClient {
     pool_ = fresh(kLibraryTimeout);
   }
 
-  Result<HttpReply> send(const HttpCall& call, Milliseconds deadline, std::stop_token stop) override {
+  Result<HttpReply> send(const HttpCall& call, Milliseconds deadline,
+                         std::stop_token stop) override {
     const MonoTime end = mono_now() + deadline;
     std::shared_ptr<web_client::http_client> client = pool();
     bool retry = false;
     Result<HttpReply> first = attempt(*client, call, end, stop, retry);
     if (first.ok() || !retry || mono_now() >= end || stop.stop_requested()) return first;
-    // Most likely a pooled connection that the server had closed meanwhile: once more, with connections of its own.
+    // Most likely a pooled connection that the server had closed meanwhile: once more, with
+    // connections of its own.
     {
       const std::lock_guard lock(mutex_);
       if (pool_ == client) pool_ = fresh(kLibraryTimeout);
@@ -192,7 +202,8 @@ class CpprestClient final : public HttpClient {
 
   Result<HttpReply> stream(const HttpCall& call, const StreamLimits& limits, const OnLine& on_line,
                            std::stop_token stop) override {
-    const auto client = fresh(std::chrono::duration_cast<std::chrono::seconds>(limits.idle) + kLibraryTimeout);
+    const auto client =
+        fresh(std::chrono::duration_cast<std::chrono::seconds>(limits.idle) + kLibraryTimeout);
     auto exchange = std::make_shared<Exchange>(options_.max_body_bytes);
     exchange->streaming = true;
     pplx::cancellation_token_source cancel;
@@ -215,25 +226,27 @@ class CpprestClient final : public HttpClient {
     config.set_max_redirects(0);
     config.set_proxy(web::web_proxy(web::web_proxy::disabled));
     if (store_) {
-      config.set_ssl_context_callback([store = store_, host = host_](boost::asio::ssl::context& context) {
-        SSL_CTX* raw = context.native_handle();
-        // The library's own check also takes the subject's common name for a host or an address.
-        X509_VERIFY_PARAM* param = SSL_CTX_get0_param(raw);
-        X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
-        if (X509_VERIFY_PARAM_set1_ip_asc(param, host.c_str()) != 1) {
-          X509_VERIFY_PARAM_set1_host(param, host.c_str(), host.size());
-        }
-        ERR_clear_error();  // a host that is no address is reported as an error
-        SSL_CTX_set1_cert_store(raw, store.get());  // takes the place of the system's
-        SSL_CTX_set_min_proto_version(raw, TLS1_2_VERSION);
-      });
+      config.set_ssl_context_callback(
+          [store = store_, host = host_](boost::asio::ssl::context& context) {
+            SSL_CTX* raw = context.native_handle();
+            // The library's own check also takes the subject's common name for a host or an
+            // address.
+            X509_VERIFY_PARAM* param = SSL_CTX_get0_param(raw);
+            X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+            if (X509_VERIFY_PARAM_set1_ip_asc(param, host.c_str()) != 1) {
+              X509_VERIFY_PARAM_set1_host(param, host.c_str(), host.size());
+            }
+            ERR_clear_error();  // a host that is no address is reported as an error
+            SSL_CTX_set1_cert_store(raw, store.get());  // takes the place of the system's
+            SSL_CTX_set_min_proto_version(raw, TLS1_2_VERSION);
+          });
     }
     return std::make_shared<web_client::http_client>(options_.url, config);
   }
 
   // Starts the call; afterwards exchange tells how it goes.
-  Status begin(web_client::http_client& client, const HttpCall& call, const std::shared_ptr<Exchange>& exchange,
-               pplx::cancellation_token_source& cancel) {
+  Status begin(web_client::http_client& client, const HttpCall& call,
+               const std::shared_ptr<Exchange>& exchange, pplx::cancellation_token_source& cancel) {
     Result<std::string> token = token_.token();
     if (!token.ok()) return token.error();
     try {
@@ -242,7 +255,8 @@ class CpprestClient final : public HttpClient {
       for (const auto& [name, value] : call.headers) request.headers().add(name, value);
       if (!token->empty()) request.headers().add("Authorization", "Bearer " + *token);
       if (!call.content_type.empty()) request.set_body(call.body, call.content_type);
-      const std::shared_ptr<streams::details::basic_streambuf<std::uint8_t>> sink = std::make_shared<Sink>(exchange);
+      const std::shared_ptr<streams::details::basic_streambuf<std::uint8_t>> sink =
+          std::make_shared<Sink>(exchange);
       request.set_response_stream(streams::ostream(streams::streambuf<std::uint8_t>(sink)));
       client.request(request, cancel.get_token())
           .then([exchange](const pplx::task<web::http::http_response>& answer) {
@@ -250,20 +264,22 @@ class CpprestClient final : public HttpClient {
               web::http::http_response response = answer.get();
               HttpReply head;
               head.status = response.status_code();
-              for (const auto& [name, value] : response.headers()) head.headers.emplace(lower(name), value);
+              for (const auto& [name, value] : response.headers())
+                head.headers.emplace(lower(name), value);
               {
                 const std::lock_guard lock(exchange->mutex);
                 exchange->head = std::move(head);
                 exchange->changed.notify_all();
               }
-              response.content_ready().then([exchange](const pplx::task<web::http::http_response>& body) {
-                try {
-                  body.get();
-                  exchange->finish("");
-                } catch (...) {
-                  exchange->finish(describe(std::current_exception()));
-                }
-              });
+              response.content_ready().then(
+                  [exchange](const pplx::task<web::http::http_response>& body) {
+                    try {
+                      body.get();
+                      exchange->finish("");
+                    } catch (...) {
+                      exchange->finish(describe(std::current_exception()));
+                    }
+                  });
             } catch (...) {
               exchange->finish(describe(std::current_exception()));
             }
@@ -293,8 +309,8 @@ class CpprestClient final : public HttpClient {
                                        why.find("SSL handshake") != std::string::npos);
     std::string message = options_.url + ": " + why;
     if (why.find("SSL handshake") != std::string::npos) {
-      message += "; the server's certificate could not be verified: the CA file " + options_.ca_file +
-                 " must have signed it, and it must be for " + host_;
+      message += "; the server's certificate could not be verified: the CA file " +
+                 options_.ca_file + " must have signed it, and it must be for " + host_;
     }
     return {unsent ? Code::kUnavailable : Code::kUnknown, message};
   }
@@ -307,8 +323,8 @@ class CpprestClient final : public HttpClient {
     const Status begun = begin(client, call, exchange, cancel);
     if (!begun.ok()) return begun.error();
     std::unique_lock lock(exchange->mutex);
-    const bool over = exchange->changed.wait_until(lock, stop, end,
-                                                   [&] { return exchange->done || exchange->too_large; });
+    const bool over = exchange->changed.wait_until(
+        lock, stop, end, [&] { return exchange->done || exchange->too_large; });
     if (exchange->too_large) {
       lock.unlock();
       give_up(*exchange, cancel);
@@ -332,8 +348,8 @@ class CpprestClient final : public HttpClient {
     return out;
   }
 
-  Result<HttpReply> read_lines(Exchange& exchange, const StreamLimits& limits, const OnLine& on_line,
-                               const std::stop_token& stop) {
+  Result<HttpReply> read_lines(Exchange& exchange, const StreamLimits& limits,
+                               const OnLine& on_line, const std::stop_token& stop) {
     const MonoTime start = mono_now();
     const MonoTime end = start + limits.total;
     LineSplitter splitter(limits.max_line_bytes);
@@ -344,15 +360,18 @@ class CpprestClient final : public HttpClient {
     while (true) {
       const MonoTime now = mono_now();
       if (now >= end && head) return *head;
-      const MonoTime until = head ? std::min(end, now + limits.idle) : std::min(end, start + limits.headers);
+      const MonoTime until =
+          head ? std::min(end, now + limits.idle) : std::min(end, start + limits.headers);
       const bool woken = exchange.changed.wait_until(lock, stop, until, [&] {
-        // Bytes may be there before the head: they wait for it, and so must we, without holding the lock.
+        // Bytes may be there before the head: they wait for it, and so must we, without holding the
+        // lock.
         return exchange.done || (exchange.head && (exchange.taken || !head));
       });
       if (stop.stop_requested()) return Error{Code::kCancelled, options_.url + ": stopped"};
       if (!woken) {
         if (head && mono_now() >= end) return *head;
-        return Error{Code::kUnknown, options_.url + (head ? ": the stream fell silent" : ": deadline passed")};
+        return Error{Code::kUnknown,
+                     options_.url + (head ? ": the stream fell silent" : ": deadline passed")};
       }
       if (exchange.head && !head) {
         head = exchange.head;
@@ -407,7 +426,8 @@ Result<std::unique_ptr<HttpClient>> make_cpprest_client(HttpClientOptions option
   Result<Url> url = parse_url(options.url);
   if (!url.ok()) return url.error();
   if (url->host.find(':') != std::string::npos) {
-    return invalid("\"" + options.url + "\": IPv6 addresses are not supported here; use a host name");
+    return invalid("\"" + options.url +
+                   "\": IPv6 addresses are not supported here; use a host name");
   }
   std::shared_ptr<X509_STORE> store;
   if (url->tls) {
@@ -418,7 +438,8 @@ Result<std::unique_ptr<HttpClient>> make_cpprest_client(HttpClientOptions option
   }
   static std::once_flag once;
   std::call_once(once, [] {
-    // The library loads OpenSSL's default bundle for each connection before it asks us; there is to be none.
+    // The library loads OpenSSL's default bundle for each connection before it asks us; there is to
+    // be none.
     ::setenv("SSL_CERT_FILE", "/dev/null", 1);
     ::setenv("SSL_CERT_DIR", "/nonexistent", 1);
     try {
@@ -428,7 +449,8 @@ Result<std::unique_ptr<HttpClient>> make_cpprest_client(HttpClientOptions option
     }
   });
   try {
-    return std::unique_ptr<HttpClient>(std::make_unique<CpprestClient>(std::move(options), url->host, std::move(store)));
+    return std::unique_ptr<HttpClient>(
+        std::make_unique<CpprestClient>(std::move(options), url->host, std::move(store)));
   } catch (const std::exception& e) {
     return internal_error(std::string("cpprestsdk: ") + e.what());
   }

@@ -12,8 +12,8 @@ constexpr Milliseconds kTokenReread{30'000};
 constexpr std::size_t kMaxTokenBytes = std::size_t{64} << 10;
 
 bool is_host_char(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-' ||
-         c == '_';
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+         c == '-' || c == '_';
 }
 
 }  // namespace
@@ -25,7 +25,9 @@ struct TokenSource::State {
   std::optional<MonoTime> read_at;
 };
 
-TokenSource::TokenSource(std::string path) : state_(std::make_unique<State>()) { state_->path = std::move(path); }
+TokenSource::TokenSource(std::string path) : state_(std::make_unique<State>()) {
+  state_->path = std::move(path);
+}
 TokenSource::~TokenSource() = default;
 
 void TokenSource::forget() {
@@ -42,9 +44,11 @@ Result<std::string> TokenSource::token() {
   std::string token;
   if (text.ok()) {
     token = std::move(text).value();
-    while (!token.empty() && (token.back() == '\n' || token.back() == '\r' || token.back() == ' ')) token.pop_back();
+    while (!token.empty() && (token.back() == '\n' || token.back() == '\r' || token.back() == ' '))
+      token.pop_back();
     for (const char c : token) {
-      if (c <= 0x20 || c == 0x7f) token.clear();  // it goes into a header: no blanks, no line breaks
+      if (c <= 0x20 || c == 0x7f)
+        token.clear();  // it goes into a header: no blanks, no line breaks
       if (token.empty()) break;
     }
   }
@@ -72,7 +76,8 @@ Result<Url> parse_url(std::string_view url) {
   std::string_view port;
   if (url.starts_with('[')) {
     const std::size_t end = url.find(']');
-    if (end == std::string_view::npos) return invalid("\"" + shown + "\": no ] after the IPv6 address");
+    if (end == std::string_view::npos)
+      return invalid("\"" + shown + "\": no ] after the IPv6 address");
     out.host = std::string(url.substr(1, end - 1));
     port = url.substr(end + 1);
     for (const char c : out.host) {
@@ -83,7 +88,8 @@ Result<Url> parse_url(std::string_view url) {
     out.host = std::string(url.substr(0, colon));
     port = colon == std::string_view::npos ? std::string_view() : url.substr(colon);
     for (const char c : out.host) {
-      if (!is_host_char(c)) return invalid("\"" + shown + "\" must be scheme://host:port and nothing more");
+      if (!is_host_char(c))
+        return invalid("\"" + shown + "\" must be scheme://host:port and nothing more");
     }
   }
   if (out.host.empty()) return invalid("\"" + shown + "\" has no host");
@@ -91,7 +97,8 @@ Result<Url> parse_url(std::string_view url) {
     out.port = out.tls ? "443" : "80";
     return out;
   }
-  if (port.front() != ':' || port.size() < 2 || port.size() > 6) return invalid("\"" + shown + "\" has no valid port");
+  if (port.front() != ':' || port.size() < 2 || port.size() > 6)
+    return invalid("\"" + shown + "\" has no valid port");
   unsigned value = 0;
   for (const char c : port.substr(1)) {
     if (c < '0' || c > '9') return invalid("\"" + shown + "\" has no valid port");
@@ -107,7 +114,8 @@ Result<bool> LineSplitter::feed(std::string_view bytes, const OnLine& on_line) {
     const std::size_t end = bytes.find('\n');
     const std::string_view piece = bytes.substr(0, end);
     if (partial_.size() + piece.size() > max_line_bytes_) {
-      return Error{Code::kFull, "a line of the stream is longer than " + std::to_string(max_line_bytes_) + " bytes"};
+      return Error{Code::kFull, "a line of the stream is longer than " +
+                                    std::to_string(max_line_bytes_) + " bytes"};
     }
     if (end == std::string_view::npos) {
       partial_.append(piece);

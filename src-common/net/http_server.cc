@@ -44,7 +44,8 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-// Splits "/path?a=b&c" into path and query; false when it is not a path of our own or badly encoded.
+// Splits "/path?a=b&c" into path and query; false when it is not a path of our own or badly
+// encoded.
 bool parse_target(std::string_view target, HttpRequest& out) {
   if (target.empty() || target.front() != '/') return false;
   target = target.substr(0, target.find('#'));
@@ -61,8 +62,9 @@ bool parse_target(std::string_view target, HttpRequest& out) {
     if (pair.empty()) continue;
     const std::size_t equals = pair.find('=');
     std::optional<std::string> key = percent_decode(pair.substr(0, equals), true);
-    std::optional<std::string> value =
-        equals == std::string_view::npos ? std::string() : percent_decode(pair.substr(equals + 1), true);
+    std::optional<std::string> value = equals == std::string_view::npos
+                                           ? std::string()
+                                           : percent_decode(pair.substr(equals + 1), true);
     if (!key || !value) return false;
     out.query.emplace(std::move(*key), std::move(*value));
   }
@@ -90,16 +92,25 @@ void append_json_string(std::string& out, std::string_view text) {
 
 int status_of(Code code) {
   switch (code) {
-    case Code::kInvalid: return 400;
-    case Code::kDenied: return 403;
-    case Code::kNotFound: return 404;
-    case Code::kConflict: return 409;
-    case Code::kFull: return 429;
-    case Code::kUnavailable: return 503;
-    case Code::kUnknown: return 504;
-    case Code::kCancelled: return 503;
+    case Code::kInvalid:
+      return 400;
+    case Code::kDenied:
+      return 403;
+    case Code::kNotFound:
+      return 404;
+    case Code::kConflict:
+      return 409;
+    case Code::kFull:
+      return 429;
+    case Code::kUnavailable:
+      return 503;
+    case Code::kUnknown:
+      return 504;
+    case Code::kCancelled:
+      return 503;
     case Code::kCorrupt:
-    case Code::kInternal: return 500;
+    case Code::kInternal:
+      return 500;
   }
   return 500;
 }
@@ -158,7 +169,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void refuse_all() {  // too many connections
     keep_alive_ = false;
     version_ = 11;
-    send_answer({503, "text/plain; charset=utf-8", "too many connections\n", {{"Retry-After", "1"}}});
+    send_answer(
+        {503, "text/plain; charset=utf-8", "too many connections\n", {{"Retry-After", "1"}}});
   }
 
  private:
@@ -167,12 +179,13 @@ class Session : public std::enable_shared_from_this<Session> {
     if (buffer_.size() > 0) return read_header();
     idle_ = true;
     stream_.expires_after(shared_.limits->idle_timeout);
-    stream_.async_read_some(buffer_.prepare(kReadPiece), [self = shared_from_this()](error_code ec, std::size_t n) {
-      self->idle_ = false;
-      if (ec) return self->close();
-      self->buffer_.commit(n);
-      self->read_header();
-    });
+    stream_.async_read_some(buffer_.prepare(kReadPiece),
+                            [self = shared_from_this()](error_code ec, std::size_t n) {
+                              self->idle_ = false;
+                              if (ec) return self->close();
+                              self->buffer_.commit(n);
+                              self->read_header();
+                            });
   }
 
   void read_header() {
@@ -180,11 +193,13 @@ class Session : public std::enable_shared_from_this<Session> {
     parser_->header_limit(static_cast<std::uint32_t>(shared_.limits->max_header_bytes));
     parser_->body_limit(shared_.limits->max_body_bytes);
     stream_.expires_after(shared_.limits->read_timeout);
-    http::async_read_header(stream_, buffer_, *parser_, [self = shared_from_this()](error_code ec, std::size_t) {
-      if (ec) return self->read_failed(ec);
-      if (beast::iequals(self->parser_->get()[http::field::expect], "100-continue")) return self->say_continue();
-      self->read_body();
-    });
+    http::async_read_header(
+        stream_, buffer_, *parser_, [self = shared_from_this()](error_code ec, std::size_t) {
+          if (ec) return self->read_failed(ec);
+          if (beast::iequals(self->parser_->get()[http::field::expect], "100-continue"))
+            return self->say_continue();
+          self->read_body();
+        });
   }
 
   void say_continue() {
@@ -196,20 +211,24 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
   void read_body() {
-    http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](error_code ec, std::size_t) {
-      if (ec) return self->read_failed(ec);
-      self->handle();
-    });
+    http::async_read(stream_, buffer_, *parser_,
+                     [self = shared_from_this()](error_code ec, std::size_t) {
+                       if (ec) return self->read_failed(ec);
+                       self->handle();
+                     });
   }
 
   void read_failed(error_code ec) {
     keep_alive_ = false;
     version_ = 11;
-    if (ec == http::error::end_of_stream || ec == http::error::partial_message || ec == asio::error::operation_aborted)
+    if (ec == http::error::end_of_stream || ec == http::error::partial_message ||
+        ec == asio::error::operation_aborted)
       return close();
-    if (ec == http::error::header_limit) return send_text(431, "the request's headers are too large\n");
+    if (ec == http::error::header_limit)
+      return send_text(431, "the request's headers are too large\n");
     if (ec == http::error::body_limit) {
-      return send_text(413, "the body is larger than " + std::to_string(shared_.limits->max_body_bytes) + " bytes\n");
+      return send_text(413, "the body is larger than " +
+                                std::to_string(shared_.limits->max_body_bytes) + " bytes\n");
     }
     if (ec == beast::error::timeout) {
       if (!stream_.socket().is_open()) return;  // Beast has closed it
@@ -246,9 +265,11 @@ class Session : public std::enable_shared_from_this<Session> {
     deadline_.async_wait([self = shared_from_this(), id](error_code ec) {
       if (ec || id != self->request_id_ || !self->waiting_) return;
       self->keep_alive_ = false;
-      self->answer(id, {504, "text/plain; charset=utf-8", "no answer within the server's time limit\n", {}});
+      self->answer(
+          id, {504, "text/plain; charset=utf-8", "no answer within the server's time limit\n", {}});
     });
-    Respond respond = [weak = weak_from_this(), executor = stream_.get_executor(), id](HttpResponse response) {
+    Respond respond = [weak = weak_from_this(), executor = stream_.get_executor(),
+                       id](HttpResponse response) {
       asio::post(executor, [weak, id, response = std::move(response)]() mutable {
         if (const auto self = weak.lock()) self->answer(id, std::move(response));
       });
@@ -279,9 +300,11 @@ class Session : public std::enable_shared_from_this<Session> {
     response_.version(version_);
     response_.result(static_cast<unsigned>(answer.status));
     const bool no_body = answer.status == 204 || answer.status == 304;
-    if (!no_body && !answer.content_type.empty()) response_.set(http::field::content_type, answer.content_type);
+    if (!no_body && !answer.content_type.empty())
+      response_.set(http::field::content_type, answer.content_type);
     for (const auto& [name, value] : answer.headers) {
-      if (value.find_first_of(std::string("\r\n\0", 3)) == std::string::npos) response_.insert(name, value);
+      if (value.find_first_of(std::string("\r\n\0", 3)) == std::string::npos)
+        response_.insert(name, value);
     }
     response_.keep_alive(keep_alive_);
     const std::size_t size = answer.body.size();
@@ -333,7 +356,8 @@ void HttpServer::Core::accept() {
 void HttpServer::Core::admit(tcp::socket socket) {
   bool full = false;
   if (sessions.size() >= limits.max_connections) {
-    const auto idle = std::find_if(sessions.begin(), sessions.end(), [](const Session* s) { return s->idle(); });
+    const auto idle =
+        std::find_if(sessions.begin(), sessions.end(), [](const Session* s) { return s->idle(); });
     if (idle != sessions.end()) {
       (*idle)->close();  // the one that waits for nothing makes room
     } else {
@@ -344,7 +368,8 @@ void HttpServer::Core::admit(tcp::socket socket) {
   }
   error_code ignored;  // latency only
   socket.set_option(tcp::no_delay(true), ignored);
-  Shared shared{[core = shared_from_this()](Session* s) { core->sessions.erase(s); }, &handler, &limits, &stopping};
+  Shared shared{[core = shared_from_this()](Session* s) { core->sessions.erase(s); }, &handler,
+                &limits, &stopping};
   auto session = std::make_shared<Session>(std::move(socket), std::move(shared));
   sessions.insert(session.get());
   if (full) {
@@ -368,8 +393,8 @@ void HttpServer::Core::halt() {
 HttpServer::HttpServer() = default;
 HttpServer::~HttpServer() { stop(); }
 
-Status HttpServer::start(asio::io_context& io, const std::string& address, std::uint16_t port, Handler handler,
-                         HttpServerLimits limits) {
+Status HttpServer::start(asio::io_context& io, const std::string& address, std::uint16_t port,
+                         Handler handler, HttpServerLimits limits) {
   check(!core_, "HttpServer::start twice");
   check(static_cast<bool>(handler), "HttpServer::start without a handler");
   const std::string where = address + ":" + std::to_string(port);
@@ -424,8 +449,8 @@ std::string percent_encode(std::string_view text) {
   static constexpr char kHex[] = "0123456789ABCDEF";
   std::string out;
   for (const char c : text) {
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
-        c == '_' || c == '~') {
+    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+        c == '.' || c == '_' || c == '~') {
       out += c;
     } else {
       const auto byte = static_cast<unsigned char>(c);

@@ -1,12 +1,17 @@
 // A small HTTP/1.1 server on somebody else's io_context: health, metrics, task API.
 //
-// Threads: the io_context must be run by exactly one thread; start() is called before or on that thread. The
-//   handler runs on it and must not block. `Respond` may be called from any thread, once, now or later; later
-//   calls are ignored, and a request that nobody answers within Limits::handle_timeout gets 504.
-// Ownership: connections keep themselves alive; the HttpServer may be destroyed at any time (it stops first).
+// Threads: the io_context must be run by exactly one thread; start() is called before or on that
+// thread. The
+//   handler runs on it and must not block. `Respond` may be called from any thread, once, now or
+//   later; later calls are ignored, and a request that nobody answers within Limits::handle_timeout
+//   gets 504.
+// Ownership: connections keep themselves alive; the HttpServer may be destroyed at any time (it
+// stops first).
 //   The io_context outlives the server and every outstanding Respond.
-// Limits: every one in HttpServerLimits; a request beyond one is answered (400, 413, 431, 408, 503) and the
-//   connection closed. Not a TLS server, not a file server; no compression, no upgrade, no pipelining.
+// Limits: every one in HttpServerLimits; a request beyond one is answered (400, 413, 431, 408, 503)
+// and the
+//   connection closed. Not a TLS server, not a file server; no compression, no upgrade, no
+//   pipelining.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +38,8 @@ struct HttpRequest {
   std::string method;                        // "GET", "POST", … as sent
   std::string path;                          // percent-decoded, begins with '/', no query
   std::map<std::string, std::string> query;  // percent-decoded; the first of repeated keys wins
-  std::map<std::string, std::string> headers{};  // names in lower case; the first of repeated ones wins
+  std::map<std::string, std::string>
+      headers{};  // names in lower case; the first of repeated ones wins
   std::string body{};
   std::string remote;  // "10.0.0.1:1234", for logs
 
@@ -54,7 +60,8 @@ struct HttpResponse {
   int status = 200;
   std::string content_type = "text/plain; charset=utf-8";
   std::string body{};
-  std::vector<std::pair<std::string, std::string>> headers{};  // further ones; no Content-Length, Connection
+  std::vector<std::pair<std::string, std::string>>
+      headers{};  // further ones; no Content-Length, Connection
 };
 
 using Respond = std::function<void(HttpResponse)>;
@@ -77,13 +84,14 @@ class HttpServer {
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
-  // Listens on address ("0.0.0.0", "::", "127.0.0.1") and port (0: any free one). kUnavailable when it can't.
-  Status start(boost::asio::io_context& io, const std::string& address, std::uint16_t port, Handler handler,
-               HttpServerLimits limits = {});
+  // Listens on address ("0.0.0.0", "::", "127.0.0.1") and port (0: any free one). kUnavailable when
+  // it can't.
+  Status start(boost::asio::io_context& io, const std::string& address, std::uint16_t port,
+               Handler handler, HttpServerLimits limits = {});
   // The port it listens on; 0 before start().
   [[nodiscard]] std::uint16_t port() const;
-  // No new connections, those between requests are closed at once; requests being handled still get their answer.
-  // Any thread, also twice.
+  // No new connections, those between requests are closed at once; requests being handled still get
+  // their answer. Any thread, also twice.
   void stop();
 
  private:

@@ -1,8 +1,8 @@
 // The server with real sockets on loopback, and both clients against it.
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
-#include <arpa/inet.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -35,12 +35,14 @@ HttpServerLimits quick() {
   return limits;
 }
 
-// A server on a thread of its own. /echo answers what it was sent; /never answers nobody; /keep keeps the Respond.
+// A server on a thread of its own. /echo answers what it was sent; /never answers nobody; /keep
+// keeps the Respond.
 class Server {
  public:
   explicit Server(HttpServerLimits limits = quick()) : work_(asio::make_work_guard(io_)) {
     const Status started = server_.start(
-        io_, "127.0.0.1", 0, [this](HttpRequest r, Respond d) { handle(std::move(r), std::move(d)); }, limits);
+        io_, "127.0.0.1", 0,
+        [this](HttpRequest r, Respond d) { handle(std::move(r), std::move(d)); }, limits);
     check(started.ok(), "server start");
     port = server_.port();
     thread_ = std::thread([this] { io_.run(); });
@@ -74,14 +76,18 @@ class Server {
       changed_.notify_all();
       return;
     }
-    if (request.path == "/lines") return respond({200, "text/plain", "one\ntwo\nthree\nunfinished", {}});
+    if (request.path == "/lines")
+      return respond({200, "text/plain", "one\ntwo\nthree\nunfinished", {}});
     if (request.path == "/redirect") return respond({302, "", "", {{"Location", "/echo"}}});
     if (request.path == "/big") return respond({200, "text/plain", std::string(100'000, 'x'), {}});
-    if (request.path == "/busy") return respond({429, "application/json", "{\"a\":1}", {{"Retry-After", "7"}}});
-    if (request.path == "/inject") return respond({200, "text/plain", "", {{"X-A", "1\r\nX-B: 2"}}});
-    std::string out = request.method + " " + request.path + "|" + request.parameter("q").value_or("-") + "|" +
-                      std::string(request.header("x-test")) + "|" + std::string(request.header("authorization")) +
-                      "|" + request.body;
+    if (request.path == "/busy")
+      return respond({429, "application/json", "{\"a\":1}", {{"Retry-After", "7"}}});
+    if (request.path == "/inject")
+      return respond({200, "text/plain", "", {{"X-A", "1\r\nX-B: 2"}}});
+    std::string out = request.method + " " + request.path + "|" +
+                      request.parameter("q").value_or("-") + "|" +
+                      std::string(request.header("x-test")) + "|" +
+                      std::string(request.header("authorization")) + "|" + request.body;
     respond({200, "text/plain", out, {}});
   }
 
@@ -109,7 +115,9 @@ class Raw {
   ~Raw() { ::close(fd_); }
   Raw(const Raw&) = delete;
   Raw& operator=(const Raw&) = delete;
-  void say(std::string_view bytes) { sent_ = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  void say(std::string_view bytes) {
+    sent_ = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
   std::string hear_until(std::string_view end) {
     std::string out;
     char piece[4096];
@@ -131,7 +139,8 @@ class Raw {
 TEST(HttpServer, AnswersAndKeepsTheConnection) {
   Server server;
   Raw raw(server.port);
-  raw.say("POST /a%20b?q=1%2B2&q=no HTTP/1.1\r\nHost: x\r\nX-Test: t\r\nContent-Length: 4\r\n\r\nbody");
+  raw.say(
+      "POST /a%20b?q=1%2B2&q=no HTTP/1.1\r\nHost: x\r\nX-Test: t\r\nContent-Length: 4\r\n\r\nbody");
   EXPECT_THAT(raw.hear_until("|body"), HasSubstr("POST /a b|1+2|t||body"));
   raw.say("GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   const std::string rest = raw.hear_all();
@@ -155,7 +164,9 @@ TEST(HttpServer, RefusesWhatIsTooMuchOrNoRequest) {
   const Row rows[] = {
       {"GET / HTTP/1.1\r\nX: " + std::string(20'000, 'a') + "\r\n\r\n", "HTTP/1.1 431"},
       {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", "HTTP/1.1 413"},
-      {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5dc\r\n" + std::string(1500, 'x'), "HTTP/1.1 413"},
+      {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5dc\r\n" +
+           std::string(1500, 'x'),
+       "HTTP/1.1 413"},
       {"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "HTTP/1.1 400"},
       {"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "HTTP/1.1 400"},
       {"hello\r\n\r\n", "HTTP/1.1 400"},
@@ -163,7 +174,8 @@ TEST(HttpServer, RefusesWhatIsTooMuchOrNoRequest) {
       {"GET /%zz HTTP/1.1\r\n\r\n", "HTTP/1.1 400"},
       {"GET /%00 HTTP/1.1\r\n\r\n", "HTTP/1.1 400"},
       {"GET http://other/ HTTP/1.1\r\n\r\n", "HTTP/1.1 400"},
-      {std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11) + "\r\n\r\n", "HTTP/1.1 400"},
+      {std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11) + "\r\n\r\n",
+       "HTTP/1.1 400"},
   };
   Server server;
   for (const Row& row : rows) {
@@ -176,7 +188,8 @@ TEST(HttpServer, RefusesWhatIsTooMuchOrNoRequest) {
 
 TEST(HttpServer, HalfARequestIsCutOffAtTheReadDeadline) {
   Server server;
-  for (const std::string_view part : {"GET / HT", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"}) {
+  for (const std::string_view part :
+       {"GET / HT", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"}) {
     Raw raw(server.port);
     raw.say(part);
     EXPECT_EQ(raw.hear_all(), "");
@@ -268,7 +281,8 @@ TEST(HttpServer, SaysWhyItCannotListen) {
   HttpServer second;
   const Handler handler = [](HttpRequest, Respond) {};
   EXPECT_EQ(second.start(io, "not-an-ip", 0, handler).error().code, Code::kInvalid);
-  EXPECT_THAT(second.start(io, "127.0.0.1", server.port, handler).error().message, HasSubstr("cannot listen"));
+  EXPECT_THAT(second.start(io, "127.0.0.1", server.port, handler).error().message,
+              HasSubstr("cannot listen"));
 }
 
 // ---- Clients. Both must behave alike.
@@ -289,7 +303,8 @@ TEST_P(Client, SendsMethodHeadersBodyAndToken) {
   const std::string token = ::testing::TempDir() + "http_test.token";
   std::ofstream(token) << "s3cret\n";
   const auto client = make({server.url(), "", token});
-  const auto reply = client->send({"PATCH", "/e?q=1", "text/plain", "hello", {{"X-Test", "t"}}}, kSoon);
+  const auto reply =
+      client->send({"PATCH", "/e?q=1", "text/plain", "hello", {{"X-Test", "t"}}}, kSoon);
   ASSERT_TRUE(reply.ok()) << reply.error().message;
   EXPECT_EQ(reply->status, 200);
   EXPECT_EQ(reply->body, "PATCH /e|1|t|Bearer s3cret|hello");
@@ -354,7 +369,8 @@ TEST_P(Client, ConnectionsTheServerHasClosedDoNotFailTheNextRequest) {
   for (int i = 0; i < 3; ++i) {
     const auto reply = client->send({"POST", "/echo", "text/plain", "x", {}}, kSoon);
     ASSERT_TRUE(reply.ok()) << reply.error().message;
-    std::this_thread::sleep_for(Milliseconds{120});  // longer than the server keeps an idle connection
+    std::this_thread::sleep_for(
+        Milliseconds{120});  // longer than the server keeps an idle connection
   }
 }
 
@@ -377,7 +393,9 @@ TEST_P(Client, StreamsLinesAndDropsTheUnfinishedOne) {
   EXPECT_EQ(lines.size(), 2U);
   StreamLimits limits;
   limits.max_line_bytes = 1000;
-  EXPECT_EQ(client->stream({"GET", "/big"}, limits, [](std::string_view) { return true; }).error().code, Code::kFull);
+  EXPECT_EQ(
+      client->stream({"GET", "/big"}, limits, [](std::string_view) { return true; }).error().code,
+      Code::kFull);
   const auto refused = client->stream({"GET", "/busy"}, {}, [](std::string_view) { return true; });
   ASSERT_TRUE(refused.ok()) << refused.error().message;
   EXPECT_EQ(refused->status, 429);
@@ -391,14 +409,17 @@ class Dripping {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    check(::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 && ::listen(fd_, 8) == 0, "listen");
+    check(::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
+              ::listen(fd_, 8) == 0,
+          "listen");
     socklen_t size = sizeof address;
     check(::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size) == 0, "getsockname");
     url = "http://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
     thread_ = std::thread([this] {
       const int peer = ::accept(fd_, nullptr, nullptr);
       if (peer < 0) return;
-      const std::string_view answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst\n\r\n";
+      const std::string_view answer =
+          "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst\n\r\n";
       const bool sent = ::send(peer, answer.data(), answer.size(), MSG_NOSIGNAL) > 0;
       char byte = 0;
       while (sent && ::recv(peer, &byte, 1, 0) > 0) {
@@ -439,13 +460,18 @@ TEST_P(Client, AStreamEndsAtItsTotalTimeAndWhenStopped) {
   Dripping total;
   StreamLimits limits;
   limits.total = Milliseconds{300};
-  EXPECT_TRUE(make({total.url, "", ""})->stream({}, limits, [](std::string_view) { return true; }).ok());
+  EXPECT_TRUE(
+      make({total.url, "", ""})->stream({}, limits, [](std::string_view) { return true; }).ok());
   Dripping stopped;
   std::stop_source stop;
-  const auto end = make({stopped.url, "", ""})->stream({}, {}, [&](std::string_view) {
-    stop.request_stop();
-    return true;
-  }, stop.get_token());
+  const auto end = make({stopped.url, "", ""})
+                       ->stream(
+                           {}, {},
+                           [&](std::string_view) {
+                             stop.request_stop();
+                             return true;
+                           },
+                           stop.get_token());
   EXPECT_EQ(end.error().code, Code::kCancelled);
 }
 
@@ -455,8 +481,9 @@ INSTANTIATE_TEST_SUITE_P(Cpprest, Client, ::testing::Values(&make_cpprest_client
 TEST(Url, TakesHostsAndAddressesOnly) {
   EXPECT_EQ(parse_url("https://[::1]:6443")->host, "::1");
   EXPECT_EQ(parse_url("http://a.b/")->port, "80");
-  for (const char* bad : {"", "a:1", "ftp://a", "https://", "https://:1", "https://a:", "https://a:0", "https://a:65536",
-                          "https://a:1x", "https://a/b", "https://u@a", "https://[::1", "https://a b"}) {
+  for (const char* bad : {"", "a:1", "ftp://a", "https://", "https://:1",
+                          "https://a:", "https://a:0", "https://a:65536", "https://a:1x",
+                          "https://a/b", "https://u@a", "https://[::1", "https://a b"}) {
     EXPECT_FALSE(parse_url(bad).ok()) << bad;
   }
 }

@@ -1,4 +1,5 @@
-// Both clients over TLS: whom they trust. Certificates are made here, nothing is read from the machine.
+// Both clients over TLS: whom they trust. Certificates are made here, nothing is read from the
+// machine.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -25,8 +26,9 @@ struct Certificate {
 };
 
 // Self-signed when there is no issuer. san: "IP:127.0.0.1" or "DNS:a.b"; empty for a CA.
-Certificate make_certificate(const std::string& name, const std::string& san, const Certificate* issuer,
-                             long from_seconds = -60, long to_seconds = 3600) {
+Certificate make_certificate(const std::string& name, const std::string& san,
+                             const Certificate* issuer, long from_seconds = -60,
+                             long to_seconds = 3600) {
   Certificate out{{EVP_EC_gen("P-256"), EVP_PKEY_free}, {X509_new(), X509_free}};
   X509* x = out.x509.get();
   check(out.key && x != nullptr, "openssl");
@@ -47,7 +49,8 @@ Certificate make_certificate(const std::string& name, const std::string& san, co
   };
   extend(NID_basic_constraints, san.empty() ? "critical,CA:TRUE" : "critical,CA:FALSE");
   if (!san.empty()) extend(NID_subject_alt_name, san);
-  check(X509_sign(x, issuer != nullptr ? issuer->key.get() : out.key.get(), EVP_sha256()) > 0, "sign");
+  check(X509_sign(x, issuer != nullptr ? issuer->key.get() : out.key.get(), EVP_sha256()) > 0,
+        "sign");
   return out;
 }
 
@@ -64,14 +67,17 @@ std::string write_pem(const Certificate& certificate, const std::string& name) {
 class TlsServer {
  public:
   explicit TlsServer(const Certificate& certificate)
-      : context_(SSL_CTX_new(TLS_server_method()), SSL_CTX_free), fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+      : context_(SSL_CTX_new(TLS_server_method()), SSL_CTX_free),
+        fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
     check(SSL_CTX_use_certificate(context_.get(), certificate.x509.get()) == 1 &&
               SSL_CTX_use_PrivateKey(context_.get(), certificate.key.get()) == 1,
           "certificate");
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    check(::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 && ::listen(fd_, 8) == 0, "listen");
+    check(::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
+              ::listen(fd_, 8) == 0,
+          "listen");
     socklen_t size = sizeof address;
     check(::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size) == 0, "getsockname");
     port = std::to_string(ntohs(address.sin_port));
@@ -95,7 +101,8 @@ class TlsServer {
       SSL_set_fd(ssl.get(), peer);
       char piece[4096];
       if (SSL_accept(ssl.get()) == 1 && SSL_read(ssl.get(), piece, sizeof piece) > 0) {
-        const std::string answer = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecure";
+        const std::string answer =
+            "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecure";
         SSL_write(ssl.get(), answer.data(), static_cast<int>(answer.size()));
         SSL_shutdown(ssl.get());
       }
@@ -129,14 +136,19 @@ TEST_P(Tls, TrustsItsOwnCaAndTheRightNameOnly) {
       {"self-signed", make_certificate("s", "IP:127.0.0.1", nullptr), &ca, "127.0.0.1", false},
       {"another address", make_certificate("s", "IP:10.0.0.1", &ca), &ca, "127.0.0.1", false},
       {"another name", make_certificate("s", "DNS:example.org", &ca), &ca, "localhost", false},
-      {"a name where an address is meant", make_certificate("127.0.0.1", "DNS:localhost", &ca), &ca, "127.0.0.1", false},
-      {"a name in the subject only", make_certificate("localhost", "IP:127.0.0.1", &ca), &ca, "localhost", false},
-      {"expired", make_certificate("s", "IP:127.0.0.1", &ca, -7200, -3600), &ca, "127.0.0.1", false},
-      {"not yet valid", make_certificate("s", "IP:127.0.0.1", &ca, 3600, 7200), &ca, "127.0.0.1", false},
+      {"a name where an address is meant", make_certificate("127.0.0.1", "DNS:localhost", &ca), &ca,
+       "127.0.0.1", false},
+      {"a name in the subject only", make_certificate("localhost", "IP:127.0.0.1", &ca), &ca,
+       "localhost", false},
+      {"expired", make_certificate("s", "IP:127.0.0.1", &ca, -7200, -3600), &ca, "127.0.0.1",
+       false},
+      {"not yet valid", make_certificate("s", "IP:127.0.0.1", &ca, 3600, 7200), &ca, "127.0.0.1",
+       false},
   };
   for (const Row& row : rows) {
     TlsServer server(row.certificate);
-    auto client = GetParam()({"https://" + row.host + ":" + server.port, write_pem(*row.trusted, "tls_test.ca"), ""});
+    auto client = GetParam()(
+        {"https://" + row.host + ":" + server.port, write_pem(*row.trusted, "tls_test.ca"), ""});
     ASSERT_TRUE(client.ok()) << client.error().message;
     const auto reply = (*client)->send({}, Milliseconds{5000});
     EXPECT_EQ(reply.ok(), row.good) << row.what << (reply.ok() ? "" : ": " + reply.error().message);

@@ -1,7 +1,7 @@
 // Files of one directory, as the log needs them: the seam at which tests put faults.
 //
-// Every call is synchronous. Short reads and writes and EINTR are handled inside; ENOSPC is Code::kFull.
-// Threads: a File and a Directory belong to one thread.
+// Every call is synchronous. Short reads and writes and EINTR are handled inside; ENOSPC is
+// Code::kFull. Threads: a File and a Directory belong to one thread.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,13 @@ namespace swarm::os {
 class File {
  public:
   virtual ~File() = default;
-  // Exactly data.size() bytes at offset, or an error; after an error any prefix may have been written.
+  // Exactly data.size() bytes at offset, or an error; after an error any prefix may have been
+  // written.
   virtual Status write_at(std::uint64_t offset, std::string_view data) = 0;
   // Up to length bytes; fewer only at the end of the file.
   virtual Result<std::string> read_at(std::uint64_t offset, std::size_t length) = 0;
-  // Reserves room so that later writes below `size` cannot fail for lack of it. Bytes never written read as 0.
+  // Reserves room so that later writes below `size` cannot fail for lack of it. Bytes never written
+  // read as 0.
   virtual Status allocate(std::uint64_t size) = 0;
   virtual Result<std::uint64_t> size() = 0;
 };

@@ -18,7 +18,8 @@ MonoTime mono_now() {
 }
 
 WallTime wall_now() {
-  return std::chrono::duration_cast<Milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<Milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
       .count();
 }
 
@@ -39,7 +40,9 @@ class Fd {
   explicit Fd(int fd) : fd_(fd) {}
   Fd(const Fd&) = delete;
   Fd& operator=(const Fd&) = delete;
-  ~Fd() { if (fd_ >= 0) ::close(fd_); }
+  ~Fd() {
+    if (fd_ >= 0) ::close(fd_);
+  }
   [[nodiscard]] int get() const { return fd_; }
 
  private:
@@ -66,8 +69,8 @@ class PosixFile final : public File {
     std::string out(length, '\0');
     std::size_t have = 0;
     while (have < length) {
-      const ssize_t n = ::pread(fd_.get(), out.data() + have, length - have,
-                                static_cast<off_t>(offset + have));
+      const ssize_t n =
+          ::pread(fd_.get(), out.data() + have, length - have, static_cast<off_t>(offset + have));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return errno_error("read " + name_);
       if (n == 0) break;
@@ -90,7 +93,7 @@ class PosixFile final : public File {
   }
 
   Result<std::uint64_t> size() override {
-    struct stat st{};
+    struct stat st {};
     if (::fstat(fd_.get(), &st) != 0) return errno_error("stat " + name_);
     return static_cast<std::uint64_t>(st.st_size);
   }
@@ -142,7 +145,7 @@ class PosixDirectory final : public Directory {
   }
 
   Result<Space> space() override {
-    struct statvfs st{};
+    struct statvfs st {};
     if (::fstatvfs(fd_.get(), &st) != 0) return errno_error("statvfs " + path_);
     return Space{st.f_blocks * st.f_frsize, st.f_bavail * st.f_frsize};
   }
@@ -165,7 +168,8 @@ Result<std::string> read_file(const std::string& path, std::size_t limit) {
   if (fd < 0) return errno_error("open " + path);
   PosixFile file(fd, path);
   auto text = file.read_at(0, limit + 1);
-  if (text && text->size() > limit) return invalid(path + " is larger than " + std::to_string(limit) + " bytes");
+  if (text && text->size() > limit)
+    return invalid(path + " is larger than " + std::to_string(limit) + " bytes");
   return text;
 }
 

@@ -6,7 +6,8 @@
 
 namespace swarm {
 
-// Milliseconds on the monotonic clock: for leases, deadlines, timers. Never compared across machines.
+// Milliseconds on the monotonic clock: for leases, deadlines, timers. Never compared across
+// machines.
 using Milliseconds = std::chrono::milliseconds;
 using MonoTime = std::chrono::time_point<std::chrono::steady_clock, Milliseconds>;
 // Milliseconds since 1970 UTC: shown to people, never decides anything.

@@ -18,7 +18,8 @@ std::atomic<int> minimum{static_cast<int>(Level::kInfo)};
 spdlog::logger& logger() {
   // The lines are ready-made: spdlog only serialises the writers and flushes.
   static const auto instance = [] {
-    auto made = std::make_shared<spdlog::logger>("swarm", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto made = std::make_shared<spdlog::logger>("swarm",
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
     made->set_pattern("%v");
     made->set_level(spdlog::level::trace);
     made->flush_on(spdlog::level::trace);
@@ -29,10 +30,14 @@ spdlog::logger& logger() {
 
 std::string_view name_of(Level level) {
   switch (level) {
-    case Level::kDebug: return "debug";
-    case Level::kInfo: return "info";
-    case Level::kWarn: return "warn";
-    case Level::kError: return "error";
+    case Level::kDebug:
+      return "debug";
+    case Level::kInfo:
+      return "info";
+    case Level::kWarn:
+      return "warn";
+    case Level::kError:
+      return "error";
   }
   return "error";
 }
@@ -51,8 +56,8 @@ std::size_t utf8_at(std::string_view text, std::size_t i) {
     if ((byte(i + k) & 0xc0U) != 0x80U) return 0;
   }
   const unsigned char second = byte(i + 1);
-  if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) || (first == 0xf0 && second < 0x90) ||
-      (first == 0xf4 && second > 0x8f)) {
+  if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
+      (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)) {
     return 0;
   }
   return length;
@@ -101,7 +106,9 @@ bool set_level(std::string_view name) {
   return false;
 }
 
-bool enabled(Level level) { return static_cast<int>(level) >= minimum.load(std::memory_order_relaxed); }
+bool enabled(Level level) {
+  return static_cast<int>(level) >= minimum.load(std::memory_order_relaxed);
+}
 
 void Field::append_to(std::string& line) const {
   line += ',';
@@ -109,8 +116,12 @@ void Field::append_to(std::string& line) const {
   line += ':';
   char digits[32];
   switch (kind_) {
-    case Kind::kText: append_string(line, text_); break;
-    case Kind::kBool: line += number_ != 0 ? "true" : "false"; break;
+    case Kind::kText:
+      append_string(line, text_);
+      break;
+    case Kind::kBool:
+      line += number_ != 0 ? "true" : "false";
+      break;
     case Kind::kNumber: {
       const auto end = std::to_chars(digits, digits + sizeof digits, number_);
       line.append(digits, end.ptr);
@@ -128,7 +139,8 @@ void Field::append_to(std::string& line) const {
   }
 }
 
-std::string format_line(std::int64_t wall_ms, Level level, std::string_view message, Fields fields) {
+std::string format_line(std::int64_t wall_ms, Level level, std::string_view message,
+                        Fields fields) {
   const std::int64_t seconds = wall_ms / 1000;
   const auto whole = static_cast<std::time_t>(seconds);
   std::tm parts{};
@@ -153,7 +165,8 @@ std::string format_line(std::int64_t wall_ms, Level level, std::string_view mess
 
 void write(Level level, std::string_view message, Fields fields) {
   if (!enabled(level)) return;
-  logger().log(spdlog::level::info, spdlog::string_view_t(format_line(wall_now(), level, message, fields)));
+  logger().log(spdlog::level::info,
+               spdlog::string_view_t(format_line(wall_now(), level, message, fields)));
 }
 
 }  // namespace swarm::telemetry

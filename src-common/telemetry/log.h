@@ -1,11 +1,13 @@
 // Log lines: one JSON object a line on stderr, a constant message and fields.
 //
 //   telemetry::info("pod created", {{"swarm", name}, {"pod", pod}, {"attempt", 2}});
-//   {"time":"2026-01-02T03:04:05.678Z","level":"info","message":"pod created","swarm":"hello","pod":"…","attempt":2}
+//   {"time":"2026-01-02T03:04:05.678Z","level":"info","message":"pod
+//   created","swarm":"hello","pod":"…","attempt":2}
 //
-// info = a state changed, warn = handled, error = a person should look. No message bodies, no tokens, ever.
-// Threads: all functions from any thread; a line is written whole. Lines below the level cost one atomic read.
-// Limits: a field's text is cut at kMaxFieldBytes; text that is not UTF-8 is written with U+FFFD for the bad bytes.
+// info = a state changed, warn = handled, error = a person should look. No message bodies, no
+// tokens, ever. Threads: all functions from any thread; a line is written whole. Lines below the
+// level cost one atomic read. Limits: a field's text is cut at kMaxFieldBytes; text that is not
+// UTF-8 is written with U+FFFD for the bad bytes.
 #pragma once
 
 #include <concepts>
@@ -25,13 +27,16 @@ inline constexpr std::size_t kMaxFieldBytes = 2048;
 bool set_level(std::string_view name);
 bool enabled(Level level);
 
-// A name and a text, number or truth value. Borrows the text: only for use in the argument list of a log call.
+// A name and a text, number or truth value. Borrows the text: only for use in the argument list of
+// a log call.
 class Field {
  public:
-  Field(std::string_view name, std::string_view text) : name_(name), kind_(Kind::kText), text_(text) {}
+  Field(std::string_view name, std::string_view text)
+      : name_(name), kind_(Kind::kText), text_(text) {}
   Field(std::string_view name, const char* text) : Field(name, std::string_view(text)) {}
   Field(std::string_view name, const std::string& text) : Field(name, std::string_view(text)) {}
-  Field(std::string_view name, bool value) : name_(name), kind_(Kind::kBool), number_(value ? 1 : 0) {}
+  Field(std::string_view name, bool value)
+      : name_(name), kind_(Kind::kBool), number_(value ? 1 : 0) {}
   Field(std::string_view name, double value) : name_(name), kind_(Kind::kReal), real_(value) {}
   template <std::integral T>
   Field(std::string_view name, T value)
@@ -52,10 +57,18 @@ using Fields = std::initializer_list<Field>;
 
 void write(Level level, std::string_view message, Fields fields);
 
-inline void debug(std::string_view message, Fields fields = {}) { write(Level::kDebug, message, fields); }
-inline void info(std::string_view message, Fields fields = {}) { write(Level::kInfo, message, fields); }
-inline void warn(std::string_view message, Fields fields = {}) { write(Level::kWarn, message, fields); }
-inline void error(std::string_view message, Fields fields = {}) { write(Level::kError, message, fields); }
+inline void debug(std::string_view message, Fields fields = {}) {
+  write(Level::kDebug, message, fields);
+}
+inline void info(std::string_view message, Fields fields = {}) {
+  write(Level::kInfo, message, fields);
+}
+inline void warn(std::string_view message, Fields fields = {}) {
+  write(Level::kWarn, message, fields);
+}
+inline void error(std::string_view message, Fields fields = {}) {
+  write(Level::kError, message, fields);
+}
 
 // The line as written, without its newline; pure, for tests.
 std::string format_line(std::int64_t wall_ms, Level level, std::string_view message, Fields fields);

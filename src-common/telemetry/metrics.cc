@@ -77,7 +77,8 @@ Counter& Metrics::counter(const std::string& name, const std::string& help, cons
   auto& slot = state_->counters[{name, labels}];
   if (!slot) {
     auto& family = state_->counter_families[name];
-    if (family == nullptr) family = &prometheus::BuildCounter().Name(name).Help(help).Register(state_->registry);
+    if (family == nullptr)
+      family = &prometheus::BuildCounter().Name(name).Help(help).Register(state_->registry);
     slot = std::make_unique<PrometheusCounter>(family->Add(labels));
   }
   return *slot;
@@ -89,20 +90,22 @@ Gauge& Metrics::gauge(const std::string& name, const std::string& help, const La
   auto& slot = state_->gauges[{name, labels}];
   if (!slot) {
     auto& family = state_->gauge_families[name];
-    if (family == nullptr) family = &prometheus::BuildGauge().Name(name).Help(help).Register(state_->registry);
+    if (family == nullptr)
+      family = &prometheus::BuildGauge().Name(name).Help(help).Register(state_->registry);
     slot = std::make_unique<PrometheusGauge>(family->Add(labels));
   }
   return *slot;
 }
 
-Histogram& Metrics::histogram(const std::string& name, const std::string& help, const std::vector<double>& bounds,
-                              const Labels& labels) {
+Histogram& Metrics::histogram(const std::string& name, const std::string& help,
+                              const std::vector<double>& bounds, const Labels& labels) {
   check(valid_name(name), "metric name");
   const std::lock_guard lock(state_->mutex);
   auto& slot = state_->histograms[{name, labels}];
   if (!slot) {
     auto& family = state_->histogram_families[name];
-    if (family == nullptr) family = &prometheus::BuildHistogram().Name(name).Help(help).Register(state_->registry);
+    if (family == nullptr)
+      family = &prometheus::BuildHistogram().Name(name).Help(help).Register(state_->registry);
     slot = std::make_unique<PrometheusHistogram>(family->Add(labels, bounds));
   }
   return *slot;

@@ -1,7 +1,9 @@
-// Metrics: counters, gauges and histograms of prometheus-cpp behind a header that costs nothing to include.
+// Metrics: counters, gauges and histograms of prometheus-cpp behind a header that costs nothing to
+// include.
 //
-// Names: `swarm_<part>_<noun>_<unit>[_total]`; label values come from small closed sets, never pod names.
-// Threads: everything from any thread. Ownership: a Metrics owns what it hands out; the pointers live as long as it.
+// Names: `swarm_<part>_<noun>_<unit>[_total]`; label values come from small closed sets, never pod
+// names. Threads: everything from any thread. Ownership: a Metrics owns what it hands out; the
+// pointers live as long as it.
 #pragma once
 
 #include <initializer_list>
@@ -43,13 +45,13 @@ class Metrics {
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
 
-  // The same name and labels give the same series; help is that of the first call. A name must match
-  // [a-zA-Z_:][a-zA-Z0-9_:]*, anything else is our bug and checked.
+  // The same name and labels give the same series; help is that of the first call. A name must
+  // match [a-zA-Z_:][a-zA-Z0-9_:]*, anything else is our bug and checked.
   Counter& counter(const std::string& name, const std::string& help, const Labels& labels = {});
   Gauge& gauge(const std::string& name, const std::string& help, const Labels& labels = {});
   // Upper bounds ascending, without +Inf.
-  Histogram& histogram(const std::string& name, const std::string& help, const std::vector<double>& bounds,
-                       const Labels& labels = {});
+  Histogram& histogram(const std::string& name, const std::string& help,
+                       const std::vector<double>& bounds, const Labels& labels = {});
 
   // Everything in the text format, and its content type.
   [[nodiscard]] std::string text() const;

@@ -10,10 +10,11 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Log, WritesOneJsonObjectWithItsFieldsInOrder) {
-  EXPECT_EQ(telemetry::format_line(1'767'323'045'007, telemetry::Level::kInfo, "pod created",
+  EXPECT_EQ(
+      telemetry::format_line(1'767'323'045'007, telemetry::Level::kInfo, "pod created",
                              {{"swarm", "hello"}, {"count", 3}, {"ok", true}, {"share", 0.5}}),
-            R"({"time":"2026-01-02T03:04:05.007Z","level":"info","message":"pod created","swarm":"hello","count":3,)"
-            R"("ok":true,"share":0.5})");
+      R"({"time":"2026-01-02T03:04:05.007Z","level":"info","message":"pod created","swarm":"hello","count":3,)"
+      R"("ok":true,"share":0.5})");
 }
 
 TEST(Log, NeverWritesALineBreakOrBytesThatAreNotUtf8) {
@@ -29,12 +30,14 @@ TEST(Log, NeverWritesALineBreakOrBytesThatAreNotUtf8) {
                       {"\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""},
                       {"é", "\"é\""}};
   for (const Row& row : rows) {
-    EXPECT_THAT(telemetry::format_line(0, telemetry::Level::kWarn, "m", {{"f", row.text}}), HasSubstr("\"f\":" + row.written + "}"));
+    EXPECT_THAT(telemetry::format_line(0, telemetry::Level::kWarn, "m", {{"f", row.text}}),
+                HasSubstr("\"f\":" + row.written + "}"));
   }
 }
 
 TEST(Log, CutsLongFields) {
-  const std::string line = telemetry::format_line(0, telemetry::Level::kWarn, "m", {{"f", std::string(1'000'000, 'x')}});
+  const std::string line =
+      telemetry::format_line(0, telemetry::Level::kWarn, "m", {{"f", std::string(1'000'000, 'x')}});
   EXPECT_LT(line.size(), telemetry::kMaxFieldBytes + 200);
 }
 

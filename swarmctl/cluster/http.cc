@@ -51,7 +51,8 @@ class Reader {
   Reader() {
     parser_.header_limit(kMostHeaderBytes);
     parser_.eager(true);
-    parser_.body_limit(kMostBodyBytes);  // not none: Beast 1.74 then refuses every answer with a Content-Length
+    parser_.body_limit(
+        kMostBodyBytes);  // not none: Beast 1.74 then refuses every answer with a Content-Length
   }
   Status put(std::string_view bytes) {
     pending_ += bytes;

@@ -49,7 +49,8 @@ TEST(Http, SendsBodiesAndHeaders) {
 
 TEST(Http, TakesABodyThatComesAfterItsHead) {
   FakeCluster server;
-  server.on("GET", "/x", [](const FakeRequest&) { return FakeResponse{.body = "{}", .head_first = true}; });
+  server.on("GET", "/x",
+            [](const FakeRequest&) { return FakeResponse{.body = "{}", .head_first = true}; });
   HttpClient client(server.socket_path());
   const auto got = client.send({.target = "/x"}, soon());
   ASSERT_TRUE(got.ok()) << got.error().message;

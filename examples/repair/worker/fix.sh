@@ -11,6 +11,7 @@ tmp=$(mktemp -d) || exit 75
 trap 'rm -rf "$tmp"' EXIT
 
 fields=$(jq -er '@sh "issue=\(.id) module=\(.module) test=\(.test)"' 2>/dev/null) || { say "not an issue: no JSON"; exit 65; }
+issue='' module='' test=''
 eval "$fields"
 plain "$issue" && plain "$module" && plain "$test" || { say "not an issue: odd names"; exit 65; }
 [ -r "lib/$module.awk" ] && [ -n "$(command_of "$module" "$test")" ] || { say "no test $module/$test"; exit 65; }
