@@ -41,6 +41,7 @@ func (w *world) life() {
 	l.scale()
 	l.roll()
 	l.suspend()
+	l.engines()
 	l.remove()
 }
 
@@ -336,6 +337,31 @@ func (l *lifetime) suspend() {
 	if after := uids(); !slices.Equal(before, after) {
 		l.Errorf("resuming changed the pods: %v, then %v", before, after)
 	}
+}
+
+// engines: the sidecars' engines of all agents are killed while they are at work, which goes on.
+func (l *lifetime) engines() {
+	l.Helper()
+	l.tasks(3, "sleep 6; echo ok")
+	l.eventually(20*time.Second, "three agents at work", func() string {
+		running := 0
+		for _, one := range l.api.tasks() {
+			if one.State == "running" {
+				running++
+			}
+		}
+		if running != 3 {
+			return fmt.Sprint(running)
+		}
+		return ""
+	})
+	for _, pod := range l.live(l.name, "worker") {
+		if err := l.tryKillEngine(pod.Name); err != nil {
+			l.Fatal(err)
+		}
+	}
+	harmed := l.harmed(time.Minute)
+	l.result("tasks that did not end with their first attempt, since the engine of their agent's sidecar was killed -9", lifecycleCommand, harmed, "0", harmed == 0)
 }
 
 // remove deletes the Swarm with three tasks at work and four queued.

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <fstream>
@@ -39,7 +40,8 @@ struct Fixture {
   Settings::Outcome load(std::vector<std::string> args, const std::string& yaml = "\x01",
                          const std::map<std::string, std::string>& environment = {}) {
     if (yaml != "\x01") {
-      path = ::testing::TempDir() + "settings_test.yaml";
+      // Tests run side by side, each in a process of its own.
+      path = ::testing::TempDir() + "settings_test." + std::to_string(::getpid()) + ".yaml";
       std::ofstream(path) << yaml;
       args.insert(args.begin(), {"--config", path});
     }

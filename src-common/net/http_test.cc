@@ -300,7 +300,8 @@ class Client : public ::testing::TestWithParam<Make> {
 
 TEST_P(Client, SendsMethodHeadersBodyAndToken) {
   Server server;
-  const std::string token = ::testing::TempDir() + "http_test.token";
+  const std::string token =
+      ::testing::TempDir() + "http_test." + std::to_string(::getpid()) + ".token";
   std::ofstream(token) << "s3cret\n";
   const auto client = make({server.url(), "", token});
   const auto reply =

@@ -55,7 +55,7 @@ Certificate make_certificate(const std::string& name, const std::string& san,
 }
 
 std::string write_pem(const Certificate& certificate, const std::string& name) {
-  const std::string path = ::testing::TempDir() + name;
+  const std::string path = ::testing::TempDir() + std::to_string(::getpid()) + "." + name;
   std::FILE* file = std::fopen(path.c_str(), "w");
   check(file != nullptr, "fopen");
   check(PEM_write_X509(file, certificate.x509.get()) == 1, "pem");
