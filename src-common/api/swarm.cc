@@ -511,7 +511,6 @@ Result<TeamReport> parse_report(std::string_view text) {
   read_count(reader, tasks, "tasks", "failed", report.tasks.failed);
   read_count(reader, tasks, "tasks", "dead", report.tasks.dead);
   read_count(reader, tasks, "tasks", "cancelled", report.tasks.cancelled);
-  read_count(reader, tasks, "tasks", "dropped", report.tasks.dropped);
   read_count(reader, tasks, "tasks", "oldestQueuedSeconds", report.tasks.oldest_queued_seconds);
   read_count(reader, tasks, "tasks", "singleCopy", report.tasks.single_copy);
 
@@ -568,7 +567,6 @@ std::string to_text(const TeamReport& report) {
         {"failed", report.tasks.failed},
         {"dead", report.tasks.dead},
         {"cancelled", report.tasks.cancelled},
-        {"dropped", report.tasks.dropped},
         {"oldestQueuedSeconds", report.tasks.oldest_queued_seconds},
         {"singleCopy", report.tasks.single_copy}}},
       {"workers", std::move(workers)},

@@ -218,7 +218,7 @@ inline constexpr std::size_t kMaxReportBytes =
 inline constexpr std::size_t kMaxReportWorkers = 2000;
 
 struct TaskCounts {
-  std::int64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0, cancelled = 0, dropped = 0;
+  std::int64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0, cancelled = 0;
   std::int64_t oldest_queued_seconds = 0;
   std::int64_t single_copy = 0;
   friend bool operator==(const TaskCounts&, const TaskCounts&) = default;

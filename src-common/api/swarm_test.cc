@@ -166,7 +166,7 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
 TEST(TeamReport, TheDocumentsExampleIsRead) {
   const auto report = parse_report(
       R"({"time":"2026-01-02T03:04:05Z","epoch":3,"ready":true,"recovering":false,
- "tasks":{"queued":1,"running":2,"done":3,"failed":0,"dead":0,"cancelled":0,"dropped":0,"oldestQueuedSeconds":4,"singleCopy":0},
+ "tasks":{"queued":1,"running":2,"done":3,"failed":0,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0},
  "workers":{"worker-3":{"pod":"S-w3-ab12","busy":true,"task":"t-1f2","stuck":false,"address":"10.0.0.3"}},
  "rollout":{"effective":50,"v1":12,"v2":13,"measured":52},
  "messages":{"deadLetters":0,"singleCopy":0}})");
