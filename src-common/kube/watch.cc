@@ -12,6 +12,8 @@ using nlohmann::json;
 
 constexpr Milliseconds kFirstBackoff{200};
 constexpr Milliseconds kMaxBackoff{10'000};
+constexpr Milliseconds kMaxListedBackoff{2'000};  // the server is there: it answers lists
+constexpr int kRelistAfter = 2;  // watches in a row that broke before they said anything
 constexpr int kMaxDoublings = 8;
 constexpr int kHttpGone = 410;
 
@@ -33,8 +35,8 @@ Request Watch::next() const {
 
 Milliseconds Watch::backoff(double jitter) const {
   if (!failed_) return Milliseconds{0};
-  const Milliseconds base =
-      std::min(kMaxBackoff, kFirstBackoff * (1 << std::min(failures_ - 1, kMaxDoublings)));
+  const Milliseconds base = std::min(listed_ ? kMaxListedBackoff : kMaxBackoff,
+                                     kFirstBackoff * (1 << std::min(failures_ - 1, kMaxDoublings)));
   const auto spread =
       Milliseconds{static_cast<std::int64_t>(static_cast<double>(base.count()) * 0.5 * jitter)};
   return std::max(retry_after_, base) + spread;
@@ -80,6 +82,7 @@ void Watch::on_list(std::string_view body) {
   }
   continue_token_ = text_at(*page, "metadata.continue");
   failed_ = false;
+  listed_ = true;
   if (!continue_token_.empty()) return;
   resource_version_ = version;
   list_open_ = false;
@@ -92,6 +95,7 @@ void Watch::on_refusal(int http_status, std::string_view body, std::string_view 
   const ApiError error = parse_error(http_status, body, retry_after);
   retry_after_ = error.retry_after.value_or(Milliseconds{0});
   fail("HTTP " + std::to_string(http_status) + ": " + error.message);
+  if (state_ == State::kListing) listed_ = false;
   if (http_status != kHttpGone) return;  // the same request again, later
   if (state_ == State::kListing && !continue_token_.empty()) {
     options_.page_limit = 0;  // pages expire faster than we read them: all of it in one answer
@@ -142,6 +146,10 @@ void Watch::on_end(bool failed, std::string_view why) {
   // A watch that ends without a word counts as a failure too: nobody is to be asked in a tight
   // loop.
   if (failed || lines_ == 0) fail(failed ? std::string(why) : "the watch ended without an event");
+  if (failed && state_ == State::kListing) listed_ = false;
+  // What no watch tells is looked at: a server that is slow to answer watches may answer lists.
+  if (failed && state_ == State::kWatching && lines_ == 0 && failures_ >= kRelistAfter)
+    begin_list();
   lines_ = 0;
 }
 

@@ -81,6 +81,7 @@ class Watch {
   std::string continue_token_;
   std::string resource_version_;
   int failures_ = 0;     // in a row
+  bool listed_ = false;  // the last list was answered
   bool failed_ = false;  // the last step
   int lines_ = 0;        // of the present watch
   Milliseconds retry_after_{0};
