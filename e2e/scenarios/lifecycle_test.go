@@ -134,6 +134,23 @@ func (l *lifetime) tasks(n int, script string) []string {
 	return ids
 }
 
+// atWork waits until all of the tasks are running.
+func (l *lifetime) atWork(ids []string) {
+	l.Helper()
+	l.eventually(20*time.Second, fmt.Sprint(len(ids), " agents at work"), func() string {
+		running := 0
+		for _, one := range l.api.tasks() {
+			if slices.Contains(ids, one.ID) && one.State == "running" {
+				running++
+			}
+		}
+		if running != len(ids) {
+			return fmt.Sprintf("%d of %v", running, ids)
+		}
+		return ""
+	})
+}
+
 // harmed counts the tasks so far that were not done by their first attempt.
 func (l *lifetime) harmed(limit time.Duration) (harmed int) {
 	l.Helper()
@@ -172,19 +189,7 @@ func (l *lifetime) explain() {
 // scale: 2 -> 10 with both agents at work, 10 -> 3 with six of ten at work.
 func (l *lifetime) scale() {
 	l.Helper()
-	first := l.tasks(2, "sleep 8; echo ok")
-	l.eventually(20*time.Second, "two agents at work", func() string {
-		running := 0
-		for _, one := range l.api.tasks() {
-			if one.State == "running" {
-				running++
-			}
-		}
-		if running != 2 {
-			return fmt.Sprintf("%d of %v", running, first)
-		}
-		return ""
-	})
+	l.atWork(l.tasks(2, "sleep 8; echo ok"))
 	begin := time.Now()
 	l.kubectl("scale", "swarm", l.name, "--replicas=10")
 	l.readySwarm(l.name, 10)
@@ -292,14 +297,7 @@ func (l *lifetime) suspend() {
 	}
 	before := uids()
 	started := l.tasks(3, "sleep 6; echo ok")
-	l.eventually(20*time.Second, "three agents at work", func() string {
-		for _, one := range l.api.tasks() {
-			if slices.Contains(started, one.ID) && one.State != "running" {
-				return one.ID + " is " + one.State
-			}
-		}
-		return ""
-	})
+	l.atWork(started)
 	l.kubectl("patch", "swarm", l.name, "--type=merge", "-p", `{"spec":{"suspend":true}}`)
 	l.eventually(30*time.Second, "Suspended", func() string {
 		if c := l.object(l.name).condition("Ready"); c.Status != "True" || c.Reason != "Suspended" {
@@ -342,19 +340,7 @@ func (l *lifetime) suspend() {
 // engines: the sidecars' engines of all agents are killed while they are at work, which goes on.
 func (l *lifetime) engines() {
 	l.Helper()
-	l.tasks(3, "sleep 6; echo ok")
-	l.eventually(20*time.Second, "three agents at work", func() string {
-		running := 0
-		for _, one := range l.api.tasks() {
-			if one.State == "running" {
-				running++
-			}
-		}
-		if running != 3 {
-			return fmt.Sprint(running)
-		}
-		return ""
-	})
+	l.atWork(l.tasks(3, "sleep 6; echo ok"))
 	for _, pod := range l.live(l.name, "worker") {
 		if err := l.tryKillEngine(pod.Name); err != nil {
 			l.Fatal(err)
