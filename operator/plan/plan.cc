@@ -133,6 +133,19 @@ int missing_pods(const Context& context) {
          std::max(0, context.topology.coordinators - live_coordinators);
 }
 
+// Since when the conditions have named this problem; now when they do not.
+WallTime named_since(const api::Swarm& swarm, const std::string& reason, WallTime now) {
+  WallTime since = 0;
+  for (const api::Condition& one : swarm.status.conditions) {
+    if (one.status != "True" || one.reason != reason) continue;
+    if (one.type == "Reconciling") since = std::max(since, one.last_transition);
+    // Already Stalled: older than the deadline.
+    if (one.type == "Stalled")
+      since = std::max<WallTime>(1, one.last_transition - kProgressDeadline);
+  }
+  return since == 0 ? now : since;
+}
+
 void wake(Plan& plan, std::optional<WallTime> at, WallTime now) {
   if (!at) return;
   const std::chrono::milliseconds wait(std::max<WallTime>(0, *at - now));
@@ -142,8 +155,7 @@ void wake(Plan& plan, std::optional<WallTime> at, WallTime now) {
 void finish(Plan& plan, const Context& context, const Obstacles& obstacles, const PodsPlan& pods) {
   StatusDecision decision = decide_status(context, obstacles, pods, plan.memory);
   plan.status = std::move(decision.status);
-  plan.events = pod_events(pods);
-  for (Event& event : decision.events) plan.events.push_back(std::move(event));
+  plan.events = std::move(decision.events);
   wake(plan, decision.again_at, context.now);
 }
 
@@ -187,18 +199,22 @@ Plan plan(const api::Swarm& swarm, const Observed& observed, const Settings& set
 
   ChildrenPlan children = plan_children(context);
   if (children.problem) {
-    // Since when: for as long as the condition has said so.
-    for (const api::Condition& one : swarm.status.conditions) {
-      if ((one.type == "Reconciling" || one.type == "Stalled") && one.status == "True" &&
-          one.reason == children.problem->reason) {
-        children.problem->since = std::max(children.problem->since, one.last_transition);
-        // Already Stalled: older than the deadline.
-        if (one.type == "Stalled")
-          children.problem->since = std::max<WallTime>(1, one.last_transition - kProgressDeadline);
-      }
-    }
-    if (children.problem->since == 0) children.problem->since = now;
+    children.problem->since = named_since(swarm, children.problem->reason, now);
     obstacles.holds.push_back(*children.problem);
+    wake(out, now + kNameRecheck, now);
+  }
+  if (const auto& failing = observed.failing) {
+    if (now - failing->since >= kFailingShown) {
+      obstacles.holds.push_back(
+          {"WriteFailed",
+           "The API server does not do what it is asked since " + clock_text(failing->since) +
+               ": " + failing->what + ": " + quoted(failing->message),
+           "check admission webhooks, the operator's rights and the API server's log; the "
+           "operator goes on trying",
+           failing->since});
+    } else {
+      wake(out, failing->since + kFailingShown, now);
+    }
   }
   out.actions = std::move(children.actions);
 
@@ -246,24 +262,24 @@ Plan plan(const api::Swarm& swarm, const Observed& observed, const Settings& set
 
   for (const DeletePod& one : pods.deletes) out.actions.emplace_back(one);
   for (CreateObject& one : pods.creates) out.actions.emplace_back(std::move(one));
+  if (pods.hold) {
+    pods.hold->since = named_since(swarm, pods.hold->reason, now);
+    obstacles.holds.push_back(*pods.hold);
+  }
   if (pods.more) wake(out, now, now);
   wake(out, pods.again_at, now);
   finish(out, context, obstacles, pods);
   return out;
 }
 
-Plan plan_unreadable(const api::Swarm& swarm, std::string_view errors, const Memory& memory,
-                     WallTime now) {
+namespace {
+
+// Only the conditions: nothing else could be found out.
+Plan plan_stalled(const api::Swarm& swarm, const Problem& problem, const Memory& memory,
+                  WallTime now) {
   Plan out;
   out.memory = memory;
   if (swarm.deletion_time) return out;
-  std::string text = shorten(errors, kMaxMessageBytes / 2);
-  for (std::size_t at = text.find('\n'); at != std::string::npos; at = text.find('\n', at)) {
-    text.replace(at, 1, "; ");
-  }
-  const Problem problem{"InvalidSpec",
-                        "The spec cannot be used: " + text + ". What exists stays as it is.",
-                        "correct the fields named and apply it again", 0};
   api::SwarmStatus status = swarm.status;
   status.observed_generation = swarm.generation;
   status.conditions = stalled_conditions(swarm.status, problem, swarm.generation, now);
@@ -278,6 +294,31 @@ Plan plan_unreadable(const api::Swarm& swarm, std::string_view errors, const Mem
   if (!told) out.events.push_back({"Warning", ready.reason, shorten(ready.message, 1000)});
   out.status = std::move(status);
   return out;
+}
+
+}  // namespace
+
+Plan plan_unreadable(const api::Swarm& swarm, std::string_view errors, const Memory& memory,
+                     WallTime now) {
+  std::string text = shorten(errors, kMaxMessageBytes / 2);
+  for (std::size_t at = text.find('\n'); at != std::string::npos; at = text.find('\n', at)) {
+    text.replace(at, 1, "; ");
+  }
+  const Problem problem{"InvalidSpec",
+                        "The spec cannot be used: " + text + ". What exists stays as it is.",
+                        "correct the fields named and apply it again", 0};
+  return plan_stalled(swarm, problem, memory, now);
+}
+
+Plan plan_cut_off(const api::Swarm& swarm, std::string_view why, const Memory& memory,
+                  WallTime now) {
+  const Problem problem{"ReadRefused",
+                        "The API server refuses what the operator must read: " + quoted(why) +
+                            ". What exists stays as it is.",
+                        "give the operator its rights again (kubectl apply -k manifests); it asks "
+                        "again by itself",
+                        0};
+  return plan_stalled(swarm, problem, memory, now);
 }
 
 std::optional<Event> dropped_on_delete(const api::Swarm& swarm, const Observed& observed) {

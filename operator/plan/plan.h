@@ -8,13 +8,13 @@
 //   live worker pods than
 //     workers.replicas; a rolling update never takes more than maxUnavailable ready workers away;
 //   - a converged world gets no action and no status.
-// Not: an executor. operator/reconcile fills Observed, performs the actions in order, stops at the
-// first that fails (Conflict and NotFound on deletes count as done), then writes the status, then
-// the events.
+// Not: an executor. operator/reconcile fills Observed, performs the actions in order (Conflict and
+// NotFound on deletes count as done), then writes the status, then the events: pod_events() of what
+// was done and those of the plan.
 //
 // What the shell keeps per Swarm between two calls: Observed::memory (store Plan::memory whether or
-// not the actions succeeded), Observed::dry_runs and Observed::create_failure. All of it may be
-// lost with the process.
+// not the actions succeeded), Observed::dry_runs, Observed::create_failure and Observed::failing.
+// All of it may be lost with the process.
 #pragma once
 
 #include <chrono>
@@ -112,8 +112,7 @@ struct LeaseView {
 
 // Services, Secrets, ServiceAccounts, Roles, RoleBindings, PodDisruptionBudgets, NetworkPolicies
 // with the label cfn.dev/swarm=<name> in the Swarm's namespace; metadata is enough. (Secrets are
-// not watched: one metadata-only GET of the two names after each start of the operator and after
-// creating them. Say absent only when a GET said so.)
+// not watched: metadata-only GETs of the two names. Say absent only when a GET said so.)
 struct ChildView {
   std::string kind;
   std::string name;
@@ -144,6 +143,18 @@ struct CreateFailure {
   WallTime time = 0;
 };
 
+// An action that did not succeed the last times, and is not a CreateFailure: an admission webhook
+// that cannot be reached, a patch that is refused. Kept until nothing fails any more.
+struct Failing {
+  std::string what;     // "patching Role hello-coordinator"
+  std::string message;  // the API server's words
+  WallTime since = 0;
+};
+// Shown when it has lasted for so long: an API server that is only restarted heals before.
+inline constexpr WallTime kFailingShown = 10'000;
+// How often names that belong to somebody else are looked at again.
+inline constexpr WallTime kNameRecheck = 3'000;
+
 // The planner's own memory; opaque to the shell, which carries it from Plan::memory to the next
 // Observed::memory.
 struct Memory {
@@ -171,6 +182,7 @@ struct Observed {
   std::vector<ChildView> children;
   std::map<std::string, DryRunResult> dry_runs;  // by DryRun::revision
   std::optional<CreateFailure> create_failure;
+  std::optional<Failing> failing;
   Memory memory;
 };
 
@@ -196,7 +208,8 @@ struct CreateObject {
       manifest;  // complete JSON; POST with fieldValidation=Strict. 409 of one of ours = done
   // Secrets: set stringData[key] to the hex of 32 fresh random bytes before the POST. Empty for
   // everything else.
-  std::vector<std::string> random_keys;
+  std::vector<std::string> random_keys = {};
+  std::string slot = {};  // of a pod, for events
   friend bool operator==(const CreateObject&, const CreateObject&) = default;
 };
 
@@ -215,7 +228,9 @@ struct DeletePod {
   std::string name;
   std::string uid;
   std::string resource_version;
-  std::string reason;  // one CamelCase word: Failed, Surplus, Outdated, Duplicate
+  std::string reason;      // one CamelCase word: Failed, Surplus, Outdated, Duplicate
+  std::string slot = {};   // for events
+  std::string cause = {};  // for events: "Evicted: The node was low on memory", "" when none
   friend bool operator==(const DeletePod&, const DeletePod&) = default;
 };
 
@@ -248,7 +263,7 @@ struct Event {
 struct Plan {
   std::vector<Action> actions;
   std::optional<api::SwarmStatus> status;  // nullopt: leave as it is
-  std::vector<Event> events;
+  std::vector<Event> events;               // of the status; for those of pods see pod_events()
   std::optional<std::chrono::milliseconds>
       requeue_after;  // nullopt: nothing to wait for but changes
   Memory memory;
@@ -261,6 +276,13 @@ Plan plan(const api::Swarm& swarm, const Observed& observed, const Settings& set
 // from api::parse_metadata().
 Plan plan_unreadable(const api::Swarm& swarm, std::string_view errors, const Memory& memory,
                      WallTime now);
+
+// The API server refuses the operator what it must read: Stalled with its words, nothing else.
+Plan plan_cut_off(const api::Swarm& swarm, std::string_view why, const Memory& memory,
+                  WallTime now);
+
+// What to tell about pods that were made and deleted: `done` are the actions that succeeded.
+std::vector<Event> pod_events(const std::vector<const Action*>& done);
 
 // For the DELETED watch event of a Swarm: what was dropped with it, from the last reports; nullopt
 // when nothing was.

@@ -32,13 +32,11 @@ int count(const Plan& plan, const std::string& kind) {
   return static_cast<int>(std::count(kinds.begin(), kinds.end(), kind));
 }
 
-api::WorkerReport worker_report(const std::string& pod, bool busy, const std::string& task,
-                                bool stuck) {
+api::WorkerReport worker_report(const std::string& pod, bool busy, const std::string& task) {
   api::WorkerReport report;
   report.pod = pod;
   report.busy = busy;
   report.task = task;
-  report.stuck = stuck;
   return report;
 }
 
@@ -161,7 +159,7 @@ TEST(Plan, ScaleUpAndDownTakesIdleOnesFirst) {
   report.tasks.running = 3;
   for (const PodView* pod : world.live_pods("worker")) {
     const bool busy = pod->slot == "worker-7" || pod->slot == "worker-8" || pod->slot == "worker-9";
-    report.workers[pod->slot] = worker_report(pod->name, busy, busy ? "t-0-1" : "", false);
+    report.workers[pod->slot] = worker_report(pod->name, busy, busy ? "t-0-1" : "");
   }
   world.report(0, report);
   world.set_spec(R"({"workers":{"replicas":3}})");
@@ -193,8 +191,7 @@ TEST(Plan, VictimsInOrder) {
   by_slot["worker-1"]->phase = PodPhase::kPending;
   by_slot["worker-2"]->deletion_cost = -5;
   for (const char* slot : {"worker-2", "worker-3", "worker-4", "worker-5"}) {
-    report.workers[slot] =
-        worker_report(by_slot[slot]->name, std::string(slot) == "worker-5", "", false);
+    report.workers[slot] = worker_report(by_slot[slot]->name, std::string(slot) == "worker-5", "");
   }
   world.report(0, report);
   const char* order[] = {"worker-1", "worker-0", "worker-2", "worker-4", "worker-3", "worker-5"};
@@ -659,21 +656,98 @@ TEST(Plan, AgentsThatEndByThemselvesAreTold) {
   EXPECT_THAT(plan.events, testing::Contains(testing::Field(&Event::reason, "AgentExits")));
 }
 
-TEST(Plan, StuckAgentsAreNamedNotKilled) {
+TEST(Plan, ACoordinatorWithTheOnlyCopiesIsNotUpdated) {
   World world;
-  world.set_spec(R"({"workers":{"replicas":3}})");
+  world.set_spec(R"({"workers":{"replicas":1}})");
   ASSERT_TRUE(world.settle());
+  const std::string before = world.live_pods("coordinator").front()->uid;
+  // Scaled to zero and changed in one go: the report still knows the worker.
   api::TeamReport report;
   report.time = world.now;
-  report.workers["worker-1"] = worker_report("x", true, "t-0-1f2", true);
-  report.tasks.running = 1;
+  report.ready = true;
+  report.workers["worker-0"] = worker_report("p", false, "");
   world.report(0, report);
-  const Plan plan = world.step();
-  EXPECT_TRUE(plan.actions.empty());
-  EXPECT_EQ(reason_of(world.swarm), "True AgentsStuck");
+  world.set_spec(R"({"workers":{"replicas":0},"mailbox":{"sizeLimit":"32Mi"}})");
+  for (int i = 0; i < 5; ++i) {
+    world.step();
+    world.finish_terminating();
+    world.now += 1000;
+  }
+  EXPECT_EQ(world.live_pods("coordinator").front()->uid, before);
+  // It is gone, and tasks are queued: much later, too.
+  report.workers.clear();
+  report.tasks.queued = 3;
+  world.report(0, report);
+  for (int i = 0; i < 30; ++i) {
+    world.step();
+    world.now += 60'000;
+  }
+  EXPECT_EQ(world.live_pods("coordinator").front()->uid, before);
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True UpdateHeld");
   EXPECT_THAT(message_of(world.swarm),
-              HasSubstr("1 of 3 agents without output or CPU: worker-1 (t-0-1f2). Nothing killed. "
-                        "Next: kubectl swarm logs task/t-0-1f2"));
+              HasSubstr("coordinator-0 keeps the only copy of 3 tasks since no agent of the team "
+                        "runs: not updated, they would be lost."));
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("Next: kubectl scale swarm hello --replicas=1"));
+  // With an agent that runs it is updated.
+  world.set_spec(R"({"workers":{"replicas":1},"mailbox":{"sizeLimit":"32Mi"}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_NE(world.live_pods("coordinator").front()->uid, before);
+}
+
+TEST(Plan, AnEmptyCoordinatorWithoutAgentsIsUpdated) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":0}})");
+  ASSERT_TRUE(world.settle());
+  const std::string before = world.live_pods("coordinator").front()->uid;
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  world.report(0, report);
+  world.set_spec(R"({"workers":{"replicas":0},"mailbox":{"sizeLimit":"32Mi"}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_NE(world.live_pods("coordinator").front()->uid, before);
+}
+
+TEST(Plan, WhatGoesOnFailingIsSaidAfterTenSeconds) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  world.seen.failing =
+      Failing{"creating Pod hello-w0-x", "HTTP 500: failed calling webhook", world.now};
+  EXPECT_FALSE(world.step().status);
+  world.now += kFailingShown;
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True WriteFailed");
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("creating Pod hello-w0-x: HTTP 500: failed "
+                                                 "calling webhook. "));
+  world.now += 600'000;
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True WriteFailed");
+  world.seen.failing.reset();
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(reason_of(world.swarm), "True Idle");
+}
+
+// A change of these values restarts every pod of every Swarm that the release before has made. That
+// is decided by raising kPodLayout, never by accident.
+TEST(Plan, RevisionsOfTheReleaseBeforeStand) {
+  const std::pair<const char*, std::pair<const char*, const char*>> rows[] = {
+      {R"({})", {"ed34f1b3d8", "bf5e074ca8"}},
+      {R"({"workers":{"replicas":308},"topology":{"teamSize":44},"suspend":true})",
+       {"ed34f1b3d8", "bf5e074ca8"}},
+      {R"({"mailbox":{"sizeLimit":"128Mi","maxInboxMessages":50},"tasks":{"maxAttempts":5},
+           "shutdown":{"drainTimeoutSeconds":60},
+           "rollout":{"trafficPercentage":10,"v1":{"type":"InPlace","inPlace":{"command":["/opt/v1"]}}}})",
+       {"7fd42987fa", "01a2311492"}},
+  };
+  for (const auto& [spec, revisions] : rows) {
+    World world;
+    world.set_spec(spec);
+    world.step();
+    world.step();
+    ASSERT_FALSE(world.live_pods("worker").empty()) << spec;
+    EXPECT_EQ(world.live_pods("worker").front()->revision, revisions.first) << spec;
+    EXPECT_EQ(world.live_pods("coordinator").front()->revision, revisions.second) << spec;
+  }
 }
 
 TEST(Plan, WhatWasDroppedIsCounted) {
@@ -1005,7 +1079,7 @@ void disturb(World& world, Random& random) {
     for (const PodView& pod : world.seen.pods) {
       if (pod.role == "worker" && random.chance(70)) {
         if (pod.slot.starts_with("worker-"))
-          report.workers[pod.slot] = worker_report(pod.name, random.chance(40), "t-0-1", false);
+          report.workers[pod.slot] = worker_report(pod.name, random.chance(40), "t-0-1");
       }
     }
     lease.report = api::to_text(report);

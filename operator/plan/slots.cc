@@ -87,9 +87,8 @@ class PodsPlanner {
       return false;
     }
     if (!removed_.insert(pod.uid).second) return true;
-    plan_.deletes.push_back({pod.name, pod.uid, pod.resource_version, reason});
-    plan_.deleted_slots.push_back(pod.slot);
-    plan_.deleted_causes.push_back(std::move(cause));
+    plan_.deletes.push_back(
+        {pod.name, pod.uid, pod.resource_version, reason, pod.slot, std::move(cause)});
     return true;
   }
 
@@ -144,8 +143,7 @@ class PodsPlanner {
     }
     const std::string name = free_name(role, index, replaced == nullptr ? "" : replaced->uid);
     PodMaker& maker = maker_of(role);
-    plan_.creates.push_back({"Pod", name, maker.manifest(index, name), {}});
-    plan_.created_slots.push_back(slot_name(role, index));
+    plan_.creates.push_back({"Pod", name, maker.manifest(index, name), {}, slot_name(role, index)});
     ++made_;
   }
 
@@ -212,10 +210,7 @@ class PodsPlanner {
     const auto found = context_.reports.find(index);
     if (found == context_.reports.end()) return pod.phase != PodPhase::kPending;
     const api::TeamReport& report = found->second;
-    return report.tasks.queued + report.tasks.running + report.tasks.done + report.tasks.failed +
-                   report.tasks.dead >
-               0 ||
-           report.recovering;
+    return held_tasks(report) > 0 || report.recovering;
   }
 
   void worker_slots(const PodGate& gate) {
@@ -340,11 +335,49 @@ class PodsPlanner {
     return true;
   }
 
+  // True for a coordinator whose tasks nobody could hold meanwhile: none of its team's agents runs.
+  // At 0 agents nothing new is accepted, so a report that knows that they are gone is the last
+  // word.
+  [[nodiscard]] bool keeps_only_copies(int index, const PodView& pod) const {
+    for (const auto& [number, slot] : context_.workers) {
+      if (number % context_.topology.coordinators != index || slot.live.empty()) continue;
+      const PodView& worker = *slot.live.front();
+      if (worker.ready || worker.phase == PodPhase::kRunning) return false;
+    }
+    const auto found = context_.reports.find(index);
+    if (found == context_.reports.end()) return false;  // it never had anything
+    const api::TeamReport& report = found->second;
+    if (held_tasks(report) + report.single_copy_messages > 0) return true;
+    return pod.ready && !report.workers.empty();
+  }
+
+  static std::int64_t held_tasks(const api::TeamReport& report) {
+    return report.tasks.queued + report.tasks.running + report.tasks.done + report.tasks.dead;
+  }
+
+  void hold_update(const std::vector<int>& teams) {
+    std::int64_t tasks = 0;
+    std::vector<std::string> names;
+    for (const int team : teams) {
+      tasks += held_tasks(context_.reports.at(team));
+      names.push_back(slot_name(Role::kCoordinator, team));
+    }
+    plan_.hold = Problem{"UpdateHeld",
+                         some_names(names) + (names.size() == 1 ? " keeps" : " keep") +
+                             " the only copy of " + count_of(tasks, "task") +
+                             " since no agent of the team runs: not updated, they would be lost",
+                         "kubectl scale swarm " + context_.swarm.name +
+                             " --replicas=" + std::to_string(context_.topology.coordinators) +
+                             ", or delete that pod to give the tasks up",
+                         0};
+  }
+
   // One coordinator after the other, each only when all teams have a pod, and a working one only
   // when all are ready.
   void update_coordinators(const PodGate& gate) {
     if (!gate.create || !gate.update) return;
     const PodView* candidate = nullptr;
+    std::vector<int> held;
     bool all_ready = true;
     for (int index = 0; index < context_.topology.coordinators; ++index) {
       const auto found = context_.coordinators.find(index);
@@ -352,8 +385,13 @@ class PodsPlanner {
       const PodView& pod = *found->second.live.front();
       if (!pod.ready) all_ready = false;
       if (!context_.is_outdated(pod, Role::kCoordinator)) continue;
+      if (keeps_only_copies(index, pod)) {
+        held.push_back(index);
+        continue;
+      }
       if (candidate == nullptr || (candidate->ready && !pod.ready)) candidate = &pod;
     }
+    if (!held.empty()) hold_update(held);
     if (candidate == nullptr) return;
     if (!candidate->ready) {
       remove(*candidate, "Outdated");

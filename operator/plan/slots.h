@@ -19,7 +19,8 @@ inline constexpr WallTime kForgetFailures = 600'000;
 inline constexpr WallTime kRetryRefused = 30'000;
 // Ready workers are not taken away while a coordinator younger than this collects its tasks, nor
 // while messages or tasks have a single copy and a pod is younger than this. Bounded, so that a
-// swarm that cannot recover can still be changed.
+// swarm that cannot recover can still be changed. Not bounded where nobody could take a second
+// copy: a coordinator whose team has no agent is not updated while it holds tasks.
 inline constexpr WallTime kRecoveryWait = 60'000;
 
 struct PodGate {
@@ -30,11 +31,8 @@ struct PodGate {
 struct PodsPlan {
   std::vector<DeletePod> deletes;
   std::vector<CreateObject> creates;
-  std::vector<std::string> created_slots;
-  std::vector<std::string> deleted_slots;  // beside deletes
-  std::vector<std::string>
-      deleted_causes;  // beside deletes: "Evicted: The node was low on memory", "" when none
-  bool more = false;   // limits cut the plan: look again at once
+  std::optional<Problem> hold;        // an update that waits for a person
+  bool more = false;                  // limits cut the plan: look again at once
   std::optional<WallTime> again_at;   // the earliest of all backoffs and waits
   int surplus_coordinators_kept = 0;  // they still hold tasks
 };

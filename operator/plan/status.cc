@@ -17,12 +17,14 @@ const Condition* find_condition(const SwarmStatus& status, std::string_view type
   return nullptr;
 }
 
-// Sets a condition's transition time: that of the prior one unless the status changed.
+// Sets a condition's transition time: that of the prior one unless the status changed. The CRD's
+// default conditions have none.
 Condition stamped(Condition fresh, const SwarmStatus& prior, WallTime now) {
   const Condition* before = find_condition(prior, fresh.type);
-  fresh.last_transition = before != nullptr && before->status == fresh.status
-                              ? before->last_transition
-                              : now - now % 1000;
+  fresh.last_transition =
+      before != nullptr && before->status == fresh.status && before->last_transition != 0
+          ? before->last_transition
+          : now - now % 1000;
   fresh.message = shorten(fresh.message, kMaxMessageBytes);
   return fresh;
 }
@@ -188,14 +190,13 @@ void add_pod_problems(const Context& context, Role role, std::vector<Problem>& p
 
 struct Counts {
   int busy = 0;
-  int stuck = 0;
   api::TasksStatus tasks;
   int measured = 0;
   friend bool operator==(const Counts&, const Counts&) = default;
 };
 
 Counts counts_of(const SwarmStatus& status) {
-  return {status.agents.busy, status.agents.stuck, status.tasks, status.rollout.measured};
+  return {status.agents.busy, status.tasks, status.rollout.measured};
 }
 
 Counts fresh_counts(const Context& context) {
@@ -207,7 +208,6 @@ Counts fresh_counts(const Context& context) {
     counts.tasks.queued += report.tasks.queued;
     counts.tasks.running += report.tasks.running;
     counts.tasks.done += report.tasks.done;
-    counts.tasks.failed += report.tasks.failed;
     counts.tasks.dead += report.tasks.dead;
     counts.tasks.oldest_queued_seconds =
         std::max(counts.tasks.oldest_queued_seconds, report.tasks.oldest_queued_seconds);
@@ -217,7 +217,6 @@ Counts fresh_counts(const Context& context) {
   counts.tasks.oldest_queued_seconds = rounded(counts.tasks.oldest_queued_seconds);
   for (const auto& [slot, worker] : context.worker_reports) {
     if (worker->busy) ++counts.busy;
-    if (worker->stuck) ++counts.stuck;
   }
   if (v1 + v2 > 0) counts.measured = static_cast<int>(100 * v2 / (v1 + v2));
   return counts;
@@ -225,9 +224,8 @@ Counts fresh_counts(const Context& context) {
 
 bool crosses_zero(const Counts& a, const Counts& b) {
   const auto crossed = [](std::int64_t x, std::int64_t y) { return (x == 0) != (y == 0); };
-  return crossed(a.busy, b.busy) || crossed(a.stuck, b.stuck) ||
-         crossed(a.tasks.queued, b.tasks.queued) || crossed(a.tasks.running, b.tasks.running) ||
-         crossed(a.tasks.done, b.tasks.done) || crossed(a.tasks.failed, b.tasks.failed) ||
+  return crossed(a.busy, b.busy) || crossed(a.tasks.queued, b.tasks.queued) ||
+         crossed(a.tasks.running, b.tasks.running) || crossed(a.tasks.done, b.tasks.done) ||
          crossed(a.tasks.dead, b.tasks.dead);
 }
 
@@ -265,7 +263,7 @@ class Builder {
     status.observed_generation = swarm.generation;
     status.topology = {context_.topology.type, context_.topology.coordinators,
                        context_.topology.reason};
-    status.agents = {workers_.wanted, workers_.ready, counts.busy, counts.stuck,
+    status.agents = {workers_.wanted, workers_.ready, counts.busy,
                      std::to_string(std::min(workers_.ready, workers_.wanted)) + "/" +
                          std::to_string(workers_.wanted)};
     status.workers = {
@@ -348,9 +346,6 @@ class Builder {
       ready.message = "0 agents asked for; " + tasks +
                       ", kept by the coordinators. Next: kubectl scale swarm " + name +
                       " --replicas=1";
-    } else if (counts.stuck > 0) {
-      ready.reason = "AgentsStuck";
-      ready.message = stuck_text(counts);
     } else if (counts.tasks.queued + counts.tasks.running > 0) {
       ready.reason = "Working";
       ready.message = ready_text() + "; " + tasks + ".";
@@ -359,23 +354,6 @@ class Builder {
       ready.message = ready_text() + "; no tasks. Next: kubectl swarm submit " + name + " TEXT";
     }
     return ready;
-  }
-
-  [[nodiscard]] std::string stuck_text(const Counts& counts) const {
-    std::vector<std::string> names;
-    std::string task;
-    for (const auto& [slot, worker] : context_.worker_reports) {
-      if (!worker->stuck) continue;
-      const std::string id = shorten(worker->task, 40);
-      names.push_back(slot + (id.empty() ? "" : " (" + id + ")"));
-      if (task.empty()) task = id;
-    }
-    std::string text = std::to_string(counts.stuck) + " of " + std::to_string(workers_.wanted) +
-                       " agents without output or CPU";
-    if (!names.empty()) text += ": " + some_names(names);
-    text += ". Nothing killed. Next: ";
-    return text + (task.empty() ? "kubectl swarm get agents " + context_.swarm.name
-                                : "kubectl swarm logs task/" + task);
   }
 
   // Reason of Ready False while something is being done about it.
@@ -512,7 +490,7 @@ class Builder {
 
 // The status without what may wait: what is left must be written at once when it differs.
 SwarmStatus urgent_part(SwarmStatus status) {
-  status.agents.ready = status.agents.busy = status.agents.stuck = 0;
+  status.agents.ready = status.agents.busy = 0;
   status.agents.summary.clear();
   status.workers.replicas = status.workers.ready_replicas = status.workers.updated_replicas = 0;
   status.tasks = {};
@@ -542,9 +520,8 @@ std::vector<Event> condition_events(const SwarmStatus& prior, const SwarmStatus&
   };
   if (after != nullptr && (before == nullptr || before->reason != after->reason) &&
       !(before != nullptr && quiet(before->reason) && quiet(after->reason))) {
-    const bool normal = after->status == "True"
-                            ? after->reason != "AgentsStuck"
-                            : after->reason == "Progressing" || after->reason == "Updating";
+    const bool normal =
+        after->status == "True" || after->reason == "Progressing" || after->reason == "Updating";
     events.push_back(
         {normal ? "Normal" : "Warning", after->reason, shorten(after->message, kMaxEventBytes)});
   }
@@ -616,13 +593,18 @@ std::vector<Condition> stalled_conditions(const SwarmStatus& prior, const Proble
   return conditions;
 }
 
-std::vector<Event> pod_events(const PodsPlan& pods) {
+std::vector<Event> pod_events(const std::vector<const Action*>& done) {
   std::vector<Event> events;
   std::map<std::string, std::vector<std::string>> by_reason;
+  std::vector<std::string> created;
   std::string cause;
-  for (std::size_t i = 0; i < pods.deletes.size(); ++i) {
-    by_reason[pods.deletes[i].reason].push_back(pods.deleted_slots[i]);
-    if (pods.deletes[i].reason == "Failed" && cause.empty()) cause = pods.deleted_causes[i];
+  for (const Action* action : done) {
+    if (const auto* made = std::get_if<CreateObject>(action); made != nullptr) {
+      if (made->kind == "Pod") created.push_back(made->slot);
+    } else if (const auto* gone = std::get_if<DeletePod>(action); gone != nullptr) {
+      by_reason[gone->reason].push_back(gone->slot);
+      if (gone->reason == "Failed" && cause.empty()) cause = gone->cause;
+    }
   }
   const auto say = [&](const char* key, const char* type, const char* reason, const char* text) {
     const auto found = by_reason.find(key);
@@ -636,10 +618,10 @@ std::vector<Event> pod_events(const PodsPlan& pods) {
   say("Surplus", "Normal", "ScaledDown", "end, busy ones after their task");
   say("Outdated", "Normal", "PodsReplaced", "end to be replaced by their new revision");
   say("Duplicate", "Warning", "DuplicateRemoved", "were second in their slot and are removed");
-  if (!pods.created_slots.empty()) {
-    events.push_back({"Normal", "PodsCreated",
-                      count_of(static_cast<std::int64_t>(pods.created_slots.size()), "pod") + ": " +
-                          some_names(pods.created_slots)});
+  if (!created.empty()) {
+    events.push_back(
+        {"Normal", "PodsCreated",
+         count_of(static_cast<std::int64_t>(created.size()), "pod") + ": " + some_names(created)});
   }
   return events;
 }

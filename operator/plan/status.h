@@ -42,6 +42,4 @@ std::vector<api::Condition> stalled_conditions(const api::SwarmStatus& prior,
                                                const Problem& problem, std::int64_t generation,
                                                WallTime now);
 
-std::vector<Event> pod_events(const PodsPlan& pods);
-
 }  // namespace swarm::plan

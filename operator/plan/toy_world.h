@@ -54,6 +54,16 @@ struct World {
   std::string refuse_pods;     // for creations; "" = accepts
   std::vector<std::string> violations;
 
+  World() { swarm.status = default_status(); }
+  // As the CRD's schema defaults it.
+  static api::SwarmStatus default_status() {
+    return api::parse_status(nlohmann::json::parse(R"({"conditions":[
+      {"type":"Ready","status":"Unknown","reason":"Pending","message":"Not seen by the operator yet.",
+       "lastTransitionTime":"1970-01-01T00:00:00Z"},
+      {"type":"Reconciling","status":"True","reason":"Pending","message":"Not seen by the operator yet.",
+       "lastTransitionTime":"1970-01-01T00:00:00Z"}]})"));
+  }
+
   std::string next_id(const char* prefix) { return std::string(prefix) + std::to_string(++ids_); }
 
   void set_spec(const std::string& extra) {

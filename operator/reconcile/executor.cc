@@ -113,9 +113,11 @@ Outcome Executor::complete(SwarmMemory& memory, const api::Swarm& swarm, plan::O
   const MonoTime now = mono_now();
   for (const std::string& name : secret_names(swarm)) {
     SwarmMemory::Secret& secret = memory.secrets[name];
-    if (secret.seen == MonoTime{} || now - secret.seen > kSecretsRecheck) {
+    const bool foreign = secret.view && secret.view->owner_uid != swarm.uid;
+    if (secret.seen == MonoTime{} ||
+        now - secret.seen >= (foreign ? kForeignRecheck : kSecretsRecheck)) {
       const kube::Reply reply =
-          client_.call(kube::get(kube::kSecrets, swarm.namespace_name, name), stop);
+          client_.call(kube::get_metadata(kube::kSecrets, swarm.namespace_name, name), stop);
       if (reply.ok()) {
         const Result<json> object = kube::parse_object(reply.body);
         if (!object.ok()) {
@@ -128,18 +130,22 @@ Outcome Executor::complete(SwarmMemory& memory, const api::Swarm& swarm, plan::O
       } else if (reply.http_status == 404) {
         secret.view.reset();
       } else {
-        return failed(memory, reply, "Secret", "reading Secret " + name);
+        Outcome out = failed(memory, reply, "Secret", "reading Secret " + name);
+        out.refused = is_refusal(reply.http_status);
+        return out;
       }
       secret.seen = now;
     }
     if (secret.view) observed.children.push_back(*secret.view);
   }
-  for (auto it = memory.foreign.begin(); it != memory.foreign.end();) {
-    if (now - it->second.seen > kForeignRecheck) {
-      it = memory.foreign.erase(it);
-      continue;
-    }
-    const SwarmMemory::Foreign& other = it->second;
+  std::vector<std::string> due;
+  for (const auto& [id, other] : memory.foreign) {
+    if (now - other.seen >= kForeignRecheck) due.push_back(id);
+  }
+  for (const std::string& id : due) {
+    if (!look_again(memory, swarm, id, stop)) break;  // what was seen last goes on to count
+  }
+  for (const auto& [id, other] : memory.foreign) {
     if (other.child && std::none_of(observed.children.begin(), observed.children.end(),
                                     [&](const plan::ChildView& c) {
                                       return c.kind == other.child->kind &&
@@ -152,7 +158,6 @@ Outcome Executor::complete(SwarmMemory& memory, const api::Swarm& swarm, plan::O
                      [&](const plan::LeaseView& l) { return l.name == other.lease->name; })) {
       observed.leases.push_back(*other.lease);
     }
-    ++it;
   }
   if (memory.namespace_terminating && now - *memory.namespace_terminating > kNamespaceRecheck) {
     memory.namespace_terminating.reset();
@@ -160,36 +165,106 @@ Outcome Executor::complete(SwarmMemory& memory, const api::Swarm& swarm, plan::O
   observed.namespace_terminating = memory.namespace_terminating.has_value();
   observed.dry_runs = memory.dry_runs;
   observed.create_failure = memory.create_failure;
+  observed.failing = memory.failing;
   observed.memory = memory.plan;
   return done(0);
+}
+
+bool Executor::look_again(SwarmMemory& memory, const api::Swarm& swarm, const std::string& id,
+                          const std::stop_token& stop) {
+  const std::string kind = id.substr(0, id.find('/'));
+  const std::string name = id.substr(id.find('/') + 1);
+  const kube::Resource* resource = kube::resource_by_kind(kind);
+  if (resource == nullptr) return false;
+  const kube::Reply reply =
+      client_.call(kube::get_metadata(*resource, swarm.namespace_name, name), stop);
+  SwarmMemory::Foreign& foreign = memory.foreign[id];
+  if (reply.ok()) {
+    const Result<json> object = kube::parse_object(reply.body);
+    if (!object.ok()) return false;
+    const bool ours =
+        kube::controller_uid(*object) == swarm.uid && swarm_of(*object).name == swarm.name;
+    if (!ours) {
+      foreign.seen = mono_now();
+      if (foreign.lease) {
+        foreign.lease = lease_view(*object);
+      } else if (foreign.child) {
+        foreign.child = child_view(*object, kind);
+      }
+      return true;
+    }
+  } else if (reply.http_status != 404) {
+    return false;
+  }
+  // Free again: the refusal that told about it is history.
+  if (memory.create_failure && memory.create_failure->kind == kind &&
+      memory.create_failure->name == name) {
+    memory.create_failure.reset();
+  }
+  memory.foreign.erase(id);
+  return true;
+}
+
+void Executor::note_failure(SwarmMemory& memory, const Outcome& one) {
+  const WallTime since = memory.failing ? memory.failing->since : wall_now();
+  const std::size_t colon = one.why.find(": ");
+  const bool split = colon != std::string::npos;
+  memory.failing = plan::Failing{one.why.substr(0, colon),
+                                 split ? one.why.substr(colon + 2) : "no answer", since};
 }
 
 Outcome Executor::perform(SwarmMemory& memory, const api::Swarm& swarm, const plan::Plan& plan,
                           const std::stop_token& stop) {
   memory.plan = plan.memory;
   Outcome result;
+  std::vector<const plan::Action*> succeeded;
+  const MonoTime begin = mono_now();
+  const auto out_of_time = [&] { return mono_now() - begin >= kMaxActTime; };
+  bool failing = false;
   for (const plan::Action& action : plan.actions) {
     if (stop.stop_requested()) {
       result.stopped = true;
       return result;
     }
+    if (out_of_time()) {
+      result.more = true;
+      break;
+    }
+    const std::optional<plan::CreateFailure> before = memory.create_failure;
     const Outcome one = act(memory, swarm, action);
     const int writes = result.writes + one.writes;
     if (!one.ok || one.stopped || one.view_stale) result = one;
     result.writes = writes;
     if (one.stopped) return result;
-    if (!one.ok) break;
+    if (one.ok) {
+      if (!one.view_stale) succeeded.push_back(&action);
+      continue;
+    }
+    // A creation that was refused, and a namespace that is going, are told in their own words.
+    const bool told =
+        memory.namespace_terminating.has_value() ||
+        (memory.create_failure && (!before || before->time != memory.create_failure->time ||
+                                   before->name != memory.create_failure->name));
+    if (!told) {
+      failing = true;
+      note_failure(memory, one);
+    }
+    if (!(one.refused && std::holds_alternative<plan::PatchObject>(action))) break;
   }
+  if (!failing) memory.failing.reset();
+  for (const plan::Event& event : plan::pod_events(succeeded)) emit(swarm, event);
   if (plan.status) {
     const Outcome status = write_status(memory, swarm, *plan.status);
     const int writes = result.writes + status.writes;
     if (result.ok && (!status.ok || status.view_stale || status.stopped)) result = status;
     result.writes = writes;
     if (!status.ok || status.view_stale || status.stopped)
-      return result;  // the events come with the next plan
+      return result;  // its events come with the next plan
   }
-  for (std::size_t i = 0; i < std::min(plan.events.size(), kMaxEventsPerPlan); ++i)
+  for (std::size_t i = 0; i < std::min(plan.events.size(), kMaxEventsPerPlan); ++i) {
+    if (mono_now() - begin >= 2 * kMaxActTime) break;  // telling is worth less than other Swarms
     emit(swarm, plan.events[i]);
+  }
   return result;
 }
 
@@ -328,7 +403,9 @@ Outcome Executor::patch(SwarmMemory& memory, const api::Swarm& swarm,
     out.view_stale = true;
     return out;
   }
-  return failed(memory, reply, action.kind, "patching " + action.kind + " " + action.name);
+  Outcome out = failed(memory, reply, action.kind, "patching " + action.kind + " " + action.name);
+  out.refused = reply.http_status != 0 && reply.http_status != 429;
+  return out;
 }
 
 Outcome Executor::delete_pod(SwarmMemory& memory, const api::Swarm& swarm,

@@ -1,8 +1,9 @@
-// Performs what the planner decided: actions in order up to the first failure, the status, the
-// events.
+// Performs what the planner decided: actions in order, the status, the events. A patch that is
+// refused does not keep pods from being replaced; any other failure ends the actions.
 //
 // It also keeps, per Swarm, what the shell must remember between two plans (plan.h, Observed): the
-// planner's memory, dry runs, the last refused creation, which Secrets exist, and its own writes.
+// planner's memory, dry runs, the last refused creation, what goes on failing, which Secrets exist,
+// and its own writes.
 //
 // Read your writes: ready() is false while the view has not yet caught up with the writes made for
 // this Swarm, so that nothing is created or deleted twice. A view that does not catch up within
@@ -28,7 +29,10 @@ namespace swarm::reconcile {
 
 inline constexpr Milliseconds kViewPatience{300'000};
 inline constexpr Milliseconds kSecretsRecheck{300'000};
-inline constexpr Milliseconds kForeignRecheck{60'000};
+// Of names that belong to somebody else: a Swarm made anew waits for the old one's objects to go.
+inline constexpr Milliseconds kForeignRecheck{plan::kNameRecheck};
+// One Swarm does not keep the others waiting: what is left of a plan after this is planned again.
+inline constexpr Milliseconds kMaxActTime{2'000};
 inline constexpr Milliseconds kNamespaceRecheck{300'000};
 inline constexpr std::size_t kMaxDryRunsKept = 8;
 inline constexpr std::size_t kMaxEventsPerPlan = 25;
@@ -63,6 +67,7 @@ struct SwarmMemory {
   plan::Memory plan;
   std::map<std::string, plan::DryRunResult> dry_runs;
   std::optional<plan::CreateFailure> create_failure;
+  std::optional<plan::Failing> failing;
   std::optional<MonoTime> namespace_terminating;
   std::map<std::string, Secret> secrets;
   std::map<std::string, Foreign> foreign;       // by kind/name
@@ -74,6 +79,8 @@ struct Outcome {
   bool ok = true;
   bool stopped = false;     // not the leader any more, or shutting down
   bool view_stale = false;  // somebody else wrote meanwhile: soon again, not a failure
+  bool more = false;        // cut off by kMaxActTime: again when others had their turn
+  bool refused = false;     // !ok: the API server's decision, which will be the same next time
   std::optional<Milliseconds> retry_after;
   std::string why;
   int writes = 0;
@@ -87,8 +94,8 @@ class Executor {
   bool ready(SwarmMemory& memory, const api::Swarm& swarm, const std::vector<plan::PodView>& pods,
              MonoTime now);
 
-  // Fills in everything of Observed that the World does not know. Reads Secrets; fails if that is
-  // not possible.
+  // Fills in everything of Observed that the World does not know. Reads Secrets' metadata; fails if
+  // that is not possible.
   Outcome complete(SwarmMemory& memory, const api::Swarm& swarm, plan::Observed& observed,
                    const std::stop_token& stop);
 
@@ -99,6 +106,10 @@ class Executor {
   void emit(const api::Swarm& swarm, const plan::Event& event);
 
  private:
+  // Looks again at a name that was somebody else's; false: that is not possible now.
+  bool look_again(SwarmMemory& memory, const api::Swarm& swarm, const std::string& id,
+                  const std::stop_token& stop);
+  void note_failure(SwarmMemory& memory, const Outcome& one);
   Outcome act(SwarmMemory& memory, const api::Swarm& swarm, const plan::Action& action);
   Outcome create(SwarmMemory& memory, const api::Swarm& swarm, const plan::CreateObject& action);
   Outcome taken(SwarmMemory& memory, const api::Swarm& swarm, const plan::CreateObject& action,

@@ -1,6 +1,7 @@
 // A small API server behind the HttpClient seam, for tests: objects, resourceVersions, list, watch,
 // preconditions, strict enough to catch a wrong request. A pod is Running and Ready as soon as it
-// is made; a deleted one is gone at once; deleting an owner deletes what it owns.
+// is made; a deleted one is gone at once; deleting an owner deletes what it owns, at once or when
+// collect() says so. Secrets give out their metadata only.
 //
 // Threads: any. Faults: `fault` is asked about every write, in order, with its number from 1.
 #pragma once
@@ -97,6 +98,7 @@ class FakeCluster final : public net::HttpClient {
   std::function<Verdict(const Write&, std::size_t number)> fault;
   bool dead = false;                       // guarded by with(): Leases and Events fail too
   bool watch_held = false;                 // no events are delivered
+  bool gc_held = false;                    // what a deleted owner owned stays until collect()
   std::string inject_line, inject_plural;  // the next line of that watch
 
   template <typename Use>
@@ -139,6 +141,18 @@ class FakeCluster final : public net::HttpClient {
     const std::string uid = kube::text_at(object, "metadata.uid");
     object["metadata"]["resourceVersion"] = std::to_string(++version_);
     history_.push_back({version_, plural, "DELETED", object});
+    changed_.notify_all();
+    if (gc_held) {
+      orphans_.push_back(uid);
+      return;
+    }
+    collect(uid);
+  }
+  // Ends what gc_held has kept.
+  void collect() {
+    for (const std::string& uid : std::exchange(orphans_, {})) collect(uid);
+  }
+  void collect(const std::string& uid) {
     std::vector<std::array<std::string, 3>> owned;
     for (const auto& [path, one] : objects_) {
       if (kube::controller_uid(one) == uid) {
@@ -284,7 +298,21 @@ class FakeCluster final : public net::HttpClient {
     if (call.method == "POST") return create(call, target);
     const auto found = objects_.find(id);
     if (found == objects_.end()) return status(404, "NotFound");
-    if (call.method == "GET") return {200, {}, found->second.dump()};
+    if (call.method == "GET") {
+      const bool metadata_only =
+          std::any_of(call.headers.begin(), call.headers.end(), [](const auto& header) {
+            return header.first == "Accept" &&
+                   header.second.find("PartialObjectMetadata") != std::string::npos;
+          });
+      if (metadata_only) {
+        return {200,
+                {},
+                json{{"kind", "PartialObjectMetadata"}, {"metadata", found->second["metadata"]}}
+                    .dump()};
+      }
+      if (target.plural == "secrets") return status(403, "Forbidden");
+      return {200, {}, found->second.dump()};
+    }
     json body = json::parse(call.body);
     json next = found->second;
     if (call.method == "DELETE") {
@@ -339,6 +367,7 @@ class FakeCluster final : public net::HttpClient {
   std::vector<Change> history_;
   std::uint64_t version_ = 100;
   std::uint64_t uids_ = 0;
+  std::vector<std::string> orphans_;  // UIDs of owners
   std::vector<Write> writes_;
   std::size_t max_live_workers_ = 0;
   bool two_for_one_slot_ = false;

@@ -274,6 +274,42 @@ TEST_F(OperatorTest, DeletedSwarmsAreForgottenAndMadeAnewUnderTheSameName) {
   });
 }
 
+TEST_F(OperatorTest, ASwarmMadeAnewGoesOnAsSoonAsTheOldOnesObjectsAreCollected) {
+  cluster.put("swarms", swarm_object(1));
+  const auto instance = start();
+  ASSERT_TRUE(cluster.wait([&] { return complete(1); }));
+  cluster.with([&] {
+    cluster.gc_held = true;
+    cluster.erase("swarms", "n", "hello");
+    json again = swarm_object(2);
+    again["metadata"]["uid"] = "ffffffff-bbbb";
+    cluster.put("swarms", again);
+  });
+  ASSERT_TRUE(cluster.wait([&] {
+    return cluster.find("swarms", "n", "hello")->dump().find("NameTaken") != std::string::npos;
+  }));
+  const MonoTime collected = mono_now();
+  cluster.with([&] {
+    cluster.gc_held = false;
+    cluster.collect();
+  });
+  ASSERT_TRUE(cluster.wait([&] { return complete(2); }));
+  EXPECT_LT(mono_now() - collected, 2 * kForeignRecheck);
+}
+
+TEST_F(OperatorTest, ANameThatSomebodyElseHasIsTakenAsSoonAsItIsFree) {
+  json other = json::parse(
+      R"({"kind":"Service","metadata":{"name":"hello-tasks","namespace":"n"},"spec":{}})");
+  cluster.put("services", other);
+  cluster.put("swarms", swarm_object(1));
+  const auto instance = start();
+  ASSERT_TRUE(cluster.wait([&] {
+    return cluster.find("swarms", "n", "hello")->dump().find("NameTaken") != std::string::npos;
+  }));
+  cluster.with([&] { cluster.erase("services", "n", "hello-tasks"); });
+  EXPECT_TRUE(cluster.wait([&] { return complete(1); }));
+}
+
 TEST_F(OperatorTest, UnreadableSpecsAreReportedAndTouchNothing) {
   json bad = swarm_object(1);
   bad["spec"]["workers"]["replicas"] = -4;
@@ -362,6 +398,59 @@ TEST_F(ExecutorTest, StopsAtTheFirstFailureAndKeepsTheRefusal) {
   cluster.fault = {};
   EXPECT_TRUE(perform({object("Pod", "a", swarm.uid)}).ok);
   EXPECT_FALSE(memory.create_failure);
+}
+
+TEST_F(ExecutorTest, ARefusedPatchIsToldAndKeepsNoPodFromBeingMade) {
+  EXPECT_TRUE(perform({object("Service", "s", swarm.uid)}).ok);
+  cluster.fault = [](const FakeCluster::Write& write, std::size_t) {
+    Verdict verdict;
+    if (write.method == "PATCH")
+      verdict = {Fault::kRefuse, 500, R"({"message":"failed calling webhook \"w\""})", ""};
+    return verdict;
+  };
+  const Outcome outcome =
+      perform({plan::PatchObject{"Service", "v1", "s", "{}"}, object("Pod", "a", swarm.uid)});
+  EXPECT_FALSE(outcome.ok);
+  EXPECT_NE(cluster.find("pods", "n", "a"), nullptr);
+  ASSERT_TRUE(memory.failing);
+  EXPECT_EQ(memory.failing->what, "patching Service s");
+  EXPECT_THAT(memory.failing->message, HasSubstr("failed calling webhook"));
+  const WallTime since = memory.failing->since;
+  perform({plan::PatchObject{"Service", "v1", "s", "{}"}});
+  EXPECT_EQ(memory.failing->since, since);
+  cluster.fault = {};
+  EXPECT_TRUE(perform({plan::PatchObject{"Service", "v1", "s", "{}"}}).ok);
+  EXPECT_FALSE(memory.failing);
+}
+
+TEST_F(ExecutorTest, OnlyPodsThatWereMadeAreTold) {
+  cluster.fault = [](const FakeCluster::Write& write, std::size_t) {
+    Verdict verdict;
+    if (write.name == "b")
+      verdict = {Fault::kRefuse, 403, R"({"reason":"Forbidden","message":"exceeded quota"})", ""};
+    return verdict;
+  };
+  std::vector<plan::Action> actions;
+  for (const char* name : {"a", "b", "c"}) {
+    plan::CreateObject one = object("Pod", name, swarm.uid);
+    one.slot = std::string("worker-") + name;
+    actions.emplace_back(one);
+  }
+  EXPECT_FALSE(perform(actions).ok);
+  ASSERT_EQ(cluster.all("events").size(), 1U);
+  EXPECT_EQ(cluster.all("events")[0]["message"], "1 pod: worker-a");
+  EXPECT_FALSE(memory.failing) << "a refused creation has words of its own";
+}
+
+TEST_F(ExecutorTest, ASlowApiServerEndsThePlanSoThatOtherSwarmsHaveTheirTurn) {
+  cluster.fault = [](const FakeCluster::Write&, std::size_t) {
+    std::this_thread::sleep_for(kMaxActTime);
+    return Verdict{};
+  };
+  const Outcome outcome = perform({object("Pod", "a", swarm.uid), object("Pod", "b", swarm.uid)});
+  EXPECT_TRUE(outcome.ok);
+  EXPECT_TRUE(outcome.more);
+  EXPECT_EQ(cluster.writes().size(), 1U);
 }
 
 TEST_F(ExecutorTest, OverloadIsNoRefusalAndItsRetryAfterIsKept) {

@@ -68,6 +68,12 @@ Next Reconciler::reconcile(const Key& key, const plan::Settings& settings,
     return next;
   }
   if (!completed.ok) {
+    if (completed.refused) {
+      const Outcome told = executor_.perform(
+          memory, fresh->swarm,
+          plan::plan_cut_off(fresh->swarm, completed.why, memory.plan, wall_now()), stop);
+      next.writes = told.writes;
+    }
     next.kind = Next::Kind::kFailed;
     next.retry_after = completed.retry_after;
     next.why = completed.why;
@@ -86,6 +92,8 @@ Next Reconciler::reconcile(const Key& key, const plan::Settings& settings,
   } else if (!outcome.ok) {
     next.kind = Next::Kind::kFailed;
     next.retry_after = outcome.retry_after;
+  } else if (outcome.more) {
+    next.kind = Next::Kind::kAfter;
   } else if (outcome.view_stale) {
     next.kind = Next::Kind::kAfter;
     next.after = kStaleRecheck;

@@ -404,7 +404,6 @@ json to_json(const SwarmStatus& status) {
        {{"desired", status.agents.desired},
         {"ready", status.agents.ready},
         {"busy", status.agents.busy},
-        {"stuck", status.agents.stuck},
         {"summary", status.agents.summary}}},
       {"workers",
        {{"replicas", status.workers.replicas},
@@ -415,7 +414,6 @@ json to_json(const SwarmStatus& status) {
        {{"queued", status.tasks.queued},
         {"running", status.tasks.running},
         {"done", status.tasks.done},
-        {"failed", status.tasks.failed},
         {"dead", status.tasks.dead},
         {"oldestQueuedSeconds", status.tasks.oldest_queued_seconds}}},
       {"rollout",
@@ -438,15 +436,13 @@ SwarmStatus parse_status(const json& object) {
                      text_or(topology, "reason")};
   const json& agents = field(object, "agents");
   status.agents = {int_or(agents, "desired", 0), int_or(agents, "ready", 0),
-                   int_or(agents, "busy", 0), int_or(agents, "stuck", 0),
-                   text_or(agents, "summary")};
+                   int_or(agents, "busy", 0), text_or(agents, "summary")};
   const json& workers = field(object, "workers");
   status.workers = {int_or(workers, "replicas", 0), int_or(workers, "readyReplicas", 0),
                     int_or(workers, "updatedReplicas", 0), text_or(workers, "selector")};
   const json& tasks = field(object, "tasks");
-  status.tasks = {int64_or(tasks, "queued"), int64_or(tasks, "running"),
-                  int64_or(tasks, "done"),   int64_or(tasks, "failed"),
-                  int64_or(tasks, "dead"),   int64_or(tasks, "oldestQueuedSeconds")};
+  status.tasks = {int64_or(tasks, "queued"), int64_or(tasks, "running"), int64_or(tasks, "done"),
+                  int64_or(tasks, "dead"), int64_or(tasks, "oldestQueuedSeconds")};
   const json& rollout = field(object, "rollout");
   status.rollout = {int_or(rollout, "ceiling", 0), int_or(rollout, "effective", 0),
                     int_or(rollout, "measured", 0), text_or(rollout, "activeVersion"),
@@ -508,7 +504,6 @@ Result<TeamReport> parse_report(std::string_view text) {
   read_count(reader, tasks, "tasks", "queued", report.tasks.queued);
   read_count(reader, tasks, "tasks", "running", report.tasks.running);
   read_count(reader, tasks, "tasks", "done", report.tasks.done);
-  read_count(reader, tasks, "tasks", "failed", report.tasks.failed);
   read_count(reader, tasks, "tasks", "dead", report.tasks.dead);
   read_count(reader, tasks, "tasks", "cancelled", report.tasks.cancelled);
   read_count(reader, tasks, "tasks", "oldestQueuedSeconds", report.tasks.oldest_queued_seconds);
@@ -529,7 +524,6 @@ Result<TeamReport> parse_report(std::string_view text) {
       worker.address = reader.text(value, path, "address").value_or("");
       reader.read(value, path, "busy", worker.busy);
       worker.task = reader.text(value, path, "task").value_or("");
-      reader.read(value, path, "stuck", worker.stuck);
       report.workers.emplace(name, std::move(worker));
     }
   }
@@ -550,7 +544,7 @@ Result<TeamReport> parse_report(std::string_view text) {
 std::string to_text(const TeamReport& report) {
   json workers = json::object();
   for (const auto& [name, worker] : report.workers) {
-    json one = {{"pod", worker.pod}, {"busy", worker.busy}, {"stuck", worker.stuck}};
+    json one = {{"pod", worker.pod}, {"busy", worker.busy}};
     if (!worker.address.empty()) one["address"] = worker.address;
     if (!worker.task.empty()) one["task"] = worker.task;
     workers[name] = std::move(one);
@@ -564,7 +558,6 @@ std::string to_text(const TeamReport& report) {
        {{"queued", report.tasks.queued},
         {"running", report.tasks.running},
         {"done", report.tasks.done},
-        {"failed", report.tasks.failed},
         {"dead", report.tasks.dead},
         {"cancelled", report.tasks.cancelled},
         {"oldestQueuedSeconds", report.tasks.oldest_queued_seconds},

@@ -137,7 +137,6 @@ struct AgentsStatus {
   int desired = 0;
   int ready = 0;
   int busy = 0;
-  int stuck = 0;
   std::string summary;  // "17/20"
   friend bool operator==(const AgentsStatus&, const AgentsStatus&) = default;
 };
@@ -151,7 +150,7 @@ struct WorkersStatus {
 };
 
 struct TasksStatus {
-  std::int64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0;
+  std::int64_t queued = 0, running = 0, done = 0, dead = 0;
   std::int64_t oldest_queued_seconds = 0;
   friend bool operator==(const TasksStatus&, const TasksStatus&) = default;
 };
@@ -218,7 +217,7 @@ inline constexpr std::size_t kMaxReportBytes =
 inline constexpr std::size_t kMaxReportWorkers = 2000;
 
 struct TaskCounts {
-  std::int64_t queued = 0, running = 0, done = 0, failed = 0, dead = 0, cancelled = 0;
+  std::int64_t queued = 0, running = 0, done = 0, dead = 0, cancelled = 0;
   std::int64_t oldest_queued_seconds = 0;
   std::int64_t single_copy = 0;
   friend bool operator==(const TaskCounts&, const TaskCounts&) = default;
@@ -228,7 +227,6 @@ struct WorkerReport {
   std::string pod;
   bool busy = false;
   std::string task;  // "" when idle
-  bool stuck = false;
   std::string
       address;  // of its pod: a replaced coordinator announces itself there; "" in older reports
   friend bool operator==(const WorkerReport&, const WorkerReport&) = default;

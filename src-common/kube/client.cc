@@ -33,7 +33,7 @@ Reply Client::call(const Request& request, std::stop_token stop, Milliseconds de
   call.target = request.target;
   call.content_type = request.content_type;
   call.body = request.body;
-  call.headers = {{"Accept", "application/json"}, {"User-Agent", "swarm/" SWARM_VERSION}};
+  call.headers = {{"Accept", request.accept}, {"User-Agent", "swarm/" SWARM_VERSION}};
   const MonoTime start = mono_now();
   Result<net::HttpReply> reply = http_.send(call, deadline, std::move(stop));
   const int status = reply.ok() ? reply->status : 0;

@@ -169,6 +169,15 @@ TEST(Watch, GoneOverHttpListsAgainOtherRefusalsAskAgain) {
   EXPECT_EQ(f.watch.state(), Watch::State::kListing);
 }
 
+TEST(Watch, ARefusalWithoutWordsSaysWhatWasAsked) {
+  Fixture f;
+  f.watch.on_refusal(404, "404 page not found", "");
+  EXPECT_TRUE(f.watch.last_error().starts_with("HTTP 404 for GET /")) << f.watch.last_error();
+  EXPECT_EQ(f.watch.last_error().find('?'), std::string::npos) << f.watch.last_error();
+  f.watch.on_refusal(403, R"({"message":"forbidden"})", "");
+  EXPECT_EQ(f.watch.last_error(), "HTTP 403: forbidden");
+}
+
 TEST(Watch, ExpiredContinueFallsBackToOneFullList) {
   Fixture f;
   f.watch.on_list(page({item("a", 1), item("b", 2)}, 10, "token"));

@@ -112,6 +112,13 @@ Request get(const Resource& resource, std::string_view namespace_name, std::stri
   return {"GET", path_of(resource, namespace_name, name), "", ""};
 }
 
+Request get_metadata(const Resource& resource, std::string_view namespace_name,
+                     std::string_view name) {
+  Request request = get(resource, namespace_name, name);
+  request.accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+  return request;
+}
+
 Request list(const Resource& resource, std::string_view namespace_name,
              const ListOptions& options) {
   Query query;

@@ -20,6 +20,7 @@ struct Request {
   std::string target;        // path and query
   std::string content_type;  // empty: no body
   std::string body;
+  std::string accept = "application/json";
   friend bool operator==(const Request&, const Request&) = default;
 };
 
@@ -36,6 +37,9 @@ struct ListOptions {
 };
 
 Request get(const Resource& resource, std::string_view namespace_name, std::string_view name);
+// Metadata only: what a Secret holds does not leave the API server.
+Request get_metadata(const Resource& resource, std::string_view namespace_name,
+                     std::string_view name);
 Request list(const Resource& resource, std::string_view namespace_name, const ListOptions& options);
 // allowWatchBookmarks is always asked for; the server ends the watch after `timeout`.
 Request watch(const Resource& resource, std::string_view namespace_name, const Selector& selector,

@@ -94,7 +94,14 @@ void Watch::on_list(std::string_view body) {
 void Watch::on_refusal(int http_status, std::string_view body, std::string_view retry_after) {
   const ApiError error = parse_error(http_status, body, retry_after);
   retry_after_ = error.retry_after.value_or(Milliseconds{0});
-  fail("HTTP " + std::to_string(http_status) + ": " + error.message);
+  const std::string status = "HTTP " + std::to_string(http_status);
+  if (error.message.starts_with(status)) {  // no Status object, so no words of the API server
+    const std::string target = next().target;
+    fail(status + " for GET " + target.substr(0, target.find('?')) +
+         error.message.substr(status.size()));
+  } else {
+    fail(status + ": " + error.message);
+  }
   if (state_ == State::kListing) listed_ = false;
   if (http_status != kHttpGone) return;  // the same request again, later
   if (state_ == State::kListing && !continue_token_.empty()) {
