@@ -218,21 +218,21 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     const auto agent = text_of(request, "agent", c.name.value);
     if (agent != c.name.value)
       return fail(rid, invalid("agent must be " + c.name.value + " in this pod"));
-    reply(
-        rid,
-        {{"agent", c.name.value},
-         {"swarm", c.swarm},
-         {"namespace", c.namespace_name},
-         {"team", c.team},
-         {"pod", c.pod},
-         {"node", c.node},
-         {"role", c.coordinator ? "coordinator" : "worker"},
-         {"coordinator", "coordinator-" + std::to_string(c.team)},
-         {"epoch", owner_.worker_ != nullptr ? owner_.worker_->epoch() : 0},
-         {"connected", owner_.worker_ == nullptr || owner_.worker_->joined()},
-         {"version", SWARM_VERSION},
-         {"limits",
-          {{"maxMessageBytes", c.max_message_bytes}, {"maxInboxMessages", c.max_inbox_messages}}}});
+    reply(rid, {{"agent", c.name.value},
+                {"swarm", c.swarm},
+                {"namespace", c.namespace_name},
+                {"team", c.team},
+                {"pod", c.pod},
+                {"node", c.node},
+                {"role", c.coordinator ? "coordinator" : "worker"},
+                {"coordinator", "coordinator-" + std::to_string(c.team)},
+                {"epoch", owner_.worker_ != nullptr ? owner_.worker_->epoch() : 0},
+                {"connected", owner_.worker_ == nullptr || owner_.worker_->joined()},
+                {"version", SWARM_VERSION},
+                {"limits",
+                 {{"maxMessageBytes", c.max_message_bytes},
+                  {"maxInboxMessages", c.max_inbox_messages},
+                  {"sendTimeoutMs", c.backpressure_timeout.count()}}}});
   }
 
   void send(const json& rid, const json& request, bool wants_reply) {
@@ -406,7 +406,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     }
     const TaskId id{text_of(request, "taskId")};
     const auto attempt = static_cast<std::uint32_t>(number_of(request, "attempt"));
-    if (id.empty() || attempt == 0)
+    if (!tasks::is_task_id(id.value) || attempt == 0)
       return fail(rid, invalid(op + " needs taskId and attempt, as task_next gave them"));
     if (op == "task_extend" || op == "task_progress") {
       const auto progress = text_of(request, "message");
@@ -436,6 +436,11 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     std::uint64_t ignored_request = 0;
     auto report = decode_report(control(head, *result), &ignored_request);
     if (!report) return fail(rid, report.error());
+    if (std::max(report->result.branch.size(), report->result.commit.size()) >
+        tasks::kMaxRefBytes) {
+      return fail(rid, invalid("branch and commit are at most " +
+                               std::to_string(tasks::kMaxRefBytes) + " bytes"));
+    }
     worker->report(*std::move(report), once([self = shared_from_this(), rid](const Status& status) {
       status ? self->reply(rid, json::object()) : self->fail(rid, status.error());
     }));

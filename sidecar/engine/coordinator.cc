@@ -15,13 +15,32 @@ namespace swarm::engine {
 
 using link::FrameType;
 
+static_assert(tasks::kPullWindowBytes <= kMaxSessionQueueBytes / 4);
+static_assert(tasks::kReplicationWindowBytes <= kMaxSessionQueueBytes / 4);
+
 namespace {
+
+// Of a PEER_LIST: what is beyond is left out, the frame has a limit.
+constexpr std::size_t kMaxPeerListBytes = link::kMaxPayloadBytes - 4096;
 
 std::uint64_t random_word(void*) {
   const auto bytes = random_bytes(8);
   std::uint64_t v = 0;
   std::memcpy(&v, bytes.data(), 8);
   return v;
+}
+
+// What a worker is working on, as HELD and JOIN name it.
+void add_running(const json& head, std::vector<tasks::Engine::Running>& running) {
+  const auto list = head.find("running");
+  if (list == head.end() || !list->is_array()) return;
+  for (const auto& r : *list) {
+    if (running.size() >= tasks::kMaxNamed) return;
+    if (r.is_object() && tasks::is_task_id(text_of(r, "id"))) {
+      running.push_back(
+          {TaskId{text_of(r, "id")}, static_cast<std::uint32_t>(number_of(r, "attempt"))});
+    }
+  }
 }
 
 tasks::Settings engine_settings(const Config& config, const TeamSettings& s) {
@@ -51,7 +70,7 @@ Coordinator::Coordinator(Loop& loop, const Config& config, const Session::Option
 
 Coordinator::~Coordinator() {
   *alive_ = false;
-  forwarders_.join();
+  forwarders_.stop();
 }
 
 void Coordinator::restore(const log::Record& record) {
@@ -71,18 +90,54 @@ void Coordinator::attach(log::Log& log, bool fresh) {
   fresh_ = fresh;
 }
 
-void Coordinator::announce(const Former& former) {
+void Coordinator::announce(const AgentName& name) {
+  auto& announcement = announcing_.at(name);
   boost::system::error_code e;
-  const auto address = boost::asio::ip::make_address(former.address, e);
-  if (e) return;  // an older report without addresses: that worker finds us by DNS
+  const auto address = boost::asio::ip::make_address(announcement.address, e);
+  if (e) {  // an older report without addresses: that worker finds us by DNS
+    announcing_.erase(name);
+    return;
+  }
+  if (!announcement.unanswered_since) announcement.unanswered_since = mono_now();
   Session::Events events;
-  events.ready = [](Session& session) { session.send(FrameType::kSuccessor, ""); };
-  events.frame = [](Session&, const link::Frame&) {};  // the worker answers on a link of its own
-  events.closed = [this, alive = alive_](Session& session, const Error&) {
-    if (*alive) announcing_.erase(session.shared_from_this());
+  events.ready = [this, name, alive = alive_](Session& session) {
+    if (!*alive) return;
+    session.send(FrameType::kSuccessor, "");
+    gathering_.reachable(name);
+    if (const auto found = announcing_.find(name); found != announcing_.end())
+      found->second.unanswered_since.reset();
   };
-  announcing_.insert(Session::connect(loop_, {address, config_.link_port}, options_,
-                                      {former.name, {}}, std::move(events)));
+  events.frame = [](Session&, const link::Frame&) {};  // the worker answers on a link of its own
+  events.closed = [this, name, alive = alive_](Session& session, const Error&) {
+    if (*alive) announcement_ended(name, session);
+  };
+  announcement.session = Session::connect(loop_, {address, config_.link_port}, options_, {name, {}},
+                                          std::move(events));
+}
+
+void Coordinator::announcement_ended(const AgentName& name, const Session& session) {
+  const auto found = announcing_.find(name);
+  if (found == announcing_.end() || found->second.session.get() != &session) return;
+  auto& announcement = found->second;
+  const auto now = mono_now();
+  announcement.session.reset();
+  announcement.again_at = now + kAnnounceAgain;
+  // Its pod went with the former coordinator, most likely; if not, it comes later.
+  if (announcement.unanswered_since && now - *announcement.unanswered_since >= kUnreachableAfter) {
+    gathering_.unreachable(name);
+    announcement.again_at = now + kAnnounceUnreachable;
+  }
+  look_at_recovery();
+  perform();
+  arm();
+}
+
+void Coordinator::stop_announcing(const AgentName& name, const char* why) {
+  const auto found = announcing_.find(name);
+  if (found == announcing_.end()) return;
+  const auto session = std::move(found->second.session);
+  announcing_.erase(found);
+  if (session) session->close(Error{Code::kCancelled, why});
 }
 
 void Coordinator::activate(std::uint64_t epoch, const std::vector<Former>& former) {
@@ -94,13 +149,19 @@ void Coordinator::activate(std::uint64_t epoch, const std::vector<Former>& forme
   for (auto& task : restored_) engine_->restore(now, wall_now(), std::move(task), std::nullopt);
   restored_.clear();
   // A log of our own knows every task that was ever accepted; only an empty one has to ask.
+  std::set<AgentName> expected;
   for (const auto& worker : former) {
     if (owner_.contains(worker.name)) continue;
-    if (fresh_) expected_.insert(worker.name);
-    announce(worker);
+    if (fresh_) expected.insert(worker.name);
+    announcing_[worker.name].address = worker.address;
   }
-  recovery_deadline_ = now + kRecoveryLimit;
-  end_recovery_if_complete();
+  const Milliseconds lost_after = config_.health_period * config_.failure_threshold;
+  gathering_ = tasks::Gathering(now, std::move(expected), lost_after);
+  announce_until_ = now + std::max(lost_after, tasks::kRecoveryLimit);
+  for (const auto& worker : former) {
+    if (announcing_.contains(worker.name)) announce(worker.name);
+  }
+  look_at_recovery();
   perform();
   arm();
   if (on_change) on_change();
@@ -108,14 +169,15 @@ void Coordinator::activate(std::uint64_t epoch, const std::vector<Former>& forme
 
 bool Coordinator::recovering() const { return active_ && engine_->recovering(); }
 
-void Coordinator::end_recovery_if_complete() {
-  if (!recovering()) return;
-  if (!expected_.empty() && mono_now() < recovery_deadline_) return;
-  for (const auto& [session, member] : by_session_) {
-    if (!member.joined && mono_now() < recovery_deadline_)
-      return;  // it is just telling what it holds
-  }
-  engine_->end_recovery(mono_now(), wall_now());
+void Coordinator::look_at_recovery() {
+  if (!active_) return;
+  const auto now = mono_now();
+  const bool telling = std::any_of(by_session_.begin(), by_session_.end(),
+                                   [](const auto& m) { return !m.second.joined; });
+  engine_->await_copies(gathering_.awaits(now, telling));
+  if (!recovering() || !gathering_.done(now, telling)) return;
+  engine_->end_recovery(now, wall_now());
+  for (auto& [session, member] : by_session_) note_work(member);
   if (on_change) on_change();
 }
 
@@ -150,9 +212,11 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   }
   // A session belongs to a name and its log: an engine that was restarted goes on with its own.
   const auto granted = granted_.find(peer.log_id);
-  const bool known = prior == 0 && granted != granted_.end() && granted->second.first == peer.name;
+  const bool same = granted != granted_.end() && granted->second.name == peer.name;
+  const std::uint64_t tasks_done = same ? granted->second.tasks_done : 0;
+  const bool known = prior == 0 && same;
   std::uint64_t number = prior != 0 ? prior
-                         : known    ? granted->second.second
+                         : known    ? granted->second.session
                                     : (epoch_ << 32U) | next_session_++;
   // The same incarnation on a new connection replaces the old connection.
   if (const auto twin = by_session_.find(number); twin != by_session_.end()) {
@@ -172,9 +236,9 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   if (granted_.size() >= kMaxGranted && !granted_.contains(peer.log_id)) {
     granted_.erase(std::min_element(
         granted_.begin(), granted_.end(),
-        [](const auto& a, const auto& b) { return a.second.second < b.second.second; }));
+        [](const auto& a, const auto& b) { return a.second.session < b.second.session; }));
   }
-  granted_[peer.log_id] = {peer.name, number};
+  granted_[peer.log_id] = {peer.name, number, tasks_done};
 
   Member member;
   member.worker = {peer.name, number, peer.pod, peer.node};
@@ -182,33 +246,51 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   member.name = peer.name;
   member.log_id = peer.log_id;
   member.address = peer.address;
-  member.version = text_of(head, "version").substr(0, 40);
+  member.version = printable(text_of(head, "version").substr(0, 40));
   member.leaving = flag_of(head, "leaving");
   member.since = wall_now();
+  member.tasks_done = tasks_done;
   auto& owner = owner_[peer.name];
   member.superseded = owner > number;
   owner = std::max(owner, number);
   for (auto& [other, m] : by_session_) {
     if (m.name == peer.name && other < owner) m.superseded = true;
   }
-  if (const auto running = head.find("running"); running != head.end() && running->is_array()) {
-    for (const auto& r : *running) {
-      if (r.is_object())
-        member.running.push_back(
-            {TaskId{text_of(r, "id")}, static_cast<std::uint32_t>(number_of(r, "attempt"))});
-    }
-  }
-  member.held = std::move(held_early_[&session]);
-  held_early_.erase(&session);
+  Told told = std::move(told_early_[&session]);
+  told_early_.erase(&session);
+  add_running(head, told.running);
+  member.running = std::move(told.running);
+  member.held = std::move(told.held);
   // Copies that are newer than ours, or of tasks we do not know, are fetched before the worker
   // counts as joined.
   for (const auto& [id, version] : member.held) {
-    if (engine_->wants(id, version)) member.pulling.insert(id);
+    if (engine_->wants(id, version)) member.pulls.want(id, told.bytes[id]);
   }
-  for (const auto& id : member.pulling) session.send(FrameType::kPull, id.value);
   session_of_[&session] = number;
   auto& placed = by_session_[number] = std::move(member);
-  if (placed.pulling.empty()) finish_join(placed);
+  gathering_.heard(mono_now());
+  look_at_recovery();
+  pull(placed, session);
+  perform();
+  arm();
+}
+
+// The next copies; with the last one the worker has joined.
+void Coordinator::pull(Member& member, Session& session) {
+  for (const auto& id : member.pulls.take()) session.send(FrameType::kPull, id.value);
+  if (member.pulls.done() && !member.joined) finish_join(member);
+}
+
+// Since when it is at work, or without.
+void Coordinator::note_work(Member& member) {
+  const auto running = running_of(member);
+  if (running) {
+    const auto task = engine_->find(running->id);
+    if (task && !(*task)->history.empty()) member.since = (*task)->history.back().started_at;
+  } else if (member.at_work) {
+    member.since = wall_now();
+  }
+  member.at_work = running.has_value();
 }
 
 void Coordinator::finish_join(Member& member) {
@@ -223,12 +305,10 @@ void Coordinator::finish_join(Member& member) {
     session->send(FrameType::kJoined,
                   control(json{{"session", member.worker.session}, {"epoch", epoch_}}));
   }
-  expected_.erase(member.name);
-  for (const auto& session : std::set(announcing_)) {
-    if (session->up() && session->peer().name == member.name)
-      session->close(Error{Code::kCancelled, "it came"});
-  }
-  end_recovery_if_complete();
+  note_work(member);
+  gathering_.came(member.name);
+  stop_announcing(member.name, "it came");
+  look_at_recovery();
   perform();
   arm();
   if (on_change) on_change();
@@ -265,18 +345,19 @@ void Coordinator::promote_standbys() {
       engine_->worker_leaving(now, wall_now(), member.worker);
     for (const auto& [request, deadline] : std::exchange(member.nexts, {}))
       engine_->next(now, wall_now(), member.worker, request, deadline);
+    note_work(member);
   }
 }
 
 void Coordinator::session_down(Session& session) {
-  held_early_.erase(&session);
+  told_early_.erase(&session);
   Member* member = member_of(session);
   if (member == nullptr) return;
   if (member->joined && !member->standby)
     engine_->worker_disconnected(mono_now(), wall_now(), member->worker);
   by_session_.erase(member->worker.session);
   session_of_.erase(&session);
-  end_recovery_if_complete();
+  look_at_recovery();
   perform();
   arm();
   if (on_change) on_change();
@@ -289,14 +370,21 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       session.close(parsed.error());
       return true;
     }
-    auto& held = held_early_[&session];
+    auto& told = told_early_[&session];
+    const auto bytes = parsed->head.find("bytes");
     if (const auto list = parsed->head.find("held");
         list != parsed->head.end() && list->is_object()) {
       for (const auto& [id, version] : list->items()) {
-        if (version.is_number_unsigned() && held.size() < 200000)
-          held[TaskId{id}] = version.get<std::uint64_t>();
+        if (!version.is_number_unsigned() || told.held.size() >= kMaxToldCopies ||
+            !tasks::is_task_id(id))
+          continue;
+        told.held[TaskId{id}] = version.get<std::uint64_t>();
+        if (bytes != parsed->head.end() && bytes->is_object())
+          told.bytes[TaskId{id}] = number_of(*bytes, id.c_str());
       }
     }
+    add_running(parsed->head, told.running);
+    gathering_.heard(mono_now());
     return true;
   }
   if (frame.type == FrameType::kJoin) {
@@ -314,6 +402,7 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
     const auto request = number_of(parsed->head, "request");
     if (frame.type == FrameType::kPeers) {
       json peers = json::array();
+      std::size_t bytes = 0;
       peers.push_back({{"name", config_.name.value},
                        {"role", "coordinator"},
                        {"state", "ready"},
@@ -328,11 +417,21 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
                          {"state", m.leaving       ? "leaving"
                                    : running_of(m) ? "busy"
                                                    : "idle"}});
+        bytes += peers.back().dump().size() + 1;
+        if (bytes > kMaxPeerListBytes) {
+          peers.erase(peers.size() - 1);
+          break;
+        }
       }
       session.send(FrameType::kPeerList, control(json{{"request", request}, {"peers", peers}}));
       return true;
     }
-    locate({text_of(parsed->head, "name")}, [&session, request](const Result<Location>& where) {
+    const AgentName name{text_of(parsed->head, "name")};
+    if (!is_agent_name(name.value)) {
+      session.close(invalid("RESOLVE of what is not an agent's name"));
+      return true;
+    }
+    locate(name, [&session, request](const Result<Location>& where) {
       if (!where) {
         session.send(FrameType::kResolved, control(json{{"request", request},
                                                         {"code", code_name(where.error().code)},
@@ -357,10 +456,14 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       const auto version = in.u64();
       const TaskId id{std::string(in.text())};
       auto task = tasks::decode(in.rest());
+      if (!in.ok() || !member->pulls.answered(id)) {
+        session.close(invalid("a COPY that nobody asked for"));
+        return true;
+      }
       if (version > 0 && task && task->id == id)
         engine_->restore(now, wall, *std::move(task), worker);
-      member->pulling.erase(id);
-      if (member->pulling.empty() && !member->joined) finish_join(*member);
+      gathering_.heard(now);
+      pull(*member, session);
       break;
     }
     case FrameType::kReplicated: {
@@ -422,9 +525,19 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       // The worker knows its reports by task and attempt; so does the request number that goes
       // round the engine.
       const auto number = next_ticket_++;
-      reports_[number] = {report->id, report->attempt};
-      if (report->done) ++member->tasks_done;
+      const TaskId id = report->id;
+      reports_[number] = {id, report->attempt};
+      const auto is_done = [&] {
+        const auto task = engine_->find(id);
+        return task && (*task)->state == tasks::TaskState::kDone;
+      };
+      const bool was_done = is_done();
       engine_->report(now, wall, worker, number, *std::move(report));
+      if (!was_done && is_done()) {  // not refused, and not a repetition
+        ++member->tasks_done;
+        if (const auto grant = granted_.find(member->log_id); grant != granted_.end())
+          grant->second.tasks_done = member->tasks_done;
+      }
       break;
     }
     default:
@@ -477,8 +590,7 @@ void Coordinator::store(const tasks::Store& out) {
   }
   unstored_.erase(out.id);
   const auto older = records_.find(out.id);
-  if (older != records_.end())
-    check(log_->mark(older->second, log::State::kDone, 0).ok(), "marking needs no space");
+  if (older != records_.end()) log_->finish(older->second);
   records_[out.id] = *record;
 }
 
@@ -492,7 +604,7 @@ void Coordinator::perform() {
     } else if (auto* e = std::get_if<tasks::Erase>(&output)) {
       unstored_.erase(e->id);
       if (const auto found = records_.find(e->id); found != records_.end()) {
-        check(log_->mark(found->second, log::State::kDone, 0).ok(), "marking needs no space");
+        log_->finish(found->second);
         records_.erase(found);
       }
     } else if (auto* r = std::get_if<tasks::Replicate>(&output)) {
@@ -554,6 +666,12 @@ void Coordinator::perform() {
               control(json{{"id", c->id.value}, {"attempt", c->attempt}}));
     } else if (auto* g = std::get_if<tasks::Changed>(&output)) {
       const auto task = engine_->find(g->id);
+      if (task) {  // who had it may not have it any more
+        for (const auto& attempt : (*task)->history) {
+          const auto member = by_session_.find(attempt.session);
+          if (member != by_session_.end()) note_work(member->second);
+        }
+      }
       if (!task || !tasks::is_final((*task)->state)) continue;
       for (auto it = waiters_.begin(); it != waiters_.end();) {
         if (it->id != g->id) {
@@ -574,10 +692,12 @@ void Coordinator::tick() {
   const auto now = mono_now();
   for (const auto& [id, out] : std::map(unstored_)) store(out);
   if (active_) engine_->tick(now, wall_now());
-  end_recovery_if_complete();
-  if (now >= recovery_deadline_) {
-    for (const auto& session : std::set(announcing_))
-      session->close(Error{Code::kCancelled, "announced long enough"});
+  look_at_recovery();
+  for (const auto& [name, announcement] : std::map(announcing_)) {
+    if (now >= announce_until_)
+      stop_announcing(name, "announced long enough");
+    else if (!announcement.session && announcement.again_at <= now)
+      announce(name);
   }
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     if (it->deadline > now) {
@@ -597,7 +717,11 @@ void Coordinator::arm() {
   const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
   if (const auto t = engine_->next_deadline(); t && active_) sooner(*t);
   for (const auto& waiter : waiters_) sooner(waiter.deadline);
-  if (recovering() || !announcing_.empty()) sooner(recovery_deadline_);
+  if (const auto t = gathering_.next_deadline(now); t && active_) sooner(*t);
+  if (!announcing_.empty()) sooner(announce_until_);
+  for (const auto& [name, announcement] : announcing_) {
+    if (!announcement.session) sooner(announcement.again_at);
+  }
   if (!unstored_.empty()) sooner(now + Milliseconds{500});
   timer_.expires_at(std::max(next, now + Milliseconds{1}));
   timer_.async_wait([this, alive = alive_](boost::system::error_code e) {

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <functional>
 #include <map>
 #include <memory>
@@ -15,19 +14,21 @@
 
 #include "api/swarm.h"
 #include "engine/mail.h"
+#include "engine/team_http.h"
 #include "log/log.h"
 #include "net/http_server.h"
+#include "tasks/recovery.h"
 #include "tasks/tasks.h"
 
 namespace swarm::engine {
 
-inline constexpr std::size_t kMaxTaskWaiters = 1024;  // long polls
-inline constexpr std::size_t kMaxForwards = 64;       // requests on their way to other teams
 inline constexpr std::uint64_t kTaskReserveBytes =
     6U << 20U;  // of the log: new tasks leave this much for changes of old ones
-inline constexpr Milliseconds kRecoveryLimit{
-    5000};  // for workers that the former coordinator had and that do not come; later copies still
-            // count
+inline constexpr std::size_t kMaxToldCopies = 200000;  // copies that one worker may tell of
+// A worker's address at which nobody has answered for so long is not waited for, and tried less
+// often.
+inline constexpr Milliseconds kUnreachableAfter{1000};
+inline constexpr Milliseconds kAnnounceAgain{200}, kAnnounceUnreachable{1000};
 
 // What the Swarm resource says that may change while we run.
 struct TeamSettings {
@@ -80,7 +81,7 @@ class Coordinator {
     LogId log_id;
     std::string address, version;
     std::map<TaskId, std::uint64_t> held;
-    std::set<TaskId> pulling;
+    tasks::PullWindow pulls;
     std::vector<tasks::Engine::Running> running;
     bool joined = false, leaving = false, superseded = false;
     // Its predecessor in the same slot is shutting down but still at work: mail goes here already,
@@ -88,8 +89,24 @@ class Coordinator {
     // end that work.
     bool standby = false;
     std::map<std::uint64_t, MonoTime> nexts;  // standby: requests for tasks, with their deadlines
-    WallTime since = 0;
-    std::uint64_t tasks_done = 0;
+    bool at_work = false;
+    WallTime since = 0;            // at work, or without work
+    std::uint64_t tasks_done = 0;  // by this incarnation, as far as this coordinator knows
+  };
+  struct Told {  // HELD frames before JOIN
+    std::map<TaskId, std::uint64_t> held;
+    std::map<TaskId, std::size_t> bytes;
+    std::vector<tasks::Engine::Running> running;
+  };
+  struct Grant {
+    AgentName name;
+    std::uint64_t session = 0, tasks_done = 0;
+  };
+  struct Announcement {
+    std::string address;
+    std::shared_ptr<Session> session;  // null: again at `again_at`
+    MonoTime again_at{};
+    std::optional<MonoTime> unanswered_since;
   };
   struct Waiter {
     TaskId id;
@@ -103,9 +120,13 @@ class Coordinator {
   [[nodiscard]] bool predecessor_busy(const Member& member) const;
   void promote_standbys();
   [[nodiscard]] std::optional<tasks::Engine::Running> running_of(const Member& member) const;
-  void announce(const Former& former);
-  void end_recovery_if_complete();
-  void perform();  // the engine's outputs
+  void pull(Member& member, Session& session);
+  void note_work(Member& member);
+  void announce(const AgentName& name);
+  void announcement_ended(const AgentName& name, const Session& session);
+  void stop_announcing(const AgentName& name, const char* why);
+  void look_at_recovery();  // ends it when everybody has come that will
+  void perform();           // the engine's outputs
   void store(const tasks::Store& out);
   void send_to(const tasks::Worker& worker, link::FrameType type, const std::string& payload);
   void answer_task(const TaskId& id, const net::Respond& respond);
@@ -131,11 +152,11 @@ class Coordinator {
   std::uint64_t epoch_ = 0, next_session_ = 1, next_ticket_ = 1;
   std::map<std::uint64_t, Member> by_session_;
   // Who got which session, by the log that makes an incarnation; the youngest kMaxGranted.
-  std::map<LogId, std::pair<AgentName, std::uint64_t>> granted_;
+  std::map<LogId, Grant> granted_;
   static constexpr std::size_t kMaxGranted = 8192;
   std::map<Session*, std::uint64_t> session_of_;
-  std::map<Session*, std::map<TaskId, std::uint64_t>> held_early_;  // HELD frames before JOIN
-  std::map<AgentName, std::uint64_t> owner_;                        // name -> highest session
+  std::map<Session*, Told> told_early_;
+  std::map<AgentName, std::uint64_t> owner_;  // name -> highest session
   std::map<TaskId, log::Sequence> records_;
   std::map<TaskId, std::uint64_t> versions_;
   std::map<TaskId, tasks::Store> unstored_;  // the log was full: tried again at every tick
@@ -143,11 +164,10 @@ class Coordinator {
   std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;  // under way in the engine
   std::vector<Waiter> waiters_;
   std::vector<tasks::Task> restored_;
-  std::set<AgentName> expected_;
-  std::set<std::shared_ptr<Session>> announcing_;
-  MonoTime recovery_deadline_{};
-  boost::asio::thread_pool forwarders_{4};
-  std::size_t forwarding_ = 0;
+  tasks::Gathering gathering_;
+  std::map<AgentName, Announcement> announcing_;  // they have not come yet
+  MonoTime announce_until_{};
+  TeamHttp forwarders_{loop_, config_};
   boost::asio::steady_timer timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

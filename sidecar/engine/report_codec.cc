@@ -43,6 +43,7 @@ Result<tasks::Report> decode_report(std::string_view payload, std::uint64_t* req
   tasks::Report report;
   *request = number_of(head, "request");
   report.id.value = text_of(head, "id");
+  if (!tasks::is_task_id(report.id.value)) return invalid("a report of what is not a task's id");
   report.attempt = static_cast<std::uint32_t>(number_of(head, "attempt"));
   report.done = flag_of(head, "done");
   const auto kind = text_of(head, "kind", "failed");
@@ -58,11 +59,12 @@ Result<tasks::Report> decode_report(std::string_view payload, std::uint64_t* req
         "kind must be failed, bad_task, try_later, timeout, idle_timeout, cancelled or released");
   if (head.contains("exitCode") && head["exitCode"].is_number_integer())
     report.exit_code = head["exitCode"].get<int>();
-  report.message = text_of(head, "message");
+  report.message = tasks::clipped(text_of(head, "message"), tasks::kMaxLineBytes);
   if (const auto lines = head.find("lastLines"); lines != head.end() && lines->is_array()) {
     for (const auto& line : *lines) {
       if (line.is_string() && report.last_lines.size() < tasks::kMaxLastLines) {
-        report.last_lines.push_back(line.get<std::string>().substr(0, tasks::kMaxLineBytes));
+        report.last_lines.push_back(
+            tasks::clipped(line.get_ref<const std::string&>(), tasks::kMaxLineBytes));
       }
     }
   }

@@ -31,6 +31,7 @@ std::shared_ptr<Session> Session::accept(Loop& loop, tcp::socket socket, const O
       new Session(loop, std::move(socket), options, std::move(handshake), std::move(events)));
   error_code ignored;  // a latency hint only
   session->socket_.set_option(tcp::no_delay(true), ignored);
+  session->connected_ = true;
   session->heartbeat();
   session->read();
   return session;
@@ -49,6 +50,8 @@ std::shared_ptr<Session> Session::connect(Loop& loop, const tcp::endpoint& to,
     if (e) return session->close(unavailable("connect: " + e.message()));
     error_code ignored;  // a latency hint only
     session->socket_.set_option(tcp::no_delay(true), ignored);
+    session->connected_ = true;
+    session->heartbeat();
     session->queue(session->handshake_.start());
     session->read();
   });
@@ -142,12 +145,17 @@ void Session::write() {
 }
 
 void Session::heartbeat() {
-  timer_.expires_after(up_ ? options_.ping_period : options_.handshake_timeout);
+  timer_.expires_after(up_          ? options_.ping_period
+                       : connected_ ? options_.handshake_timeout
+                                    : options_.connect_timeout);
   timer_.async_wait([weak = weak_from_this()](error_code e) {
     auto self = weak.lock();
     if (e || !self || self->closed_) return;
     const auto now = mono_now();
-    if (!self->up_) return self->close(unavailable("link: no handshake in time"));
+    if (!self->up_) {
+      return self->close(unavailable(self->connected_ ? "link: no handshake in time"
+                                                      : "link: no connection in time"));
+    }
     if (now - self->last_heard_ >= self->options_.ping_period * self->options_.failure_threshold) {
       return self->close(unavailable("link: nothing heard from the peer in time"));
     }

@@ -25,6 +25,7 @@ class Session : public std::enable_shared_from_this<Session> {
     link::Identity self;
     std::string secret;
     std::function<link::Standing()> standing;
+    Milliseconds connect_timeout{1500};  // a SYN and its first repetition: whoever is there answers
     Milliseconds handshake_timeout{5000};
     Milliseconds ping_period{5000};
     int failure_threshold = 2;  // periods without a byte from the peer: the session ends
@@ -68,7 +69,7 @@ class Session : public std::enable_shared_from_this<Session> {
   link::FrameReader reader_;
   std::string inbound_, queue_, writing_;
   MonoTime started_, last_heard_;
-  bool up_ = false, closed_ = false, write_scheduled_ = false;
+  bool connected_ = false, up_ = false, closed_ = false, write_scheduled_ = false;
 };
 
 }  // namespace swarm::engine

@@ -15,7 +15,7 @@ namespace {
 constexpr Milliseconds kCallTimeout{10000};   // resolve, extend, peers
 constexpr Milliseconds kReportAnswer{25000};  // then the agent hears "unknown" and asks again
 constexpr Milliseconds kRepeatReport{5000};   // unanswered so long: sent again
-constexpr std::size_t kHeldPerFrame = 2000;
+constexpr std::size_t kNamedPerFrame = 2000;  // of HELD and JOIN: far below the limit of a frame
 constexpr std::size_t kRememberedReports = 1000;
 
 std::string copy_payload(std::uint64_t version, const TaskId& id, std::string_view bytes) {
@@ -52,13 +52,15 @@ void Worker::restore(const log::Record& record) {
     link::PayloadReader in(record.payload);
     const auto version = in.u64();
     const TaskId id{std::string(in.text())};
+    if (!tasks::is_task_id(id.value)) return;
     auto& copy = copies_[id];
-    if (version >= copy.version)
-      copy = {record.sequence, version};  // a crash may have left the older one undone
+    if (version >= copy.version)  // a crash may have left the older one undone
+      copy = {record.sequence, version, record.payload.size()};
   } else if (record.kind == tasks::kLeased) {
     link::PayloadReader in(record.payload);
     const auto attempt = in.u32();
-    leased_[{TaskId{std::string(in.text())}, attempt}] = record.sequence;
+    const TaskId id{std::string(in.text())};
+    if (tasks::is_task_id(id.value)) leased_[{id, attempt}] = {record.sequence, mono_now()};
   } else if (record.kind == tasks::kResult) {
     std::uint64_t request = 0;
     if (auto report = decode_report(record.payload, &request)) {
@@ -84,22 +86,29 @@ void Worker::attach(log::Log& log) {
 
 void Worker::join(Session& session) {
   joined_ = false;
-  json held = json::object();
+  json held = json::object(), bytes = json::object();
   const auto flush = [&] {
-    if (!held.empty()) session.send(FrameType::kHeld, control(json{{"held", held}}));
-    held = json::object();
+    if (!held.empty())
+      session.send(FrameType::kHeld, control(json{{"held", held}, {"bytes", bytes}}));
+    held = bytes = json::object();
   };
   for (const auto& [id, copy] : copies_) {
     held[id.value] = copy.version;
-    if (held.size() >= kHeldPerFrame) flush();
+    bytes[id.value] = copy.bytes;
+    if (held.size() >= kNamedPerFrame) flush();
   }
   flush();
   json running = json::array();
-  for (const auto& [key, record] : leased_)
+  const auto name = [&](const TaskAttempt& key) {
+    if (running.size() >= kNamedPerFrame) {
+      session.send(FrameType::kHeld, control(json{{"running", running}}));
+      running = json::array();
+    }
     running.push_back({{"id", key.first.value}, {"attempt", key.second}});
+  };
+  for (const auto& [key, lease] : leased_) name(key);
   for (const auto& [key, pending] : reports_) {
-    if (!leased_.contains(key))
-      running.push_back({{"id", key.first.value}, {"attempt", key.second}});
+    if (!leased_.contains(key)) name(key);
   }
   session.send(FrameType::kJoin, control(json{{"session", session_number_},
                                               {"running", running},
@@ -130,7 +139,8 @@ void Worker::take(Session& session, const link::Frame& frame) {
       if (!parsed) return session.close(parsed.error());
       session_number_ = number_of(parsed->head, "session");
       joined_ = true;
-      for (auto& [key, pending] : reports_) send_report(pending);
+      for (auto& [key, pending] : reports_) pending.sent_at = {};
+      send_reports();
       for (auto& [request, next] : nexts_) send_next(request, next);
       mail_.look_again();
       if (on_joined) on_joined();
@@ -141,20 +151,21 @@ void Worker::take(Session& session, const link::Frame& frame) {
       const auto version = in.u64();
       const TaskId id{std::string(in.text())};
       const auto bytes = in.rest();
-      if (!in.ok()) return session.close(invalid("malformed REPLICATE"));
+      if (!in.ok() || !tasks::is_task_id(id.value))
+        return session.close(invalid("malformed REPLICATE"));
       // A coordinator that was superseded must not get copies confirmed any more.
       if (session.peer_standing().epoch < home_->known_epoch())
         return session.close(Error{Code::kDenied, "superseded"});
       auto& copy = copies_[id];
       if (version > copy.version) {
-        auto record = log_->append(tasks::kReplica, copy_payload(version, id, bytes));
+        const auto record_bytes = copy_payload(version, id, bytes);
+        auto record = log_->append(tasks::kReplica, record_bytes);
         if (!record) {
           if (copy.record == 0) copies_.erase(id);
           return;  // full: no confirmation, the coordinator looks for another mirror
         }
-        if (copy.record != 0)
-          check(log_->mark(copy.record, log::State::kDone, 0).ok(), "marking needs no space");
-        copy = {*record, version};
+        if (copy.record != 0) log_->finish(copy.record);
+        copy = {*record, version, record_bytes.size()};
       }
       std::string payload;
       link::put_u64(payload, copy.version);
@@ -164,7 +175,7 @@ void Worker::take(Session& session, const link::Frame& frame) {
     case FrameType::kForget: {
       const auto copy = copies_.find(TaskId{frame.payload});
       if (copy == copies_.end()) return;
-      check(log_->mark(copy->second.record, log::State::kDone, 0).ok(), "marking needs no space");
+      log_->finish(copy->second.record);
       copies_.erase(copy);
       return;
     }
@@ -214,9 +225,9 @@ void Worker::take(Session& session, const link::Frame& frame) {
         return;  // recovering: it asks again when joined anew, or by the timer
       auto pending = std::move(found->second);
       reports_.erase(found);
-      check(log_->mark(pending.record, log::State::kDone, 0).ok(), "marking needs no space");
+      log_->finish(pending.record);
       if (const auto leased = leased_.find(key); leased != leased_.end()) {
-        check(log_->mark(leased->second, log::State::kDone, 0).ok(), "marking needs no space");
+        log_->finish(leased->second.record);
         leased_.erase(leased);
       }
       cancels_.erase(key);
@@ -224,6 +235,7 @@ void Worker::take(Session& session, const link::Frame& frame) {
         reported_.push_back(key);
         if (reported_.size() > kRememberedReports) reported_.pop_front();
       }
+      send_reports();
       for (auto& done : pending.waiting) done(status);
       return;
     }
@@ -317,6 +329,7 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   const json& head = parsed->head;
   Leased lease;
   lease.id.value = text_of(head, "id");
+  if (!tasks::is_task_id(lease.id.value)) return session.close(invalid("malformed TASK_LEASE"));
   lease.attempt = static_cast<std::uint32_t>(number_of(head, "attempt"));
   lease.max_attempts = static_cast<std::uint32_t>(number_of(head, "maxAttempts"));
   lease.version = text_of(head, "version") == "V1" ? tasks::Version::kV1 : tasks::Version::kV2;
@@ -340,15 +353,18 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
     back.attempt = lease.attempt;
     back.kind = tasks::FailKind::kReleased;
     back.message = why;
-    report(std::move(back),
-           [](Status) {});  // nobody waits: the report is kept and repeated until confirmed
+    keep(std::move(back),
+         [](Status) {});  // nobody waits: the report is kept and repeated until confirmed
   };
   std::string payload;
   link::put_u32(payload, lease.attempt);
   link::put_text(payload, lease.id.value);
-  auto record = log_->append(tasks::kLeased, payload);
-  if (!record) return give_back("the pod's mailbox is full");
-  leased_[key] = *record;
+  if (!leased_.contains(key)) {
+    make_room_for_lease();
+    auto record = log_->append(tasks::kLeased, payload);
+    if (!record) return give_back("the pod's mailbox is full");
+    leased_[key] = {*record, mono_now()};
+  }
   const auto found = nexts_.find(number_of(head, "request"));
   if (found == nexts_.end()) return give_back("nobody was waiting any more");
   auto done = std::move(found->second.done);
@@ -356,13 +372,26 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   if (!done(std::move(lease))) give_back("the agent had gone");
 }
 
+void Worker::make_room_for_lease() {
+  while (leased_.size() >= kMaxLeased) {
+    const auto stalest = std::min_element(
+        leased_.begin(), leased_.end(),
+        [](const auto& a, const auto& b) { return a.second.extended < b.second.extended; });
+    log_->finish(stalest->second.record);
+    cancels_.erase(stalest->first);
+    leased_.erase(stalest);
+  }
+}
+
 void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
                     OnExtended done) {
   const TaskAttempt key{id, attempt};
-  if (!leased_.contains(key)) {
+  const auto leased = leased_.find(key);
+  if (leased == leased_.end()) {
     return done(Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
                                          " is not leased to this pod"});
   }
+  leased->second.extended = mono_now();
   if (cancels_.contains(key)) return done(true);
   Session* session = home();
   if (session == nullptr)
@@ -370,7 +399,8 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
   const auto request = ++last_request_;
   extends_[request] = {mono_now() + kCallTimeout, std::move(done)};
   json head{{"request", request}, {"id", id.value}, {"attempt", attempt}};
-  if (progress != nullptr) head["progress"] = printable(progress->substr(0, tasks::kMaxLineBytes));
+  if (progress != nullptr)
+    head["progress"] = printable(tasks::clipped(*progress, tasks::kMaxLineBytes));
   session->send(FrameType::kTaskExtend, control(head));
   arm();
 }
@@ -378,26 +408,45 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
 void Worker::report(tasks::Report report, Mail::OnStatus done) {
   const TaskAttempt key{report.id, report.attempt};
   if (std::find(reported_.begin(), reported_.end(), key) != reported_.end()) return done({});
+  if (!leased_.contains(key) && !reports_.contains(key)) {
+    return done(Error{Code::kDenied, "attempt " + std::to_string(key.second) + " of " +
+                                         key.first.value + " is not leased to this pod"});
+  }
+  keep(std::move(report), std::move(done));
+}
+
+void Worker::keep(tasks::Report report, Mail::OnStatus done) {
+  const TaskAttempt key{report.id, report.attempt};
   auto found = reports_.find(key);
   if (found == reports_.end()) {
+    if (reports_.size() >= kMaxKeptReports) {
+      return done(Error{Code::kFull, std::to_string(kMaxKeptReports) +
+                                         " results of this pod wait for the coordinator"});
+    }
     Pending pending;
     pending.payload = encode_report(0, report);
     auto record = log_->append(tasks::kResult, pending.payload);
     if (!record) return done(record.error().in("keeping the result"));
     pending.record = *record;
     found = reports_.emplace(key, std::move(pending)).first;
-    send_report(found->second);
+    send_reports();
   }
   found->second.waiting.push_back(std::move(done));
   found->second.answer_by = mono_now() + kReportAnswer;
   arm();
 }
 
-void Worker::send_report(Pending& pending) {
+// What is new or was not answered for long. What does not fit now goes with the answers to these.
+void Worker::send_reports() {
   Session* session = home();
   if (session == nullptr) return;
-  pending.sent_at = mono_now();
-  session->send(FrameType::kTaskReport, pending.payload);
+  const auto now = mono_now();
+  for (auto& [key, pending] : reports_) {
+    if (session->queued_bytes() >= kReportWindowBytes) return;
+    if (pending.sent_at != MonoTime{} && now - pending.sent_at < kRepeatReport) continue;
+    pending.sent_at = now;
+    session->send(FrameType::kTaskReport, pending.payload);
+  }
 }
 
 void Worker::peers(OnPeers done) {
@@ -463,7 +512,7 @@ void Worker::leaving() {
 }
 
 void Worker::release_all() {
-  for (const auto& [key, record] : std::map(leased_)) {
+  for (const auto& [key, lease] : std::map(leased_)) {
     if (reports_.contains(key)) continue;
     tasks::Report back;
     back.id = key.first;
@@ -492,8 +541,8 @@ void Worker::tick() {
               : Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"};
       for (auto& done : waiting) done(why);
     }
-    if (now - pending.sent_at >= kRepeatReport) send_report(pending);
   }
+  send_reports();
   arm();
 }
 

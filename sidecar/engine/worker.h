@@ -3,7 +3,8 @@
 //
 // What it must not forget stands in the pod's log before anybody hears of it: copies (kReplica),
 // what is at work here (kLeased), and reports that the coordinator has not confirmed (kResult). All
-// of it is told to the next coordinator.
+// of it is told to the next coordinator. An agent reports only what is leased to its pod, so no
+// more is kept than was handed out.
 //
 // Threads: the loop's.
 #pragma once
@@ -24,6 +25,12 @@
 namespace swarm::engine {
 
 inline constexpr std::size_t kMaxWaitingTaskCalls = 1024;
+// Leases remembered: a multiple of what the coordinator gives one worker. An agent that dies
+// without a word leaves one behind; the one that was not extended for longest makes room.
+inline constexpr std::size_t kMaxLeased = 8 * tasks::kMaxCallsPerWorker;
+inline constexpr std::size_t kMaxKeptReports = 1024;  // not confirmed; beyond: kFull
+inline constexpr std::size_t kReportWindowBytes =
+    4U << 20U;  // of what a link has unsent: more reports wait
 
 class Worker {
  public:
@@ -56,6 +63,8 @@ class Worker {
   void next(Milliseconds wait, OnLease done);
   void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
               OnExtended done);
+  // kDenied: not leased to this pod; kFull: too many wait for the coordinator; kUnknown: kept, but
+  // not confirmed in time.
   void report(tasks::Report report, Mail::OnStatus done);
   void peers(OnPeers done);
   void locate(const AgentName& name, Located done);
@@ -76,6 +85,11 @@ class Worker {
   struct Copy {
     log::Sequence record = 0;
     std::uint64_t version = 0;
+    std::size_t bytes = 0;
+  };
+  struct Lease {
+    log::Sequence record = 0;
+    MonoTime extended{};  // or taken
   };
   struct Pending {  // a report on its way
     log::Sequence record = 0;
@@ -104,7 +118,9 @@ class Worker {
   void join(Session& session);
   void take(Session& session, const link::Frame& frame);
   void lost();
-  void send_report(Pending& pending);
+  void keep(tasks::Report report, Mail::OnStatus done);
+  void send_reports();
+  void make_room_for_lease();
   void take_lease(Session& session, const link::Frame& frame);
   void send_next(std::uint64_t request, const Next& next);
   CoordinatorLink& link_of(std::uint32_t team);
@@ -123,7 +139,7 @@ class Worker {
   std::unique_ptr<CoordinatorLink> home_;
   std::map<std::uint32_t, std::unique_ptr<CoordinatorLink>> others_;
   std::map<TaskId, Copy> copies_;
-  std::map<TaskAttempt, log::Sequence> leased_;
+  std::map<TaskAttempt, Lease> leased_;
   std::map<TaskAttempt, std::string> cancels_;  // the coordinator wants them ended
   std::map<TaskAttempt, Pending> reports_;
   std::deque<TaskAttempt> reported_;  // confirmed lately: a repeated report is OK

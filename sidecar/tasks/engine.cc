@@ -53,16 +53,6 @@ std::string_view reason_of(FailKind kind) {
   return "failed";
 }
 
-// At most `limit` bytes of `text`, cut between two characters.
-std::string clipped(std::string_view text, std::size_t limit) {
-  if (text.size() > limit) {
-    std::size_t end = limit;
-    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
-    text = text.substr(0, end == 0 ? limit : end);
-  }
-  return std::string(text);
-}
-
 bool is_plain(std::string_view text) {
   return is_utf8(text) && std::none_of(text.begin(), text.end(), [](char c) {
            return static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
@@ -174,8 +164,12 @@ class Engine::Impl {
     Worker worker;
     bool connected = false, leaving = false;
     std::optional<MonoTime> lost_at;  // disconnected, may come back until then
-    std::map<TaskId, std::uint64_t>
-        in_flight;  // copies sent, unconfirmed: at most kReplicationWindow
+    struct Sent {
+      std::uint64_t version;
+      std::size_t bytes;
+    };
+    std::map<TaskId, Sent> in_flight;  // copies sent, unconfirmed: at most kReplicationWindow…
+    std::size_t in_flight_bytes = 0;   // … and about kReplicationWindowBytes
     std::map<TaskId, std::uint64_t>
         late;                  // unconfirmed for so long that another was asked; may still confirm
     std::deque<TaskId> queue;  // copies to send; each id once
@@ -232,6 +226,8 @@ class Engine::Impl {
       return not_found(it->second.was_accepted ? "task " + id.value + " has expired"
                                                : "task " + id.value + " was never accepted");
     }
+    if (awaiting_ && team_of(id) == settings_.team)
+      return unavailable("a worker that may hold this task has not come back yet; try again");
     return not_found(is_task_id(id.value) ? "no task " + id.value : "no such task");
   }
   Record* visible(const TaskId& id) {
@@ -311,17 +307,26 @@ class Engine::Impl {
     pump(m, now);
   }
   void pump(Member& m, MonoTime now) {
-    while (m.connected && m.in_flight.size() < kReplicationWindow && !m.queue.empty()) {
+    while (m.connected && m.in_flight.size() < kReplicationWindow &&
+           m.in_flight_bytes < kReplicationWindowBytes && !m.queue.empty()) {
       const TaskId id = std::move(m.queue.front());
       m.queue.pop_front();
       m.queued.erase(id);
       Record* r = lookup(id);
       if (r == nullptr || r->mirror != m.worker.name || r->mirrored()) continue;
-      m.in_flight[id] = r->task.version;
-      out(Replicate{m.worker, id, r->task.version, encode(r->task)});
+      std::string bytes = encode(r->task);
+      m.in_flight[id] = {r->task.version, bytes.size()};
+      m.in_flight_bytes += bytes.size();
+      out(Replicate{m.worker, id, r->task.version, std::move(bytes)});
       r->resend_at = now + settings_.mirror_timeout / kResendsPerTimeout;
       retime(*r);
     }
+  }
+  void not_in_flight(Member& m, const TaskId& id) {
+    const auto sent = m.in_flight.find(id);
+    if (sent == m.in_flight.end()) return;
+    m.in_flight_bytes -= sent->second.bytes;
+    m.in_flight.erase(sent);
   }
   void add_holder(Record& r, Member& m, std::uint64_t version) {
     r.holders[m.worker.name] = version;
@@ -379,7 +384,7 @@ class Engine::Impl {
   }
   // A confirmation that is still on its way must not count any more: the copy will be gone.
   void forget(Member& m, const TaskId& id) {
-    m.in_flight.erase(id);
+    not_in_flight(m, id);
     m.late.erase(id);
     if (m.connected) out(Forget{m.worker, id});
   }
@@ -767,8 +772,8 @@ class Engine::Impl {
       r.resend_at.reset();
       Member& m = *member(*r.mirror);
       if (const auto sent = m.in_flight.find(r.task.id); sent != m.in_flight.end()) {
-        if (m.late.size() < kMaxLate) m.late[r.task.id] = sent->second;
-        m.in_flight.erase(sent);
+        if (m.late.size() < kMaxLate) m.late[r.task.id] = sent->second.version;
+        not_in_flight(m, r.task.id);
       }
       const AgentName slow = m.worker.name;
       assign_mirror(r, now, &slow);
@@ -792,6 +797,7 @@ class Engine::Impl {
   // ------------------------------------------------------------------ members
   void clear_transfers(Member& m) {
     m.in_flight.clear();
+    m.in_flight_bytes = 0;
     m.late.clear();
     m.queue.clear();
     m.queued.clear();
@@ -869,7 +875,7 @@ class Engine::Impl {
       r->resend_at.reset();
       // What may still be on its way there is not waited for: it would keep later versions back.
       Member& mirror = *member(*r->mirror);
-      mirror.in_flight.erase(id);
+      not_in_flight(mirror, id);
       mirror.late.erase(id);
       forget_spares(*r);
     }
@@ -966,6 +972,57 @@ class Engine::Impl {
     r.ready_at.reset();
     order_.erase(r.place());
   }
+  // Two tasks may carry one idempotency id: the holder of the first was away for so long that the
+  // client's repetition made the second. Both were promised, so both stay; but at most one of them
+  // is queued, running or done. Kept is the done one, else the one that got furthest, else the
+  // older; what else is not final yet is cancelled and says whose duplicate it is.
+  static int progress_of(const Record& r) {
+    if (r.pending) return 0;
+    if (r.task.state == TaskState::kDone) return 5;
+    if (is_final(r.task.state) || r.task.cancel_requested) return 1;
+    if (r.task.state == TaskState::kRunning) return 4;
+    return r.task.history.empty() ? 2 : 3;
+  }
+  static bool is_kept(const Record& a, const Record& b) {
+    return std::tuple(-progress_of(a), a.task.created_at, a.task.id) <
+           std::tuple(-progress_of(b), b.task.created_at, b.task.id);
+  }
+  // `r` has come (back) with its copy. May erase the other one.
+  void merge_duplicates(Record& r, MonoTime now, WallTime wall) {
+    if (r.task.idempotency_id.empty()) return;
+    TaskId& known = by_idempotency_[r.task.idempotency_id];
+    Record* other = lookup(known);
+    if (other == nullptr || other == &r) {
+      known = r.task.id;
+      return;
+    }
+    Record& kept = is_kept(r, *other) ? r : *other;
+    Record& spare = &kept == &r ? *other : r;
+    known = kept.task.id;
+    for (const SubmitWaiter& w : std::exchange(spare.submits, {})) {
+      if (!settings_.require_mirror || !kept.holders.empty()) {
+        out(Submitted{w.ticket, kept.task.id, std::string(survives(kept)), true, mirrors(kept)});
+      } else {
+        kept.submits.push_back({w.ticket, w.deadline, true});  // twice kMaxWaitersPerTask at most
+      }
+    }
+    retime(kept);
+    retime(spare);
+    if (spare.pending) return erase(spare);  // nobody was promised anything
+    if (is_final(spare.task.state) || spare.task.cancel_requested) return;
+    spare.task.last_output =
+        "a duplicate of task " + kept.task.id.value + ", which was submitted under the same id";
+    spare.task.last_output_at = wall;
+    if (spare.task.state == TaskState::kQueued) {
+      finish(spare, now, wall, TaskState::kCancelled);
+    } else {
+      spare.task.cancel_requested = true;
+      const Attempt& a = spare.task.history.back();
+      const Member* m = member(a.agent);
+      if (m != nullptr && m->connected) out(Cancel{m->worker, spare.task.id, a.number});
+    }
+    changed(spare, now, wall);
+  }
   void resolve_claims_on(const TaskId& id, MonoTime now, WallTime wall) {
     std::vector<std::pair<std::uint32_t, Member*>> found;
     for (auto& [name, m] : members_) {
@@ -983,7 +1040,7 @@ class Engine::Impl {
   Settings settings_;
   std::uint64_t (*random_)(void*);
   void* context_;
-  bool recovering_ = false;
+  bool recovering_ = false, awaiting_ = false;
   MonoTime now_{};  // of the call in progress
   std::uint64_t arrivals_ = 0;
   std::uint64_t next_waiter_ = 0;
@@ -1032,6 +1089,8 @@ void Engine::begin_recovery(MonoTime now) {
 }
 
 bool Engine::recovering() const { return impl_->recovering_; }
+
+void Engine::await_copies(bool awaited) { impl_->awaiting_ = awaited; }
 
 bool Engine::wants(const TaskId& id, std::uint64_t version) const {
   if (impl_->erased_.contains(id) || team_of(id) != impl_->settings_.team) return false;
@@ -1111,6 +1170,7 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   if (settle) {
     e.settle(*r, now, wall);
     e.resolve_claims_on(id, now, wall);
+    e.merge_duplicates(*r, now, wall);
     e.out(Changed{id});
     e.trim_finals();
     e.hand_out(now, wall);
@@ -1147,6 +1207,7 @@ void Engine::end_recovery(MonoTime now, WallTime wall) {
     m->claims.erase(id);
     e.resolve_claim(*m, id, attempt, now, wall);
   }
+  for (auto& [place, r] : restored) e.merge_duplicates(*r, now, wall);
   e.trim_finals();
   e.hand_out(now, wall);
 }
@@ -1262,10 +1323,13 @@ void Engine::replicated(MonoTime now, WallTime wall, const Worker& mirror, const
   Impl::Member* m = e.present(mirror);
   if (m == nullptr || !m->connected) return;  // it names the copy again when it joins
   bool expected = false;
-  for (auto* sent : {&m->late, &m->in_flight}) {
-    const auto it = sent->find(id);
-    if (it == sent->end() || it->second != version) continue;
-    sent->erase(it);
+  if (const auto it = m->late.find(id); it != m->late.end() && it->second == version) {
+    m->late.erase(it);
+    expected = true;
+  }
+  if (const auto it = m->in_flight.find(id);
+      it != m->in_flight.end() && it->second.version == version) {
+    e.not_in_flight(*m, id);
     expected = true;
   }
   if (Impl::Record* r = e.lookup(id)) {
@@ -1472,6 +1536,9 @@ void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submissio
       }
       return;
     }
+    if (e.awaiting_)
+      return refuse(unavailable(
+          "a worker that may hold the task of this id has not come back yet; try again"));
   }
   if (e.queued_count_ + e.pending_count_ >= e.settings_.max_queued) {
     return refuse({Code::kFull, std::to_string(e.queued_count_ + e.pending_count_) +
@@ -1558,6 +1625,16 @@ Result<Task> Engine::retry(MonoTime now, WallTime wall, const TaskId& id) {
     return Error{Code::kConflict, "task " + id.value + " is " + std::string(state_name(t.state)) +
                                       "; only failed, dead and cancelled tasks can be retried"};
   }
+  if (!t.idempotency_id.empty()) {
+    TaskId& known = e.by_idempotency_[t.idempotency_id];
+    const Impl::Record* other = e.lookup(known);
+    if (other != nullptr && other != r &&
+        (other->task.state == TaskState::kDone || !is_final(other->task.state))) {
+      return Error{Code::kConflict, "task " + known.value + " has the same id and is " +
+                                        std::string(state_name(other->task.state))};
+    }
+    known = id;
+  }
   if (e.queued_count_ + e.pending_count_ >= e.settings_.max_queued) {
     return Error{Code::kFull,
                  "at most " + std::to_string(e.settings_.max_queued) + " tasks may be queued"};
@@ -1641,6 +1718,13 @@ Counts Engine::counts(WallTime wall) const {
 std::vector<AgentName> Engine::mirrors_of(const TaskId& id) const {
   const Impl::Record* r = impl_->lookup(id);
   return r == nullptr ? std::vector<AgentName>{} : impl_->mirrors(*r);
+}
+
+bool Engine::mirrored(const TaskId& id) const {
+  const Impl::Record* r = impl_->lookup(id);
+  if (r == nullptr || (impl_->eligible_.empty() && !r->mirror)) return true;
+  return std::any_of(r->holders.begin(), r->holders.end(),
+                     [&](const auto& holder) { return holder.second == r->task.version; });
 }
 
 std::string_view Engine::survives(const TaskId& id) const {

@@ -322,6 +322,26 @@ TEST(Mirror, LostOnesAreReplacedAndToldToForget) {
   EXPECT_EQ(forget.id, id);
 }
 
+TEST(Mirror, AChangeIsMirroredWhenItsNewestVersionIsConfirmed) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  EXPECT_TRUE(d.engine->mirrored(id));
+  ASSERT_TRUE(d.engine->cancel(d.now, d.wall(), id).ok());
+  EXPECT_FALSE(d.engine->mirrored(id));
+  const Replicate change = d.take_all<Replicate>().at(0);
+  d.engine->replicated(d.now, d.wall(), worker(1), id, change.version - 1);
+  EXPECT_FALSE(d.engine->mirrored(id));
+  d.engine->replicated(d.now, d.wall(), worker(1), id, change.version);
+  EXPECT_TRUE(d.engine->mirrored(id));
+  // Nobody is left: waiting would not help.
+  ASSERT_TRUE(d.engine->retry(d.now, d.wall(), id).ok());
+  EXPECT_FALSE(d.engine->mirrored(id));
+  d.engine->worker_leaving(d.now, d.wall(), worker(1));
+  d.pass(d.settings.worker_lost_after);
+  EXPECT_TRUE(d.engine->mirrored(id));
+}
+
 TEST(Mirror, LeavingOnesAndSupersededOnesAreReplacedAtOnce) {
   Desk d;
   d.join(worker(1));
@@ -396,6 +416,27 @@ TEST(Mirror, WindowIsBoundedAndOnlyTheNewestIsSent) {
   }
   EXPECT_EQ(copies, 1U);
   EXPECT_EQ(version, 3U);
+}
+
+TEST(Mirror, TheWindowCountsBytesToo) {
+  Desk d;
+  d.join(worker(1));
+  for (std::uint64_t i = 0; i < kReplicationWindow; ++i)
+    d.engine->submit(d.now, d.wall(), 100 + i, {std::string(kMaxBodyBytes, 'b'), "", "", {}, {}});
+  std::size_t bytes = 0, copies = 0;
+  std::vector<Replicate> open = d.take_all<Replicate>();
+  while (!open.empty()) {
+    std::size_t sent = 0;
+    for (const Replicate& r : open) sent += r.bytes.size();
+    ASSERT_LT(sent, kReplicationWindowBytes + kMaxEncodedBytes);
+    bytes += open.back().bytes.size();
+    ++copies;
+    d.engine->replicated(d.now, d.wall(), worker(1), open.back().id, open.back().version);
+    open.pop_back();
+    for (Replicate& r : d.take_all<Replicate>()) open.push_back(std::move(r));
+  }
+  EXPECT_EQ(copies, kReplicationWindow);
+  EXPECT_GT(bytes, 3 * kReplicationWindowBytes);
 }
 
 // ---- leases
@@ -1171,6 +1212,149 @@ TEST(Recovery, AMirrorThatHoldsMoreIsNotSentLess) {
   d.settle();
   EXPECT_TRUE(d.report(worker(1), id, 1).ok());  // and later versions reach it
   EXPECT_EQ(d.engine->mirrors_of(id), names({1}));
+}
+
+TEST(Recovery, WhatIsUnknownIsNotDeniedWhileAWorkerMayBringIt) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId mine = d.submit({"b", "", "known", {}, {}});
+  d.engine->await_copies(true);
+  const TaskId id{"t-0-abc"};
+  EXPECT_EQ(d.engine->find(id).error().code, Code::kUnavailable);
+  EXPECT_EQ(d.engine->cancel(d.now, d.wall(), id).error().code, Code::kUnavailable);
+  EXPECT_EQ(d.engine->retry(d.now, d.wall(), id).error().code, Code::kUnavailable);
+  EXPECT_EQ(d.report(worker(1), id, 1).error().code, Code::kUnavailable) << "else a result is lost";
+  EXPECT_EQ(d.engine->find(TaskId{"t-7-abc"}).error().code, Code::kNotFound) << "another team's";
+  EXPECT_EQ(d.engine->find(TaskId{"nonsense"}).error().code, Code::kNotFound);
+  const auto submitted = [&](const std::string& idempotency_id) {
+    d.engine->submit(d.now, d.wall(), ++d.tickets, {"b", "", idempotency_id, {}, {}});
+    return Desk::only<Submitted>(d.settle()).at(0).result;
+  };
+  EXPECT_EQ(submitted("order-1").error().code, Code::kUnavailable);
+  EXPECT_EQ(*submitted("known"), mine);
+  EXPECT_TRUE(submitted("").ok());
+  d.engine->await_copies(false);
+  EXPECT_EQ(d.engine->find(id).error().code, Code::kNotFound);
+  EXPECT_TRUE(submitted("order-1").ok());
+}
+
+// Two tasks of one idempotency id: `early` comes with its holder after `late` was accepted.
+struct Twins : Desk {
+  explicit Twins(std::optional<FailKind> early_failed = {}, bool early_done = false) {
+    join(worker(1));
+    early = submit({"b", "", "order-1", {}, {}});
+    if (early_failed || early_done) {
+      lease(worker(1));
+      EXPECT_TRUE(report(worker(1), early, 1, early_failed).ok());
+    }
+    saved = task(early);
+    renew();
+    now += seconds(1);
+    engine->begin_recovery(now);
+    engine->end_recovery(now, wall());
+    join(worker(2));
+  }
+  void early_comes() {
+    engine->restore(now, wall(), saved, worker(1));
+    engine->worker_joined(now, wall(), worker(1), {}, {{early, saved.version}});
+  }
+  TaskId again() { return submit({"b", "", "order-1", {}, {}}); }
+  void expect_duplicate(const TaskId& spare, const TaskId& kept) {
+    EXPECT_EQ(state(spare), TaskState::kCancelled);
+    EXPECT_NE(task(spare).last_output.find(kept.value), std::string::npos);
+    EXPECT_EQ(again(), kept);
+    EXPECT_EQ(engine->retry(now, wall(), spare).error().code, Code::kConflict);
+  }
+  TaskId early, late;
+  Task saved;
+};
+
+TEST(Duplicates, OfTwoQueuedOnesTheOlderIsKept) {
+  Twins d;
+  d.late = d.again();
+  ASSERT_NE(d.late, d.early);
+  d.early_comes();
+  d.settle();
+  EXPECT_EQ(d.state(d.early), TaskState::kQueued);
+  d.expect_duplicate(d.late, d.early);
+  EXPECT_EQ(d.lease(worker(2))->id, d.early);
+  EXPECT_FALSE(d.lease(worker(2)));
+}
+
+TEST(Duplicates, TheOneAtWorkIsKept) {
+  Twins d;
+  d.late = d.again();
+  d.lease(worker(2));
+  d.early_comes();
+  d.settle();
+  EXPECT_EQ(d.state(d.late), TaskState::kRunning);
+  d.expect_duplicate(d.early, d.late);
+  EXPECT_FALSE(d.lease(worker(1)));
+}
+
+TEST(Duplicates, TheDoneOneIsKeptAndTheOtherIsEndedThoughAtWork) {
+  Twins d({}, true);
+  d.late = d.again();
+  d.lease(worker(2));
+  d.early_comes();
+  EXPECT_EQ(d.take_all<Cancel>().at(0).id, d.late);
+  EXPECT_EQ(d.state(d.early), TaskState::kDone);
+  EXPECT_TRUE(d.report(worker(2), d.late, 1, FailKind::kCancelled).ok());
+  EXPECT_EQ(d.state(d.late), TaskState::kCancelled);
+  EXPECT_EQ(d.again(), d.early);
+}
+
+TEST(Duplicates, AFailedOneDoesNotEndTheOther) {
+  Twins d(FailKind::kBadTask);
+  d.late = d.again();
+  d.early_comes();
+  d.settle();
+  EXPECT_EQ(d.state(d.early), TaskState::kDead);
+  EXPECT_EQ(d.state(d.late), TaskState::kQueued);
+  EXPECT_EQ(d.again(), d.late);
+  EXPECT_EQ(d.engine->retry(d.now, d.wall(), d.early).error().code, Code::kConflict);
+  ASSERT_TRUE(d.engine->cancel(d.now, d.wall(), d.late).ok());
+  EXPECT_TRUE(d.engine->retry(d.now, d.wall(), d.early).ok());
+  EXPECT_EQ(d.again(), d.early);
+}
+
+TEST(Duplicates, OneThatIsNotAcceptedYetGivesWay) {
+  Twins d;
+  d.engine->submit(d.now, d.wall(), 77, {"b", "", "order-1", {}, {}});
+  const TaskId late = d.take_all<Store>().at(0).id;
+  d.early_comes();
+  const auto out = d.settle();
+  const auto answers = Desk::only<Submitted>(out);
+  ASSERT_EQ(answers.size(), 1U);
+  EXPECT_EQ(answers[0].ticket, 77U);
+  EXPECT_EQ(*answers[0].result, d.early);
+  EXPECT_TRUE(answers[0].duplicate);
+  EXPECT_EQ(Desk::only<Erase>(out).at(0).id, late);
+  EXPECT_EQ(d.engine->find(late).error().code, Code::kNotFound);
+}
+
+TEST(Duplicates, ThatComeTogetherAreFoundAtTheEndOfRecoveryAndStayEnded) {
+  Twins d;
+  d.late = d.again();
+  const Task late = d.task(d.late);
+  d.renew();
+  d.engine->begin_recovery(d.now);
+  d.engine->restore(d.now, d.wall(), late, std::nullopt);
+  d.engine->restore(d.now, d.wall(), d.saved, std::nullopt);
+  d.engine->worker_joined(d.now, d.wall(), worker(1), {}, {});
+  d.engine->end_recovery(d.now, d.wall());
+  d.settle();
+  d.expect_duplicate(d.late, d.early);
+  const Task ended = d.task(d.late);
+  d.renew();  // the one that was ended comes first: it does not count as what became of the id
+  d.engine->begin_recovery(d.now);
+  d.engine->restore(d.now, d.wall(), ended, std::nullopt);
+  d.engine->restore(d.now, d.wall(), d.saved, std::nullopt);
+  d.engine->worker_joined(d.now, d.wall(), worker(1), {}, {});
+  d.engine->end_recovery(d.now, d.wall());
+  d.settle();
+  EXPECT_EQ(d.state(d.early), TaskState::kQueued);
+  EXPECT_EQ(d.again(), d.early);
 }
 
 TEST(Recovery, ForeignAndBrokenCopiesAreIgnored) {

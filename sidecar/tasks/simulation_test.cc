@@ -128,6 +128,7 @@ class World {
   std::size_t accepted() const { return accepted_.size(); }
   std::size_t completions() const { return completed_.size(); }
   std::size_t recoveries = 0;
+  std::size_t twins = 0;  // accepted under an id that another task has or had
   std::size_t forked() const { return forked_.size(); }
 
  private:
@@ -180,6 +181,8 @@ class World {
       if (random_.percent(30)) pass(500);
     }
     engine_->end_recovery(now_, wall());
+    awaited_until_ = now_ + settings_.worker_lost_after;
+    look_whom_to_await();
     engine_->tick(now_, wall());  // joining took time
     for (const auto& [id, version] : given) {
       const auto found = engine_->find(id);
@@ -195,6 +198,27 @@ class World {
         forked_.insert(id);  // its holders are away or dead
     }
     perform();
+  }
+
+  // As the shell does it: until all have come that live, or count as lost.
+  void look_whom_to_await() {
+    awaiting_ = now_ < awaited_until_ && std::any_of(pods_.begin(), pods_.end(), [](const Pod& p) {
+                  return p.alive && !p.connected;
+                });
+    engine_->await_copies(awaiting_);
+  }
+  // Of one idempotency id, at most one task has a future or an outcome.
+  void check_duplicates() {
+    std::map<std::string, TaskId> kept;
+    for (const Task* t : engine_->list({TaskState::kQueued, TaskState::kRunning}, {}, 1000)) {
+      if (t->idempotency_id.empty() || t->cancel_requested) continue;
+      const auto [entry, first] = kept.emplace(t->idempotency_id, t->id);
+      require(first, entry->second.value + " and " + t->id.value + " run under one id");
+    }
+    for (const Task* t : engine_->list({TaskState::kDone}, {}, 1000)) {
+      require(t->idempotency_id.empty() || !kept.contains(t->idempotency_id),
+              t->id.value + " is done, and another one of its id is not ended");
+    }
   }
 
   void perform() {
@@ -271,6 +295,14 @@ class World {
     require(held_.contains(id), "accepted without a second pod: " + id.value);
     require(!o.mirrors.empty() && o.survives != "container", "accepted, but says so badly");
     accepted_.insert(id);
+    if (const auto& name = log_.at(id).idempotency_id; !name.empty()) {
+      // (Who lost the last copy of the other one, or has waited long enough, may make another.)
+      const auto [entry, first] = by_name_.emplace(name, id);
+      if (!first && entry->second != id) {
+        twins++;
+        entry->second = id;
+      }
+    }
   }
   void handle(Lease& o) {
     const auto t = log_.find(o.id);
@@ -590,6 +622,7 @@ class World {
   }
   void step(bool faulty) {
     pass(faulty ? 800 : 3000);
+    look_whom_to_await();
     engine_->tick(now_, wall());
     perform();
     for (Pod& pod : pods_) {
@@ -606,6 +639,7 @@ class World {
       }
     }
     if (!engine_->recovering()) {
+      check_duplicates();
       const auto deadline = engine_->next_deadline();
       require(!deadline || *deadline > now_ - Milliseconds(1), "a deadline in the past");
     }
@@ -747,7 +781,10 @@ class World {
   std::map<TaskId, Task> log_;  // the coordinator's
   std::vector<Pod> pods_;
   std::uint64_t sessions_ = 0, tickets_ = 0;
-  bool faults_ = true, careful_ = false, replacing_ = false, crash_pending_ = false;
+  MonoTime awaited_until_{};
+  std::map<std::string, TaskId> by_name_;
+  bool awaiting_ = false, faults_ = true, careful_ = false, replacing_ = false,
+       crash_pending_ = false;
   std::set<std::uint64_t> tickets_open_;
   std::set<TaskId> other_line_;  // a copy of another epoch may be the next Store
   std::set<TaskId> held_;        // some worker has stored it
@@ -774,7 +811,7 @@ TEST_P(TasksSimulation, KeepsItsPromisesWhateverFails) {
   const std::uint64_t per_part = number_from("SWARM_SEEDS", kSeeds) / kParts;
   const std::uint64_t first = one != 0 ? one : GetParam() * per_part + 1;
   const std::uint64_t last = one != 0 ? one : first + per_part - 1;
-  std::size_t accepted = 0, excused = 0, completed = 0, recoveries = 0, forked = 0;
+  std::size_t accepted = 0, excused = 0, completed = 0, recoveries = 0, forked = 0, twins = 0;
   for (std::uint64_t seed = first; seed <= last; ++seed) {
     World world(seed);
     const std::string problem = world.run();
@@ -784,12 +821,13 @@ TEST_P(TasksSimulation, KeepsItsPromisesWhateverFails) {
     completed += world.completions();
     recoveries += world.recoveries;
     forked += world.forked();
+    twins += world.twins;
   }
   std::printf(
       "seeds %llu accepted %zu completed %zu recoveries %zu; both holders died %zu, outcome's "
-      "holders away %zu\n",
+      "holders away %zu; two tasks of one id %zu\n",
       static_cast<unsigned long long>(last - first + 1), accepted, completed, recoveries, excused,
-      forked);
+      forked, twins);
   if (one == 0) {  // the world must not be so hostile that nothing happens
     EXPECT_GT(completed, accepted / 3);
     EXPECT_LT(excused, accepted / 5);

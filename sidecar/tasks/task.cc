@@ -211,6 +211,15 @@ std::optional<std::uint32_t> team_of(const TaskId& id) {
   return static_cast<std::uint32_t>(team);
 }
 
+std::string clipped(std::string_view text, std::size_t limit) {
+  if (text.size() > limit) {
+    std::size_t end = limit;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
+    text = text.substr(0, end == 0 ? limit : end);
+  }
+  return std::string(text);
+}
+
 Version route(std::string_view key_or_id, int v2_percentage) {
   // FNV-1a, then the finaliser of splitmix64 so that near keys fall far apart. Part of the
   // contract: the same key has the same version in every release, so the constants never change.

@@ -34,7 +34,12 @@
 // After a coordinator's replacement: begin_recovery(); then restore() with every copy that workers
 // hold, worker_joined() for each; queued tasks are not handed out, and unknown ids answer
 // kUnavailable, until end_recovery(). Copies of workers that come later: restore() each that
-// wants() says is of interest, at any time before or after worker_joined().
+// wants() says is of interest, at any time before or after worker_joined(). Until such workers are
+// here or lost (await_copies()), unknown ids go on to answer kUnavailable, and a submission under
+// an idempotency id that is unknown is not accepted: the task may exist. If it comes all the same
+// with one that comes later still, at most one of the two is queued, running or done: kept is the
+// done one, else the one that got furthest, else the older; the other is cancelled and its
+// last_output names the one that was kept.
 //
 // Threads: none, one owner. Ownership: owns all tasks; pointers from find() and list() live until
 // the next call that is not const. Limits: below; memory is bounded by max_queued, kMaxFinal and
@@ -131,6 +136,8 @@ inline constexpr std::size_t kMaxEncodedBytes =
     512U << 10U;                         // of any task the engine makes: one record of the log
 bool is_task_id(std::string_view text);  // ^t-[0-9]+-[0-9a-z]+$, ≤ 64 bytes
 std::optional<std::uint32_t> team_of(const TaskId& id);
+// At most `limit` bytes of `text`, cut between two characters.
+std::string clipped(std::string_view text, std::size_t limit);
 
 struct Settings {
   std::uint32_t team = 0;
@@ -264,6 +271,8 @@ inline constexpr std::size_t kMaxFinal =
     20000;  // final tasks kept; beyond it the oldest goes early
 inline constexpr std::size_t kMaxErased = 10000;       // erased ids remembered
 inline constexpr std::size_t kReplicationWindow = 64;  // copies on their way to one mirror
+inline constexpr std::size_t kReplicationWindowBytes =
+    4U << 20U;  // of them; the one that crosses it still goes
 inline constexpr std::size_t kMaxCallsPerWorker = 64;  // leases plus waiting next() of one worker
 inline constexpr std::size_t kMaxWaitersPerTask =
     64;  // submissions, and reports, waiting for one task's mirror
@@ -294,6 +303,9 @@ class Engine {
   void restore(MonoTime now, WallTime wall, Task task, const std::optional<Worker>& mirror);
   void end_recovery(MonoTime now, WallTime wall);
   [[nodiscard]] bool recovering() const;
+  // Whether workers may still come with tasks that are unknown here; the shell knows, and says when
+  // they have come or count as lost.
+  void await_copies(bool awaited);
 
   // ---- workers
   struct Running {
@@ -344,9 +356,11 @@ class Engine {
   // Queued: cancelled at once. Running: the worker gets Cancel, the task is cancelled when it
   // reports or its lease ends. kConflict: already final otherwise.
   Result<Task> cancel(MonoTime now, WallTime wall, const TaskId& id);
-  // From failed, dead, cancelled to queued with all attempts. kConflict otherwise; kFull.
+  // From failed, dead, cancelled to queued with all attempts. kConflict otherwise, and while
+  // another task of the same idempotency id is queued, running or done; kFull.
   Result<Task> retry(MonoTime now, WallTime wall, const TaskId& id);
-  // kNotFound ("expired" when it was here); while recovering and unknown: kUnavailable.
+  // kNotFound ("expired" when it was here); unknown while recovering or awaiting copies:
+  // kUnavailable.
   [[nodiscard]] Result<const Task*> find(const TaskId& id) const;
   // Oldest first, after `after` (empty: from the start), only states in `states` (empty: all), ≤
   // limit (≤ 1000).
@@ -355,6 +369,9 @@ class Engine {
   [[nodiscard]] Counts counts(WallTime wall) const;
   // Workers that have confirmed a copy, at whatever version.
   [[nodiscard]] std::vector<AgentName> mirrors_of(const TaskId& id) const;
+  // Whether a worker has confirmed the newest version, nobody is there who could hold it, or there
+  // is no such task any more.
+  [[nodiscard]] bool mirrored(const TaskId& id) const;
   [[nodiscard]] std::string_view survives(const TaskId& id) const;  // "node", "pod", "container"
   // What `worker` is leased now (the latest, if it took several).
   [[nodiscard]] std::optional<Running> running_on(const AgentName& worker) const;

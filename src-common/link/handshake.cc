@@ -31,6 +31,7 @@ Result<Identity> read_identity(PayloadReader& in) {
        {&id.swarm_uid, &id.name.value, &id.pod, &id.pod_uid, &id.node, &id.address}) {
     *field = in.text();
     if (field->size() > kMaxField) return invalid("handshake: a field is longer than 253 bytes");
+    if (!is_utf8(*field)) return invalid("handshake: a field is not text");
   }
   const auto log_id = read_log_id(in.text());
   if (!in.ok() || !log_id) return invalid("handshake: malformed identity");

@@ -74,6 +74,15 @@ TEST(Handshake, RefusesAnotherSwarmAndAReusedAddress) {
   EXPECT_EQ(run(name).error().code, Code::kDenied);
 }
 
+TEST(Handshake, RefusesAnIdentityThatIsNotText) {
+  auto bad = identity("worker-1", 1);
+  bad.node = "n\xff";
+  auto as_client = ends("s", "s", {}, bad);
+  EXPECT_EQ(run(as_client).error().code, Code::kInvalid);
+  auto as_server = ends("s", "s", {}, identity("worker-1", 1), bad);
+  EXPECT_EQ(run(as_server).error().code, Code::kInvalid);
+}
+
 TEST(Handshake, ARecordedProofIsWorthlessAgainstAnotherNonce) {
   auto first = ends();
   const auto hello = first.client.start();

@@ -1,0 +1,421 @@
+// A coordinator and its workers over real links: what only shows with sockets between them. Each
+// has an address of its own in 127.0.0.0/8, as each pod has; agents are calls.
+#include "engine/session.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <boost/asio/io_context.hpp>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "engine/control_json.h"
+#include "engine/coordinator.h"
+#include "engine/mail.h"
+#include "engine/worker.h"
+#include "os/file.h"
+
+namespace swarm::engine {
+namespace {
+
+using boost::asio::ip::tcp;
+using boost::system::error_code;
+
+constexpr std::uint64_t kLogBytes = 64U << 20U;
+
+// One pod without HTTP, supervisor and agents.
+struct Pod {
+  Pod(boost::asio::io_context& io, const std::string& name, const std::string& address,
+      std::uint16_t port, const std::string& token_file)
+      : loop(io),
+        acceptor(io),
+        path(testing::TempDir() + "swarm-link-" + name + "-" + std::to_string(::getpid())) {
+    std::filesystem::create_directory(path);
+    directory = *os::open_directory(path);
+    config.coordinator = name.starts_with("coordinator-");
+    config.name.value = name;
+    config.pod = name + "-pod";
+    config.pod_ip = address;
+    config.node = address;
+    config.submit_token_file = token_file;
+    config.link_service = std::string(64, 'x');  // no name has such a part: found by address only
+    const tcp::endpoint endpoint(boost::asio::ip::make_address(address), port);
+    acceptor.open(endpoint.protocol());
+    acceptor.set_option(tcp::acceptor::reuse_address(true));
+    acceptor.bind(endpoint);
+    acceptor.listen();
+    config.link_port = acceptor.local_endpoint().port();
+    LogId id;
+    id.bytes.fill(static_cast<std::uint8_t>(std::hash<std::string>{}(name) | 1U));
+    log::Options options;
+    options.max_bytes = kLogBytes;
+    log::Recovery recovery;
+    log = *log::Log::open(
+        *directory, options, id, [](const log::Record&) {}, &recovery);
+    box = std::make_unique<mailbox::Mailbox>(config.name, mailbox::Limits{});
+    box->attach(*log, mono_now());
+    loop.attach(*log);
+    session.self = {"uid", config.name, config.pod, config.pod, config.node, address, id};
+    session.secret = std::string(32, 's');
+    session.standing = [this] {
+      return link::Standing{coordinator && coordinator->active(),
+                            coordinator ? coordinator->epoch() : 0};
+    };
+    mail = std::make_unique<Mail>(
+        loop, *box, config, session,
+        [](const AgentName&, const Located& done) { done(unavailable("there is no mail here")); });
+    if (config.coordinator) {
+      coordinator = std::make_unique<Coordinator>(loop, config, session, *mail);
+      coordinator->attach(*log, true);
+    } else {
+      worker = std::make_unique<Worker>(loop, config, session, *mail);
+    }
+    accept();
+  }
+
+  ~Pod() { std::filesystem::remove_all(path); }
+  Pod(const Pod&) = delete;
+  Pod& operator=(const Pod&) = delete;
+
+  // Stands in the worker's log when it starts.
+  void remember(std::uint8_t kind, const std::string& payload) {
+    const auto record = log->append(kind, payload);
+    ASSERT_TRUE(record.ok());
+    worker->restore({*record, kind, log::State::kLive, 0, payload});
+  }
+  void start() { worker->attach(*log); }
+
+  void accept() {
+    acceptor.async_accept([this](error_code e, tcp::socket socket) {
+      if (e) return;
+      Session::Events events;
+      events.ready = [](Session&) {};
+      events.frame = [this](Session& from, const link::Frame& frame) {
+        if (coordinator && coordinator->take(from, frame)) return;
+        if (worker && frame.type == link::FrameType::kSuccessor) return worker->successor_at(from);
+        from.close(invalid("a frame that has no place here"));
+      };
+      events.closed = [this](Session& from, const Error& why) {
+        closed.push_back(why.message);
+        if (coordinator) coordinator->session_down(from);
+      };
+      inbound.push_back(Session::accept(loop, std::move(socket), session, std::move(events)));
+      accept();
+    });
+  }
+
+  Config config;
+  Loop loop;
+  tcp::acceptor acceptor;
+  std::string path;
+  std::unique_ptr<os::Directory> directory;
+  std::unique_ptr<log::Log> log;
+  std::unique_ptr<mailbox::Mailbox> box;
+  Session::Options session;
+  std::unique_ptr<Mail> mail;
+  std::unique_ptr<Coordinator> coordinator;
+  std::unique_ptr<Worker> worker;
+  std::vector<std::shared_ptr<Session>> inbound;
+  std::vector<std::string> closed;
+};
+
+class Team : public testing::Test {
+ protected:
+  Team() : token_file_(testing::TempDir() + "swarm-token-" + std::to_string(::getpid())) {
+    std::ofstream(token_file_) << "token";
+    coordinator_ = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.1", 0, token_file_);
+    worker_ = std::make_unique<Pod>(io_, "worker-0", "127.0.0.2", port(), token_file_);
+  }
+  ~Team() override { std::filesystem::remove(token_file_); }
+
+  std::uint16_t port() const { return coordinator_->config.link_port; }
+  Coordinator& coordinator() { return *coordinator_->coordinator; }
+  Worker& worker() { return *worker_->worker; }
+
+  template <typename Done>
+  bool run_until(Done done, Milliseconds limit = Milliseconds{20000}) {
+    const auto end = mono_now() + limit;
+    while (!done() && mono_now() < end) io_.run_one_for(Milliseconds{20});
+    return done();
+  }
+  // The former coordinator's workers: ours, and what else is said.
+  void activate(std::vector<Coordinator::Former> others = {}) {
+    others.push_back({worker_->config.name, worker_->config.pod_ip});
+    coordinator().activate(1, others);
+  }
+  bool recovered() { return coordinator().active() && !coordinator().recovering(); }
+
+  json call(const std::string& method, const std::string& path, const json& body = {}) {
+    std::optional<net::HttpResponse> answer;
+    net::HttpRequest request;
+    request.method = method;
+    request.path = path;
+    request.headers["x-swarm-token"] = "token";
+    if (!body.is_null()) request.body = body.dump();
+    coordinator().http(std::move(request),
+                       [&](const net::HttpResponse& response) { answer = response; });
+    EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
+    json out = json::parse(answer ? answer->body : "{}", nullptr, false);
+    out["status"] = answer ? answer->status : 0;
+    return out;
+  }
+  json agent() {
+    const json all = call("GET", "/v1/agents");
+    for (const auto& a : all["agents"]) {
+      if (a["name"] == "worker-0") return a;
+    }
+    return {};
+  }
+  Worker::Leased lease() {
+    std::optional<Worker::Leased> leased;
+    worker().next(Milliseconds{5000}, [&](Result<Worker::Leased> given) {
+      if (given) leased = *given;
+      return true;
+    });
+    EXPECT_TRUE(run_until([&] { return leased.has_value(); }));
+    return leased.value_or(Worker::Leased{});
+  }
+  Status report(const TaskId& id, std::uint32_t attempt, bool done = true) {
+    tasks::Report report;
+    report.id = id;
+    report.attempt = attempt;
+    report.done = done;
+    std::optional<Status> answer;
+    worker().report(report, [&](Status status) { answer = status; });
+    EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
+    return answer.value_or(Status(internal_error("no answer")));
+  }
+
+  boost::asio::io_context io_{1};
+  std::string token_file_;
+  std::unique_ptr<Pod> coordinator_, worker_;
+};
+
+std::string replica(const tasks::Task& task) {
+  std::string out;
+  link::put_u64(out, task.version);
+  link::put_text(out, task.id.value);
+  return out + tasks::encode(task);
+}
+
+TEST_F(Team, AReplacementGetsBackMoreThanALinkMayHaveUnsent) {
+  constexpr std::size_t kTasks = 340, kBody = 60000;
+  static_assert(kTasks * kBody > kMaxSessionQueueBytes);
+  for (std::size_t i = 0; i < kTasks; ++i) {
+    tasks::Task task;
+    task.id.value = "t-0-" + std::to_string(i);
+    task.version = 1;
+    task.created_at = task.updated_at = 1;
+    task.body = std::string(kBody, 'b');
+    worker_->remember(tasks::kReplica, replica(task));
+  }
+  worker_->start();
+  activate();
+  EXPECT_TRUE(run_until([&] { return recovered(); }));
+  EXPECT_EQ(coordinator().counts().queued, kTasks);
+  EXPECT_EQ(coordinator_->closed, std::vector<std::string>{});
+}
+
+TEST_F(Team, WhoeverCannotBeReachedIsNotWaitedForToTheEnd) {
+  worker_->start();
+  const auto begun = mono_now();
+  activate({{AgentName{"worker-1"}, "127.0.0.3"}});
+  EXPECT_TRUE(run_until([&] { return recovered(); }));
+  EXPECT_LT(mono_now() - begun, tasks::kRecoveryLimit - Milliseconds{1000});
+  // It may have been the only one to know of these.
+  EXPECT_EQ(call("GET", "/v1/tasks/t-0-1")["status"], 503);
+  EXPECT_EQ(call("POST", "/v1/tasks", {{"body", "b"}, {"id", "order-1"}})["status"], 503);
+  EXPECT_EQ(call("POST", "/v1/tasks", {{"body", "b"}})["status"], 201);
+}
+
+TEST_F(Team, WhoeverStartsLateIsAnnouncedToAgain) {
+  Pod late(io_, "worker-1", "127.0.0.4", port(), token_file_);
+  late.acceptor.close();  // not listening yet
+  worker_->start();
+  late.start();
+  activate({{AgentName{"worker-1"}, "127.0.0.4"}});
+  run_until([] { return false; }, Milliseconds{300});
+  EXPECT_TRUE(coordinator().recovering());
+  late.acceptor =
+      tcp::acceptor(io_, tcp::endpoint(boost::asio::ip::make_address("127.0.0.4"), port()), true);
+  late.accept();
+  EXPECT_TRUE(run_until([&] { return late.worker->joined(); }, Milliseconds{2000}));
+  EXPECT_TRUE(run_until([&] { return recovered(); }));
+}
+
+TEST_F(Team, WhatIsNoTaskIsNeitherReportedNorTold) {
+  for (const char c : {'a', 'b'}) {  // two of these do not fit into one frame
+    tasks::Report report;
+    report.id.value = "t-0-" + std::string(300000, c);
+    report.attempt = 1;
+    report.done = true;
+    worker_->remember(tasks::kResult, encode_report(0, report));
+    std::string leased;
+    link::put_u32(leased, 1);
+    link::put_text(leased, report.id.value);
+    worker_->remember(tasks::kLeased, leased);
+  }
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  EXPECT_EQ(report(TaskId{"t-0-" + std::string(300000, 'c')}, 1).error().code, Code::kDenied);
+  EXPECT_EQ(report(TaskId{"t-0-1"}, 1).error().code, Code::kDenied) << "not leased to this pod";
+  EXPECT_EQ(worker().reports_pending(), 0U);
+}
+
+TEST_F(Team, AWorkerThatNamesMoreThanAFrameHoldsJoins) {
+  for (int i = 0; i < 8000; ++i) {
+    std::string leased;
+    link::put_u32(leased, 1);
+    link::put_text(leased, "t-0-" + std::to_string(i) + std::string(50, 'x'));
+    worker_->remember(tasks::kLeased, leased);
+  }
+  worker_->start();
+  activate();
+  EXPECT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+}
+
+TEST_F(Team, ManyLeasesThatNobodyReportsDoNotPileUp) {
+  for (std::size_t i = 0; i < kMaxLeased; ++i) {
+    std::string leased;
+    link::put_u32(leased, 1);
+    link::put_text(leased, "t-0-" + std::to_string(i));
+    worker_->remember(tasks::kLeased, leased);
+  }
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const std::string id = call("POST", "/v1/tasks", {{"body", "b"}})["id"];
+  EXPECT_EQ(lease().id.value, id);
+  EXPECT_EQ(worker().leased(), kMaxLeased);
+  EXPECT_TRUE(report(TaskId{id}, 1).ok());
+}
+
+TEST_F(Team, AgentsSayWhatTheyDoSinceWhenAndWhatTheyHaveDone) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  run_until([] { return false; }, Milliseconds{2100});
+  EXPECT_GE(agent()["sinceSeconds"], 2);
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  auto a = agent();
+  EXPECT_EQ(a["state"], "busy");
+  EXPECT_EQ(a["sinceSeconds"], 0) << "the attempt's, not the worker's";
+  EXPECT_EQ(a["tasksDone"], 0);
+  EXPECT_EQ(report(id, 7).error().code, Code::kDenied);
+  EXPECT_TRUE(report(id, 1).ok());
+  EXPECT_TRUE(report(id, 1).ok());
+  a = agent();
+  EXPECT_EQ(a["state"], "idle");
+  EXPECT_EQ(a["tasksDone"], 1);
+
+  // The same incarnation on a new link; a report that the coordinator has heard already.
+  coordinator_->inbound.back()->close(unavailable("lost"));
+  ASSERT_TRUE(run_until([&] { return !worker().joined(); }));
+  Session::Events events;
+  events.ready = [](Session& session) { session.send(link::FrameType::kSuccessor, ""); };
+  events.frame = [](Session&, const link::Frame&) {};
+  events.closed = [](Session&, const Error&) {};
+  const auto hint =
+      Session::connect(coordinator_->loop, {boost::asio::ip::make_address("127.0.0.2"), port()},
+                       coordinator_->session, {worker_->config.name, {}}, std::move(events));
+  ASSERT_TRUE(run_until([&] { return worker().joined(); }));
+  EXPECT_EQ(agent()["tasksDone"], 1);
+  tasks::Report again;
+  again.id = id;
+  again.attempt = 1;
+  again.done = true;
+  link::Frame frame{link::FrameType::kTaskReport, encode_report(0, again)};
+  for (const auto& session : coordinator_->inbound) {
+    if (session->up()) coordinator().take(*session, frame);
+  }
+  EXPECT_EQ(agent()["tasksDone"], 1);
+}
+
+TEST_F(Team, APeerListStopsWhereAFrameDoes) {
+  rlimit files{};
+  ::getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &files);
+  constexpr std::size_t kCrowd = 1700;  // with the longest names of nodes: beyond a frame
+  if (files.rlim_cur < 2 * kCrowd + 200) GTEST_SKIP() << "too few descriptors";
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const std::string node(253, 'n');
+  std::size_t joined = 0;
+  std::vector<std::shared_ptr<Session>> links;
+  for (int i = 1; i <= static_cast<int>(kCrowd); ++i) {
+    auto options = worker_->session;
+    options.self.name.value = "worker-" + std::to_string(i);
+    options.self.node = node;
+    for (std::size_t b = 0; b < 4; ++b)
+      options.self.log_id.bytes[b] = static_cast<std::uint8_t>(i >> (8 * b));
+    Session::Events events;
+    events.ready = [](Session& session) {
+      session.send(link::FrameType::kJoin, control(json::object()));
+    };
+    events.frame = [&](Session&, const link::Frame& frame) {
+      joined += frame.type == link::FrameType::kJoined ? 1 : 0;
+    };
+    events.closed = [](Session&, const Error&) {};
+    links.push_back(Session::connect(worker_->loop,
+                                     {boost::asio::ip::make_address("127.0.0.1"), port()}, options,
+                                     {coordinator_->config.name, {}}, std::move(events)));
+    if (i % 100 == 0) {
+      ASSERT_TRUE(run_until([&] { return joined == static_cast<std::size_t>(i); }));
+    }
+  }
+  std::size_t listed = 0;
+  worker().peers([&](const Result<std::vector<Worker::Peer>>& peers) { listed = peers->size(); });
+  EXPECT_TRUE(run_until([&] { return listed != 0; }));
+  EXPECT_GT(listed, 1000U);
+  EXPECT_LT(listed, kCrowd + 2);
+  for (const auto& link : links) link->close(Error{Code::kCancelled, "enough"});
+}
+
+TEST_F(Team, WhatAPeerSaysIsBoundedBeforeItIsAnswered) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  Session& session = *coordinator_->inbound.back();
+  const std::string name(link::kMaxPayloadBytes - 100, 'n');
+  coordinator().take(session, {link::FrameType::kResolve, control(json{{"name", name}})});
+  EXPECT_TRUE(run_until([&] { return !coordinator_->closed.empty(); }));
+}
+
+TEST(SessionTest, AConnectionThatIsNotAnsweredEndsLongBeforeAHandshake) {
+  boost::asio::io_context io;
+  Loop loop(io);
+  // Full: it answers nobody, like an address whose pod is gone.
+  tcp::acceptor full(io);
+  full.open(tcp::v4());
+  full.bind({boost::asio::ip::make_address("127.0.0.5"), 0});
+  full.listen(0);
+  std::vector<tcp::socket> crowd;
+  for (int i = 0; i < 4; ++i) {
+    crowd.emplace_back(io);
+    crowd.back().async_connect(full.local_endpoint(), [](error_code) {});
+  }
+  Session::Options options;
+  options.self.name.value = "worker-0";
+  options.secret = std::string(32, 's');
+  std::string closed;
+  Session::Events events;
+  events.ready = [](Session&) {};
+  events.frame = [](Session&, const link::Frame&) {};
+  events.closed = [&](Session&, const Error& why) { closed = why.message; };
+  const auto begun = mono_now();
+  const auto session =
+      Session::connect(loop, full.local_endpoint(), options, {}, std::move(events));
+  while (closed.empty() && mono_now() - begun < Milliseconds{8000})
+    io.run_one_for(Milliseconds{20});
+  EXPECT_EQ(closed, "link: no connection in time");
+  EXPECT_LT(mono_now() - begun, options.handshake_timeout - Milliseconds{1000});
+}
+
+}  // namespace
+}  // namespace swarm::engine

@@ -1,0 +1,71 @@
+// How a replacement coordinator collects its tasks from the workers: for how long, and how much of
+// one worker at a time. What the copies mean is the engine's (tasks.h).
+//
+// Recovery waits for the workers of the last report, as long as they can be reached, and for those
+// that are just telling what they hold. Then work goes on; but as long as one of them may still
+// come with tasks that nobody here knows, an unknown id is not "not found": awaits().
+//
+// Threads: none, one owner. No clock, no I/O: the caller says what time it is.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "base/ids.h"
+#include "os/time.h"
+
+namespace swarm::tasks {
+
+// For workers that do not come, from the start; for those that are telling, from the last word.
+inline constexpr Milliseconds kRecoveryLimit{5000};
+inline constexpr Milliseconds kMaxRecovery{60000};  // however much there is to tell
+// Copies asked of one worker that it has not sent yet. It answers each at once, so the bytes are
+// at most a quarter of what a link may have unsent.
+inline constexpr std::size_t kPullWindowIds = 64;
+inline constexpr std::size_t kPullWindowBytes = 4U << 20U;
+
+class Gathering {
+ public:
+  Gathering() = default;  // nobody is expected
+  // Workers count as lost `lost_after` from now.
+  Gathering(MonoTime now, std::set<AgentName> expected, Milliseconds lost_after);
+
+  void heard(MonoTime now);  // some worker has told a part of what it holds
+  void came(const AgentName& name);
+  // Nobody answers at its address: recovery does not wait for it, awaits() does.
+  void unreachable(const AgentName& name);
+  void reachable(const AgentName& name);
+
+  // Recovery may end. `telling`: a worker is connected and has not told everything.
+  [[nodiscard]] bool done(MonoTime now, bool telling) const;
+  // Somebody may still bring tasks that are unknown here.
+  [[nodiscard]] bool awaits(MonoTime now, bool telling) const;
+  // When done() or awaits() may change though nothing happens.
+  [[nodiscard]] std::optional<MonoTime> next_deadline(MonoTime now) const;
+
+ private:
+  MonoTime begun_{}, heard_{}, lost_at_{};
+  std::set<AgentName> expected_, unreachable_;
+};
+
+class PullWindow {
+ public:
+  // A copy that is wanted. 0 bytes: its size is unknown and counts as the largest there is.
+  void want(const TaskId& id, std::size_t bytes);
+  // What to ask for now, in the order of want().
+  std::vector<TaskId> take();
+  // The worker has answered, with the copy or that it has none. False: it was not asked.
+  bool answered(const TaskId& id);
+  [[nodiscard]] bool done() const { return waiting_.empty() && asked_.empty(); }
+
+ private:
+  std::deque<std::pair<TaskId, std::size_t>> waiting_;
+  std::map<TaskId, std::size_t> asked_;
+  std::size_t asked_bytes_ = 0;
+};
+
+}  // namespace swarm::tasks

@@ -1,0 +1,133 @@
+#include "tasks/recovery.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tasks/tasks.h"
+
+namespace swarm::tasks {
+namespace {
+
+constexpr Milliseconds kLost{10000};
+constexpr MonoTime kStart{Milliseconds(50000)};
+constexpr Milliseconds kMs{1};
+
+AgentName worker(int n) { return AgentName{"worker-" + std::to_string(n)}; }
+TaskId task(std::size_t n) { return TaskId{"t-0-" + std::to_string(n)}; }
+
+TEST(Gathering, EndsWhenEverybodyHasCome) {
+  Gathering g(kStart, {worker(0), worker(1)}, kLost);
+  EXPECT_FALSE(g.done(kStart, false));
+  g.came(worker(0));
+  EXPECT_FALSE(g.done(kStart, false));
+  g.came(worker(1));
+  EXPECT_TRUE(g.done(kStart, false));
+  EXPECT_FALSE(g.awaits(kStart, false));
+  EXPECT_TRUE(Gathering(kStart, {}, kLost).done(kStart, false));
+}
+
+TEST(Gathering, WhoeverStaysAwayIsWaitedForToTheLimitAndAwaitedUntilLost) {
+  const Gathering g(kStart, {worker(0)}, kLost);
+  EXPECT_FALSE(g.done(kStart + kRecoveryLimit - kMs, false));
+  EXPECT_TRUE(g.done(kStart + kRecoveryLimit, false));
+  EXPECT_TRUE(g.awaits(kStart + kLost - kMs, false));
+  EXPECT_FALSE(g.awaits(kStart + kLost, false));
+}
+
+TEST(Gathering, WhoeverCannotBeReachedIsNotWaitedForButAwaited) {
+  Gathering g(kStart, {worker(0), worker(1)}, kLost);
+  g.unreachable(worker(0));
+  g.unreachable(worker(7));  // nobody expects it: does not stand for another
+  EXPECT_FALSE(g.done(kStart, false));
+  g.unreachable(worker(1));
+  EXPECT_TRUE(g.done(kStart, false));
+  EXPECT_TRUE(g.awaits(kStart, false));
+  g.reachable(worker(1));
+  EXPECT_FALSE(g.done(kStart, false));
+  g.came(worker(0));
+  g.came(worker(1));
+  EXPECT_TRUE(g.done(kStart, false));
+  EXPECT_FALSE(g.awaits(kStart, false));
+}
+
+TEST(Gathering, ATransferThatMakesProgressIsNotCutOffButHasAnEnd) {
+  Gathering g(kStart, {worker(0)}, kLost);
+  MonoTime now = kStart;
+  for (; now + kRecoveryLimit < kStart + kMaxRecovery; now += kRecoveryLimit - kMs) {
+    g.heard(now);
+    EXPECT_FALSE(g.done(now + kRecoveryLimit - kMs, true));
+    EXPECT_TRUE(g.awaits(now + kRecoveryLimit - kMs, true));
+  }
+  EXPECT_TRUE(g.done(now + kRecoveryLimit, true)) << "it stalls";
+  g.heard(kStart + kMaxRecovery);
+  EXPECT_TRUE(g.done(kStart + kMaxRecovery, true)) << "it takes too long";
+}
+
+TEST(Gathering, ItsDeadlinesAreThoseAtWhichItsAnswersChange) {
+  std::mt19937 random(1);  // NOLINT: the same worlds every time
+  for (int world = 0; world < 200; ++world) {
+    Gathering g(kStart, world % 2 == 0 ? std::set<AgentName>{} : std::set{worker(0)},
+                Milliseconds(random() % 20000));
+    const bool telling = random() % 2 == 0;
+    g.heard(kStart + Milliseconds(random() % 70000));
+    MonoTime now = kStart;
+    for (auto next = g.next_deadline(now); next; next = g.next_deadline(now)) {
+      ASSERT_EQ(g.done(now, telling), g.done(*next - kMs, telling));
+      ASSERT_EQ(g.awaits(now, telling), g.awaits(*next - kMs, telling));
+      now = *next;
+    }
+    EXPECT_TRUE(g.done(now, telling));
+    EXPECT_FALSE(g.awaits(now, telling));
+  }
+}
+
+TEST(PullWindow, AsksForSoManyAndGoesOnWithEachAnswer) {
+  PullWindow w;
+  for (std::size_t i = 0; i < kPullWindowIds + 2; ++i) w.want(task(i), 100);
+  EXPECT_EQ(w.take().size(), kPullWindowIds);
+  EXPECT_TRUE(w.take().empty());
+  EXPECT_FALSE(w.answered(task(kPullWindowIds))) << "not asked for yet";
+  EXPECT_TRUE(w.answered(task(0)));
+  EXPECT_FALSE(w.answered(task(0)));
+  EXPECT_EQ(w.take(), std::vector{task(kPullWindowIds)});
+  EXPECT_FALSE(w.done());
+}
+
+TEST(PullWindow, AnUnknownSizeCountsAsTheLargest) {
+  PullWindow w;
+  for (std::size_t i = 0; i < 100; ++i) w.want(task(i), i % 2 == 0 ? 0 : ~std::size_t{0});
+  EXPECT_EQ(w.take().size(), kPullWindowBytes / kMaxEncodedBytes);
+}
+
+TEST(PullWindow, NeverMoreBytesThanItsLimitAndEverythingInTheEnd) {
+  std::mt19937 random(2);  // NOLINT: the same worlds every time
+  for (int world = 0; world < 100; ++world) {
+    PullWindow w;
+    std::map<TaskId, std::size_t> sizes;
+    for (std::size_t i = 0; i < 300; ++i) {
+      sizes[task(i)] = 1 + random() % kMaxEncodedBytes;
+      w.want(task(i), sizes[task(i)]);
+    }
+    std::vector<TaskId> open;
+    std::size_t bytes = 0, answers = 0;
+    while (!w.done()) {
+      for (const TaskId& id : w.take()) {
+        open.push_back(id);
+        bytes += sizes.at(id);
+      }
+      ASSERT_LE(open.size(), kPullWindowIds);
+      ASSERT_LE(bytes, kPullWindowBytes);
+      ASSERT_FALSE(open.empty()) << "it stands still";
+      std::swap(open[random() % open.size()], open.back());
+      bytes -= sizes.at(open.back());
+      ASSERT_TRUE(w.answered(open.back()));
+      open.pop_back();
+      ++answers;
+    }
+    EXPECT_EQ(answers, sizes.size());
+  }
+}
+
+}  // namespace
+}  // namespace swarm::tasks
