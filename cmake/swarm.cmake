@@ -2,7 +2,7 @@
 #
 #   swarm_library(NAME [SOURCES …] [DEPS …] [TESTS …])   headers stand beside the sources, included as "room/file.h"
 #   swarm_test(NAME SOURCES … [DEPS …])                  an executable of tests, run by ctest under the label "unit"
-#   swarm_program(NAME SOURCES … [DEPS …] [STATIC])      STATIC: fully static, for agents' containers
+#   swarm_program(NAME SOURCES … [DEPS …] [STATIC])      STATIC: fully static, for agents' containers; all of them: target "programs"
 #   swarm_cool(NAME…)                                    not on the way of messages and tasks: optimised less, built in half the time
 #
 # TESTS become swarm_test(NAME_test).
@@ -56,9 +56,11 @@ function(swarm_library name)
   endif()
 endfunction()
 
+add_custom_target(programs)
 function(swarm_program name)
   cmake_parse_arguments(A "STATIC" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${A_SOURCES})
+  add_dependencies(programs ${name})
   target_link_libraries(${name} PRIVATE swarm_options ${A_DEPS} Threads::Threads)
   if(A_STATIC AND NOT SWARM_SANITIZE)
     target_link_options(${name} PRIVATE -static)

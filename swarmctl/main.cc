@@ -192,7 +192,8 @@ int main(int argc, char** argv) {
                  "kubectl swarm VERB --help says more. Swarms themselves are made, changed and "
                  "listed by kubectl: kubectl\nget swarms, kubectl explain swarm.spec.\n\n"
                  "Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 4 full, 5 outcome "
-                 "unknown, 6 unavailable, 7 refused,\n8 some lines not accepted.\n",
+                 "unknown, 6 unavailable, 7 refused,\n8 partly: some lines not accepted, or some "
+                 "teams not in a list.\n",
                  verbs_help().c_str());
     return name.empty() ? 2 : 0;
   }

@@ -21,6 +21,16 @@ Answer Context::call(Request request, Milliseconds fallback) {
   return socket().call(std::move(request), mono_now() + timeout_or(fallback) + kAnswerSlack);
 }
 
+Milliseconds Context::send_timeout() {
+  constexpr Milliseconds kOtherwise{5000};  // nobody says so
+  if (timeout) return *timeout;
+  Request hello("hello");
+  hello.read_only();
+  const Answer answer = call(std::move(hello), kOtherwise);
+  if (!answer.ok) return kOtherwise;
+  return Milliseconds(answer.fields.object("limits").number("sendTimeoutMs", kOtherwise.count()));
+}
+
 int Context::fail(std::string_view code, std::string_view message) const {
   std::fprintf(stderr, "agentctl %s: %s\n", verb.c_str(), printable(message, 4000).c_str());
   return exit_code(code);
@@ -79,6 +89,19 @@ int print_message(const Context& context, const Object& message) {
                message.flag("redelivered") ? ", redelivered" : "",
                message.flag("wantsReply") ? ", wants a reply" : "");
   return print(*body) ? 0 : 1;
+}
+
+Answer ack(Context& context, const Object& message) {
+  Request request("ack");
+  request.set("messageId", message.text("messageId"))
+      .set_number("attempt", message.number("attempt", 1));
+  Answer answer =
+      context.socket().call(std::move(request), mono_now() + kDefaultTimeout + kAnswerSlack);
+  if (answer.code == "not_found" && answer.repeated) {
+    answer.ok = true;
+    answer.code.clear();
+  }
+  return answer;
 }
 
 std::string table(const std::vector<std::vector<std::string>>& rows) {

@@ -27,14 +27,13 @@ int run(Context& context, const Arguments& arguments) {
   const Object message = answer.fields.object("message");
   const int printed = print_message(context, message);
   if (printed != 0 || !arguments.has("ack")) return printed;
-  Request ack("ack");
-  ack.set("messageId", message.text("messageId"))
-      .set_number("attempt", message.number("attempt", 1));
-  const Answer acked = context.socket().call(std::move(ack), mono_now() + kDefaultTimeout);
-  return acked.ok ? 0
-                  : context.fail(acked.code,
-                                 "the message was printed, but not acked, it will come again: " +
-                                     acked.message);
+  const Answer acked = ack(context, message);
+  if (acked.ok) return 0;
+  return context.fail(
+      acked.code,
+      acked.code == "unknown"
+          ? "the message was printed; if its ack did not arrive, it comes again: " + acked.message
+          : "the message was printed, but not acked, it comes again: " + acked.message);
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ int run(Context& context, const Arguments& arguments) {
   Request request("send");
   request.set("to", to).set("id", id).set("inReplyTo", question).set_bytes("body", *body);
   request.set_remaining("timeoutMs", kAnswerSlack);
-  const Answer answer = context.call(std::move(request));
+  const Answer answer = context.call(std::move(request), context.send_timeout());
   if (!answer.ok) return context.fail(answer.code, answer.message + " (message " + id + ")");
   if (context.json) return print(answer.fields.without({"rid", "ok"}).to_json() + "\n") ? 0 : 1;
   std::fprintf(stderr, "accepted, survives: %s\n",

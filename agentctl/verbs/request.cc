@@ -26,9 +26,7 @@ int run(Context& context, const Arguments& arguments) {
   const Object reply = answer.fields.object("reply");
   const int printed = print_message(context, reply);
   if (printed != 0) return printed;
-  Request ack("ack");
-  ack.set("messageId", reply.text("messageId")).set_number("attempt", reply.number("attempt", 1));
-  const Answer acked = context.socket().call(std::move(ack), mono_now() + kDefaultTimeout);
+  const Answer acked = ack(context, reply);
   if (!acked.ok) {
     // The caller has the reply; it may only come once more to whoever receives next.
     std::fprintf(stderr, "agentctl request: the reply could not be acked: %s\n",

@@ -6,8 +6,6 @@
 namespace swarm::agent {
 namespace {
 
-constexpr Milliseconds kSendTimeout{5000};
-
 int run(Context& context, const Arguments& arguments) {
   const std::string id = arguments.get("id", new_message_id());
   if (!is_message_id(id))
@@ -18,7 +16,7 @@ int run(Context& context, const Arguments& arguments) {
   request.set("to", arguments.positional[0]).set("id", id).set_bytes("body", *body);
   request.set_remaining("timeoutMs", kAnswerSlack);
   if (arguments.has("priority")) request.set("priority", arguments.get("priority"));
-  const Answer answer = context.call(std::move(request), kSendTimeout);
+  const Answer answer = context.call(std::move(request), context.send_timeout());
   if (!answer.ok) {
     if (answer.code == "unknown") {
       return context.fail(

@@ -32,6 +32,9 @@ struct Context {
   }
   // The answer within the timeout (or `fallback`), plus the slack.
   Answer call(Request request, Milliseconds fallback = kDefaultTimeout);
+  // How long a message may wait for its receiver: --timeout, else what the Swarm says
+  // (spec.mailbox.backpressure.timeoutSeconds).
+  Milliseconds send_timeout();
   // "agentctl VERB: message" on stderr; the exit code.
   int fail(std::string_view code, std::string_view message) const;
   int fail(const Error& error) const { return fail(code_name(error.code), error.message); }
@@ -79,6 +82,9 @@ std::string new_message_id();
 // A message as text: the body to stdout, where it came from to stderr; as JSON: one line on stdout.
 // The exit code.
 int print_message(const Context& context, const Object& message);
+// Acks a message of recv or request. An ack whose answer was lost and that finds nothing when it is
+// repeated is OK: the first one counted.
+Answer ack(Context& context, const Object& message);
 // A table with aligned columns and a header.
 std::string table(const std::vector<std::vector<std::string>>& rows);
 

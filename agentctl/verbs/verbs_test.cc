@@ -126,6 +126,34 @@ TEST_F(Verbs, RecvAcksAfterPrinting) {
   EXPECT_EQ(acks[0].number("attempt"), 2);
 }
 
+TEST_F(Verbs, RecvSaysWhetherAMessageThatIsNotAckedComesAgain) {
+  answer("recv", std::string(R"("ok":true,"message":)") + kMessage);
+  answer("ack", R"("ok":false,"code":"refused","message":"not the current attempt")");
+  const Ran refused = run({"recv", "--ack"});
+  EXPECT_EQ(refused.code, 7);
+  EXPECT_EQ(refused.out, "hi");
+  EXPECT_THAT(refused.err, HasSubstr("not acked, it comes again"));
+  answer("ack", R"("ok":false,"code":"unknown","message":"no answer")");
+  const Ran unknown = run({"recv", "--ack"});
+  EXPECT_EQ(unknown.code, 5);
+  EXPECT_THAT(unknown.err, HasSubstr("if its ack did not arrive, it comes again"));
+}
+
+TEST_F(Verbs, RecvAcksOnceThoughTheConnectionBreaks) {
+  answer("recv", std::string(R"("ok":true,"message":)") + kMessage);
+  int calls = 0;
+  engine_.on("ack", [&calls](const Object&) -> std::optional<std::string> {
+    if (++calls == 1) return std::nullopt;
+    return R"("ok":false,"code":"not_found","message":"no message m-1 here")";
+  });
+  Program program(directory_, socket_, {"recv", "--ack"});
+  ASSERT_TRUE(engine_.wait_for("ack", 1));
+  engine_.stop();
+  engine_.start();
+  EXPECT_EQ(program.wait(), 0) << program.err();
+  EXPECT_EQ(calls, 2);
+}
+
 TEST_F(Verbs, NothingToReceiveIsExitCodeThree) {
   answer("recv", R"("ok":false,"code":"not_found","message":"nothing came")");
   EXPECT_EQ(run({"recv"}).code, 3);

@@ -1,111 +1,111 @@
 // The task API (docs/task-api.md): the part of Coordinator that speaks HTTP.
 #include <algorithm>
-#include <boost/asio/post.hpp>
+#include <functional>
+#include <memory>
+#include <set>
 
 #include "api/swarm.h"
 #include "base/encoding.h"
 #include "engine/control_json.h"
 #include "engine/coordinator.h"
+#include "engine/task_api_json.h"
 #include "engine/task_json.h"
-#include "net/beast_client.h"
 #include "os/file.h"
 
 namespace swarm::engine {
 namespace {
 
-constexpr std::size_t kMaxKeyBytes = 256;
-constexpr std::size_t kMaxLabels = 32;
+// Of the server's 256 connections. Whoever waits holds one, and the probes, the metrics and those
+// who only look need theirs.
+constexpr std::size_t kMaxWaiting = 128;   // for a task to be over
+constexpr std::size_t kMaxUnderWay = 224;  // those, and submissions and requests to other teams
 constexpr std::uint64_t kMaxWaitSeconds = 55;
+constexpr std::uint64_t kMaxForwardedWaitSeconds =
+    2;  // an older coordinator's: it holds one of its threads meanwhile
+constexpr Milliseconds kMirrorLimit{10000};  // as a submission's
+constexpr Milliseconds kMirrorLook{10};
+constexpr const char* kRetryAfterSeconds = "2";
 constexpr const char* kForwarded = "x-swarm-forwarded";
 
 net::HttpResponse ok_json(const json& value, int status = 200) {
   return {status, "application/json", value.dump() + "\n", {}};
 }
 
-// FNV-1a: the same in every coordinator and release, since it decides which team owns a key.
-std::uint32_t team_hash(std::string_view text) {
-  std::uint32_t h = 2166136261U;
-  for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 16777619U;
-  return h;
+net::HttpResponse busy(const std::string& message) {
+  auto response = net::error_response({Code::kFull, message});
+  response.headers.emplace_back("Retry-After", kRetryAfterSeconds);
+  return response;
 }
 
-std::optional<std::uint32_t> team_of(const std::string& id) {
-  if (!id.starts_with("t-")) return std::nullopt;
-  const auto dash = id.find('-', 2);
-  if (dash == std::string::npos || dash == 2 || dash > 8 || dash + 1 == id.size() || id.size() > 64)
-    return std::nullopt;
-  std::uint32_t team = 0;
-  for (std::size_t i = 2; i < dash; ++i) {
-    if (id[i] < '0' || id[i] > '9') return std::nullopt;
-    team = team * 10 + static_cast<std::uint32_t>(id[i] - '0');
-  }
-  for (std::size_t i = dash + 1; i < id.size(); ++i) {
-    if (!((id[i] >= '0' && id[i] <= '9') || (id[i] >= 'a' && id[i] <= 'z'))) return std::nullopt;
-  }
-  return team;
-}
-
-std::string target_of(const net::HttpRequest& request) {
-  std::string out = request.path;
+// As another team's coordinator gets it.
+net::HttpCall call_of(const net::HttpRequest& request, const AgentName& self) {
+  net::HttpCall call;
+  call.method = request.method;
+  call.target = request.path;
   char separator = '?';
   for (const auto& [key, value] : request.query) {
-    out += separator + net::percent_encode(key) + "=" + net::percent_encode(value);
+    call.target += separator + net::percent_encode(key) + "=" + net::percent_encode(value);
     separator = '&';
   }
-  return out;
+  call.body = request.body;
+  if (!call.body.empty()) call.content_type = "application/json";
+  auto token = request.header("x-swarm-token");
+  if (token.empty()) token = request.header("authorization").substr(7);
+  call.headers = {{"X-Swarm-Token", std::string(token)}, {kForwarded, self.value}};
+  return call;
 }
 
-Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_t max_bytes) {
-  auto object = parse_object(body);
-  if (!object)
-    return invalid("the request's body must be a JSON object like {\"body\":\"…\",\"key\":\"…\"}");
-  for (const auto& [key, value] : object->items()) {
-    if (key != "body" && key != "body64" && key != "key" && key != "id" && key != "labels" &&
-        key != "maxAttempts") {
-      return invalid("unknown field \"" + printable(key.substr(0, 40)) +
-                     "\", allowed: body, body64, key, id, labels, maxAttempts");
-    }
+// Looks until a change has its second copy, or for kMirrorLimit.
+struct MirrorWait : std::enable_shared_from_this<MirrorWait> {
+  MirrorWait(boost::asio::io_context& io, std::function<bool()> m, std::function<void(bool)> d)
+      : timer(io), mirrored(std::move(m)), done(std::move(d)) {}
+
+  void look(const std::shared_ptr<bool>& alive) {
+    if (mirrored()) return done(true);
+    if (mono_now() >= deadline) return done(false);
+    timer.expires_after(kMirrorLook);
+    timer.async_wait([self = shared_from_this(), alive](boost::system::error_code e) {
+      if (!e && *alive) self->look(alive);
+    });
   }
-  tasks::Submission out;
-  if (object->contains("body64")) {
-    auto bytes = from_base64(text_of(*object, "body64"));
-    if (!bytes) return invalid("body64 must be base64");
-    out.body = *std::move(bytes);
-  } else if (object->contains("body") && (*object)["body"].is_string()) {
-    out.body = (*object)["body"].get<std::string>();
-  } else {
-    return invalid("body (a string) or body64 is required");
-  }
-  if (out.body.size() > max_bytes) {
-    return invalid(
-        "the task's body has " + std::to_string(out.body.size()) + " bytes, at most " +
-        std::to_string(max_bytes) +
-        " (spec.mailbox.maxMessageBytes); put larger input into a file or repository and name it");
-  }
-  out.key = text_of(*object, "key");
-  out.idempotency_id = text_of(*object, "id");
-  if (out.key.size() > kMaxKeyBytes)
-    return invalid("key: at most " + std::to_string(kMaxKeyBytes) + " bytes");
-  if (!out.idempotency_id.empty() && !is_message_id(out.idempotency_id))
-    return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
-  if (const auto labels = object->find("labels"); labels != object->end()) {
-    if (!labels->is_object() || labels->size() > kMaxLabels)
-      return invalid("labels: an object of at most " + std::to_string(kMaxLabels) + " strings");
-    for (const auto& [key, value] : labels->items()) {
-      if (!value.is_string() || key.size() > 63 ||
-          value.get_ref<const std::string&>().size() > 63) {
-        return invalid("labels: names and values are strings of at most 63 bytes");
+
+  boost::asio::steady_timer timer;
+  std::function<bool()> mirrored;
+  std::function<void(bool)> done;
+  MonoTime deadline = mono_now() + kMirrorLimit;
+};
+
+// Walks over the teams until a page is full. Keeps itself alive by the callbacks that it waits for.
+struct Lister : std::enable_shared_from_this<Lister> {
+  Lister(TaskPage p, std::function<json(const TaskPage::Ask&)> o,
+         std::function<void(const TaskPage::Ask&, TeamHttp::Done)> a, std::uint32_t t,
+         net::Respond r)
+      : page(std::move(p)),
+        own(std::move(o)),
+        ask(std::move(a)),
+        own_team(t),
+        respond(std::move(r)) {}
+
+  void go_on() {
+    while (const auto next = page.next()) {
+      if (next->team != own_team) {
+        return ask(*next, [self = shared_from_this()](const net::HttpResponse& part) {
+          auto list = part.status == 200 ? parse_object(part.body) : Result<json>(json::object());
+          self->page.take(list ? *std::move(list) : json::object());
+          self->go_on();
+        });
       }
-      out.labels[key] = value.get<std::string>();
+      page.take(own(*next));
     }
+    respond(ok_json(std::move(page).finish()));
   }
-  if (const auto n = object->find("maxAttempts"); n != object->end()) {
-    if (!n->is_number_unsigned() || n->get<std::uint64_t>() < 1 || n->get<std::uint64_t>() > 100)
-      return invalid("maxAttempts: 1 to 100");
-    out.max_attempts = n->get<std::uint32_t>();
-  }
-  return out;
-}
+
+  TaskPage page;
+  std::function<json(const TaskPage::Ask&)> own;
+  std::function<void(const TaskPage::Ask&, TeamHttp::Done)> ask;
+  std::uint32_t own_team;
+  net::Respond respond;
+};
 
 }  // namespace
 
@@ -163,8 +163,11 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     if (!everywhere) return respond({200, "application/json", agents_json(), {}});
     return gather(request, "agents", agents_json(), respond);
   }
-  if (request.path == "/v1/stats" && request.method == "GET")
-    return respond({200, "application/json", api::to_text(report()) + "\n", {}});
+  if (request.path == "/v1/stats" && request.method == "GET") {
+    auto own = api::to_text(report()) + "\n";
+    if (!everywhere) return respond({200, "application/json", std::move(own), {}});
+    return gather(request, "stats", own, respond);
+  }
 
   constexpr std::string_view kPrefix = "/v1/tasks/";
   if (!request.path.starts_with(kPrefix))
@@ -179,29 +182,41 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
   const auto team = team_of(id);
   if (!team)
     return respond(net::error_response(invalid("not a task's id: it looks like t-0-1f2a")));
+  std::uint64_t seconds = 0;
+  if (const auto wait = request.parameter("waitSeconds"); wait && verb.empty()) {
+    if (wait->empty() || wait->size() > 4 ||
+        wait->find_first_not_of("0123456789") != std::string::npos) {
+      return respond(net::error_response(invalid("waitSeconds: 0 to 55")));
+    }
+    seconds = std::min<std::uint64_t>(std::stoul(*wait), request.header(kForwarded).empty()
+                                                             ? kMaxWaitSeconds
+                                                             : kMaxForwardedWaitSeconds);
+  }
+  const bool may_wait = waiters_.size() + forwarders_.polling() < kMaxWaiting;
+  const char* const kTooMany = "too many requests wait here; ask without waitSeconds";
   if (*team != config_.team) {
     if (*team >= settings_.coordinators || !request.header(kForwarded).empty())
       return respond(net::error_response(not_found("no task " + id)));
-    return forward(*team, std::move(request), std::move(respond));
+    if (seconds == 0 || request.method != "GET")
+      return forward(*team, std::move(request), std::move(respond));
+    if (!may_wait) return respond(busy(kTooMany));
+    request.query.erase("waitSeconds");
+    return forwarders_.poll(
+        *team, call_of(request, config_.name), mono_now() + Milliseconds(seconds * 1000),
+        [](const net::HttpResponse& response) {
+          const auto task = parse_object(response.body);
+          const auto state = task ? tasks::state_from(text_of(*task, "state")) : std::nullopt;
+          return !state || tasks::is_final(*state);
+        },
+        respond);
   }
   const TaskId task_id{id};
 
   if (verb.empty() && request.method == "GET") {
-    const auto wait = request.parameter("waitSeconds");
-    std::uint64_t seconds = 0;
-    if (wait) {
-      if (wait->empty() || wait->size() > 4 ||
-          wait->find_first_not_of("0123456789") != std::string::npos) {
-        return respond(net::error_response(invalid("waitSeconds: 0 to 55")));
-      }
-      seconds = std::min<std::uint64_t>(std::stoul(*wait), kMaxWaitSeconds);
-    }
     const auto task = engine_->find(task_id);
     if (seconds == 0 || !task || tasks::is_final((*task)->state))
       return answer_task(task_id, respond);
-    if (waiters_.size() >= kMaxTaskWaiters)
-      return respond(net::error_response(
-          {Code::kFull, "too many requests wait here; ask without waitSeconds"}));
+    if (!may_wait) return respond(busy(kTooMany));
     waiters_.push_back({task_id, mono_now() + Milliseconds(seconds * 1000), respond});
     return arm();
   }
@@ -224,7 +239,17 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     perform();
     arm();
     if (!task) return respond(net::error_response(task.error()));
-    return answer_task(task_id, respond);
+    std::make_shared<MirrorWait>(
+        loop_.io(), [this, task_id] { return engine_->mirrored(task_id); },
+        [this, task_id, respond](bool mirrored) {
+          if (mirrored) return answer_task(task_id, respond);
+          later(respond,
+                net::error_response({Code::kUnknown,
+                                     "done, but no second pod has it yet: it is lost if this "
+                                     "coordinator is; look at the task, or try again"}));
+        })
+        ->look(alive_);
+    return;
   }
   respond(net::error_response(not_found("no such path or method below /v1/tasks/" + id)));
 }
@@ -234,7 +259,7 @@ void Coordinator::submit(const net::HttpRequest& request, const net::Respond& re
   if (!submission) return respond(net::error_response(submission.error()));
   if (request.header(kForwarded).empty() && settings_.coordinators > 1) {
     const auto& spread = !submission->key.empty() ? submission->key : submission->idempotency_id;
-    const auto team = spread.empty() ? config_.team : team_hash(spread) % settings_.coordinators;
+    const auto team = spread.empty() ? config_.team : team_for(spread, settings_.coordinators);
     if (team != config_.team) return forward(team, request, respond);
   }
   if (leaving_)
@@ -249,6 +274,9 @@ void Coordinator::submit(const net::HttpRequest& request, const net::Respond& re
          "the coordinator's mailbox is full (" + std::to_string(log_->stats().live_bytes >> 20U) +
              " MiB in use); raise spec.mailbox.sizeLimit or wait until tasks are done"}));
   }
+  if (waiters_.size() + tickets_.size() + forwarders_.carried() + forwarders_.polling() >=
+      kMaxUnderWay)
+    return respond(busy("too many requests are being handled here; try again in a moment"));
   const auto ticket = next_ticket_++;
   tickets_[ticket] = respond;
   engine_->submit(mono_now(), wall_now(), ticket, *std::move(submission));
@@ -279,15 +307,32 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
     }
     limit = std::stoul(*given);
   }
-  const TaskId after{request.parameter("after").value_or("")};
-  json out{{"tasks", json::array()}};
-  const auto page = engine_->list(states, after, limit);
-  for (const auto* task : page) out["tasks"].push_back(task_json(*task, {}, "", true));
-  if (page.size() == limit) out["next"] = page.back()->id.value;
-  if (recovering()) out["recovering"] = true;
-  if (settings_.coordinators > 1 && request.header(kForwarded).empty() && after.empty())
-    return gather(request, "tasks", out.dump(), respond);
-  respond(ok_json(out));
+  const auto own = [this, states](const TaskId& after, std::size_t most) {
+    json out{{"tasks", json::array()}};
+    const auto page = engine_->list(states, after, most);
+    for (const auto* task : page) out["tasks"].push_back(task_json(*task, {}, "", true));
+    if (page.size() == most) out["next"] = page.back()->id.value;
+    if (recovering()) out["recovering"] = true;
+    return out;
+  };
+  const std::string after = request.parameter("after").value_or("");
+  if (!request.header(kForwarded).empty()) return respond(ok_json(own(TaskId{after}, limit)));
+  auto begin = decode_cursor(after);
+  if (!begin) return respond(net::error_response(begin.error()));
+  std::set<std::uint32_t> teams{config_.team};
+  for (std::uint32_t team = 0; team < settings_.coordinators; ++team) teams.insert(team);
+  std::make_shared<Lister>(
+      TaskPage(*std::move(begin), limit, std::move(teams)),
+      [own](const TaskPage::Ask& ask) { return own(TaskId{ask.after}, ask.limit); },
+      [this, request](const TaskPage::Ask& ask, TeamHttp::Done done) {
+        auto part = request;
+        part.query.erase("after");
+        if (!ask.after.empty()) part.query["after"] = ask.after;
+        part.query["limit"] = std::to_string(ask.limit);
+        forward(ask.team, std::move(part), std::move(done));
+      },
+      config_.team, respond)
+      ->go_on();
 }
 
 std::string Coordinator::agents_json() {
@@ -335,7 +380,6 @@ api::TeamReport Coordinator::report() const {
   out.tasks.queued = n(counts.queued);
   out.tasks.running = n(counts.running);
   out.tasks.done = n(counts.done);
-  out.tasks.failed = n(counts.failed);
   out.tasks.dead = n(counts.dead);
   out.tasks.cancelled = n(counts.cancelled);
   out.tasks.oldest_queued_seconds = counts.oldest_queued_seconds;
@@ -344,7 +388,7 @@ api::TeamReport Coordinator::report() const {
     if (m.superseded || !m.joined || out.workers.size() >= api::kMaxReportWorkers) continue;
     const auto running = running_of(m);
     out.workers[m.name.value] = {m.worker.pod, running.has_value(),
-                                 running ? running->id.value : "", false, m.address};
+                                 running ? running->id.value : "", m.address};
   }
   out.effective = settings_.v1_command.empty() ? 100 : settings_.v2_percentage;
   out.v1 = n(counts.v1_first);
@@ -358,44 +402,10 @@ api::TeamReport Coordinator::report() const {
 // ---- other teams
 
 void Coordinator::forward(std::uint32_t team, net::HttpRequest request, net::Respond respond) {
-  if (forwarding_ >= kMaxForwards)
-    return respond(
-        net::error_response({Code::kFull, "too many requests are on their way to other teams"}));
-  ++forwarding_;
-  auto token = std::string(request.header("x-swarm-token"));
-  if (token.empty()) token = request.header("authorization").substr(7);
-  boost::asio::post(
-      forwarders_, [this, team, request = std::move(request), respond = std::move(respond), token] {
-        net::HttpClientOptions options;
-        options.url = "http://coordinator-" + std::to_string(team) + "." + config_.link_service +
-                      ":" + std::to_string(config_.http_port);
-        net::HttpResponse response;
-        auto client = net::make_beast_client(options);
-        if (!client) {
-          response = net::error_response(client.error());
-        } else {
-          net::HttpCall call;
-          call.method = request.method;
-          call.target = target_of(request);
-          call.body = request.body;
-          if (!call.body.empty()) call.content_type = "application/json";
-          call.headers = {{"X-Swarm-Token", token}, {kForwarded, config_.name.value}};
-          auto reply = (*client)->send(call, Milliseconds{60000});
-          if (!reply) {
-            response = net::error_response(reply.error().in("coordinator-" + std::to_string(team)));
-          } else {
-            const auto type = reply->headers.find("content-type");
-            response = {reply->status,
-                        type == reply->headers.end() ? "application/json" : type->second,
-                        reply->body,
-                        {}};
-          }
-        }
-        loop_.post([this, respond, response = std::move(response)] {
-          --forwarding_;
-          respond(response);
-        });
-      });
+  if (waiters_.size() + tickets_.size() + forwarders_.carried() + forwarders_.polling() >=
+      kMaxUnderWay)
+    return respond(busy("too many requests are being handled here; try again in a moment"));
+  forwarders_.carry(team, call_of(request, config_.name), std::move(respond));
 }
 
 void Coordinator::gather(const net::HttpRequest& request, const std::string& field,
@@ -403,20 +413,21 @@ void Coordinator::gather(const net::HttpRequest& request, const std::string& fie
   struct Gathering {
     json all;
     std::size_t missing = 0;
-    std::string failed;
   };
   auto gathering = std::make_shared<Gathering>();
   gathering->all = json::parse(own);
-  gathering->missing = settings_.coordinators - 1;
+  std::set<std::uint32_t> others;
   for (std::uint32_t team = 0; team < settings_.coordinators; ++team) {
-    if (team == config_.team) continue;
-    forward(team, request, [gathering, field, team, respond](const net::HttpResponse& part) {
-      auto object = parse_object(part.body);
-      if (part.status == 200 && object && object->contains(field)) {
-        for (auto& item : (*object)[field]) gathering->all[field].push_back(std::move(item));
-      } else {
+    if (team != config_.team) others.insert(team);
+  }
+  gathering->missing = others.size();
+  const auto add = field == "agents" ? add_agents : add_stats;
+  const auto call = call_of(request, config_.name);
+  for (const auto team : others) {
+    forwarders_.ask(team, call, [gathering, add, team, respond](const net::HttpResponse& part) {
+      auto object = part.status == 200 ? parse_object(part.body) : Result<json>(json::object());
+      if (!object || !add(gathering->all, *std::move(object)))
         gathering->all["missingTeams"].push_back(team);
-      }
       if (--gathering->missing == 0) respond(ok_json(gathering->all));
     });
   }

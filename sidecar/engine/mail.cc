@@ -13,6 +13,7 @@ using mailbox::Answer;
 namespace {
 
 constexpr Milliseconds kFirstBackoff{50}, kMaxBackoff{1000};
+constexpr Milliseconds kMaxDebtBackoff{5000};  // to whom only acks are to be told
 constexpr Milliseconds kFirstFullBackoff{20}, kMaxFullBackoff{500};
 
 Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
@@ -20,6 +21,19 @@ Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
 }
 
 }  // namespace
+
+void Silence::failed(MonoTime now, Code why) {
+  if (!begun_) since_ = now;
+  begun_ = true;
+  if (why != Code::kNotFound)
+    absent_since_.reset();
+  else if (!absent_since_)
+    absent_since_ = now;
+}
+
+bool Silence::gone(MonoTime now) const {
+  return begun_ && (now - since_ >= kSilent || (absent_since_ && now - *absent_since_ >= kAbsent));
+}
 
 Mail::Mail(Loop& loop, mailbox::Mailbox& box, const Config& config, Session::Options options,
            std::function<void(const AgentName&, Located)> locate)
@@ -70,6 +84,8 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
     sends_.erase(older);
     previous(Error{Code::kUnknown, "the same id was sent again; that call gets the answer"});
   }
+  auto& peer = peers_[to];  // it may have been looked for only now and then
+  peer.retry_at = std::min(peer.retry_at, now + kMaxBackoff);
   sends_[sent->sequence] = Waiting{to, id, now + timeout, std::move(done), wants_reply, false, ""};
   schedule_work();
 }
@@ -124,10 +140,13 @@ void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
   if (!acked) return done(acked.error());
   if (!acked->debt) return done({});
   const auto& debt = *acked->debt;
-  acks_[debt.inbox] = {mono_now() + timeout, std::move(done), debt.sender};
+  const auto now = mono_now();
+  const bool over = impatient(debt.sender, now);
+  if (!over) acks_[debt.inbox] = {now + timeout, done, debt.sender};
   debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
   send_debts(debt.sender);
   schedule_work();
+  if (over) done({});
 }
 
 Status Mail::nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay) {
@@ -228,7 +247,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         const auto inbox = debt->second;
         debts_.erase(debt);
         box_.on_ack_recorded(inbox);
-        settle(inbox, {});
+        settle(inbox);
       }
       return true;
     }
@@ -239,6 +258,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
 
 void Mail::session_up(const std::shared_ptr<Session>& session) {
   by_log_[session->peer().log_id] = session;
+  silent_.erase(session->peer().name);
   send_debts(session->peer().name);
   schedule_work();
 }
@@ -296,7 +316,7 @@ void Mail::ensure(const AgentName& name) {
       ready.node = session.peer().node;
       ready.last_error.clear();
       const auto& log_id = session.peer().log_id;
-      for (const auto inbox : box_.on_incarnation(name, log_id)) settle(inbox, {});
+      settle(box_.on_incarnation(name, log_id));
       box_.on_link_up(name, log_id);
       session_up(ready.session);
       pump(name);
@@ -322,9 +342,15 @@ void Mail::ensure(const AgentName& name) {
 
 void Mail::peer_failed(const AgentName& name, const Error& why) {
   auto& peer = peers_[name];
-  peer.backoff = grow(peer.backoff, kFirstBackoff, kMaxBackoff);
-  peer.retry_at = mono_now() + peer.backoff;
+  const auto now = mono_now();
+  const auto there = box_.destinations();
+  const bool mail = std::find(there.begin(), there.end(), name) != there.end();
+  peer.backoff = grow(peer.backoff, kFirstBackoff, mail ? kMaxBackoff : kMaxDebtBackoff);
+  peer.retry_at = now + peer.backoff;
   peer.last_error = why.message;
+  auto& silence = silent_[name];
+  silence.failed(now, why.code);
+  if (silence.gone(now)) settle(box_.on_gone(name));
   schedule_work();
 }
 
@@ -365,12 +391,24 @@ void Mail::send_debts(const AgentName& name) {
 
 // ---- what is due
 
-void Mail::settle(log::Sequence inbox, const Status& status) {
+void Mail::settle(log::Sequence inbox) {
   const auto found = acks_.find(inbox);
   if (found == acks_.end()) return;
   auto done = std::move(found->second.done);
   acks_.erase(found);
-  done(status);
+  done({});
+}
+
+void Mail::settle(const std::vector<log::Sequence>& inboxes) {
+  const std::set<log::Sequence> ended(inboxes.begin(), inboxes.end());
+  if (ended.empty()) return;
+  std::erase_if(debts_, [&](const auto& debt) { return ended.contains(debt.second); });
+  for (const auto inbox : ended) settle(inbox);
+}
+
+bool Mail::impatient(const AgentName& sender, MonoTime now) const {
+  const auto silence = silent_.find(sender);
+  return silence != silent_.end() && silence->second.patience_ends() <= now;
 }
 
 void Mail::finish(log::Sequence sequence, Result<Accepted> result) {
@@ -461,13 +499,10 @@ void Mail::work() {
   }
   std::vector<log::Sequence> late_acks;
   for (const auto& [inbox, wait] : acks_) {
-    if (wait.deadline <= now) late_acks.push_back(inbox);
+    if (wait.deadline <= now || impatient(wait.sender, now)) late_acks.push_back(inbox);
   }
-  for (const auto inbox : late_acks) {
-    settle(inbox,
-           Error{Code::kUnknown, "recorded here, not yet by " + acks_.at(inbox).sender.value +
-                                     "'s pod; it is told as soon as it can be reached"});
-  }
+  for (const auto inbox : late_acks) settle(inbox);
+  std::erase_if(silent_, [&](const auto& silence) { return !needed.contains(silence.first); });
   arm();
 }
 
@@ -487,7 +522,11 @@ void Mail::arm() {
   const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
   if (const auto t = box_.next_deadline()) sooner(*t);
   for (const auto& [sequence, waiting] : sends_) sooner(waiting.deadline);
-  for (const auto& [inbox, wait] : acks_) sooner(wait.deadline);
+  for (const auto& [inbox, wait] : acks_) {
+    sooner(wait.deadline);
+    if (const auto silence = silent_.find(wait.sender); silence != silent_.end())
+      sooner(silence->second.patience_ends());
+  }
   for (const auto& receiver : receivers_) sooner(receiver.deadline);
   std::set<AgentName> needed;
   for (auto& name : box_.destinations()) needed.insert(name);

@@ -32,6 +32,28 @@ inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per l
 inline constexpr Milliseconds kIdleLinkLimit{60000};
 inline constexpr std::size_t kMaxPeerLinks = 256;
 
+// How long a name has not been reached, and what follows for messages of it that were acked here.
+// Pure.
+class Silence {
+ public:
+  // kAckPatience: then an ack is OK though the sender's pod has not recorded it. What is not
+  // recorded there comes again only if this pod is lost, too: to its successor, from a sender that
+  // is back.
+  static constexpr Milliseconds kAckPatience{1000};
+  // Then the sender is gone for ever and is not looked for on account of acks any more. kAbsent:
+  // its coordinator says all the time that it is not there; kSilent: for whatever reason.
+  static constexpr Milliseconds kAbsent{600'000}, kSilent{3'600'000};
+
+  void failed(MonoTime now, Code why);
+  [[nodiscard]] MonoTime patience_ends() const { return since_ + kAckPatience; }
+  [[nodiscard]] bool gone(MonoTime now) const;
+
+ private:
+  MonoTime since_{};
+  std::optional<MonoTime> absent_since_;
+  bool begun_ = false;
+};
+
 class Mail {
  public:
   // `locate` finds a name; `connect` options are those of every link of this pod.
@@ -60,6 +82,8 @@ class Mail {
                const void* who, OnReceived done);
   void forget_receivers(
       const void* who);  // it has gone: it gets nothing and costs no message an attempt
+  // OK: the message never comes again from this pod. The sender's pod has recorded it, too, unless
+  // it can't be told within `timeout` or is silent (Silence): then that is done later.
   void ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done);
   Status nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease);
@@ -118,7 +142,9 @@ class Mail {
   void ensure(const AgentName& name);
   void peer_failed(const AgentName& name, const Error& why);
   void send_debts(const AgentName& name);
-  void settle(log::Sequence inbox, const Status& status);
+  void settle(log::Sequence inbox);
+  void settle(const std::vector<log::Sequence>& inboxes);  // and the debts of these
+  [[nodiscard]] bool impatient(const AgentName& sender, MonoTime now) const;
   void work();  // everything that time or news makes due
   void arm();
   void schedule_work();
@@ -134,6 +160,7 @@ class Mail {
   std::list<Receiver> receivers_;
   std::map<log::Sequence, AckWait> acks_;                           // by our inbox record
   std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts_;  // sender's record -> ours
+  std::map<AgentName, Silence> silent_;  // of those we look for, who has not been reached
   boost::asio::steady_timer timer_;
   bool work_scheduled_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

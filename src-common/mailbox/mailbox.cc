@@ -226,6 +226,7 @@ class Mailbox::Impl {
   std::vector<AckDebt> ack_debts(const AgentName& sender) const;
   std::vector<AgentName> ack_creditors() const;
   std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
+  std::vector<Sequence> on_gone(const AgentName& name);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
   bool tick(MonoTime now);
@@ -1037,6 +1038,15 @@ std::vector<Sequence> Mailbox::Impl::on_incarnation(const AgentName& name, const
   return settled;
 }
 
+std::vector<Sequence> Mailbox::Impl::on_gone(const AgentName& name) {
+  std::vector<Sequence> settled;
+  for (const AckDebt& debt : ack_debts(name)) {
+    settled.push_back(debt.inbox);
+    on_ack_recorded(debt.inbox);
+  }
+  return settled;
+}
+
 Status Mailbox::Impl::nack(MonoTime now, const MessageId& id, std::uint16_t attempt,
                            Milliseconds delay) {
   Entry* e = find_attempt(id, attempt);
@@ -1649,6 +1659,7 @@ std::vector<AgentName> Mailbox::ack_creditors() const { return impl_->ack_credit
 std::vector<Sequence> Mailbox::on_incarnation(const AgentName& name, const LogId& current) {
   return impl_->on_incarnation(name, current);
 }
+std::vector<Sequence> Mailbox::on_gone(const AgentName& name) { return impl_->on_gone(name); }
 Status Mailbox::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) {
   return impl_->nack(now, id, attempt, delay);
 }

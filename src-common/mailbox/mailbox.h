@@ -115,7 +115,8 @@ struct SendOutcome {
   bool local = false;          // the receiver is in this pod: survives only this container
 };
 
-// An acknowledgement that the sender's pod must record before the agent hears OK.
+// An acknowledgement that is in our log and that the sender's pod has still to record: until then a
+// successor of this pod would get the message again.
 struct AckDebt {
   Sequence inbox = 0;  // our record
   AgentName sender;
@@ -192,6 +193,9 @@ class Mailbox {
                         std::uint16_t attempt);  // kDenied: not the current attempt; kNotFound
   // The sender's pod recorded it, or is known to be gone for ever: the inbox record is done.
   void on_ack_recorded(Sequence inbox);
+  // `name` counts as gone for ever: all debts to it are settled. Returns the inbox records. Should
+  // it come back all the same, nothing that was acked here comes again here.
+  std::vector<Sequence> on_gone(const AgentName& name);
   // Ends a dead letter: as if it had been acknowledged. kNotFound when `id` is not a dead letter
   // here.
   Result<AckResult> purge(const MessageId& id);

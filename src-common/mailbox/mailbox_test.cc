@@ -343,6 +343,27 @@ TEST_F(Mailboxes, DebtsAndMarksSurviveARestart) {
   EXPECT_TRUE(b.box->ack_debts(kA).empty());
 }
 
+TEST_F(Mailboxes, ASenderThatIsGoneIsOwedNothing) {
+  send(a, message("m1", kA, kB));
+  send(a, message("m2", kA, kB));
+  const auto sent = a.box->transmit(kB, 1 << 20);
+  for (const Outbound& o : sent)
+    EXPECT_EQ(b.box->deliver(now, a.log->id(), o.sequence, o.prev, o.message), Answer::kStored);
+  EXPECT_EQ(receive(b), "m1/1");
+  ASSERT_TRUE(b.box->ack(now, {"m1"}, 1)->debt);
+  EXPECT_TRUE(b.box->on_gone({"worker-7"}).empty());
+  EXPECT_EQ(b.box->ack_creditors(), std::vector{kA});
+  EXPECT_EQ(b.box->on_gone(kA).size(), 1U);
+  EXPECT_TRUE(b.box->ack_creditors().empty());
+  EXPECT_TRUE(b.box->on_gone(kA).empty());
+  EXPECT_EQ(receive(b), "m2/1") << "only what was acked is over";
+  ASSERT_TRUE(b.start(now, 3));
+  EXPECT_TRUE(b.box->ack_creditors().empty()) << "also after a restart";
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), sent[0].sequence, sent[0].prev, sent[0].message),
+            Answer::kFinished)
+      << "should it be back all the same, nothing comes twice";
+}
+
 TEST_F(Mailboxes, LargeAnchorsBecomeCursors) {
   send(a, message("m-00000000000000aa", kA, kB, std::string(900, 'x')));
   (void)carry(a, b);

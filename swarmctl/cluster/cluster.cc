@@ -344,22 +344,29 @@ Result<json> Cluster::call_json(const std::string& name, const std::string& meth
   return parse(response->body, "task API of swarm " + name);
 }
 
-Result<std::vector<json>> Cluster::tasks(const std::string& name, const std::string& query,
-                                         MonoTime deadline) {
-  std::vector<json> out;
+void Listing::add(const json& answer, const std::string& name) {
+  for (const json& item : text::get(answer, name)) items.push_back(item);
+  for (const json& team : text::get(answer, "missingTeams")) {
+    if (team.is_number_unsigned()) missing_teams.insert(team.get<std::int64_t>());
+  }
+  recovering = recovering || text::get_flag(answer, "recovering");
+}
+
+Result<Listing> Cluster::tasks(const std::string& name, const std::string& query,
+                               MonoTime deadline) {
+  Listing out;
   std::string after;
-  do {
+  for (std::size_t pages = 0; pages < kMostPages && out.items.size() < kMostTasks; ++pages) {
     const std::string path = "/tasks?limit=" + std::to_string(kTasksPerPage) +
                              (query.empty() ? "" : "&" + query) +
                              (after.empty() ? "" : "&after=" + percent_encode(after));
-    Result<json> page = call_json(name, "GET", path, "", true, deadline);
+    const Result<json> page = call_json(name, "GET", path, "", true, deadline);
     if (!page) return page.error();
-    const json& items = text::get(*page, "tasks");
+    out.add(*page, "tasks");
     const std::string next = get_text(*page, "next");
-    for (const json& task : items) out.push_back(task);
-    if (items.empty() || next == after) break;
+    if (next.empty() || next == after) break;
     after = next;
-  } while (!after.empty() && out.size() < kMostTasks);
+  }
   return out;
 }
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,7 @@ namespace swarm::cluster {
 inline constexpr std::size_t kMostSwarms = 100;  // looked through for a task
 inline constexpr std::size_t kTasksPerPage = 500;
 inline constexpr std::size_t kMostTasks = 200'000;  // of one list
+inline constexpr std::size_t kMostPages = 2000;     // of one list; a page may be empty
 inline constexpr Milliseconds kAttemptLimit{
     70'000};  // one HTTP request; a waiting GET takes up to 50 s
 inline constexpr Milliseconds kRetryFirst{200};
@@ -45,6 +47,16 @@ Error explain_task_api(int status, const std::string& body, const std::string& s
 struct TaskPlace {
   std::string swarm;
   std::shared_ptr<const nlohmann::json> task;
+};
+
+// A list over all teams, and what is missing in it.
+struct Listing {
+  std::vector<nlohmann::json> items;
+  std::set<std::int64_t> missing_teams;  // their coordinators did not answer
+  bool recovering = false;               // a coordinator is still collecting its tasks
+  [[nodiscard]] bool complete() const { return missing_teams.empty() && !recovering; }
+  // Adds the member `name` of one answer and what it says is missing.
+  void add(const nlohmann::json& answer, const std::string& name);
 };
 
 class Cluster {
@@ -76,8 +88,7 @@ class Cluster {
                                    const std::string& path, const std::string& body,
                                    bool repeatable, MonoTime deadline);
   // All pages of the list; `query` is "" or "state=queued".
-  Result<std::vector<nlohmann::json>> tasks(const std::string& swarm, const std::string& query,
-                                            MonoTime deadline);
+  Result<Listing> tasks(const std::string& swarm, const std::string& query, MonoTime deadline);
 
   // The swarm that has the task: `swarm` if given, else all of the namespace are asked. kInvalid:
   // several have one.

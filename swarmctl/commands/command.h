@@ -57,6 +57,8 @@ struct Options {
 int exit_code(Code code);
 // "error: message" on stderr; the exit code.
 int fail(const Error& error);
+// What is not in a list, each a line for stderr; "" when it is complete. `what`: tasks, agents.
+std::string missing(const cluster::Listing& list, const std::string& what);
 // Writes to standard output. False when that is closed.
 bool print(std::string_view bytes);
 // -o json|yaml of a value; kInvalid when `output` is another word than those, "" and the `also`

@@ -56,6 +56,19 @@ int fail(const Error& error) {
   return exit_code(error.code);
 }
 
+std::string missing(const cluster::Listing& list, const std::string& what) {
+  std::string out;
+  for (const std::int64_t team : list.missing_teams) {
+    out += "warning: team " + std::to_string(team) + " did not answer: its " + what +
+           " are not in this list\n";
+  }
+  if (list.recovering)
+    out +=
+        "warning: a coordinator was replaced and is collecting its tasks: some are not in this "
+        "list yet\n";
+  return out;
+}
+
 bool print(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t n = ::write(STDOUT_FILENO, bytes.data(), bytes.size());

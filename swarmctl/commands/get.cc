@@ -34,36 +34,39 @@ Status check_states(const std::string& states) {
   return {};
 }
 
-Result<std::vector<json>> fetch(cluster::Cluster& cluster, const Options& options,
-                                const std::string& swarm, bool tasks) {
-  std::vector<json> items;
+Result<cluster::Listing> fetch(cluster::Cluster& cluster, const Options& options,
+                               const std::string& swarm, bool tasks) {
+  cluster::Listing list;
   if (tasks) {
-    Result<std::vector<json>> all = cluster.tasks(
+    Result<cluster::Listing> all = cluster.tasks(
         swarm, options.states.empty() ? "" : "state=" + options.states, options.deadline());
-    if (!all) return all.error();
-    items = *std::move(all);
+    if (!all) return all;
+    list = *std::move(all);
   } else {
     const Result<json> all =
         cluster.call_json(swarm, "GET", "/agents", "", true, options.deadline());
     if (!all) return all.error();
-    for (const json& agent : text::get(*all, "agents")) items.push_back(agent);
+    list.add(*all, "agents");
   }
-  if (options.selector.empty()) return items;
+  if (options.selector.empty()) return list;
   std::vector<json> chosen;
-  for (json& item : items) {
+  for (json& item : list.items) {
     const Result<bool> match = text::matches(text::get(item, "labels"), options.selector);
     if (!match) return match.error();
     if (*match) chosen.push_back(std::move(item));
   }
-  return chosen;
+  list.items = std::move(chosen);
+  return list;
 }
 
-int show(const Options& options, const std::vector<json>& items, const std::string& swarm,
-         bool tasks) {
+bool print_items(const Options& options, const cluster::Listing& listing, const std::string& swarm,
+                 bool tasks) {
+  const std::vector<json>& items = listing.items;
   if (options.output == "json" || options.output == "yaml") {
     json list = json::object();
     list[tasks ? "tasks" : "agents"] = items;
-    return print_as(options.output, list) ? 0 : 1;
+    if (!listing.missing_teams.empty()) list["missingTeams"] = listing.missing_teams;
+    return print_as(options.output, list);
   }
   if (options.output == "name") {
     std::string out;
@@ -72,17 +75,25 @@ int show(const Options& options, const std::vector<json>& items, const std::stri
                    : "agent/" + text::shorten(get_text(item, "name"), 128);
       out += "\n";
     }
-    return print(out) ? 0 : 1;
+    return print(out);
   }
   if (items.empty()) {
-    std::fprintf(stderr, "No %s in swarm %s.\n", tasks ? "tasks" : "agents", swarm.c_str());
-    return 0;
+    if (listing.complete())
+      std::fprintf(stderr, "No %s in swarm %s.\n", tasks ? "tasks" : "agents", swarm.c_str());
+    return true;
   }
   const bool wide = options.output == "wide";
   std::vector<Row> rows{tasks ? text::task_header(wide) : text::agent_header(wide)};
   for (const json& item : items)
     rows.push_back(tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide));
-  return print(text::table(rows)) ? 0 : 1;
+  return print(text::table(rows));
+}
+
+int show(const Options& options, const cluster::Listing& list, const std::string& swarm,
+         bool tasks) {
+  if (!print_items(options, list, swarm, tasks)) return 1;
+  std::fputs(missing(list, tasks ? "tasks" : "agents").c_str(), stderr);
+  return list.complete() ? 0 : kExitPartial;
 }
 
 // get task/T: one row, or the task itself.
@@ -91,19 +102,23 @@ int show_task(cluster::Cluster& cluster, const Options& options, const TaskId& i
   if (!place) return fail(place.error());
   if (options.output == "json" || options.output == "yaml")
     return print_as(options.output, *place->task) ? 0 : 1;
-  return show(options, {*place->task}, place->swarm, true);
+  return show(options, {{*place->task}, {}, false}, place->swarm, true);
 }
 
 // As kubectl -w: everything once, then a line whenever something has changed.
 int watch(cluster::Cluster& cluster, const Options& options, const std::string& swarm, bool tasks) {
   std::map<std::string, std::string> known;
   const bool wide = options.output == "wide";
+  std::string before_missing;
   for (bool first = true;; first = false) {
-    const Result<std::vector<json>> items = fetch(cluster, options, swarm, tasks);
-    if (!items) return fail(items.error());
+    const Result<cluster::Listing> list = fetch(cluster, options, swarm, tasks);
+    if (!list) return fail(list.error());
+    const std::string now_missing = missing(*list, tasks ? "tasks" : "agents");
+    if (now_missing != before_missing) std::fputs(now_missing.c_str(), stderr);
+    before_missing = now_missing;
     std::vector<Row> rows;
     if (first) rows.push_back(tasks ? text::task_header(wide) : text::agent_header(wide));
-    for (const json& item : *items) {
+    for (const json& item : list->items) {
       Row row = tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide);
       Row same = row;  // the time that passes is no change
       same[tasks ? 5 : 3].clear();
@@ -142,6 +157,11 @@ int describe_agent(cluster::Cluster& cluster, const Options& options, const std:
     if (!options.output.empty()) return print_as(options.output, agent) ? 0 : 1;
     return print(text::describe_agent(agent, *swarm)) ? 0 : 1;
   }
+  cluster::Listing rest;
+  rest.add(*all, "agents");
+  if (!rest.missing_teams.empty())
+    return fail(unavailable("agent " + name + " is none of those that could be asked about\n" +
+                            missing(rest, "agents")));
   return fail(not_found("swarm " + *swarm + " has no agent " + name +
                         ": kubectl swarm get agents " + *swarm + " lists them"));
 }
@@ -203,9 +223,9 @@ int get(const Options& options) {
   const Result<std::string> swarm = (*cluster)->only_swarm(given, options.deadline());
   if (!swarm) return fail(swarm.error());
   if (options.watch) return watch(**cluster, options, *swarm, tasks);
-  const Result<std::vector<json>> items = fetch(**cluster, options, *swarm, tasks);
-  if (!items) return fail(items.error());
-  return show(options, *items, *swarm, tasks);
+  const Result<cluster::Listing> list = fetch(**cluster, options, *swarm, tasks);
+  if (!list) return fail(list.error());
+  return show(options, *list, *swarm, tasks);
 }
 
 int describe(const Options& options) {

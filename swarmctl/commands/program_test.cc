@@ -360,6 +360,44 @@ TEST_F(Program, GetTasksReadsAllPages) {
               HasSubstr("tasks:\n- agent: worker-1\n  id: t-0-1\n"));
 }
 
+TEST_F(Program, ATeamThatDoesNotAnswerIsNamed) {
+  cluster_.add_swarm("hello");
+  cluster_.task_api("hello", "GET", "/tasks", [](const FakeRequest& request) {
+    if (request.query.find("after=1%3A") != std::string::npos)
+      return FakeResponse{200, R"({"tasks":[],"missingTeams":[1],"next":"2:"})"};
+    if (request.query.find("after=2%3A") != std::string::npos)
+      return FakeResponse{200, R"({"tasks":[{"id":"t-2-1","state":"queued"}]})"};
+    return FakeResponse{200, R"({"tasks":[{"id":"t-0-1","state":"queued"}],"next":"1:"})"};
+  });
+  for (const char* output : {"name", "json", "wide"}) {
+    const auto ran = cluster_.run({"get", "tasks", "hello", "-o", output});
+    EXPECT_EQ(ran.code, 8) << output;
+    EXPECT_THAT(ran.out, HasSubstr("t-0-1"));
+    EXPECT_THAT(ran.out, HasSubstr("t-2-1")) << "an empty page is not the last";
+    EXPECT_EQ(ran.err, "warning: team 1 did not answer: its tasks are not in this list\n");
+  }
+  EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["missingTeams"],
+            json::parse("[1]"));
+  cluster_.task_api("hello", "GET", "/agents", 200,
+                    R"({"agents":[{"name":"worker-3"}],"missingTeams":[2,4]})");
+  cluster_.task_api("hello", "GET", "/stats", 200, R"({"tasks":{"queued":1},"missingTeams":[2]})");
+  const auto agents = cluster_.run({"get", "agents", "hello", "-o", "name"});
+  EXPECT_EQ(agents.code, 8);
+  EXPECT_EQ(agents.out, "agent/worker-3\n");
+  EXPECT_THAT(agents.err, HasSubstr("team 2 did not answer: its agents"));
+  EXPECT_THAT(agents.err, HasSubstr("team 4 did not answer: its agents"));
+  EXPECT_EQ(cluster_.run({"describe", "agent/worker-9"}).code, 6) << "it may be in those teams";
+  const auto top = cluster_.run({"top", "hello"});
+  EXPECT_EQ(top.code, 8);
+  EXPECT_THAT(top.out, HasSubstr("queued 1"));
+  EXPECT_THAT(top.err, HasSubstr("team 2 did not answer"));
+  cluster_.task_api("hello", "GET", "/tasks", 200, R"({"tasks":[],"recovering":true})");
+  const auto recovering = cluster_.run({"get", "tasks", "hello"});
+  EXPECT_EQ(recovering.code, 8);
+  EXPECT_THAT(recovering.err, HasSubstr("collecting its tasks"));
+  EXPECT_THAT(recovering.err, testing::Not(HasSubstr("No tasks")));
+}
+
 TEST_F(Program, ATaskIsFoundInItsSwarm) {
   cluster_.add_swarm("a");
   cluster_.add_swarm("b");

@@ -135,7 +135,16 @@ int top(const Options& options) {
         (*cluster)->call_json(*swarm, "GET", "/agents", "", true, options.deadline());
     if (!agents) return fail(agents.error());
     std::string page = text::top(*swarm, *stats, text::get(*agents, "agents"));
-    if (!live) return print(page) ? 0 : 1;
+    cluster::Listing list;
+    list.add(*stats, "");
+    list.add(*agents, "");
+    const std::string warnings = missing(list, "tasks and agents");
+    if (!live) {
+      if (!print(page)) return 1;
+      std::fputs(warnings.c_str(), stderr);
+      return list.complete() ? 0 : kExitPartial;
+    }
+    page = warnings + page;
     winsize size{};
     if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 2) {
       std::size_t lines = 0;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <ctime>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "text/json.h"
 
@@ -256,14 +255,11 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   if (get_flag(spec, "suspend"))
     field(out, "Suspended", "yes: no task is handed out; pods and queue stay");
   const json& agents = get(status, "agents");
-  field(out, "Agents",
-        word(agents, "summary") + " ready, busy " + number(agents, "busy") + ", stuck " +
-            number(agents, "stuck"));
+  field(out, "Agents", word(agents, "summary") + " ready, busy " + number(agents, "busy"));
   const json& tasks = get(status, "tasks");
   field(out, "Tasks",
         "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
-            number(tasks, "done") + ", failed " + number(tasks, "failed") + ", dead " +
-            number(tasks, "dead"));
+            number(tasks, "done") + ", dead " + number(tasks, "dead"));
   const json& rollout = get(status, "rollout");
   if (!rollout.empty()) {
     field(out, "Rollout",
@@ -318,14 +314,6 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
            "%)";
   }
   out += "\n";
-  std::set<std::int64_t> teams;
-  for (const json& agent : agents) {
-    if (agents.is_array()) teams.insert(get_number(agent, "team"));
-  }
-  if (teams.size() > 1) {
-    out += "counts of one of " + std::to_string(teams.size()) +
-           " coordinators; of all: kubectl get swarm " + swarm + "\n";
-  }
   std::string line = "tasks ";
   for (const char* state : {"queued", "running", "done", "failed", "dead", "cancelled"}) {
     line += std::string(" ") + state + " " + number(tasks, state) + " ";

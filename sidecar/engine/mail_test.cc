@@ -1,0 +1,106 @@
+#include "engine/mail.h"
+
+#include <gtest/gtest.h>
+
+#include "sim/fake_directory.h"
+
+namespace swarm::engine {
+namespace {
+
+constexpr Milliseconds kLong{20'000};
+
+TEST(Silence, LastsUntilSomebodyIsGone) {
+  const MonoTime t{Milliseconds{1'000'000}};
+  const auto hour = Milliseconds{3'600'000}, minute = Milliseconds{60'000};
+  Silence silence;
+  EXPECT_FALSE(silence.gone(t + 2 * hour)) << "nobody was looked for";
+  silence.failed(t, Code::kNotFound);
+  EXPECT_EQ(silence.patience_ends(), t + Silence::kAckPatience);
+  silence.failed(t + minute, Code::kNotFound);
+  EXPECT_EQ(silence.patience_ends(), t + Silence::kAckPatience);
+  EXPECT_FALSE(silence.gone(t + 9 * minute));
+  EXPECT_TRUE(silence.gone(t + 10 * minute)) << "its coordinator has said so all the time";
+  silence.failed(t + 9 * minute, Code::kUnavailable);  // nobody could be asked
+  EXPECT_FALSE(silence.gone(t + 10 * minute));
+  silence.failed(t + 10 * minute, Code::kNotFound);
+  EXPECT_FALSE(silence.gone(t + 19 * minute));
+  EXPECT_TRUE(silence.gone(t + 20 * minute));
+  silence.failed(t + 19 * minute, Code::kUnavailable);
+  EXPECT_FALSE(silence.gone(t + hour - minute));
+  EXPECT_TRUE(silence.gone(t + hour)) << "for whatever reason";
+}
+
+struct Acks : ::testing::Test {
+  Acks() {
+    config.name.value = "worker-0";
+    LogId id;
+    id.bytes[0] = 1;
+    log::Recovery recovery;
+    auto opened = log::Log::open(
+        directory, {.max_bytes = 8U << 20U}, id, [](const log::Record&) {}, &recovery);
+    check(opened.ok(), "the log");
+    log = *std::move(opened);
+    loop.attach(*log);
+    box.attach(*log, mono_now());
+  }
+  // A message of worker-9 that an agent has taken.
+  MessageId take(std::uint64_t sequence) {
+    LogId sender;
+    sender.bytes[0] = 9;
+    mailbox::Message message;
+    message.id.value = "m" + std::to_string(sequence);
+    message.from.value = "worker-9";
+    message.to = config.name;
+    EXPECT_EQ(box.deliver(mono_now(), sender, sequence, 0, message), mailbox::Answer::kStored);
+    EXPECT_TRUE(box.receive(mono_now(), kLong, std::nullopt));
+    return message.id;
+  }
+  // The answer to an ack, and how long it took.
+  std::pair<Status, Milliseconds> ack(const MessageId& id, std::uint16_t attempt,
+                                      Milliseconds timeout) {
+    const auto begin = mono_now();
+    std::optional<Status> answer;
+    mail->ack(id, attempt, timeout, [&](const Status& status) { answer = status; });
+    while (!answer && mono_now() - begin < kLong) {
+      io.restart();
+      io.run_for(Milliseconds{5});
+    }
+    return {answer.value_or(internal_error("no answer")), mono_now() - begin};
+  }
+  Config config;
+  boost::asio::io_context io{1};
+  Loop loop{io};
+  sim::FakeDirectory directory{10U << 20U};
+  std::unique_ptr<log::Log> log;
+  mailbox::Mailbox box{{"worker-0"}, {}};
+  std::function<void(const AgentName&, Located)> locate = [](const AgentName& name,
+                                                             const Located& done) {
+    done(not_found(name.value + " is not connected now"));
+  };
+  std::unique_ptr<Mail> mail = std::make_unique<Mail>(
+      loop, box, config, Session::Options{},
+      [this](const AgentName& name, Located done) { locate(name, std::move(done)); });
+};
+
+TEST_F(Acks, AreOkThoughTheSenderIsGone) {
+  const auto [first, patience] = ack(take(1), 1, kLong);
+  EXPECT_TRUE(first) << first.error().message;
+  EXPECT_LT(patience, Milliseconds{5000});
+  const auto [second, at_once] = ack(take(2), 1, kLong);
+  EXPECT_TRUE(second) << second.error().message;
+  EXPECT_LT(at_once, Milliseconds{500}) << "it is known to be silent";
+  EXPECT_EQ(box.ack_creditors().size(), 1U) << "its pod is told when it comes back";
+  EXPECT_FALSE(box.receive(mono_now(), kLong, std::nullopt)) << "nothing comes again";
+  EXPECT_EQ(ack({"m1"}, 2, kLong).first.error().code, Code::kDenied);
+  EXPECT_EQ(ack({"m3"}, 1, kLong).first.error().code, Code::kNotFound);
+}
+
+TEST_F(Acks, AreOkWhenNobodyAnswersInTime) {
+  locate = [](const AgentName&, const Located&) {};
+  const auto [status, took] = ack(take(1), 1, Milliseconds{300});
+  EXPECT_TRUE(status) << status.error().message;
+  EXPECT_GE(took, Milliseconds{300});
+}
+
+}  // namespace
+}  // namespace swarm::engine
