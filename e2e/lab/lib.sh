@@ -11,7 +11,7 @@ AUDIT_LOG=$RUN/cp/audit.log
 # Binaries are keyed by what they are made from, so a changed pin never runs
 # an old binary and an unchanged one is never built again.
 K8S_VERSION=$(awk '$1=="k8s.io/kubernetes"{print $2}' "$LAB_SRC/go/kube/go.mod")
-BIN=$LAB_DIR/bin/$(cd "$LAB_SRC" && cat pause.c go/kube/go.* go/kwok/go.* go/kube/*/*.go |
+BIN=$LAB_DIR/bin/$(cd "$LAB_SRC" && cat pause.c go/kube/go.* go/kube/*/*.go |
 	sha256sum | cut -c1-12)
 export KUBECONFIG=$LAB_DIR/kubeconfig
 # LAB_DIR/go: there only if `packages` had to fetch a Go that is new enough.
@@ -168,9 +168,11 @@ running() {
 stop() { on "$1" kill "-${3:-TERM}" "$(cat "$RUN/$1/$2.pid")"; }
 
 # Image building in a store of the lab's own and a mount namespace of its own:
-# neither touches the user's images nor leaves a mount.
+# neither touches the user's images and networks nor leaves a mount.
 builder() {
-	unshare --mount --propagation private \
+	local conf=$LAB_DIR/images/containers.conf
+	[ -e "$conf" ] || { mkdir -p "$LAB_DIR/images" && printf '[network]\nnetwork_config_dir = "%s"\n' "$LAB_DIR/images/networks" >"$conf"; }
+	CONTAINERS_CONF=$conf unshare --mount --propagation private \
 		buildah --root "$LAB_DIR/images" --runroot "$LAB_DIR/images/run" "$@"
 }
 

@@ -135,7 +135,11 @@ type grounds struct {
 	target    string // URL of the API server
 	caPEM     []byte
 	settings  string // of the config file, beyond the image and the namespace
+	losses    int    // of the leadership, see kept
 }
+
+// An operator that keeps losing its leadership is broken, however slow the machine.
+const maxLosses = 2
 
 // newGrounds takes a world made with ownOperator. role: the ClusterRole of the operator, "" for none.
 func newGrounds(w *world, role string) *grounds {
@@ -286,6 +290,9 @@ func (o *hostOperator) kept() *hostOperator {
 	}
 	if o.code != 1 || !strings.Contains(o.logs(), "leadership lost") {
 		o.g.Errorf("operator %s ended by itself with code %d:\n%s", o.name, o.code, o.end())
+	}
+	if o.g.losses++; o.g.losses > maxLosses {
+		o.g.Fatalf("operator %s lost its leadership for the %dth time:\n%s", o.name, o.g.losses, o.end())
 	}
 	o.g.Logf("operator %s lost its leadership and is started again", o.name)
 	return o.g.start(o.name, o.proxy, o.args...)

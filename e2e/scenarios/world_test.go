@@ -306,7 +306,7 @@ type swarmObject struct {
 		ObservedGeneration int64
 		Agents             struct{ Desired, Ready, Busy int }
 		Workers            struct{ Replicas, ReadyReplicas, UpdatedReplicas int }
-		Tasks              struct{ Queued, Running, Done, Failed, Dead int }
+		Tasks              struct{ Queued, Running, Done, Dead int }
 		Topology           struct {
 			Type         string
 			Coordinators int
