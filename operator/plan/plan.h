@@ -105,6 +105,7 @@ struct LeaseView {
   std::string resource_version;
   bool deleting = false;
   std::string holder;       // spec.holderIdentity
+  std::string holder_uid;   // annotation cfn.dev/holder-uid: the pod's, whose name may come again
   WallTime renew_time = 0;  // 0: never
   WallTime acquire_time = 0;
   std::string report;  // annotation cfn.dev/report as it stands; "" when absent
@@ -165,7 +166,9 @@ struct Memory {
     friend bool operator==(const SlotHistory&, const SlotHistory&) = default;
   };
   std::map<std::string, SlotHistory> slots;
-  std::vector<std::pair<WallTime, int>> creations;  // (when, how many) of the last minute
+  // Pods made in the last minute (when, how many): the shell adds what it did, since a plan may be
+  // cut short.
+  std::vector<std::pair<WallTime, int>> creations;
   WallTime status_written = 0;
   WallTime counts_written = 0;
   WallTime pods_blocked_since = 0;  // creations refused since then; 0: not

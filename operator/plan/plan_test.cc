@@ -694,6 +694,23 @@ TEST(Plan, ACoordinatorWithTheOnlyCopiesIsNotUpdated) {
   EXPECT_NE(world.live_pods("coordinator").front()->uid, before);
 }
 
+TEST(Plan, TheReportOfALostCoordinatorHoldsNoUpdateOfItsReplacement) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":0}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.tasks.queued = 3;
+  world.report(0, report);
+  // Its node is lost; the replacement cannot be scheduled, and the template is corrected.
+  std::erase_if(world.seen.pods, [](const PodView& pod) { return pod.role == "coordinator"; });
+  world.step();
+  const std::string before = world.live_pods("coordinator").front()->uid;
+  world.set_spec(R"({"workers":{"replicas":0},"mailbox":{"sizeLimit":"32Mi"}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_NE(world.live_pods("coordinator").front()->uid, before);
+}
+
 TEST(Plan, AnEmptyCoordinatorWithoutAgentsIsUpdated) {
   World world;
   world.set_spec(R"({"workers":{"replicas":0}})");

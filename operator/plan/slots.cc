@@ -43,7 +43,6 @@ class PodsPlanner {
     worker_slots(workers);
     update_coordinators(coordinators);
     update_workers(workers);
-    if (made_ > 0) memory_.creations.emplace_back(context_.now, made_);
     return std::move(plan_);
   }
 
@@ -337,7 +336,7 @@ class PodsPlanner {
 
   // True for a coordinator whose tasks nobody could hold meanwhile: none of its team's agents runs.
   // At 0 agents nothing new is accepted, so a report that knows that they are gone is the last
-  // word.
+  // word; one of a pod before this one speaks of what went with that.
   [[nodiscard]] bool keeps_only_copies(int index, const PodView& pod) const {
     for (const auto& [number, slot] : context_.workers) {
       if (number % context_.topology.coordinators != index || slot.live.empty()) continue;
@@ -346,6 +345,12 @@ class PodsPlanner {
     }
     const auto found = context_.reports.find(index);
     if (found == context_.reports.end()) return false;  // it never had anything
+    const auto& leases = context_.observed.leases;
+    const std::string name = lease_name(context_.swarm, index);
+    const bool its_own = std::any_of(leases.begin(), leases.end(), [&](const LeaseView& lease) {
+      return lease.name == name && lease.holder_uid == pod.uid;
+    });
+    if (!its_own) return false;
     const api::TeamReport& report = found->second;
     if (held_tasks(report) + report.single_copy_messages > 0) return true;
     return pod.ready && !report.workers.empty();

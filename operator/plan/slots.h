@@ -37,7 +37,7 @@ struct PodsPlan {
   int surplus_coordinators_kept = 0;  // they still hold tasks
 };
 
-// gates: [coordinator, worker]. memory is brought up to date (failures seen, creations planned).
+// gates: [coordinator, worker]. memory is brought up to date (failures seen).
 PodsPlan plan_pods(const Context& context, const PodGate& coordinators, const PodGate& workers,
                    Memory& memory);
 

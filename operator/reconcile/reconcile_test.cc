@@ -451,6 +451,9 @@ TEST_F(ExecutorTest, ASlowApiServerEndsThePlanSoThatOtherSwarmsHaveTheirTurn) {
   EXPECT_TRUE(outcome.ok);
   EXPECT_TRUE(outcome.more);
   EXPECT_EQ(cluster.writes().size(), 1U);
+  ASSERT_EQ(memory.plan.creations.size(), 1U);
+  EXPECT_EQ(memory.plan.creations[0].second, 1)
+      << "what was cut off does not count against the cap";
 }
 
 TEST_F(ExecutorTest, OverloadIsNoRefusalAndItsRetryAfterIsKept) {

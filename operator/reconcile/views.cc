@@ -124,6 +124,7 @@ plan::LeaseView lease_view(const json& lease) {
   out.resource_version = text_at(lease, "metadata.resourceVersion");
   out.deleting = !text_at(lease, "metadata.deletionTimestamp").empty();
   out.holder = text_at(lease, "spec.holderIdentity");
+  out.holder_uid = entry(lease, "metadata.annotations", api::kHolderUidAnnotation);
   out.renew_time = parse_time(text_at(lease, "spec.renewTime"));
   out.acquire_time = parse_time(text_at(lease, "spec.acquireTime"));
   out.report = entry(lease, "metadata.annotations", api::kReportAnnotation);

@@ -17,7 +17,8 @@ constexpr std::size_t kMaxObjectBytes = 3 << 20;  // the API server's own limit 
 constexpr std::size_t kMaxNameBytes = 40;
 constexpr std::size_t kMaxMountPathBytes = 90;
 constexpr std::size_t kMaxConditions = 16;
-constexpr std::size_t kMaxWordBytes = 4096;
+// 2048 characters; all words and the body of a task fit into one frame of the link.
+constexpr std::size_t kMaxWordBytes = 8192;
 
 const json kAbsent;  // null: stands for every field that is not there
 
@@ -232,7 +233,7 @@ void read_rollout(Reader& reader, const json& spec, std::optional<RolloutSpec>& 
         if (!command[i].is_string() ||
             command[i].get_ref<const std::string&>().size() > kMaxWordBytes) {
           reader.wrong_value(here + "[" + std::to_string(i) + "]", command[i],
-                             "a string of at most 4096 bytes");
+                             "a string of at most 2048 characters");
         } else {
           rollout.v1_command.push_back(command[i].get<std::string>());
         }

@@ -35,7 +35,7 @@ inline constexpr int kMaxCoordinators =
     100;  // a bound on what teamSize can ask for; the planner clamps
 inline constexpr std::int64_t kMinMailboxBytes = 8LL << 20;
 inline constexpr std::int64_t kMaxMailboxBytes = 16LL << 30;
-inline constexpr int kMaxCommandWords = 64;
+inline constexpr int kMaxCommandWords = 32;
 
 enum class TopologyType { kAuto, kFlat, kHybrid };
 std::string_view to_string(TopologyType type);  // "Auto", "Flat", "Hybrid"
