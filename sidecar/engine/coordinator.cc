@@ -155,9 +155,8 @@ void Coordinator::activate(std::uint64_t epoch, const std::vector<Former>& forme
     if (fresh_) expected.insert(worker.name);
     announcing_[worker.name].address = worker.address;
   }
-  const Milliseconds lost_after = config_.health_period * config_.failure_threshold;
-  gathering_ = tasks::Gathering(now, std::move(expected), lost_after);
-  announce_until_ = now + std::max(lost_after, tasks::kRecoveryLimit);
+  gathering_ = tasks::Gathering(now, std::move(expected));
+  announce_until_ = now + tasks::kAwaitLimit;
   for (const auto& worker : former) {
     if (announcing_.contains(worker.name)) announce(worker.name);
   }
@@ -169,16 +168,22 @@ void Coordinator::activate(std::uint64_t epoch, const std::vector<Former>& forme
 
 bool Coordinator::recovering() const { return active_ && engine_->recovering(); }
 
+bool Coordinator::incomplete() const { return recovering() || (active_ && engine_->awaiting()); }
+
 void Coordinator::look_at_recovery() {
   if (!active_) return;
   const auto now = mono_now();
   const bool telling = std::any_of(by_session_.begin(), by_session_.end(),
                                    [](const auto& m) { return !m.second.joined; });
-  engine_->await_copies(gathering_.awaits(now, telling));
-  if (!recovering() || !gathering_.done(now, telling)) return;
-  engine_->end_recovery(now, wall_now());
-  for (auto& [session, member] : by_session_) note_work(member);
-  if (on_change) on_change();
+  const bool was_incomplete = incomplete();
+  engine_->await_copies(gathering_.awaits(now, telling), gathering_.refuses_ids(now, telling));
+  if (recovering() && gathering_.done(now, telling)) {
+    engine_->end_recovery(now, wall_now());
+    for (auto& [session, member] : by_session_) note_work(member);
+    if (on_change) on_change();
+  } else if (incomplete() != was_incomplete && on_change) {
+    on_change();
+  }
 }
 
 void Coordinator::configure(const TeamSettings& settings) {
@@ -269,8 +274,9 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   session_of_[&session] = number;
   auto& placed = by_session_[number] = std::move(member);
   gathering_.heard(mono_now());
-  look_at_recovery();
+  stop_announcing(peer.name, "it came");
   pull(placed, session);
+  look_at_recovery();
   perform();
   arm();
 }
@@ -307,7 +313,6 @@ void Coordinator::finish_join(Member& member) {
   }
   note_work(member);
   gathering_.came(member.name);
-  stop_announcing(member.name, "it came");
   look_at_recovery();
   perform();
   arm();
@@ -553,6 +558,9 @@ void Coordinator::locate(const AgentName& name, const Located& done) {
     return done(Location{config_.pod_ip, config_.link_port, {config_.name, {}}});
   const auto owner = owner_.find(name);
   const auto member = owner == owner_.end() ? by_session_.end() : by_session_.find(owner->second);
+  // A former worker that is expected back is not one that is not there.
+  if (member == by_session_.end() && (recovering() || announcing_.contains(name)))
+    return done(unavailable(name.value + " has not come to the new coordinator yet"));
   if (member == by_session_.end()) return done(not_found(name.value + " is not connected now"));
   done(Location{member->second.address, config_.link_port, {name, member->second.log_id}});
 }

@@ -57,7 +57,11 @@ class Coordinator {
   void activate(std::uint64_t epoch, const std::vector<Former>& former);
   void configure(const TeamSettings& settings);
   [[nodiscard]] bool active() const { return active_; }
+  // Collecting: takes no tasks and hands none out, so it is not ready.
   [[nodiscard]] bool recovering() const;
+  // Collecting, or at work while a worker may still bring tasks: what is listed and counted may not
+  // be all.
+  [[nodiscard]] bool incomplete() const;
   [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
   // A worker has seen a higher epoch than ours: somebody else was coordinator in between.
   std::function<void(std::uint64_t at_least)> on_higher_epoch;
@@ -165,7 +169,7 @@ class Coordinator {
   std::vector<Waiter> waiters_;
   std::vector<tasks::Task> restored_;
   tasks::Gathering gathering_;
-  std::map<AgentName, Announcement> announcing_;  // they have not come yet
+  std::map<AgentName, Announcement> announcing_;  // they have not sent JOIN yet
   MonoTime announce_until_{};
   TeamHttp forwarders_{loop_, config_};
   boost::asio::steady_timer timer_;

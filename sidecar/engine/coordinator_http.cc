@@ -312,7 +312,7 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
     const auto page = engine_->list(states, after, most);
     for (const auto* task : page) out["tasks"].push_back(task_json(*task, {}, "", true));
     if (page.size() == most) out["next"] = page.back()->id.value;
-    if (recovering()) out["recovering"] = true;
+    if (incomplete()) out["recovering"] = true;
     return out;
   };
   const std::string after = request.parameter("after").value_or("");
@@ -374,8 +374,8 @@ api::TeamReport Coordinator::report() const {
   api::TeamReport out;
   out.time = wall_now();
   out.epoch = epoch_;
-  out.recovering = recovering();
-  out.ready = active_ && !out.recovering && !leaving_;
+  out.recovering = incomplete();
+  out.ready = active_ && !recovering() && !leaving_;
   const auto n = [](std::uint64_t v) { return static_cast<std::int64_t>(v); };
   out.tasks.queued = n(counts.queued);
   out.tasks.running = n(counts.running);

@@ -108,7 +108,7 @@ void Worker::join(Session& session) {
   };
   for (const auto& [key, lease] : leased_) name(key);
   for (const auto& [key, pending] : reports_) {
-    if (!leased_.contains(key)) name(key);
+    if (pending.record != 0 && !leased_.contains(key)) name(key);
   }
   session.send(FrameType::kJoin, control(json{{"session", session_number_},
                                               {"running", running},
@@ -225,12 +225,15 @@ void Worker::take(Session& session, const link::Frame& frame) {
         return;  // recovering: it asks again when joined anew, or by the timer
       auto pending = std::move(found->second);
       reports_.erase(found);
-      log_->finish(pending.record);
-      if (const auto leased = leased_.find(key); leased != leased_.end()) {
+      if (pending.record != 0) log_->finish(pending.record);
+      // A task that the coordinator does not know may still come, with a worker that is late: the
+      // lease stays for the agent's next try.
+      const auto leased = leased_.find(key);
+      if (leased != leased_.end() && (status || status.error().code != Code::kNotFound)) {
         log_->finish(leased->second.record);
         leased_.erase(leased);
+        cancels_.erase(key);
       }
-      cancels_.erase(key);
       if (status) {
         reported_.push_back(key);
         if (reported_.size() > kRememberedReports) reported_.pop_front();
@@ -408,10 +411,7 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
 void Worker::report(tasks::Report report, Mail::OnStatus done) {
   const TaskAttempt key{report.id, report.attempt};
   if (std::find(reported_.begin(), reported_.end(), key) != reported_.end()) return done({});
-  if (!leased_.contains(key) && !reports_.contains(key)) {
-    return done(Error{Code::kDenied, "attempt " + std::to_string(key.second) + " of " +
-                                         key.first.value + " is not leased to this pod"});
-  }
+  if (!tasks::is_task_id(key.first.value)) return done(invalid("not a task's id"));
   keep(std::move(report), std::move(done));
 }
 
@@ -424,10 +424,15 @@ void Worker::keep(tasks::Report report, Mail::OnStatus done) {
                                          " results of this pod wait for the coordinator"});
     }
     Pending pending;
+    // What this pod knows of no lease for was perhaps confirmed before a restart: the coordinator
+    // is asked, and nothing is kept of it.
+    report.leased = leased_.contains(key);
     pending.payload = encode_report(0, report);
-    auto record = log_->append(tasks::kResult, pending.payload);
-    if (!record) return done(record.error().in("keeping the result"));
-    pending.record = *record;
+    if (report.leased) {
+      auto record = log_->append(tasks::kResult, pending.payload);
+      if (!record) return done(record.error().in("keeping the result"));
+      pending.record = *record;
+    }
     found = reports_.emplace(key, std::move(pending)).first;
     send_reports();
   }
@@ -531,17 +536,24 @@ void Worker::tick() {
   expire(extends_, now, [](Extend& call) { call.done(false); });
   expire(peer_calls_, now,
          [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
-  for (auto& [key, pending] : reports_) {
-    if (!pending.waiting.empty() && (swarm_deleted_ || pending.answer_by <= now)) {
-      auto waiting = std::move(pending.waiting);
-      pending.waiting.clear();
-      const Error why =
-          swarm_deleted_
-              ? Error{Code::kDenied, "the Swarm is deleted: nobody takes results any more"}
-              : Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"};
-      for (auto& done : waiting) done(why);
+  std::vector<std::pair<Mail::OnStatus, Error>> late;
+  for (auto it = reports_.begin(); it != reports_.end();) {
+    auto& pending = it->second;
+    if (pending.waiting.empty() || !(swarm_deleted_ || pending.answer_by <= now)) {
+      ++it;
+      continue;
     }
+    const bool kept = pending.record != 0;
+    const Error why =
+        swarm_deleted_ ? Error{Code::kDenied, "the Swarm is deleted: nobody takes results any more"}
+        : kept ? Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"}
+               : unavailable("attempt " + std::to_string(it->first.second) + " of " +
+                             it->first.first.value +
+                             " is not leased to this pod, and the coordinator can't be asked now");
+    for (auto& done : std::exchange(pending.waiting, {})) late.emplace_back(std::move(done), why);
+    it = kept ? std::next(it) : reports_.erase(it);
   }
+  for (auto& [done, why] : late) done(why);
   send_reports();
   arm();
 }

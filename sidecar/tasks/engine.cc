@@ -1040,7 +1040,7 @@ class Engine::Impl {
   Settings settings_;
   std::uint64_t (*random_)(void*);
   void* context_;
-  bool recovering_ = false, awaiting_ = false;
+  bool recovering_ = false, awaiting_ = false, refuse_ids_ = false;
   MonoTime now_{};  // of the call in progress
   std::uint64_t arrivals_ = 0;
   std::uint64_t next_waiter_ = 0;
@@ -1090,7 +1090,12 @@ void Engine::begin_recovery(MonoTime now) {
 
 bool Engine::recovering() const { return impl_->recovering_; }
 
-void Engine::await_copies(bool awaited) { impl_->awaiting_ = awaited; }
+void Engine::await_copies(bool awaited, bool refuse_ids) {
+  impl_->awaiting_ = awaited;
+  impl_->refuse_ids_ = refuse_ids;
+}
+
+bool Engine::awaiting() const { return impl_->awaiting_; }
 
 bool Engine::wants(const TaskId& id, std::uint64_t version) const {
   if (impl_->erased_.contains(id) || team_of(id) != impl_->settings_.team) return false;
@@ -1445,6 +1450,10 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
   if (known != nullptr && known->ended_at != 0 && !is_lost(*known)) {
     return e.answer_when_mirrored(*r, worker, request, now);  // repeated
   }
+  if (known == nullptr && !report.leased) {
+    return refuse(Error{Code::kDenied, "attempt " + std::to_string(report.attempt) + " of " +
+                                           t.id.value + " was not leased to " + worker.name.value});
+  }
   if (e.claim(*r, m, report.attempt, now, wall) == Impl::Claim::kNo) {
     return refuse(
         Error{Code::kDenied, is_final(t.state)
@@ -1536,7 +1545,7 @@ void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submissio
       }
       return;
     }
-    if (e.awaiting_)
+    if (e.refuse_ids_)
       return refuse(unavailable(
           "a worker that may hold the task of this id has not come back yet; try again"));
   }

@@ -1218,7 +1218,7 @@ TEST(Recovery, WhatIsUnknownIsNotDeniedWhileAWorkerMayBringIt) {
   Desk d;
   d.join(worker(1));
   const TaskId mine = d.submit({"b", "", "known", {}, {}});
-  d.engine->await_copies(true);
+  d.engine->await_copies(true, true);
   const TaskId id{"t-0-abc"};
   EXPECT_EQ(d.engine->find(id).error().code, Code::kUnavailable);
   EXPECT_EQ(d.engine->cancel(d.now, d.wall(), id).error().code, Code::kUnavailable);
@@ -1233,9 +1233,41 @@ TEST(Recovery, WhatIsUnknownIsNotDeniedWhileAWorkerMayBringIt) {
   EXPECT_EQ(submitted("order-1").error().code, Code::kUnavailable);
   EXPECT_EQ(*submitted("known"), mine);
   EXPECT_TRUE(submitted("").ok());
-  d.engine->await_copies(false);
+  d.engine->await_copies(true, false);
+  EXPECT_TRUE(submitted("order-0").ok());
+  EXPECT_EQ(d.engine->find(id).error().code, Code::kUnavailable);
+  EXPECT_TRUE(d.engine->awaiting());
+  d.engine->await_copies(false, false);
   EXPECT_EQ(d.engine->find(id).error().code, Code::kNotFound);
   EXPECT_TRUE(submitted("order-1").ok());
+}
+
+TEST(Recovery, AReportWithoutALeaseNeverTakesATask) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  const Task saved = d.task(id);
+  d.renew();
+  d.engine->begin_recovery(d.now);
+  d.engine->restore(d.now, d.wall(), saved, std::nullopt);
+  d.join(worker(1));
+  d.engine->end_recovery(d.now, d.wall());
+  d.settle();
+  const auto report = [&](bool leased) {
+    Report r;
+    r.id = id;
+    r.attempt = 1;
+    r.done = true;
+    r.leased = leased;
+    d.engine->report(d.now, d.wall(), worker(1), ++d.requests, r);
+    return Desk::only<Reported>(d.settle()).at(0).status;
+  };
+  const Status refused = report(false);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kDenied);
+  EXPECT_EQ(d.state(id), TaskState::kQueued);
+  EXPECT_TRUE(report(true).ok()) << "an attempt that the earlier epoch gave";
+  EXPECT_TRUE(report(false).ok()) << "a repetition";
 }
 
 // Two tasks of one idempotency id: `early` comes with its holder after `late` was accepted.

@@ -6,13 +6,11 @@
 
 namespace swarm::tasks {
 
+static_assert(kRecoveryLimit <= kRefuseIdsLimit && kRefuseIdsLimit <= kAwaitLimit);
 static_assert(kMaxEncodedBytes <= kPullWindowBytes, "the largest copy fits into the window");
 
-Gathering::Gathering(MonoTime now, std::set<AgentName> expected, Milliseconds lost_after)
-    : begun_(now),
-      heard_(now),
-      lost_at_(now + std::max(lost_after, kRecoveryLimit)),
-      expected_(std::move(expected)) {}
+Gathering::Gathering(MonoTime now, std::set<AgentName> expected)
+    : begun_(now), heard_(now), expected_(std::move(expected)) {}
 
 void Gathering::heard(MonoTime now) { heard_ = now; }
 
@@ -34,13 +32,19 @@ bool Gathering::done(MonoTime now, bool telling) const {
 }
 
 bool Gathering::awaits(MonoTime now, bool telling) const {
-  return (telling && now < heard_ + kRecoveryLimit) || (!expected_.empty() && now < lost_at_);
+  return (telling && now < heard_ + kRecoveryLimit) ||
+         (!expected_.empty() && now < begun_ + kAwaitLimit);
+}
+
+bool Gathering::refuses_ids(MonoTime now, bool telling) const {
+  return (telling && now < heard_ + kRecoveryLimit) ||
+         (!expected_.empty() && now < begun_ + kRefuseIdsLimit);
 }
 
 std::optional<MonoTime> Gathering::next_deadline(MonoTime now) const {
   std::optional<MonoTime> first;
-  for (const MonoTime t :
-       {begun_ + kRecoveryLimit, heard_ + kRecoveryLimit, begun_ + kMaxRecovery, lost_at_}) {
+  for (const MonoTime t : {begun_ + kRecoveryLimit, heard_ + kRecoveryLimit,
+                           begun_ + kRefuseIdsLimit, begun_ + kMaxRecovery, begun_ + kAwaitLimit}) {
     if (t > now && (!first || t < *first)) first = t;
   }
   return first;

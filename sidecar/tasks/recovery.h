@@ -3,7 +3,9 @@
 //
 // Recovery waits for the workers of the last report, as long as they can be reached, and for those
 // that are just telling what they hold. Then work goes on; but as long as one of them may still
-// come with tasks that nobody here knows, an unknown id is not "not found": awaits().
+// come with tasks that nobody here knows, an unknown id is not "not found", and what is listed is
+// not all: awaits(). For the first part of that time a submission under an unknown idempotency id
+// is not taken either: refuses_ids().
 //
 // Threads: none, one owner. No clock, no I/O: the caller says what time it is.
 #pragma once
@@ -23,6 +25,14 @@ namespace swarm::tasks {
 // For workers that do not come, from the start; for those that are telling, from the last word.
 inline constexpr Milliseconds kRecoveryLimit{5000};
 inline constexpr Milliseconds kMaxRecovery{60000};  // however much there is to tell
+// For a worker of the last report that may be stopped or cut off and come back with its copies. It
+// has nothing to do with when its leases end, so not with the health settings.
+inline constexpr Milliseconds kAwaitLimit{60000};
+// Of that, how long unknown idempotency ids are refused. Every client sends an id, so this is how
+// long a team that lost a worker together with its coordinator takes no tasks: clients repeat for
+// longer, and whoever comes later than this with a task of an id that was taken meanwhile meets the
+// rule for two tasks of one id (tasks.h).
+inline constexpr Milliseconds kRefuseIdsLimit{10000};
 // Copies asked of one worker that it has not sent yet. It answers each at once, so the bytes are
 // at most a quarter of what a link may have unsent.
 inline constexpr std::size_t kPullWindowIds = 64;
@@ -31,8 +41,7 @@ inline constexpr std::size_t kPullWindowBytes = 4U << 20U;
 class Gathering {
  public:
   Gathering() = default;  // nobody is expected
-  // Workers count as lost `lost_after` from now.
-  Gathering(MonoTime now, std::set<AgentName> expected, Milliseconds lost_after);
+  Gathering(MonoTime now, std::set<AgentName> expected);
 
   void heard(MonoTime now);  // some worker has told a part of what it holds
   void came(const AgentName& name);
@@ -44,11 +53,12 @@ class Gathering {
   [[nodiscard]] bool done(MonoTime now, bool telling) const;
   // Somebody may still bring tasks that are unknown here.
   [[nodiscard]] bool awaits(MonoTime now, bool telling) const;
-  // When done() or awaits() may change though nothing happens.
+  [[nodiscard]] bool refuses_ids(MonoTime now, bool telling) const;
+  // When one of these may change though nothing happens.
   [[nodiscard]] std::optional<MonoTime> next_deadline(MonoTime now) const;
 
  private:
-  MonoTime begun_{}, heard_{}, lost_at_{};
+  MonoTime begun_{}, heard_{};
   std::set<AgentName> expected_, unreachable_;
 };
 

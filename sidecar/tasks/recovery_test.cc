@@ -9,7 +9,6 @@
 namespace swarm::tasks {
 namespace {
 
-constexpr Milliseconds kLost{10000};
 constexpr MonoTime kStart{Milliseconds(50000)};
 constexpr Milliseconds kMs{1};
 
@@ -17,26 +16,29 @@ AgentName worker(int n) { return AgentName{"worker-" + std::to_string(n)}; }
 TaskId task(std::size_t n) { return TaskId{"t-0-" + std::to_string(n)}; }
 
 TEST(Gathering, EndsWhenEverybodyHasCome) {
-  Gathering g(kStart, {worker(0), worker(1)}, kLost);
+  Gathering g(kStart, {worker(0), worker(1)});
   EXPECT_FALSE(g.done(kStart, false));
   g.came(worker(0));
   EXPECT_FALSE(g.done(kStart, false));
   g.came(worker(1));
   EXPECT_TRUE(g.done(kStart, false));
   EXPECT_FALSE(g.awaits(kStart, false));
-  EXPECT_TRUE(Gathering(kStart, {}, kLost).done(kStart, false));
+  EXPECT_TRUE(Gathering(kStart, {}).done(kStart, false));
 }
 
-TEST(Gathering, WhoeverStaysAwayIsWaitedForToTheLimitAndAwaitedUntilLost) {
-  const Gathering g(kStart, {worker(0)}, kLost);
+TEST(Gathering, WhoeverStaysAwayIsWaitedForAndAwaitedToALimit) {
+  const Gathering g(kStart, {worker(0)});
   EXPECT_FALSE(g.done(kStart + kRecoveryLimit - kMs, false));
   EXPECT_TRUE(g.done(kStart + kRecoveryLimit, false));
-  EXPECT_TRUE(g.awaits(kStart + kLost - kMs, false));
-  EXPECT_FALSE(g.awaits(kStart + kLost, false));
+  EXPECT_TRUE(g.awaits(kStart + Milliseconds{30000}, false)) << "stopped, and goes on";
+  EXPECT_TRUE(g.awaits(kStart + kAwaitLimit - kMs, false));
+  EXPECT_FALSE(g.awaits(kStart + kAwaitLimit, false));
+  EXPECT_TRUE(g.refuses_ids(kStart + kRefuseIdsLimit - kMs, false));
+  EXPECT_FALSE(g.refuses_ids(kStart + kRefuseIdsLimit, false));
 }
 
 TEST(Gathering, WhoeverCannotBeReachedIsNotWaitedForButAwaited) {
-  Gathering g(kStart, {worker(0), worker(1)}, kLost);
+  Gathering g(kStart, {worker(0), worker(1)});
   g.unreachable(worker(0));
   g.unreachable(worker(7));  // nobody expects it: does not stand for another
   EXPECT_FALSE(g.done(kStart, false));
@@ -52,7 +54,7 @@ TEST(Gathering, WhoeverCannotBeReachedIsNotWaitedForButAwaited) {
 }
 
 TEST(Gathering, ATransferThatMakesProgressIsNotCutOffButHasAnEnd) {
-  Gathering g(kStart, {worker(0)}, kLost);
+  Gathering g(kStart, {worker(0)});
   MonoTime now = kStart;
   for (; now + kRecoveryLimit < kStart + kMaxRecovery; now += kRecoveryLimit - kMs) {
     g.heard(now);
@@ -67,18 +69,19 @@ TEST(Gathering, ATransferThatMakesProgressIsNotCutOffButHasAnEnd) {
 TEST(Gathering, ItsDeadlinesAreThoseAtWhichItsAnswersChange) {
   std::mt19937 random(1);  // NOLINT: the same worlds every time
   for (int world = 0; world < 200; ++world) {
-    Gathering g(kStart, world % 2 == 0 ? std::set<AgentName>{} : std::set{worker(0)},
-                Milliseconds(random() % 20000));
+    Gathering g(kStart, world % 2 == 0 ? std::set<AgentName>{} : std::set{worker(0)});
     const bool telling = random() % 2 == 0;
     g.heard(kStart + Milliseconds(random() % 70000));
     MonoTime now = kStart;
     for (auto next = g.next_deadline(now); next; next = g.next_deadline(now)) {
       ASSERT_EQ(g.done(now, telling), g.done(*next - kMs, telling));
       ASSERT_EQ(g.awaits(now, telling), g.awaits(*next - kMs, telling));
+      ASSERT_EQ(g.refuses_ids(now, telling), g.refuses_ids(*next - kMs, telling));
       now = *next;
     }
     EXPECT_TRUE(g.done(now, telling));
     EXPECT_FALSE(g.awaits(now, telling));
+    EXPECT_FALSE(g.refuses_ids(now, telling));
   }
 }
 

@@ -182,6 +182,7 @@ class World {
     }
     engine_->end_recovery(now_, wall());
     awaited_until_ = now_ + settings_.worker_lost_after;
+    refused_until_ = now_ + settings_.worker_lost_after / 2;
     look_whom_to_await();
     engine_->tick(now_, wall());  // joining took time
     for (const auto& [id, version] : given) {
@@ -205,7 +206,7 @@ class World {
     awaiting_ = now_ < awaited_until_ && std::any_of(pods_.begin(), pods_.end(), [](const Pod& p) {
                   return p.alive && !p.connected;
                 });
-    engine_->await_copies(awaiting_);
+    engine_->await_copies(awaiting_, awaiting_ && now_ < refused_until_);
   }
   // Of one idempotency id, at most one task has a future or an outcome.
   void check_duplicates() {
@@ -781,7 +782,7 @@ class World {
   std::map<TaskId, Task> log_;  // the coordinator's
   std::vector<Pod> pods_;
   std::uint64_t sessions_ = 0, tickets_ = 0;
-  MonoTime awaited_until_{};
+  MonoTime awaited_until_{}, refused_until_{};
   std::map<std::string, TaskId> by_name_;
   bool awaiting_ = false, faults_ = true, careful_ = false, replacing_ = false,
        crash_pending_ = false;

@@ -34,12 +34,12 @@
 // After a coordinator's replacement: begin_recovery(); then restore() with every copy that workers
 // hold, worker_joined() for each; queued tasks are not handed out, and unknown ids answer
 // kUnavailable, until end_recovery(). Copies of workers that come later: restore() each that
-// wants() says is of interest, at any time before or after worker_joined(). Until such workers are
-// here or lost (await_copies()), unknown ids go on to answer kUnavailable, and a submission under
-// an idempotency id that is unknown is not accepted: the task may exist. If it comes all the same
-// with one that comes later still, at most one of the two is queued, running or done: kept is the
-// done one, else the one that got furthest, else the older; the other is cancelled and its
-// last_output names the one that was kept.
+// wants() says is of interest, at any time before or after worker_joined(). As long as such workers
+// are awaited (await_copies()), unknown ids go on to answer kUnavailable; for the first part of
+// that time a submission under an idempotency id that is unknown is not accepted: the task may
+// exist. If it comes all the same with one that comes later, at most one of the two is queued,
+// running or done: kept is the done one, else the one that got furthest, else the older; the other
+// is cancelled and its last_output names the one that was kept.
 //
 // Threads: none, one owner. Ownership: owns all tasks; pointers from find() and list() live until
 // the next call that is not const. Limits: below; memory is bounded by max_queued, kMaxFinal and
@@ -242,6 +242,9 @@ struct Report {
   std::string message;
   std::vector<std::string> last_lines;
   TaskResult result;  // when done
+  // False: the worker's sidecar knows of no such lease. Then it counts only for an attempt that
+  // this engine knows to be the worker's, never for one that an earlier epoch may have given.
+  bool leased = true;
 };
 
 struct Counts {
@@ -304,8 +307,10 @@ class Engine {
   void end_recovery(MonoTime now, WallTime wall);
   [[nodiscard]] bool recovering() const;
   // Whether workers may still come with tasks that are unknown here; the shell knows, and says when
-  // they have come or count as lost.
-  void await_copies(bool awaited);
+  // they have come or it has waited long enough. `refuse_ids`: so likely that no submission under
+  // an unknown idempotency id is taken.
+  void await_copies(bool awaited, bool refuse_ids);
+  [[nodiscard]] bool awaiting() const;
 
   // ---- workers
   struct Running {

@@ -182,6 +182,7 @@ class Mailbox::Impl {
   struct Destination {
     bool linked = false;
     LogId peer;
+    MonoTime heard{};  // its latest link or answer
     std::map<std::uint8_t, OutStream> streams;
     std::set<Sequence> all;
     std::uint32_t messages = 0, replies = 0;
@@ -208,10 +209,10 @@ class Mailbox::Impl {
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
-  void on_link_up(const AgentName& to, const LogId& peer);
+  void on_link_up(MonoTime now, const AgentName& to, const LogId& peer);
   void on_link_down(const AgentName& to);
-  void on_answer(const AgentName& to, const LogId& peer, Sequence sequence, Answer answer,
-                 const std::string& reason);
+  void on_answer(MonoTime now, const AgentName& to, const LogId& peer, Sequence sequence,
+                 Answer answer, const std::string& reason);
   void on_retry(const AgentName& to);
   bool on_acked(const AgentName& to, Sequence sequence);
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
@@ -1382,15 +1383,17 @@ void Mailbox::Impl::doubt(Destination& d, Outgoing& o) {
   make_due(d, o);
 }
 
-void Mailbox::Impl::on_link_up(const AgentName& to, const LogId& peer) {
+void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& to, const LogId& peer) {
   on_link_down(to);
   Destination& d = destinations_[to];
   d.linked = true;
   d.peer = peer;
+  const bool ask_again = now - d.heard >= kAskAgainAfter;
+  d.heard = now;
   for (auto& [index, stream] : d.streams) stream.blocked = false;
   for (const Sequence sequence : d.all) {
     Outgoing& o = out_.at(sequence);
-    if (o.state == Out::kStored && o.stored_at != peer) make_due(d, o);
+    if (o.state == Out::kStored && (ask_again || o.stored_at != peer)) make_due(d, o);
   }
 }
 
@@ -1473,14 +1476,15 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   return out;
 }
 
-void Mailbox::Impl::on_answer(const AgentName& to, const LogId& peer, Sequence sequence,
-                              Answer answer, const std::string& reason) {
+void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& peer,
+                              Sequence sequence, Answer answer, const std::string& reason) {
   const auto dest = destinations_.find(to);
   Outgoing* o = find_out(to, sequence);
   if (o == nullptr || dest == destinations_.end() || !dest->second.linked ||
       dest->second.peer != peer)
     return;
   Destination& d = dest->second;
+  d.heard = now;
   OutStream& stream = stream_for(d, *o);
   switch (answer) {
     case Answer::kStored:
@@ -1625,13 +1629,13 @@ std::vector<AgentName> Mailbox::destinations() const { return impl_->destination
 std::vector<Outbound> Mailbox::transmit(const AgentName& to, std::size_t max_bytes) {
   return impl_->transmit(to, max_bytes);
 }
-void Mailbox::on_link_up(const AgentName& to, const LogId& peer_log) {
-  impl_->on_link_up(to, peer_log);
+void Mailbox::on_link_up(MonoTime now, const AgentName& to, const LogId& peer_log) {
+  impl_->on_link_up(now, to, peer_log);
 }
 void Mailbox::on_link_down(const AgentName& to) { impl_->on_link_down(to); }
-void Mailbox::on_answer(MonoTime, const AgentName& to, const LogId& peer_log, Sequence sequence,
+void Mailbox::on_answer(MonoTime now, const AgentName& to, const LogId& peer_log, Sequence sequence,
                         Answer answer, const std::string& reason) {
-  impl_->on_answer(to, peer_log, sequence, answer, reason);
+  impl_->on_answer(now, to, peer_log, sequence, answer, reason);
 }
 void Mailbox::on_retry(const AgentName& to) { impl_->on_retry(to); }
 bool Mailbox::on_acked(const AgentName& to, Sequence sequence) {

@@ -77,6 +77,11 @@ enum class Answer : std::uint8_t {
   kRefused = 5,    // never: unknown mailbox, too large, draining
 };
 
+// A receiver that has not answered for so long is asked again, when it is back, for what it has
+// stored: it may have given its sender up (Mailbox::on_gone), and then it never says that its agent
+// has acknowledged. Far below the time after which anybody is given up.
+inline constexpr Milliseconds kAskAgainAfter{300'000};
+
 struct Outbound {
   Sequence sequence = 0, prev = 0;
   Message message;
@@ -168,8 +173,9 @@ class Mailbox {
   // least one message).
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
   // A link to this incarnation of `to` is up: everything unanswered is due again; if the
-  // incarnation is not the one that had stored them, so is everything stored but not acknowledged.
-  void on_link_up(const AgentName& to, const LogId& peer_log);
+  // incarnation is not the one that had stored them, or has not answered for kAskAgainAfter, so is
+  // everything stored but not acknowledged.
+  void on_link_up(MonoTime now, const AgentName& to, const LogId& peer_log);
   void on_link_down(const AgentName& to);
   // The receiver's answer. kFull keeps the message due again after on_retry(to) (the engine waits);
   // the engine withdraws at the deadline.
@@ -194,7 +200,8 @@ class Mailbox {
   // The sender's pod recorded it, or is known to be gone for ever: the inbox record is done.
   void on_ack_recorded(Sequence inbox);
   // `name` counts as gone for ever: all debts to it are settled. Returns the inbox records. Should
-  // it come back all the same, nothing that was acked here comes again here.
+  // it come back all the same, nothing that was acked here comes again here, and it is told so when
+  // it asks (kAskAgainAfter).
   std::vector<Sequence> on_gone(const AgentName& name);
   // Ends a dead letter: as if it had been acknowledged. kNotFound when `id` is not a dead letter
   // here.

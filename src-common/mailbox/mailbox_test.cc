@@ -74,7 +74,7 @@ struct Mailboxes : ::testing::Test {
   }
   void link() {
     for (auto [x, y] : {std::pair(&a, &b), std::pair(&b, &a)}) {
-      x->box->on_link_up(y->name, y->log->id());
+      x->box->on_link_up(now, y->name, y->log->id());
       x->box->on_incarnation(y->name, y->log->id());
     }
   }
@@ -364,6 +364,28 @@ TEST_F(Mailboxes, ASenderThatIsGoneIsOwedNothing) {
       << "should it be back all the same, nothing comes twice";
 }
 
+TEST_F(Mailboxes, ASenderThatWasGivenUpAsksWhatBecameOfItsMessages) {
+  const auto again = [&](Milliseconds after) {
+    a.box->on_link_down(kB);
+    now += after;
+    a.box->on_link_up(now, kB, b.log->id());
+    return carry(a, b);
+  };
+  send(a, message("m1", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m1/1");
+  ASSERT_TRUE(b.box->ack(now, {"m1"}, 1)->debt);
+  EXPECT_EQ(b.box->on_gone(kA).size(), 1U);
+  EXPECT_TRUE(again(kAskAgainAfter - Milliseconds{1}).empty());
+  now += kAskAgainAfter;
+  send(a, message("m2", kA, kB));
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});
+  EXPECT_TRUE(again(Milliseconds{1}).empty()) << "it has just answered";
+  EXPECT_EQ(a.box->books().outbox_live, 2U);
+  EXPECT_EQ(again(kAskAgainAfter), (std::vector{Answer::kFinished, Answer::kDuplicate}));
+  EXPECT_EQ(a.box->books().outbox_live, 1U) << "else it stays until a restart";
+}
+
 TEST_F(Mailboxes, LargeAnchorsBecomeCursors) {
   send(a, message("m-00000000000000aa", kA, kB, std::string(900, 'x')));
   (void)carry(a, b);
@@ -382,7 +404,7 @@ TEST_F(Mailboxes, AWipedReceiverGetsEverythingAgainInOrder) {
   (void)a.box->take_outcomes();
   b.directory.wipe();
   ASSERT_TRUE(b.start(now, 22));
-  a.box->on_link_up(kB, b.log->id());
+  a.box->on_link_up(now, kB, b.log->id());
   EXPECT_EQ(a.box->books().single_copy, 3U);
   EXPECT_EQ(carry(a, b), (std::vector{Answer::kStored, Answer::kStored, Answer::kStored}));
   EXPECT_TRUE(a.box->take_outcomes().empty()) << "one outcome a message";
@@ -485,12 +507,12 @@ TEST_F(Mailboxes, ARefusalNeverDropsWhatWasAcceptedBefore) {
   b.directory.wipe();
   ASSERT_TRUE(b.start(now, 22));
   b.box->stop_intake();
-  a.box->on_link_up(kB, b.log->id());
+  a.box->on_link_up(now, kB, b.log->id());
   EXPECT_EQ(carry(a, b), std::vector{Answer::kRefused});
   EXPECT_EQ(a.box->books().outbox_live, 1U);
   b.directory.wipe();
   ASSERT_TRUE(b.start(now, 23));
-  a.box->on_link_up(kB, b.log->id());
+  a.box->on_link_up(now, kB, b.log->id());
   EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});
 }
 
@@ -502,7 +524,7 @@ TEST_F(Mailboxes, WithdrawIsTrueOnlyWhenItIsCertain) {
   EXPECT_FALSE(a.box->withdraw(s)) << "on its way";
   a.box->on_link_down(kB);
   EXPECT_FALSE(a.box->withdraw(s)) << "its answer was lost";
-  a.box->on_link_up(kB, b.log->id());
+  a.box->on_link_up(now, kB, b.log->id());
   ASSERT_EQ(a.box->transmit(kB, 1000).size(), 1U);
   a.box->on_answer(now, kB, b.log->id(), s, Answer::kFull, "");
   EXPECT_TRUE(a.box->withdraw(s)) << "the same incarnation has it not";
@@ -511,7 +533,7 @@ TEST_F(Mailboxes, WithdrawIsTrueOnlyWhenItIsCertain) {
 TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {
   Pod c{kA, {.max_outbox_messages = 100}};
   ASSERT_TRUE(c.start(now, 5));
-  c.box->on_link_up(kB, log_id(2));
+  c.box->on_link_up(now, kB, log_id(2));
   for (int i = 0; i < 30; ++i) {
     Message m = message("m-00000000000000" + std::to_string(10 + i), kA, kB);
     m.priority = static_cast<Priority>(i % 3);
@@ -677,7 +699,7 @@ class World {
     if (linked_) return;
     for (auto& n : nodes_) {
       Node& peer = other(*n);
-      n->box->on_link_up(peer.name, peer.log->id());
+      n->box->on_link_up(now_, peer.name, peer.log->id());
       for (const Sequence settled : n->box->on_incarnation(peer.name, peer.log->id()))
         ack_is_complete(*n, settled);
       resend_debts(*n);
