@@ -134,6 +134,7 @@ class Coordinator {
   void store(const tasks::Store& out);
   void send_to(const tasks::Worker& worker, link::FrameType type, const std::string& payload);
   void answer_task(const TaskId& id, const net::Respond& respond);
+  [[nodiscard]] bool overloaded() const;  // kMaxUnderWay requests are being handled
   void forward(std::uint32_t team, net::HttpRequest request, net::Respond respond);
   void list_tasks(const net::HttpRequest& request, const net::Respond& respond);
   // The same question to every other team; `own` is our part of the answer's list `field`.

@@ -25,6 +25,8 @@ constexpr std::uint64_t kMaxForwardedWaitSeconds =
 constexpr Milliseconds kMirrorLimit{10000};  // as a submission's
 constexpr Milliseconds kMirrorLook{10};
 constexpr const char* kRetryAfterSeconds = "2";
+constexpr const char* kOverloaded =
+    "too many requests are being handled here; try again in a moment";
 constexpr const char* kForwarded = "x-swarm-forwarded";
 
 net::HttpResponse ok_json(const json& value, int status = 200) {
@@ -108,6 +110,11 @@ struct Lister : std::enable_shared_from_this<Lister> {
 };
 
 }  // namespace
+
+bool Coordinator::overloaded() const {
+  return waiters_.size() + tickets_.size() + forwarders_.carried() + forwarders_.polling() >=
+         kMaxUnderWay;
+}
 
 void Coordinator::later(const net::Respond& respond, net::HttpResponse response) {
   loop_.after_commit([respond, response = std::move(response)] { respond(response); });
@@ -274,9 +281,7 @@ void Coordinator::submit(const net::HttpRequest& request, const net::Respond& re
          "the coordinator's mailbox is full (" + std::to_string(log_->stats().live_bytes >> 20U) +
              " MiB in use); raise spec.mailbox.sizeLimit or wait until tasks are done"}));
   }
-  if (waiters_.size() + tickets_.size() + forwarders_.carried() + forwarders_.polling() >=
-      kMaxUnderWay)
-    return respond(busy("too many requests are being handled here; try again in a moment"));
+  if (overloaded()) return respond(busy(kOverloaded));
   const auto ticket = next_ticket_++;
   tickets_[ticket] = respond;
   engine_->submit(mono_now(), wall_now(), ticket, *std::move(submission));
@@ -402,9 +407,7 @@ api::TeamReport Coordinator::report() const {
 // ---- other teams
 
 void Coordinator::forward(std::uint32_t team, net::HttpRequest request, net::Respond respond) {
-  if (waiters_.size() + tickets_.size() + forwarders_.carried() + forwarders_.polling() >=
-      kMaxUnderWay)
-    return respond(busy("too many requests are being handled here; try again in a moment"));
+  if (overloaded()) return respond(busy(kOverloaded));
   forwarders_.carry(team, call_of(request, config_.name), std::move(respond));
 }
 
