@@ -56,7 +56,7 @@ func TestMessages(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		r.read()
-		f.step(f.deletions < deletions || r.pending.Accepted < target)
+		f.step(f.deletions < deletions || f.kills < kills || r.pending.Accepted < target)
 	}
 	lasted := time.Since(begin)
 

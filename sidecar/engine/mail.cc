@@ -144,6 +144,12 @@ void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
   const auto& debt = *acked->debt;
   const auto now = mono_now();
   const bool over = absent(debt.sender, now);
+  // The same ack again while the first call still waits: the newer caller gets the answer.
+  if (const auto older = acks_.find(debt.inbox); older != acks_.end()) {
+    const auto previous = std::move(older->second.done);
+    acks_.erase(older);
+    previous(Error{Code::kUnknown, "the same ack was sent again; that call gets the answer"});
+  }
   if (!over) acks_[debt.inbox] = {now + timeout, done, debt.sender};
   debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
   send_debts(debt.sender);
@@ -430,6 +436,29 @@ void Mail::settle(const std::vector<log::Sequence>& inboxes) {
   for (const auto inbox : ended) settle(inbox);
 }
 
+void Mail::settle_strangers(MonoTime now) {
+  if (now < strangers_due_) return;
+  strangers_due_ = now + kStrangerCheck;
+  std::map<LogId, MonoTime> still;
+  for (const auto& name : box_.ack_creditors()) {
+    const auto peer = peers_.find(name);
+    if (peer == peers_.end() || !peer->second.session || !peer->second.session->up()) continue;
+    std::set<LogId> logs;
+    for (const auto& debt : box_.ack_debts(name)) logs.insert(debt.sender_log);
+    logs.erase(peer->second.session->peer().log_id);
+    for (const auto& log : logs) {
+      if (session_with(log)) continue;
+      const auto known = strangers_.find(log);
+      const auto since = known == strangers_.end() ? now : known->second;
+      if (now - since >= kStrangerLimit)
+        settle(box_.on_former(name, log));
+      else
+        still[log] = since;
+    }
+  }
+  strangers_ = std::move(still);
+}
+
 bool Mail::absent(const AgentName& sender, MonoTime now) const {
   const auto silence = silent_.find(sender);
   if (silence == silent_.end()) return false;
@@ -500,6 +529,7 @@ void Mail::work() {
       peer.session->close(unavailable("idle"));
     }
   }
+  settle_strangers(now);
   collect();
 
   std::vector<log::Sequence> late;

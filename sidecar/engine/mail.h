@@ -31,6 +31,9 @@ inline constexpr std::size_t kMaxWaitingReceivers = 1024;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
 inline constexpr Milliseconds kIdleLinkLimit{60000};
 inline constexpr std::size_t kMaxPeerLinks = 256;
+// Acks owed to a log with which there has been no link for so long, while its name lives in another
+// one, are not owed any more. A pod that takes its predecessor's name links to us sooner.
+inline constexpr Milliseconds kStrangerLimit{60000}, kStrangerCheck{15000};
 
 // How long a name has not been reached, and what follows for messages of it that were acked here.
 // Pure.
@@ -149,6 +152,7 @@ class Mail {
   [[nodiscard]] std::shared_ptr<Session> session_with(const LogId& log) const;
   void settle(log::Sequence inbox);
   void settle(const std::vector<log::Sequence>& inboxes);  // and the debts of these
+  void settle_strangers(MonoTime now);
   [[nodiscard]] bool absent(const AgentName& sender, MonoTime now) const;
   void work();  // everything that time or news makes due
   void arm();
@@ -167,6 +171,8 @@ class Mail {
   std::map<log::Sequence, AckWait> acks_;                           // by our inbox record
   std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts_;  // sender's record -> ours
   std::map<AgentName, Silence> silent_;  // of those we look for, who has not been reached
+  std::map<LogId, MonoTime> strangers_;  // logs under kStrangerLimit, since when
+  MonoTime strangers_due_{};
   boost::asio::steady_timer timer_;
   bool work_scheduled_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -103,6 +103,17 @@ TEST_F(Acks, AreUnknownWhenNobodyAnswersInTime) {
   EXPECT_GE(took, Milliseconds{300});
 }
 
+TEST_F(Acks, OfTheSameAttemptTwiceAreBothAnswered) {
+  locate = [](const AgentName&, const Located&) {};
+  const auto id = take(1);
+  std::optional<Status> first;
+  mail->ack(id, 1, kLong, [&](const Status& status) { first = status; });
+  EXPECT_FALSE(first);
+  EXPECT_EQ(ack(id, 1, Milliseconds{200}).first.error().code, Code::kUnknown);
+  ASSERT_TRUE(first) << "the newer call gets the answer, the older one learns so";
+  EXPECT_EQ(first->error().code, Code::kUnknown);
+}
+
 TEST_F(Acks, AreNotOkBecauseTheCoordinatorIsBeingReplaced) {
   const auto gone = locate;
   locate = [](const AgentName&, const Located& done) {

@@ -29,7 +29,8 @@ constexpr std::size_t kRecentGenerated = 1024;    // generated ids remembered in
 constexpr std::size_t kRecentAcks = 1024;         // acks whose repetition is answered OK
 constexpr std::size_t kMaxAwaited = 4096;         // replies waited for at once
 constexpr std::size_t kMaxDestinations = 16384;
-constexpr std::size_t kMaxNames = 65536;   // incarnations remembered
+constexpr std::size_t kMaxNames = 65536;   // whose incarnations are remembered
+constexpr std::size_t kMaxFormer = 8;      // of each
 constexpr std::size_t kMaxTransmit = 256;  // messages a call
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
@@ -227,6 +228,7 @@ class Mailbox::Impl {
   std::vector<AckDebt> ack_debts(const AgentName& sender) const;
   std::vector<AgentName> ack_creditors() const;
   std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
+  std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   std::vector<Sequence> on_gone(const AgentName& name);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
@@ -262,7 +264,10 @@ class Mailbox::Impl {
   bool write_cursor(const StreamKey& key, Stream& stream);
   void shrink_anchor(Sequence sequence);
   bool room_for_stream();
-  bool sender_is_gone(const Entry& e) const;
+  // `log` was an incarnation of `name` and is none any more. One that we have not met on a link of
+  // ours may be its next one.
+  bool is_former(const AgentName& name, const LogId& log) const;
+  bool sender_is_gone(const Entry& e) const { return is_former(e.from, e.sender_log); }
   Result<Sequence> store(MonoTime now, const LogId& sender_log, Sequence sequence,
                          const Message& message);
   bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
@@ -308,7 +313,11 @@ class Mailbox::Impl {
   std::unordered_map<std::string, Sequence> by_pair_;   // sender and id → live or acked
   std::map<MessageId, int> leased_ids_;
   std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor
-  std::map<AgentName, LogId> current_;
+  struct Incarnations {
+    LogId current;
+    std::deque<LogId> former;  // the youngest last, at most kMaxFormer
+  };
+  std::map<AgentName, Incarnations> incarnations_;
   std::uint32_t counted_ = 0, live_ = 0, dead_ = 0;
   std::set<Sequence> large_anchors_;
   std::deque<std::pair<MessageId, std::uint16_t>> recent_acks_;
@@ -609,9 +618,11 @@ void Mailbox::Impl::make_dead(Entry& e) {
 
 // ---- receiving: streams
 
-bool Mailbox::Impl::sender_is_gone(const Entry& e) const {
-  const auto it = current_.find(e.from);
-  return it != current_.end() && it->second != e.sender_log;
+bool Mailbox::Impl::is_former(const AgentName& name, const LogId& log) const {
+  const auto it = incarnations_.find(name);
+  if (it == incarnations_.end()) return false;
+  const auto& former = it->second.former;
+  return std::find(former.begin(), former.end(), log) != former.end();
 }
 
 // Makes `record` the carrier of the stream's high-water mark; the one before it is no longer needed
@@ -1016,20 +1027,32 @@ std::vector<AgentName> Mailbox::Impl::ack_creditors() const {
 }
 
 std::vector<Sequence> Mailbox::Impl::on_incarnation(const AgentName& name, const LogId& current) {
+  if (is_former(name, current)) return {};  // somebody's view is old; it does not come back
+  const auto known = incarnations_.find(name);
+  if (known == incarnations_.end()) {
+    if (incarnations_.size() < kMaxNames) incarnations_[name].current = current;
+    return {};
+  }
+  if (known->second.current == current) return {};
+  return on_former(name, std::exchange(known->second.current, current));
+}
+
+std::vector<Sequence> Mailbox::Impl::on_former(const AgentName& name, const LogId& log) {
+  const auto known = incarnations_.find(name);
+  if (known == incarnations_.end() || known->second.current == log) return {};
+  auto& former = known->second.former;
+  if (!is_former(name, log)) former.push_back(log);
+  if (former.size() > kMaxFormer) former.pop_front();
   std::vector<Sequence> settled;
-  const auto known = current_.find(name);
-  if (known != current_.end() && known->second == current) return settled;
-  if (known == current_.end() && current_.size() >= kMaxNames) return settled;
-  current_[name] = current;
   for (const AckDebt& debt : ack_debts(name)) {
-    if (debt.sender_log == current) continue;
+    if (debt.sender_log != log) continue;
     settled.push_back(debt.inbox);
     on_ack_recorded(debt.inbox);
   }
-  // An older log of this name sends nothing any more: its marks have served.
+  // It sends nothing any more: its marks have served.
   for (auto it = streams_.begin(); it != streams_.end();) {
     Stream& stream = it->second;
-    if (stream.from == name && it->first.first != current && stream.live.empty()) {
+    if (stream.from == name && it->first.first == log && stream.live.empty()) {
       drop_carrier(stream);
       it = streams_.erase(it);
     } else {
@@ -1662,6 +1685,9 @@ std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const {
 std::vector<AgentName> Mailbox::ack_creditors() const { return impl_->ack_creditors(); }
 std::vector<Sequence> Mailbox::on_incarnation(const AgentName& name, const LogId& current) {
   return impl_->on_incarnation(name, current);
+}
+std::vector<Sequence> Mailbox::on_former(const AgentName& name, const LogId& log) {
+  return impl_->on_former(name, log);
 }
 std::vector<Sequence> Mailbox::on_gone(const AgentName& name) { return impl_->on_gone(name); }
 Status Mailbox::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) {

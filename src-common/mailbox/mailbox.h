@@ -209,9 +209,13 @@ class Mailbox {
   [[nodiscard]] std::vector<AckDebt> ack_debts(
       const AgentName& sender) const;  // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
-  // `name` now lives in log `current`; debts to older logs of that name are settled (their copy is
-  // gone). Returns settled inbox records.
+  // `name` lives in log `current`, as a link to it showed. The one that was its current before has
+  // become former: debts to it are settled (its copy is gone), its streams end. Returns the settled
+  // inbox records. A log that never was current is not taken for former: a new pod's first mail
+  // arrives before we have a link to it.
   std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
+  // The same for a log that never was current here. Nothing while `name` has no current one.
+  std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
   // Ends leases and delays that are over; returns true when something became ready.

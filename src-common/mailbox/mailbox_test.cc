@@ -343,6 +343,51 @@ TEST_F(Mailboxes, DebtsAndMarksSurviveARestart) {
   EXPECT_TRUE(b.box->ack_debts(kA).empty());
 }
 
+// A new pod of a name sends before we have a link to it: what its predecessor was is no reason to
+// owe it nothing, nor to forget what it has sent.
+TEST_F(Mailboxes, ANewIncarnationIsOwedItsAcksBeforeThereIsALinkToIt) {
+  Pod fresh{kA};
+  ASSERT_TRUE(fresh.start(now, 3));
+  fresh.box->on_link_up(now, kB, b.log->id());
+  send(fresh, message("m0", kA, kB));
+  const auto out = fresh.box->transmit(kB, 1 << 20);
+  ASSERT_EQ(out.size(), 1U);
+  const auto deliver = [&] {
+    return b.box->deliver(now, fresh.log->id(), out[0].sequence, out[0].prev, out[0].message);
+  };
+  ASSERT_EQ(deliver(), Answer::kStored);
+  EXPECT_EQ(receive(b), "m0/1");
+  const auto acked = b.box->ack(now, {"m0"}, 1);
+  ASSERT_TRUE(acked);
+  ASSERT_TRUE(acked->debt);
+  // Its predecessor, found once more by an old view: nothing of the new one ends by that.
+  EXPECT_TRUE(b.box->on_incarnation(kA, a.log->id()).empty());
+  EXPECT_EQ(b.box->ack_debts(kA).size(), 1U);
+  EXPECT_EQ(deliver(), Answer::kFinished);
+  // From now on the predecessor is former, and does not come back.
+  EXPECT_TRUE(b.box->on_incarnation(kA, fresh.log->id()).empty());
+  EXPECT_TRUE(b.box->on_incarnation(kA, a.log->id()).empty());
+  EXPECT_EQ(b.box->ack_debts(kA).size(), 1U);
+  EXPECT_EQ(deliver(), Answer::kFinished);
+  b.box->on_ack_recorded(acked->debt->inbox);
+  EXPECT_TRUE(b.box->ack_debts(kA).empty());
+}
+
+TEST_F(Mailboxes, ALogThatNeverWasCurrentEndsWhenItIsSaidToBeFormer) {
+  send(a, message("m0", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m0/1");
+  ASSERT_TRUE(b.start(now, 9));  // what was current is not in the log
+  EXPECT_EQ(receive(b), "m0/2");
+  ASSERT_TRUE(b.box->ack(now, {"m0"}, 2));
+  EXPECT_TRUE(b.box->on_former(kA, a.log->id()).empty()) << "there is no other";
+  EXPECT_TRUE(b.box->on_incarnation(kA, log_id(77)).empty());
+  ASSERT_EQ(b.box->ack_debts(kA).size(), 1U);
+  EXPECT_TRUE(b.box->on_former(kA, log_id(77)).empty()) << "that is the current one";
+  EXPECT_EQ(b.box->on_former(kA, a.log->id()).size(), 1U);
+  EXPECT_TRUE(b.box->ack_debts(kA).empty());
+}
+
 TEST_F(Mailboxes, ASenderThatIsGoneIsOwedNothing) {
   send(a, message("m1", kA, kB));
   send(a, message("m2", kA, kB));
@@ -702,9 +747,20 @@ class World {
       n->box->on_link_up(now_, peer.name, peer.log->id());
       for (const Sequence settled : n->box->on_incarnation(peer.name, peer.log->id()))
         ack_is_complete(*n, settled);
+      strangers_end(*n);
       resend_debts(*n);
     }
     linked_ = true;
+  }
+
+  // A pod here has ended before its successor starts: what was not heard of for long enough.
+  void strangers_end(Node& n) {
+    const auto& peer = other(n);
+    for (const AckDebt& d : n.box->ack_debts(peer.name)) {
+      if (d.sender_log == peer.log->id()) continue;
+      for (const Sequence settled : n.box->on_former(peer.name, d.sender_log))
+        ack_is_complete(n, settled);
+    }
   }
 
   void resend_debts(Node& n) {
@@ -1115,6 +1171,7 @@ class World {
         if (round > 20) purge(*n);  // dead letters may fill an inbox until somebody ends them
         flush(*n);
         (void)n->box->tick(now_);
+        strangers_end(*n);
         const Books b = n->box->books();
         busy = busy || b.inbox_live + b.outbox_live + b.dead_live > 0 ||
                !n->box->ack_creditors().empty();
@@ -1142,6 +1199,7 @@ class World {
       now_ += Milliseconds{200000001};
       for (int i = 0; i < 40; ++i) (void)n->box->tick(now_);
       n->box->on_incarnation(other(*n).name, other(*n).log->id());
+      strangers_end(*n);
       EXPECT_LE(n->log->stats().live_records, 6U);
     }
   }
