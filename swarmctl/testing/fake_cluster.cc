@@ -267,9 +267,11 @@ FakeCluster::Ran FakeCluster::run(const std::vector<std::string>& arguments,
   std::vector<std::string> environment{"PATH=" + directory_ + "/bin:/usr/bin:/bin",
                                        "TMPDIR=" + directory_ + "/tmp", "HOME=" + directory_};
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::vector<char*> envp;
+  envp.reserve(environment.size() + 1);
   for (std::string& entry : environment) envp.push_back(entry.data());
   envp.push_back(nullptr);
   const pid_t pid = ::fork();
