@@ -39,7 +39,7 @@ constexpr Verb kVerbs[] = {
      1, 2, swarm::commands::submit},
     {"get", "tasks|agents [SWARM] | task/T", "List the tasks or the agents of a swarm",
      "SWARM may be left out where there is only one. The states of tasks: queued, running, done, "
-     "failed, dead,\ncancelled.",
+     "dead, cancelled.",
      "  kubectl swarm get tasks hello --state queued,running\n"
      "  kubectl swarm get task/t-0-1f2a -o yaml\n"
      "  kubectl swarm get agents hello -o wide",
@@ -61,7 +61,7 @@ constexpr Verb kVerbs[] = {
      1, 1, swarm::commands::result},
     {"cancel", "task/T", "Take a task back; a running one is ended", "",
      "  kubectl swarm cancel task/t-0-1f2a", 1, 1, swarm::commands::cancel},
-    {"retry", "task/T", "Queue a failed, dead or cancelled task again",
+    {"retry", "task/T", "Queue a dead or cancelled task again",
      "Its attempts start anew; their history is kept.", "  kubectl swarm retry task/t-0-1f2a", 1, 1,
      swarm::commands::retry},
     {"top", "[SWARM]", "Show what a swarm is doing, refreshed every 2 s",
@@ -192,7 +192,8 @@ int main(int argc, char** argv) {
                  "kubectl swarm VERB --help says more. Swarms themselves are made, changed and "
                  "listed by kubectl: kubectl\nget swarms, kubectl explain swarm.spec.\n\n"
                  "Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 4 full, 5 outcome "
-                 "unknown, 6 unavailable, 7 refused,\n8 partly: some lines not accepted, or some "
+                 "unknown, 6 unavailable, 7 refused,\n8 partly: some lines not accepted or not "
+                 "sent, or some "
                  "teams not in a list.\n",
                  verbs_help().c_str());
     return name.empty() ? 2 : 0;

@@ -9,7 +9,7 @@
 namespace swarm::agent {
 namespace {
 
-constexpr std::int64_t kMostGraceSeconds = 7 * 86400;
+constexpr std::int64_t kMostGraceSeconds = std::int64_t{7} * 86400;
 
 std::string environment(const char* name, const char* fallback = "") {
   const char* value = std::getenv(name);

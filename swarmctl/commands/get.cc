@@ -16,7 +16,7 @@ using nlohmann::json;
 using text::get_text;
 using text::Row;
 
-const std::vector<std::string> kStates{"queued", "running", "done", "failed", "dead", "cancelled"};
+const std::vector<std::string> kStates{"queued", "running", "done", "dead", "cancelled"};
 
 Status check_states(const std::string& states) {
   std::string left = states;
@@ -28,7 +28,7 @@ Status check_states(const std::string& states) {
       const std::string near = text::nearest(state, kStates);
       return invalid("--state " + state + ": " +
                      (near.empty() ? "" : "did you mean " + near + "? ") +
-                     "The states are queued, running, done, failed, dead, cancelled");
+                     "The states are queued, running, done, dead, cancelled");
     }
   }
   return {};

@@ -333,6 +333,40 @@ TEST_F(Program, LinesAreTasks) {
   EXPECT_EQ(cluster_.run({"submit", "hello", "--lines", "/nonexistent"}).code, 2);
 }
 
+TEST_F(Program, LinesStopWhereNobodyTakesTheAnswers) {
+  cluster_.add_swarm("hello");
+  std::atomic<int> number{0};
+  cluster_.task_api("hello", "POST", "/tasks", [&](const FakeRequest&) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return FakeResponse{201,
+                        R"({"id":"t-0-)" + std::to_string(++number) + R"(","survives":"node"})"};
+  });
+  std::string lines;
+  for (int i = 0; i < 500; ++i) lines += "line\n";
+  const auto cut = cluster_.run({"submit", "hello", "--lines", "-"}, lines, "", "/dev/full");
+  const std::size_t sent = cluster_.received("POST", "/v1/tasks").size();
+  EXPECT_LT(sent, 200U);
+  EXPECT_EQ(cut.code, 8);
+  EXPECT_THAT(cut.err, HasSubstr("standard output: No space left on device"));
+  EXPECT_THAT(cut.err, HasSubstr("nothing after line " + std::to_string(sent) + " was sent"));
+  // All were sent, and still somebody has to know that an answer is missing.
+  const auto last = cluster_.run({"submit", "hello", "--lines", "-"}, "one\n", "", "/dev/full");
+  EXPECT_EQ(last.code, 1);
+  EXPECT_THAT(last.err, HasSubstr("standard output: No space left on device"));
+  EXPECT_THAT(last.err, testing::Not(HasSubstr("was sent")));
+}
+
+TEST_F(Program, LinesThatCannotBeReadAreNoEnd) {
+  cluster_.add_swarm("hello");
+  const std::string folder = cluster_.directory();
+  const auto named = cluster_.run({"submit", "hello", "--lines", folder});
+  EXPECT_EQ(named.code, 1);
+  EXPECT_THAT(named.err, HasSubstr("--lines " + folder + " could not be read after line 0: Is a"));
+  const auto input = cluster_.run({"submit", "hello", "--lines", "-"}, "", folder);
+  EXPECT_EQ(input.code, 1);
+  EXPECT_THAT(input.err, HasSubstr("--lines - could not be read after line 0: Is a directory"));
+}
+
 TEST_F(Program, GetTasksReadsAllPages) {
   cluster_.add_swarm("hello");
   cluster_.task_api("hello", "GET", "/tasks", [](const FakeRequest& request) {
@@ -546,6 +580,7 @@ TEST_F(Program, WrongCallsSayWhatToWrite) {
       {{"get", "task5"}, "did you mean tasks?"},
       {{"get", "swarms"}, "kubectl get swarms"},
       {{"get", "tasks", "--state", "runing"}, "did you mean running?"},
+      {{"get", "tasks", "--state", "failed"}, "are queued, running, done, dead, cancelled"},
       {{"get", "task/t-0-1", "-w"}, "get task/T shows one task"},
       {{"describe", "pod/x"}, "write task/T, agent/A"},
       {{"describe", "task/17"}, "task/t-0-1f"},
