@@ -42,6 +42,7 @@ func (w *world) life() {
 	l.roll()
 	l.suspend()
 	l.engines()
+	l.sidecars()
 	l.remove()
 }
 
@@ -348,6 +349,82 @@ func (l *lifetime) engines() {
 	}
 	harmed := l.harmed(time.Minute)
 	l.result("tasks that did not end with their first attempt, since the engine of their agent's sidecar was killed -9", lifecycleCommand, harmed, "0", harmed == 0)
+}
+
+// sidecars: the first process of the sidecar of every pod, the coordinator's too, is killed at once, with a queue, agents at
+// work and mail that nobody has read: all copies are then in the pods' tmpfs alone.
+func (l *lifetime) sidecars() {
+	l.Helper()
+	lab := theLab()
+	if lab == "" {
+		l.Log("the cluster is not the lab: nobody kills the sidecars' first processes")
+		return
+	}
+	ids := append(l.tasks(3, "sleep 8; echo ok"), l.tasks(6, "echo ok")...)
+	l.atWork(ids[:3])
+	pods := append(l.live(l.name, "worker"), l.live(l.name, "coordinator")...)
+	from, to := pods[0].Labels["cfn.dev/slot"], pods[1].Labels["cfn.dev/slot"]
+	const mails = 5
+	for i := range mails {
+		l.must(l.inAgent(l.name, from, "agentctl", "send", to, fmt.Sprint("mail ", i)))
+	}
+	errors := make([]error, len(pods))
+	begin := time.Now()
+	each(len(pods), func(i int) { errors[i] = l.killSidecar(lab, pods[i]) })
+	for _, err := range errors {
+		if err != nil {
+			l.Fatal(err)
+		}
+	}
+	l.eventually(time.Minute, "the same pods, each with a sidecar that was started again", func() string {
+		now := map[string]corev1.Pod{}
+		for _, pod := range append(l.live(l.name, "worker"), l.live(l.name, "coordinator")...) {
+			now[string(pod.UID)] = pod
+		}
+		for _, pod := range pods {
+			after, found := now[string(pod.UID)]
+			if !found {
+				l.Fatalf("%s is gone", pod.Name)
+			}
+			if restarts(after) != restarts(pod)+1 || !ready(after) {
+				return fmt.Sprintf("%s: sidecar restarted %d times, before %d; ready: %t", pod.Name, restarts(after), restarts(pod), ready(after))
+			}
+		}
+		return ""
+	})
+	l.time("first process of every sidecar of a swarm killed -9, until all pods are ready again", begin, 30*time.Second)
+	var got []string
+	for range mails {
+		body, err := l.inAgent(l.name, to, "agentctl", "recv", "--wait", "20s", "--ack")
+		if err != nil {
+			l.Error(err)
+			break
+		}
+		got = append(got, strings.TrimSpace(body))
+	}
+	mail := strings.Join(got, ", ")
+	l.result("the same: mail received, of 5 messages that nobody had read", lifecycleCommand, fmt.Sprint(len(got), ": ", mail), "5, in order",
+		mail == "mail 0, mail 1, mail 2, mail 3, mail 4")
+	once, cut := 0, map[string]int{}
+	for _, one := range l.api.allDone(time.Minute, l.sent) {
+		if !slices.Contains(ids, one.ID) {
+			continue
+		}
+		done := 0
+		for _, attempt := range one.History {
+			if attempt.Reason == "done" {
+				done++
+			} else {
+				cut[attempt.Reason]++
+			}
+		}
+		if done == 1 {
+			once++
+		} else {
+			l.Errorf("task %s: %+v", one.ID, one.History)
+		}
+	}
+	l.result("the same: tasks done exactly once, of 9, 3 at work", lifecycleCommand, fmt.Sprintf("%d; attempts cut short: %v", once, cut), "9", once == len(ids))
 }
 
 // remove deletes the Swarm with three tasks at work and four queued.

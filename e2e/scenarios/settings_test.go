@@ -42,18 +42,10 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s: %v instead of %s", field, got, want)
 		}
 	}
-	in := func(swarm, slot string, command ...string) (string, error) {
-		for _, pod := range w.live(swarm, "worker") {
-			if pod.Labels["cfn.dev/slot"] == slot {
-				return w.try(time.Minute, "kubectl", append([]string{"-n", w.ns, "exec", pod.Name, "-c", "agent", "--"}, command...)...)
-			}
-		}
-		return "", fmt.Errorf("%s has no pod for %s", swarm, slot)
-	}
 	// send says how a message was answered: its exit code's meaning, and after how long.
 	send := func(swarm, body string) (string, time.Duration) {
 		begin := time.Now()
-		_, err := in(swarm, "worker-0", "agentctl", "send", "worker-1", body)
+		_, err := w.inAgent(swarm, "worker-0", "agentctl", "send", "worker-1", body)
 		switch took := time.Since(begin); {
 		case err == nil:
 			return "accepted", took
@@ -70,12 +62,12 @@ func TestSettings(t *testing.T) {
 	}
 	pod := w.live("flat", "worker")[0]
 	check("workers.taskGraceSeconds, shutdown.drainTimeoutSeconds", "true", *pod.Spec.TerminationGracePeriodSeconds >= 11+7 && *pod.Spec.TerminationGracePeriodSeconds < 11+7+30)
-	socket, err := in("flat", "worker-0", "sh", "-c", "test -S /mailbox/agent.sock && echo $CFN_SOCKET && agentctl whoami >/dev/null")
+	socket, err := w.inAgent("flat", "worker-0", "sh", "-c", "test -S /mailbox/agent.sock && echo $CFN_SOCKET && agentctl whoami >/dev/null")
 	check("mailbox.mountPath", "/mailbox/agent.sock", strings.TrimSpace(socket)+errorText(err))
 	tmpfs := w.kubectl("exec", pod.Name, "-c", "cfn-sidecar", "--", "/bin/sh", "-c", `while read -r line; do case "$line" in *size=16384k*) echo 16Mi; exit; esac; done </proc/mounts`)
 	check("mailbox.sizeLimit", "16Mi", strings.TrimSpace(tmpfs))
 
-	_, err = in("flat", "worker-0", "agentctl", "send", "worker-1", strings.Repeat("x", 1001))
+	_, err = w.inAgent("flat", "worker-0", "agentctl", "send", "worker-1", strings.Repeat("x", 1001))
 	check("mailbox.maxMessageBytes", "true", err != nil && strings.Contains(err.Error(), "1000"))
 	for range 3 {
 		if got, _ := send("flat", "hello"); got != "accepted" {

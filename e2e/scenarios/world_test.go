@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -91,6 +92,14 @@ func TestMain(m *testing.M) {
 		os.Exit(2)
 	}
 	os.Exit(m.Run())
+}
+
+// theLab is the lab's command; "" where the cluster is another one, whose nodes and API server are left alone.
+func theLab() string {
+	if os.Getenv("LAB_AUDIT_LOG") == "" {
+		return ""
+	}
+	return os.Getenv("LAB")
 }
 
 // alone waits until no other run uses this machine's cluster: some scenarios stop the operator or the API server. The lock
@@ -193,6 +202,19 @@ func (w *world) tryIn(limit time.Duration, stdin, name string, args ...string) (
 	return stdout.String(), nil
 }
 
+// exitCode is that of a program run by try: -1 if it had none.
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	default:
+		return -1
+	}
+}
+
 func (w *world) must(out string, err error) string {
 	w.Helper()
 	if err != nil {
@@ -293,6 +315,38 @@ func (w *world) tryKillEngine(pod string) error {
 	_, err := w.try(30*time.Second, "kubectl", "-n", w.ns, "exec", pod, "-c", "cfn-sidecar", "--", "/bin/sh", "-c",
 		`for p in /proc/[0-9]*; do case "$(tr '\0' ' ' <$p/cmdline 2>/dev/null)" in *swarm-sidecar" engine ") kill -9 ${p#/proc/} && exit 0 ;; esac; done; exit 1`)
 	return err
+}
+
+// inAgent runs a command in the agent's container of the live pod that holds the slot.
+func (w *world) inAgent(swarm, slot string, command ...string) (string, error) {
+	w.Helper()
+	for _, pod := range w.live(swarm, "worker") {
+		if pod.Labels["cfn.dev/slot"] == slot {
+			return w.try(time.Minute, "kubectl", append([]string{"-n", w.ns, "exec", pod.Name, "-c", "agent", "--"}, command...)...)
+		}
+	}
+	return "", fmt.Errorf("%s has no pod for %s", swarm, slot)
+}
+
+// restarts is how often the sidecar of a pod was started again by the kubelet.
+func restarts(pod corev1.Pod) int32 {
+	for _, status := range pod.Status.InitContainerStatuses {
+		if status.Name == "cfn-sidecar" {
+			return status.RestartCount
+		}
+	}
+	return -1
+}
+
+// killSidecar ends the first process of a pod's sidecar with SIGKILL, from its node: the container ends, its mounts stay.
+func (w *world) killSidecar(lab string, pod corev1.Pod) error {
+	for _, status := range pod.Status.InitContainerStatuses {
+		if id, ok := strings.CutPrefix(status.ContainerID, "containerd://"); ok && status.Name == "cfn-sidecar" {
+			_, err := w.try(30*time.Second, lab, "on", pod.Spec.NodeName, "ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", id)
+			return err
+		}
+	}
+	return fmt.Errorf("%s has no container cfn-sidecar of containerd", pod.Name)
 }
 
 type condition struct{ Type, Status, Reason, Message string }

@@ -732,6 +732,15 @@ class Engine::Impl {
     while (finals_.size() > kMaxFinal) erase(*finals_.begin()->second);
   }
 
+  [[nodiscard]] std::string no_mirror() const {
+    const bool alone = std::none_of(members_.begin(), members_.end(), [](const auto& one) {
+      return one.second.connected && !one.second.leaving;
+    });
+    return alone ? "no agent is up whose pod could hold the second copy; nothing was accepted. "
+                   "Scale the Swarm's workers to 1 or more, or wait until one is ready"
+                 : "no second pod stored the task in time; nothing was accepted, try again";
+  }
+
   void on_due(Record& r, MonoTime now, WallTime wall) {
     const auto late = [&](const SubmitWaiter& w) { return w.deadline <= now; };
     if (std::any_of(r.submits.begin(), r.submits.end(), late)) {
@@ -741,11 +750,7 @@ class Engine::Impl {
         const std::vector<SubmitWaiter> waiting = std::exchange(r.submits, {});
         erase(r);
         for (const SubmitWaiter& w : waiting) {
-          out(Submitted{w.ticket,
-                        unavailable("no second pod stored the task in time; nothing was accepted"),
-                        "",
-                        false,
-                        {}});
+          out(Submitted{w.ticket, unavailable(no_mirror()), "", false, {}});
         }
         return;
       } else {

@@ -174,6 +174,7 @@ TEST(Submit, WithoutAMirrorIsUnavailableAndForgotten) {
   EXPECT_EQ(Desk::only<Erase>(out).at(0).id, id);
   const auto answers = Desk::only<Submitted>(out);
   EXPECT_EQ(answers.at(0).result.error().code, Code::kUnavailable);
+  EXPECT_NE(answers.at(0).result.error().message.find("workers to 1 or more"), std::string::npos);
   EXPECT_EQ(d.engine->find(id).error().code, Code::kNotFound);
   EXPECT_EQ(d.engine->next_deadline(), std::nullopt);
   // Its mirror, when it comes back with a copy, is told to forget it.

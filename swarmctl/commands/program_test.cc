@@ -259,6 +259,20 @@ TEST_F(Program, EveryRefusalHasItsExitCode) {
   }
 }
 
+TEST_F(Program, ARefusalStandsWhenAnotherTryCouldNotBeAnsweredInTime) {
+  cluster_.add_swarm("hello");
+  std::atomic<int> calls{0};
+  cluster_.task_api("hello", "POST", "/tasks", [&](const FakeRequest&) {
+    ++calls;
+    std::this_thread::sleep_for(std::chrono::milliseconds(400));
+    return FakeResponse{503, R"({"code":"unavailable","message":"nothing was accepted"})"};
+  });
+  const auto ran = cluster_.run({"submit", "hello", "x", "--timeout", "900ms"});
+  EXPECT_EQ(ran.code, 6) << ran.err;
+  EXPECT_THAT(ran.err, HasSubstr("nothing was accepted"));
+  EXPECT_EQ(calls, 1);
+}
+
 TEST_F(Program, ASwarmThatIsNotThereIsNamedWithThoseThatAre) {
   cluster_.add_swarm("hello");
   cluster_.add_swarm("refactor");
