@@ -43,16 +43,6 @@ constexpr std::size_t kMaxBranchBytes = 255;
 
 void say(const std::string& text) { std::fprintf(stderr, "agentctl: %s\n", text.c_str()); }
 
-bool is_task_id(const std::string& text) {  // ^t-[0-9]+-[0-9a-z]+$
-  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
-  if (text.size() > 128 || !text.starts_with("t-")) return false;
-  const std::size_t dash = text.find('-', 2);
-  if (dash == std::string::npos || dash == 2 || dash + 1 == text.size()) return false;
-  return std::all_of(text.begin() + 2, text.begin() + static_cast<std::ptrdiff_t>(dash), digit) &&
-         std::all_of(text.begin() + static_cast<std::ptrdiff_t>(dash) + 1, text.end(),
-                     [&](char c) { return digit(c) || (c >= 'a' && c <= 'z'); });
-}
-
 // Removes a tree whose directories may lack write permission (Go's module cache does that).
 void remove_tree(const std::string& path) {
   std::error_code error;
@@ -260,7 +250,7 @@ Status Loop::make_directory(const Object& task) {
 }
 
 void Loop::take_task(const Object& task, MonoTime now) {
-  if (!is_task_id(task.text("id"))) {
+  if (!agent::is_task_id(task.text("id"))) {
     say("the sidecar handed out a task with an impossible id; ignored");
     rest(now);
     return;
