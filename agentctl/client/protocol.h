@@ -22,7 +22,7 @@ namespace swarm::agent {
 
 inline constexpr std::size_t kMaxLineBytes = 1U << 20U;    // of either direction, newline included
 inline constexpr std::size_t kDefaultResultBytes = 61440;  // kept of a task's output
-inline constexpr std::size_t kMostResultBytes = 640U << 10U;  // in base64 it still fits a line
+inline constexpr std::size_t kMostResultBytes = 65536;     // what spec.mailbox allows at most
 inline constexpr std::size_t kMostTaskIdBytes = 64;
 inline constexpr int kExitPartial = 8;
 

@@ -72,6 +72,14 @@ Status write_whole_file(const std::string& path, std::string_view bytes) {
   return {};
 }
 
+// What the swarm takes (spec.mailbox.maxMessageBytes; an older sidecar does not say) may be less
+// than what is to be kept.
+std::size_t most_result_bytes(const Object& task, const WorkOptions& options) {
+  const std::int64_t most = task.number("maxResultBytes");
+  return most > 0 ? std::min(options.max_output, static_cast<std::size_t>(most))
+                  : options.max_output;
+}
+
 // One leased task with what belongs to it: directory, child, output.
 struct Job {
   Job(const Object& task, const WorkOptions& options, MonoTime now)
@@ -83,7 +91,7 @@ struct Job {
         prefix("[" + id.value + " " + std::to_string(attempt) + "] "),
         out_log(prefix),
         err_log(prefix),
-        result(options.max_output),
+        result(most_result_bytes(task, options)),
         run(options.settings,
             Milliseconds(std::clamp<std::int64_t>(task.number("leaseMs", 30'000), 300, 86'400'000)),
             now) {}

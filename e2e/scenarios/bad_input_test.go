@@ -420,6 +420,7 @@ users: [{name: me, user: {token: x}}], contexts: [{name: away, context: {cluster
 		{program: "agentctl", env: agent, args: []string{"task", "progress", "t-0-1", "x", "--later", "--attempt=1"}, code: 2, words: []string{"--later belongs to task fail, not to task progress"}},
 		{program: "agentctl", env: agent, args: []string{"work", "--timeout", "0s", "--", "cat"}, code: 2, words: []string{"--timeout must be longer than 0; leave it out for no limit"}},
 		{program: "agentctl", env: agent, args: []string{"work", "--idle-timeout=0s", "--", "cat"}, code: 2, words: []string{"--idle-timeout must be longer than 0"}},
+		{program: "agentctl", env: agent, args: []string{"work", "--max-output=100000", "--", "cat"}, code: 2, words: []string{"--max-output", "from 1 to 65536"}},
 		{program: "agentctl", env: agent, args: []string{"whoami", "--timeout=300ms"}, code: 6, words: []string{nobody}},
 
 		{program: "kubectl-swarm", code: 2, words: []string{"Usage: kubectl swarm VERB", "submit"}},
