@@ -350,6 +350,7 @@ TEST_F(Program, GetTasksReadsAllPages) {
             "t-0-2   queued    -/-       -          -         -     -             -\n");
   EXPECT_THAT(cluster_.received("GET", "/v1/tasks")[0].query, HasSubstr("state=queued,running"));
   EXPECT_EQ(cluster_.run({"get", "tasks", "-o", "name", "-l", "a=b"}).out, "task/t-0-2\n");
+  EXPECT_EQ(cluster_.run({"get", "tasks", "-o=name", "-l=a=b"}).out, "task/t-0-2\n");  // as kubectl
   EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["tasks"].size(), 2U);
   task("hello", R"("state":"done","result":{"preview":"3"})");
   EXPECT_EQ(cluster_.run({"get", "task/t-0-1"}).out,
