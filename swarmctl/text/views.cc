@@ -315,7 +315,7 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
   }
   out += "\n";
   std::string line = "tasks ";
-  for (const char* state : {"queued", "running", "done", "failed", "dead", "cancelled"}) {
+  for (const char* state : {"queued", "running", "done", "dead", "cancelled"}) {
     line += std::string(" ") + state + " " + number(tasks, state) + " ";
   }
   if (get_number(tasks, "queued") > 0 && tasks.contains("oldestQueuedSeconds")) {
