@@ -147,6 +147,14 @@ void add_flags(CLI::App& command, const std::string& name, Options& options, std
   }
 }
 
+// kubectl reads -o=json as -o json; CLI11 would take the = for a part of the value.
+void split_short_flags(std::vector<std::string>& words) {
+  for (std::string& word : words) {
+    if (word == "--") return;
+    if (word.size() > 3 && word[0] == '-' && word[1] != '-' && word[2] == '=') word.erase(2, 1);
+  }
+}
+
 std::string subcommand_help(const Verb& verb, const CLI::App& command) {
   std::string out = std::string(verb.summary) + ".\n\nUsage:\n  " + usage_of(verb) + " [flags]\n";
   if (*verb.details != '\0') out += std::string("\n") + verb.details + "\n";
@@ -211,6 +219,7 @@ int main(int argc, char** argv) {
         (near.empty() ? "; kubectl swarm --help lists them" : "; did you mean " + near + "?"));
   }
   words.erase(words.begin() + static_cast<std::ptrdiff_t>(at));
+  split_short_flags(words);
 
   Options options;
   std::string timeout;

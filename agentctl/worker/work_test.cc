@@ -196,6 +196,14 @@ TEST_F(Work, HugeOutputIsCutInTheResultAndWholeInTheLog) {
   EXPECT_EQ(std::count(out_.begin(), out_.end(), '\n'), 200'000);
 }
 
+TEST_F(Work, TheResultIsNoLongerThanTheSwarmTakes) {
+  engine_.add_task(task("t-0-1f", "printf 0123456789", 1, 30'000, ",\"maxResultBytes\":4"));
+  const Object done = run({}, {"sh"});
+  EXPECT_EQ(done.text("result"), "0123");
+  EXPECT_TRUE(done.flag("truncated"));
+  EXPECT_EQ(done.number("resultBytes"), 10);
+}
+
 TEST_F(Work, BinaryOutputArrivesAsItIs) {
   const Object done = run_script("printf '\\377\\000\\001z'");
   EXPECT_TRUE(done.has("result64"));

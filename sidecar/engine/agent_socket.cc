@@ -396,6 +396,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                             {"maxAttempts", leased->max_attempts},
                             {"version", leased->version == tasks::Version::kV1 ? "V1" : "V2"},
                             {"leaseMs", leased->lease.count()},
+                            {"maxResultBytes", self->owner_.config_.max_message_bytes},
                             {"labels", leased->labels}};
                      put_bytes(t, "body", leased->body);
                      if (!leased->command.empty()) t["command"] = leased->command;

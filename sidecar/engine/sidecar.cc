@@ -364,18 +364,22 @@ std::string Sidecar::metrics_text() {
   const auto set = [&](const char* name, const char* help, double value) {
     metrics_.gauge(name, help).set(value);
   };
+  const auto total = [&](const char* name, const char* help, double value) {
+    telemetry::Counter& counter = metrics_.counter(name, help);
+    counter.add(std::max(0.0, value - counter.value()));
+  };
   const auto n = [](auto value) { return static_cast<double>(value); };
-  set("swarm_mailbox_messages_accepted_total",
-      "Messages sent from this pod that two pods (or this pod alone, for local ones) hold",
-      n(books.accepted));
-  set("swarm_mailbox_messages_refused_total", "Messages refused to their senders in this pod",
-      n(books.refused));
-  set("swarm_mailbox_messages_delivered_total",
-      "Messages handed to agents of this pod, redeliveries included", n(books.delivered));
-  set("swarm_mailbox_messages_redelivered_total", "Messages handed out again",
-      n(books.redelivered));
-  set("swarm_mailbox_messages_acknowledged_total", "Messages acknowledged by agents of this pod",
-      n(books.acked));
+  total("swarm_mailbox_messages_accepted_total",
+        "Messages sent from this pod that two pods (or this pod alone, for local ones) hold",
+        n(books.accepted));
+  total("swarm_mailbox_messages_refused_total", "Messages refused to their senders in this pod",
+        n(books.refused));
+  total("swarm_mailbox_messages_delivered_total",
+        "Messages handed to agents of this pod, redeliveries included", n(books.delivered));
+  total("swarm_mailbox_messages_redelivered_total", "Messages handed out again",
+        n(books.redelivered));
+  total("swarm_mailbox_messages_acknowledged_total", "Messages acknowledged by agents of this pod",
+        n(books.acked));
   set("swarm_mailbox_dead_letters", "Messages given up after too many attempts, kept",
       n(books.dead_live));
   set("swarm_mailbox_inbox_messages", "Messages waiting or leased here", n(books.inbox_live));
@@ -394,7 +398,7 @@ std::string Sidecar::metrics_text() {
                                        {"failed", counts.failed},
                                        {"dead", counts.dead},
                                        {"cancelled", counts.cancelled}}) {
-      metrics_.gauge("swarm_tasks_count", "Tasks by state", {{"state", state}}).set(n(value));
+      metrics_.gauge("swarm_team_tasks", "Tasks by state", {{"state", state}}).set(n(value));
     }
     set("swarm_tasks_single_copy", "Tasks without a confirmed second copy", n(counts.single_copy));
     set("swarm_tasks_oldest_queued_seconds", "Age of the oldest queued task",

@@ -398,6 +398,7 @@ TEST_F(Program, GetTasksReadsAllPages) {
             "t-0-2   queued    -/-       -          -         -     -             -\n");
   EXPECT_THAT(cluster_.received("GET", "/v1/tasks")[0].query, HasSubstr("state=queued,running"));
   EXPECT_EQ(cluster_.run({"get", "tasks", "-o", "name", "-l", "a=b"}).out, "task/t-0-2\n");
+  EXPECT_EQ(cluster_.run({"get", "tasks", "-o=name", "-l=a=b"}).out, "task/t-0-2\n");  // as kubectl
   EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["tasks"].size(), 2U);
   task("hello", R"("state":"done","result":{"preview":"3"})");
   EXPECT_EQ(cluster_.run({"get", "task/t-0-1"}).out,
@@ -427,11 +428,11 @@ TEST_F(Program, ATeamThatDoesNotAnswerIsNamed) {
   EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["missingTeams"],
             json::parse("[1]"));
   cluster_.task_api("hello", "GET", "/agents", 200,
-                    R"({"agents":[{"name":"worker-3"}],"missingTeams":[2,4]})");
+                    R"({"agents":[{"name":"worker-10"},{"name":"worker-3"}],"missingTeams":[2,4]})");
   cluster_.task_api("hello", "GET", "/stats", 200, R"({"tasks":{"queued":1},"missingTeams":[2]})");
   const auto agents = cluster_.run({"get", "agents", "hello", "-o", "name"});
   EXPECT_EQ(agents.code, 8);
-  EXPECT_EQ(agents.out, "agent/worker-3\n");
+  EXPECT_EQ(agents.out, "agent/worker-3\nagent/worker-10\n");
   EXPECT_THAT(agents.err, HasSubstr("team 2 did not answer: its agents"));
   EXPECT_THAT(agents.err, HasSubstr("team 4 did not answer: its agents"));
   EXPECT_EQ(cluster_.run({"describe", "agent/worker-9"}).code, 6) << "it may be in those teams";
