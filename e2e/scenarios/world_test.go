@@ -96,7 +96,7 @@ func TestMain(m *testing.M) {
 // alone waits until no other run uses this machine's cluster: some scenarios stop the operator or the API server. The lock
 // ends with the process.
 func alone() error {
-	file, err := os.OpenFile(filepath.Join(os.TempDir(), "swarm-e2e.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(filepath.Join(os.TempDir(), "swarm-scenarios.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
