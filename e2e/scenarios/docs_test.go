@@ -128,6 +128,7 @@ func TestSelfUnmet(t *testing.T) {
 		{[]string{"… done …"}, "t-0-1   done   1\n", ""},
 		{[]string{"mine 2/2 …"}, "not-mine 2/2 0\n", "mine 2/2 …"},
 		{[]string{"deleted …"}, "deleted\n", ""},
+		{[]string{"body…"}, "m-1\nbodymessage m-1\n", ""},
 		{[]string{"a", "b"}, "b\na\n", "b"},
 		{[]string{"a.c"}, "abc\n", "a.c"},
 	} {
