@@ -389,11 +389,26 @@ api::TeamReport Coordinator::report() const {
   out.tasks.cancelled = n(counts.cancelled);
   out.tasks.oldest_queued_seconds = counts.oldest_queued_seconds;
   out.tasks.single_copy = n(counts.single_copy);
+  const auto full = [&] {
+    return out.workers.size() + out.awaited.size() >= api::kMaxReportWorkers;
+  };
   for (const auto& [number, m] : by_session_) {
-    if (m.superseded || !m.joined || out.workers.size() >= api::kMaxReportWorkers) continue;
+    if (m.superseded || !m.joined || full()) continue;
     const auto running = running_of(m);
     out.workers[m.name.value] = {m.worker.pod, running.has_value(),
                                  running ? running->id.value : "", m.address};
+  }
+  // Our successor has to ask these, too.
+  for (const auto& [number, m] : by_session_) {
+    if (m.superseded && m.joined && !full())
+      out.awaited.push_back({m.name.value, m.worker.pod, m.address});
+  }
+  for (const auto& worker : gathering_.awaited(mono_now())) {
+    const auto announcement = announcing_.find(worker);
+    if (!full())
+      out.awaited.push_back(
+          {worker.name.value, worker.pod,
+           announcement == announcing_.end() ? "" : announcement->second.address});
   }
   out.effective = settings_.v1_command.empty() ? 100 : settings_.v2_percentage;
   out.v1 = n(counts.v1_first);

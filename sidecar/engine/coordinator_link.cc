@@ -78,7 +78,13 @@ void CoordinatorLink::try_next() {
     if (!*alive) return;
     const auto& standing = session.peer_standing();
     const bool newer = !session_ || standing.epoch > session_->peer_standing().epoch;
-    if (!standing.active || standing.epoch < known_epoch_ || !newer) {
+    // Superseded, or its Lease was made anew and begins from 0: it finds out, and closes.
+    if (standing.active && standing.epoch < known_epoch_) {
+      std::string seen;
+      link::put_u64(seen, known_epoch_);
+      return session.send(link::FrameType::kEpochSeen, seen);
+    }
+    if (!standing.active || !newer) {
       return session.close(unavailable("not the active coordinator"));
     }
     known_epoch_ = standing.epoch;

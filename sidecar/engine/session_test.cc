@@ -37,7 +37,7 @@ struct Pod {
     directory = *os::open_directory(path);
     config.coordinator = name.starts_with("coordinator-");
     config.name.value = name;
-    config.pod = name + "-pod";
+    config.pod = name + "-at-" + address;
     config.pod_ip = address;
     config.node = address;
     config.submit_token_file = token_file;
@@ -69,7 +69,7 @@ struct Pod {
         [](const AgentName&, const Located& done) { done(unavailable("there is no mail here")); });
     if (config.coordinator) {
       coordinator = std::make_unique<Coordinator>(loop, config, session, *mail);
-      coordinator->attach(*log, true);
+      coordinator->attach(*log, false);
     } else {
       worker = std::make_unique<Worker>(loop, config, session, *mail);
     }
@@ -149,9 +149,18 @@ class Team : public testing::Test {
     return done();
   }
   // The former coordinator's workers: ours, and what else is said.
-  void activate(std::vector<Coordinator::Former> others = {}) {
-    others.push_back({worker_->config.name, worker_->config.pod_ip});
-    coordinator().activate(1, others);
+  void activate(const std::map<std::string, std::string>& others = {}) {
+    auto last = reported({worker_.get()});
+    for (const auto& [name, address] : others)
+      last.workers[name] = {name + "-at-" + address, false, "", address};
+    coordinator().activate(1, last);
+  }
+  static api::TeamReport reported(const std::vector<const Pod*>& pods, std::uint64_t epoch = 0) {
+    api::TeamReport last;
+    last.epoch = epoch;
+    for (const auto* pod : pods)
+      last.workers[pod->config.name.value] = {pod->config.pod, false, "", pod->config.pod_ip};
+    return last;
   }
   // Our coordinator tells `to` where it is.
   std::shared_ptr<Session> invite(const Pod& to) {
@@ -228,6 +237,15 @@ std::string replica(const tasks::Task& task) {
   return out + tasks::encode(task);
 }
 
+tasks::Task task(const std::string& id) {
+  tasks::Task out;
+  out.id.value = id;
+  out.version = 1;
+  out.created_at = out.updated_at = 1;
+  out.body = "b";
+  return out;
+}
+
 TEST_F(Team, AReplacementGetsBackMoreThanALinkMayHaveUnsent) {
   constexpr std::size_t kTasks = 340, kBody = 60000;
   static_assert(kTasks * kBody > kMaxSessionQueueBytes);
@@ -249,7 +267,7 @@ TEST_F(Team, AReplacementGetsBackMoreThanALinkMayHaveUnsent) {
 TEST_F(Team, WhoeverCannotBeReachedIsNotWaitedForToTheEnd) {
   worker_->start();
   const auto begun = mono_now();
-  activate({{AgentName{"worker-1"}, "127.0.0.3"}});
+  activate({{"worker-1", "127.0.0.3"}});
   EXPECT_TRUE(run_until([&] { return recovered(); }));
   EXPECT_LT(mono_now() - begun, tasks::kRecoveryLimit - Milliseconds{1000});
   // It may have been the only one to know of these.
@@ -270,7 +288,7 @@ TEST_F(Team, WhoeverCannotBeReachedIsNotWaitedForToTheEnd) {
   };
   EXPECT_EQ(located("worker-1"), Code::kUnavailable) << "it may be on its way";
   EXPECT_EQ(located("worker-5"), Code::kNotFound);
-  coordinator().on_change = [&] { last = coordinator().report(); };
+  coordinator().on_change = [&](bool) { last = coordinator().report(); };
   Pod late(io_, "worker-1", "127.0.0.3", port(), token_file_);
   late.start();
   EXPECT_TRUE(run_until([&] { return late.worker->joined(); }));
@@ -279,10 +297,138 @@ TEST_F(Team, WhoeverCannotBeReachedIsNotWaitedForToTheEnd) {
   coordinator().on_change = nullptr;
 }
 
+TEST_F(Team, WhomACoordinatorAwaitedItsSuccessorAwaitsAndCalls) {
+  worker_->start();
+  activate({{"worker-1", "127.0.0.3"}});
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const auto last = coordinator().report();
+  replace_coordinator();
+  coordinator().activate(2, last);
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  EXPECT_EQ(call("GET", "/v1/tasks/t-0-1")["status"], 503);
+  Pod late(io_, "worker-1", "127.0.0.3", port(), token_file_);
+  late.start();
+  EXPECT_TRUE(run_until([&] { return late.worker->joined(); }));
+  EXPECT_EQ(call("GET", "/v1/tasks/t-0-1")["status"], 404);
+}
+
+TEST_F(Team, ANewPodOfTheNameDoesNotEndTheWaitForTheOldOne) {
+  Pod fresh(io_, "worker-1", "127.0.0.4", port(), token_file_);
+  fresh.start();
+  worker_->start();
+  activate({{"worker-1", "127.0.0.3"}});
+  const auto hint = invite(fresh);
+  ASSERT_TRUE(
+      run_until([&] { return recovered() && worker().joined() && fresh.worker->joined(); }));
+  EXPECT_TRUE(coordinator().incomplete());
+  const auto last = coordinator().report();
+  EXPECT_EQ(last.workers.at("worker-1").pod, fresh.config.pod);
+  const api::AwaitedPod old{"worker-1", "worker-1-at-127.0.0.3", "127.0.0.3"};
+  EXPECT_EQ(last.awaited, std::vector{old});
+  Pod late(io_, "worker-1", "127.0.0.3", port(), token_file_);
+  late.remember(tasks::kReplica, replica(task("t-0-1")));
+  late.start();
+  EXPECT_TRUE(run_until([&] { return !coordinator().incomplete(); }));
+  EXPECT_EQ(call("GET", "/v1/tasks/t-0-1")["status"], 200);
+}
+
+TEST_F(Team, WorkersThatKnowAHigherEpochRaiseTheirCoordinators) {
+  worker_->start();
+  coordinator().activate(7, reported({worker_.get()}, 6));
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  replace_coordinator();
+  // Somebody has deleted the Lease.
+  coordinator().on_higher_epoch = [&](std::uint64_t at_least) {
+    coordinator().activate(at_least, {});
+  };
+  coordinator().activate(1, {});
+  const auto hint = invite(*worker_);
+  EXPECT_TRUE(run_until([&] { return coordinator().epoch() == 8; }));
+  EXPECT_FALSE(worker().joined());
+  const auto again = invite(*worker_);
+  ASSERT_TRUE(run_until([&] { return worker().joined(); }));
+  EXPECT_EQ(call("GET", "/v1/tasks/" + id.value)["state"], "queued");
+}
+
+// The pod of a worker is replaced while its agent works on, in its grace; then the coordinator is.
+class Grace : public Team, public testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Comes, Grace, testing::Values("first", "last", "last, unannounced"));
+
+TEST_P(Grace, TheOldPodOfAWorkerFinishesWhateverHappensToTheCoordinator) {
+  Pod mirror(io_, "worker-1", "127.0.0.3", port(), token_file_);
+  mirror.start();
+  worker_->start();
+  coordinator().activate(1, reported({worker_.get(), &mirror}));
+  ASSERT_TRUE(
+      run_until([&] { return recovered() && worker().joined() && mirror.worker->joined(); }));
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  worker().leaving();
+  Pod heir(io_, "worker-0", "127.0.0.4", port(), token_file_);
+  heir.start();
+  const auto hint = invite(heir);
+  ASSERT_TRUE(run_until([&] { return heir.worker->joined(); }));
+  wait(Milliseconds{200});  // the mirror has the lease
+  auto last = coordinator().report();
+  EXPECT_EQ(last.workers.at("worker-0").pod, heir.config.pod);
+  ASSERT_EQ(last.awaited.size(), 1U);
+  EXPECT_EQ(last.awaited[0].pod, worker_->config.pod);
+
+  replace_coordinator();
+  ASSERT_TRUE(run_until([&] { return !heir.worker->joined() && !mirror.worker->joined(); }));
+  if (GetParam() != std::string("first")) worker_->acceptor.close();
+  if (GetParam() == std::string("last, unannounced")) last.awaited.clear();
+  coordinator().activate(2, last);
+  ASSERT_TRUE(run_until([&] { return heir.worker->joined() && mirror.worker->joined(); }));
+  if (GetParam() == std::string("last, unannounced")) {
+    ASSERT_TRUE(run_until([&] { return recovered(); }));
+    wait(Milliseconds{300});
+  }
+  if (!worker_->acceptor.is_open()) {
+    worker_->acceptor = tcp::acceptor(
+        io_, tcp::endpoint(boost::asio::ip::make_address(worker_->config.pod_ip), port()), true);
+    worker_->accept();
+  }
+  const auto again = invite(*worker_);
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  std::optional<Result<bool>> extended;
+  worker().extend(id, 1, nullptr, [&](Result<bool> answer) { extended = std::move(answer); });
+  ASSERT_TRUE(run_until([&] { return extended.has_value(); }));
+  ASSERT_TRUE(extended->ok()) << extended->error().message;
+  EXPECT_FALSE(**extended) << "nobody ends it";
+  EXPECT_TRUE(report(id, 1).ok());
+  const json done = call("GET", "/v1/tasks/" + id.value);
+  EXPECT_EQ(done["state"], "done");
+  EXPECT_EQ(done["history"].size(), 1U);
+  // Now it is the new pod's turn.
+  const std::string next = call("POST", "/v1/tasks", {{"body", "b"}})["id"];
+  std::string given;
+  heir.worker->next(Milliseconds{5000}, [&](Result<Worker::Leased> leased) {
+    if (leased) given = leased->id.value;
+    return true;
+  });
+  EXPECT_TRUE(run_until([&] { return !given.empty(); }));
+  EXPECT_EQ(given, next);
+}
+
+TEST_F(Team, AnOldCopyDoesNotOutliveTheNewest) {
+  auto newest = task("t-0-1");
+  newest.version = 3;
+  worker_->remember(tasks::kReplica, replica(task("t-0-1")));
+  worker_->remember(tasks::kReplica, replica(newest));
+  worker_->remember(tasks::kReplica, replica(task("t-0-1")));
+  EXPECT_EQ(worker_->log->stats().live_records, 3U);
+  worker_->start();
+  EXPECT_EQ(worker_->log->stats().live_records, 1U);
+  activate();
+  EXPECT_TRUE(run_until([&] { return recovered() && coordinator().counts().queued == 1; }));
+}
+
 TEST_F(Team, AResultOfATaskThatALateMirrorBringsIsTaken) {
   Pod mirror(io_, "worker-1", "127.0.0.4", port(), token_file_);
   mirror.start();
-  coordinator().activate(1, {{mirror.config.name, mirror.config.pod_ip}});
+  coordinator().activate(1, reported({&mirror}));
   ASSERT_TRUE(run_until([&] { return recovered() && mirror.worker->joined(); }));
   const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
   worker_->start();
@@ -291,7 +437,7 @@ TEST_F(Team, AResultOfATaskThatALateMirrorBringsIsTaken) {
   ASSERT_EQ(lease().id, id);
   wait(Milliseconds{200});  // the mirror has the lease
   replace_coordinator();
-  coordinator().activate(2, {{worker_->config.name, worker_->config.pod_ip}});
+  coordinator().activate(2, reported({worker_.get()}, 1));
   ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
   EXPECT_EQ(report(id, 1).error().code, Code::kNotFound) << "nobody has told of the mirror";
   EXPECT_EQ(report(id, 1).error().code, Code::kNotFound) << "its agent tries for minutes";
@@ -364,7 +510,10 @@ std::shared_ptr<Session> connect_as(const Pod& pod, const Session::Options& opti
 TEST_F(Team, WhoeverIsJoiningIsNotAnnouncedTo) {
   auto options = worker_->session;
   options.self.name.value = "worker-1";
-  coordinator().activate(1, {{options.self.name, "127.0.0.8"}});
+  options.self.pod = "worker-1-at-127.0.0.8";
+  api::TeamReport last;
+  last.workers["worker-1"] = {options.self.pod, false, "", "127.0.0.8"};
+  coordinator().activate(1, last);
   std::vector<link::Frame> heard;
   const auto session = connect_as(*worker_, options, *coordinator_, heard);
   ASSERT_TRUE(run_until([&] { return session->up(); }));
@@ -413,7 +562,7 @@ TEST_F(Team, WhoeverStartsLateIsAnnouncedToAgain) {
   late.acceptor.close();  // not listening yet
   worker_->start();
   late.start();
-  activate({{AgentName{"worker-1"}, "127.0.0.4"}});
+  activate({{"worker-1", "127.0.0.4"}});
   run_until([] { return false; }, Milliseconds{300});
   EXPECT_TRUE(coordinator().recovering());
   late.acceptor =

@@ -90,7 +90,7 @@ class Sidecar {
   void drain_step();
   void finish(const lifecycle::Remaining& dropped);
   void locate(const AgentName& name, const Located& done);
-  void push_report();
+  void report_changed(bool joined);
 
   const Config& config_;
   lifecycle::Lifecycle life_;
@@ -275,14 +275,16 @@ Status Sidecar::start() {
     };
     worker_->attach(*log_);
   } else {
-    coordinator_->attach(*log_, recovery_.fresh);
+    coordinator_->attach(*log_, recovery_.corrupt_records > 0);
     Cluster::Events events;
-    events.acquired = [this](std::uint64_t epoch, const std::vector<Coordinator::Former>& former) {
-      telemetry::info("team's lease acquired",
-                      {{"team", config_.team}, {"epoch", epoch}, {"formerWorkers", former.size()}});
-      coordinator_->activate(epoch, former);
-      push_report();
+    events.acquired = [this](std::uint64_t epoch, const api::TeamReport& last) {
+      telemetry::info("team's lease acquired", {{"team", config_.team},
+                                                {"epoch", epoch},
+                                                {"formerWorkers", last.workers.size()},
+                                                {"awaitedBefore", last.awaited.size()}});
+      coordinator_->activate(epoch, last);
     };
+    events.report = [this] { return coordinator_->report(); };
     events.superseded = [this] {
       if (life_.phase() >= lifecycle::Phase::kLeaving) return;
       telemetry::warn("another coordinator holds a higher epoch; leaving",
@@ -301,7 +303,7 @@ Status Sidecar::start() {
       telemetry::warn("API server", {{"problem", text}});
     };
     cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events));
-    coordinator_->on_change = [this] { push_report(); };
+    coordinator_->on_change = [this](bool joined) { report_changed(joined); };
     coordinator_->on_higher_epoch = [this](std::uint64_t at_least) {
       cluster_->raise_epoch(at_least);
     };
@@ -316,16 +318,9 @@ Status Sidecar::start() {
   return {};
 }
 
-void Sidecar::push_report() {
-  if (!coordinator_ || !coordinator_->active() || life_.phase() == lifecycle::Phase::kStopped ||
-      !cluster_)
-    return;
-  auto report = coordinator_->report();
-  auto text = api::to_text(report);
-  // Time alone is no news: converged means no writes.
-  report.time = 0;
-  report.tasks.oldest_queued_seconds = 0;
-  cluster_->report(std::move(text), api::to_text(report));
+void Sidecar::report_changed(bool joined) {
+  if (coordinator_->active() && life_.phase() != lifecycle::Phase::kStopped && cluster_)
+    cluster_->report_changed(joined);
 }
 
 void Sidecar::look_at_parts() {
@@ -428,7 +423,7 @@ void Sidecar::leave() {
   if (worker_) worker_->leaving();
   if (coordinator_) {
     coordinator_->leaving();
-    push_report();
+    report_changed(false);
   }
 }
 

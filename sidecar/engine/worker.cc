@@ -54,8 +54,11 @@ void Worker::restore(const log::Record& record) {
     const TaskId id{std::string(in.text())};
     if (!tasks::is_task_id(id.value)) return;
     auto& copy = copies_[id];
-    if (version >= copy.version)  // a crash may have left the older one undone
-      copy = {record.sequence, version, record.payload.size()};
+    // A crash may have left the older one undone; it must not outlive the newer.
+    const bool newer = version >= copy.version;
+    if (const auto old = newer ? copy.record : record.sequence; old != 0)
+      superseded_.push_back(old);
+    if (newer) copy = {record.sequence, version, record.payload.size()};
   } else if (record.kind == tasks::kLeased) {
     link::PayloadReader in(record.payload);
     const auto attempt = in.u32();
@@ -74,6 +77,7 @@ void Worker::restore(const log::Record& record) {
 
 void Worker::attach(log::Log& log) {
   log_ = &log;
+  for (const auto sequence : std::exchange(superseded_, {})) log_->finish(sequence);
   home_ = std::make_unique<CoordinatorLink>(
       loop_, config_, options_, config_.team,
       CoordinatorLink::Events{[this](Session& s) { join(s); },

@@ -141,6 +141,7 @@ class Worker {
   std::unique_ptr<CoordinatorLink> home_;
   std::map<std::uint32_t, std::unique_ptr<CoordinatorLink>> others_;
   std::map<TaskId, Copy> copies_;
+  std::vector<log::Sequence> superseded_;  // until attach()
   std::map<TaskAttempt, Lease> leased_;
   std::map<TaskAttempt, std::string> cancels_;  // the coordinator wants them ended
   std::map<TaskAttempt, Pending> reports_;

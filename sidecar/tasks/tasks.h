@@ -64,10 +64,11 @@ namespace swarm::tasks {
 
 // Record kinds in the log (mailbox uses 1…15).
 enum RecordKind : std::uint8_t {
-  kTask = 16,     // coordinator: encoded task
-  kReplica = 17,  // worker: encoded task held for a coordinator
-  kLeased = 18,   // worker: {task id, attempt} at work here, so that a restarted sidecar knows
-  kResult = 19,   // worker: a report the coordinator has not confirmed yet
+  kTask = 16,      // coordinator: encoded task
+  kReplica = 17,   // worker: encoded task held for a coordinator
+  kLeased = 18,    // worker: {task id, attempt} at work here, so that a restarted sidecar knows
+  kResult = 19,    // worker: a report the coordinator has not confirmed yet
+  kComplete = 20,  // coordinator: u64 epoch in which this log had every task of the team
 };
 
 enum class TaskState : std::uint8_t { kQueued, kRunning, kDone, kFailed, kDead, kCancelled };

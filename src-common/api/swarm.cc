@@ -528,6 +528,22 @@ Result<TeamReport> parse_report(std::string_view text) {
       report.workers.emplace(name, std::move(worker));
     }
   }
+  const json& awaited = field(object, "awaited");
+  if (!awaited.is_null() && (!awaited.is_array() || awaited.size() > kMaxReportWorkers)) {
+    reader.wrong("awaited", "is not a list of at most 2000 pods");
+  } else {
+    for (const json& value : awaited) {
+      AwaitedPod one;
+      one.name = reader.text(value, "awaited", "name").value_or("");
+      one.pod = reader.text(value, "awaited", "pod").value_or("");
+      one.address = reader.text(value, "awaited", "address").value_or("");
+      if (is_agent_name(one.name)) {
+        report.awaited.push_back(std::move(one));
+      } else {
+        reader.wrong("awaited", "has a member that is not an agent");
+      }
+    }
+  }
 
   const json& rollout = reader.object(object, "", "rollout");
   reader.read(rollout, "rollout", "effective", 0, 100, report.effective);
@@ -550,6 +566,10 @@ std::string to_text(const TeamReport& report) {
     if (!worker.task.empty()) one["task"] = worker.task;
     workers[name] = std::move(one);
   }
+  json awaited = json::array();
+  for (const auto& one : report.awaited) {
+    awaited.push_back({{"name", one.name}, {"pod", one.pod}, {"address", one.address}});
+  }
   const json object = {
       {"time", format_time(report.time)},
       {"epoch", report.epoch},
@@ -564,6 +584,7 @@ std::string to_text(const TeamReport& report) {
         {"oldestQueuedSeconds", report.tasks.oldest_queued_seconds},
         {"singleCopy", report.tasks.single_copy}}},
       {"workers", std::move(workers)},
+      {"awaited", std::move(awaited)},
       {"rollout",
        {{"effective", report.effective},
         {"v1", report.v1},

@@ -232,6 +232,13 @@ struct WorkerReport {
   friend bool operator==(const WorkerReport&, const WorkerReport&) = default;
 };
 
+// A pod that may hold copies of tasks and is not among the workers: it has not come to this
+// coordinator yet, or another pod has its name already.
+struct AwaitedPod {
+  std::string name, pod, address;
+  friend bool operator==(const AwaitedPod&, const AwaitedPod&) = default;
+};
+
 struct TeamReport {
   WallTime time = 0;
   std::uint64_t epoch = 0;
@@ -239,6 +246,7 @@ struct TeamReport {
   bool recovering = false;
   TaskCounts tasks;
   std::map<std::string, WorkerReport> workers;  // by slot
+  std::vector<AwaitedPod> awaited;
   int effective = 0;
   std::int64_t v1 = 0, v2 = 0;
   int measured = 0;
