@@ -79,7 +79,7 @@ struct MirrorWait : std::enable_shared_from_this<MirrorWait> {
 
 // Walks over the teams until a page is full. Keeps itself alive by the callbacks that it waits for.
 struct Lister : std::enable_shared_from_this<Lister> {
-  Lister(TaskPage p, std::function<json(const TaskPage::Ask&)> o,
+  Lister(TaskPage p, std::function<Result<json>(const TaskPage::Ask&)> o,
          std::function<void(const TaskPage::Ask&, TeamHttp::Done)> a, std::uint32_t t,
          net::Respond r)
       : page(std::move(p)),
@@ -92,18 +92,21 @@ struct Lister : std::enable_shared_from_this<Lister> {
     while (const auto next = page.next()) {
       if (next->team != own_team) {
         return ask(*next, [self = shared_from_this()](const net::HttpResponse& part) {
+          if (part.status == 404) return self->respond(part);  // the cursor is not known there
           auto list = part.status == 200 ? parse_object(part.body) : Result<json>(json::object());
           self->page.take(list ? *std::move(list) : json::object());
           self->go_on();
         });
       }
-      page.take(own(*next));
+      auto part = own(*next);
+      if (!part) return respond(net::error_response(part.error()));
+      page.take(*std::move(part));
     }
     respond(ok_json(std::move(page).finish()));
   }
 
   TaskPage page;
-  std::function<json(const TaskPage::Ask&)> own;
+  std::function<Result<json>(const TaskPage::Ask&)> own;
   std::function<void(const TaskPage::Ask&, TeamHttp::Done)> ask;
   std::uint32_t own_team;
   net::Respond respond;
@@ -163,8 +166,18 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     return respond(net::error_response(
         unavailable("this coordinator does not hold its team's Lease yet; try again")));
 
+  constexpr std::string_view kPrefix = "/v1/tasks/";
+  const bool reads = request.method == "GET";
+  const bool lists = reads && request.path == "/v1/tasks";
+  const bool looks = reads && request.path.starts_with(kPrefix) &&
+                     request.path.find('/', kPrefix.size()) == std::string::npos;
+  const auto known = lists   ? check_parameters(request.query, {"state", "limit", "after"})
+                     : looks ? check_parameters(request.query, {"waitSeconds"})
+                             : check_parameters(request.query, {});
+  if (!known) return respond(net::error_response(known.error()));
+
   if (request.path == "/v1/tasks" && request.method == "POST") return submit(request, respond);
-  if (request.path == "/v1/tasks" && request.method == "GET") return list_tasks(request, respond);
+  if (lists) return list_tasks(request, respond);
   const bool everywhere = settings_.coordinators > 1 && request.header(kForwarded).empty();
   if (request.path == "/v1/agents" && request.method == "GET") {
     if (!everywhere) return respond({200, "application/json", agents_json(), {}});
@@ -176,7 +189,6 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     return gather(request, "stats", own, respond);
   }
 
-  constexpr std::string_view kPrefix = "/v1/tasks/";
   if (!request.path.starts_with(kPrefix))
     return respond(
         net::error_response(not_found("no such path; see /v1/tasks, /v1/agents, /v1/stats")));
@@ -312,16 +324,20 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
     }
     limit = std::stoul(*given);
   }
-  const auto own = [this, states](const TaskId& after, std::size_t most) {
+  const auto own = [this, states](const TaskId& after, std::size_t most) -> Result<json> {
     json out{{"tasks", json::array()}};
     const auto page = engine_->list(states, after, most);
-    for (const auto* task : page) out["tasks"].push_back(task_json(*task, {}, "", true));
-    if (page.size() == most) out["next"] = page.back()->id.value;
+    if (!page) return page.error();
+    for (const auto* task : *page) out["tasks"].push_back(task_json(*task, {}, "", true));
+    if (page->size() == most) out["next"] = page->back()->id.value;
     if (incomplete()) out["recovering"] = true;
     return out;
   };
   const std::string after = request.parameter("after").value_or("");
-  if (!request.header(kForwarded).empty()) return respond(ok_json(own(TaskId{after}, limit)));
+  if (!request.header(kForwarded).empty()) {
+    const auto part = own(TaskId{after}, limit);
+    return respond(part ? ok_json(*part) : net::error_response(part.error()));
+  }
   auto begin = decode_cursor(after);
   if (!begin) return respond(net::error_response(begin.error()));
   std::set<std::uint32_t> teams{config_.team};

@@ -7,10 +7,13 @@
 #include <unistd.h>
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/write.hpp>
 #include <filesystem>
 #include <fstream>
 #include <set>
 
+#include "engine/agent_socket.h"
 #include "engine/control_json.h"
 #include "engine/coordinator.h"
 #include "engine/mail.h"
@@ -207,7 +210,7 @@ class Team : public testing::Test {
   }
   Worker::Leased lease() {
     std::optional<Worker::Leased> leased;
-    worker().next(Milliseconds{5000}, [&](Result<Worker::Leased> given) {
+    worker().next(Milliseconds{5000}, this, [&](Result<Worker::Leased> given) {
       if (given) leased = *given;
       return true;
     });
@@ -468,6 +471,48 @@ TEST_F(Team, AResultThatWasConfirmedIsOkAfterARestartOfTheSidecar) {
   EXPECT_EQ(report(id, 2).error().code, Code::kDenied);
   EXPECT_EQ(worker().reports_pending(), 0U);
   EXPECT_EQ(worker_->log->stats().live_records, records) << "questions are not kept";
+}
+
+TEST_F(Team, AgentsThatAskedAndWentGetNoTask) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  AgentSocket socket(worker_->loop, worker_->config, *worker_->mail, &worker());
+  const std::string path = worker_->path + "/agent.sock";
+  ASSERT_TRUE(socket.start(path));
+  const std::string ask = R"({"op":"task_next","rid":1,"waitMs":600000})";
+  // More than a worker may have waiting: they must not stand in the way of the next ones either.
+  for (std::size_t i = 0; i < tasks::kMaxCallsPerWorker + 10; ++i) {
+    boost::asio::local::stream_protocol::socket agent(io_);
+    agent.connect(path);
+    boost::asio::write(agent, boost::asio::buffer(ask + "\n"));
+    wait(Milliseconds{5});
+  }
+  wait(Milliseconds{200});
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  const auto given = lease();
+  EXPECT_EQ(given.id, id);
+  EXPECT_EQ(given.attempt, 1U);
+  EXPECT_EQ(call("GET", "/v1/tasks/" + id.value)["history"].size(), 1U);
+  socket.stop();
+  wait(Milliseconds{20});
+}
+
+// The agent went while the lease was on its way.
+TEST_F(Team, ALeaseThatReachesNobodyIsGivenBackForNothing) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  for (std::uint32_t i = 0; i < 2 * tasks::kMaxLosses; ++i)
+    worker().next(Milliseconds{600000}, this, [](const Result<Worker::Leased>&) { return false; });
+  wait(Milliseconds{200});
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  const auto given = lease();
+  EXPECT_EQ(given.id, id);
+  EXPECT_EQ(given.attempt, 2 * tasks::kMaxLosses + 1);
+  json task = call("GET", "/v1/tasks/" + id.value);
+  EXPECT_EQ(task["history"].size(), 1U);
+  EXPECT_EQ(task["historyDropped"], 2 * tasks::kMaxLosses);
 }
 
 TEST_F(Team, AHintThatLeadsNowhereEndsTheSearch) {

@@ -85,7 +85,7 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
   out.idempotency_id = *std::move(id);
   if (out.key.size() > tasks::kMaxKeyBytes)
     return invalid("key: at most " + std::to_string(tasks::kMaxKeyBytes) + " bytes");
-  if (!out.idempotency_id.empty() && !is_message_id(out.idempotency_id))
+  if (object->contains("id") && !is_message_id(out.idempotency_id))
     return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
   if (const auto labels = object->find("labels"); labels != object->end()) {
     if (!labels->is_object() || labels->size() > tasks::kMaxLabels)
@@ -107,6 +107,18 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
     out.max_attempts = n->get<std::uint32_t>();
   }
   return out;
+}
+
+Status check_parameters(const std::map<std::string, std::string>& query,
+                        std::initializer_list<std::string_view> allowed) {
+  for (const auto& [name, value] : query) {
+    if (std::find(allowed.begin(), allowed.end(), name) != allowed.end()) continue;
+    std::string names;
+    for (const auto& one : allowed) names += (names.empty() ? "" : ", ") + std::string(one);
+    return invalid("unknown parameter \"" + printable(name.substr(0, 40)) +
+                   "\", allowed: " + (names.empty() ? "none" : names));
+  }
+  return {};
 }
 
 std::optional<std::uint32_t> team_of(const std::string& id) {

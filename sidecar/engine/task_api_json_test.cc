@@ -7,7 +7,10 @@ namespace swarm::engine {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Lt;
+using ::testing::SizeIs;
 
 TEST(Submission, IsWhatItSays) {
   const auto all = parse_submission(
@@ -41,6 +44,7 @@ TEST(Submission, NothingIsPassedOver) {
       {R"({"body":"x","id":null})", "id: a string"},
       {R"({"body":"x","id":{"a":1}})", "id: a string"},
       {R"({"body":"x","id":"a b"})", "id must match"},
+      {R"({"body":"x","id":""})", "id must match"},
       {R"({"body":"x","key":7})", "key: a string"},
       {R"({"body":"x","key":["k"]})", "key: a string"},
       {R"({"body":"x","key":true})", "key: a string"},
@@ -61,6 +65,17 @@ TEST(Submission, NothingIsPassedOver) {
                   .error()
                   .message,
               HasSubstr("at most 256 bytes"));
+}
+
+TEST(Parameters, UnknownOnesAreRefused) {
+  EXPECT_TRUE(check_parameters({}, {}));
+  EXPECT_TRUE(check_parameters({{"limit", "1"}}, {"state", "limit"}));
+  const auto status = check_parameters({{"limit", "1"}, {"states", "queued"}}, {"state", "limit"});
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, Code::kInvalid);
+  EXPECT_EQ(status.error().message, "unknown parameter \"states\", allowed: state, limit");
+  EXPECT_THAT(check_parameters({{std::string(9000, 'x'), ""}}, {}).error().message,
+              AllOf(HasSubstr("allowed: none"), SizeIs(Lt(100U))));
 }
 
 TEST(Teams, AnIdNamesItsTeam) {

@@ -314,7 +314,7 @@ void Worker::send_next(std::uint64_t request, const Next& next) {
                 control(json{{"request", request}, {"waitMs", left.count()}}));
 }
 
-void Worker::next(Milliseconds wait, OnLease done) {
+void Worker::next(Milliseconds wait, const void* who, OnLease done) {
   if (leaving_) {
     done(Error{Code::kDenied, "this pod is shutting down: no more tasks"});
     return;
@@ -325,9 +325,22 @@ void Worker::next(Milliseconds wait, OnLease done) {
     return;
   }
   const auto request = ++last_request_;
-  nexts_[request] = {mono_now() + wait, std::move(done)};
+  nexts_[request] = {mono_now() + wait, std::move(done), who};
   send_next(request, nexts_[request]);
   arm();
+}
+
+void Worker::forget_nexts(const void* who) {
+  for (auto it = nexts_.begin(); it != nexts_.end();) {
+    if (it->second.who != who) {
+      ++it;
+      continue;
+    }
+    // Without a session nothing is to be said: who waits is told to the next coordinator anew.
+    if (Session* session = home())
+      session->send(FrameType::kTaskForgetNext, control(json{{"request", it->first}}));
+    it = nexts_.erase(it);
+  }
 }
 
 void Worker::take_lease(Session& session, const link::Frame& frame) {
@@ -356,9 +369,10 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   const TaskAttempt key{lease.id, lease.attempt};
   const auto give_back = [&](const char* why) {
     tasks::Report back;
-    back.id = lease.id;
-    back.attempt = lease.attempt;
+    back.id = key.first;  // the lease itself may have been moved from
+    back.attempt = key.second;
     back.kind = tasks::FailKind::kReleased;
+    back.taken = false;
     back.message = why;
     keep(std::move(back),
          [](Status) {});  // nobody waits: the report is kept and repeated until confirmed
@@ -366,14 +380,18 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   std::string payload;
   link::put_u32(payload, lease.attempt);
   link::put_text(payload, lease.id.value);
-  if (!leased_.contains(key)) {
+  const bool known = leased_.contains(key);
+  if (!known) {
     make_room_for_lease();
     auto record = log_->append(tasks::kLeased, payload);
     if (!record) return give_back("the pod's mailbox is full");
     leased_[key] = {*record, mono_now()};
   }
   const auto found = nexts_.find(number_of(head, "request"));
-  if (found == nexts_.end()) return give_back("nobody was waiting any more");
+  if (found == nexts_.end()) {
+    if (!known) give_back("nobody was waiting any more");  // else a repetition: it was dealt with
+    return;
+  }
   auto done = std::move(found->second.done);
   nexts_.erase(found);
   if (!done(std::move(lease))) give_back("the agent had gone");
@@ -416,6 +434,7 @@ void Worker::report(tasks::Report report, Mail::OnStatus done) {
   const TaskAttempt key{report.id, report.attempt};
   if (std::find(reported_.begin(), reported_.end(), key) != reported_.end()) return done({});
   if (!tasks::is_task_id(key.first.value)) return done(invalid("not a task's id"));
+  report.taken = true;  // whatever the agent says
   keep(std::move(report), std::move(done));
 }
 

@@ -61,7 +61,10 @@ class Worker {
   void restore(const log::Record& record);  // before attach()
   void attach(log::Log& log);               // then it connects
 
-  void next(Milliseconds wait, OnLease done);
+  // `who` waits, as in Mail::receive().
+  void next(Milliseconds wait, const void* who, OnLease done);
+  // It has gone: its calls are not answered any more, here or by the coordinator.
+  void forget_nexts(const void* who);
   void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
               OnExtended done);
   // kDenied: another attempt owns the task, or it was never leased to this pod; kNotFound: the
@@ -103,6 +106,7 @@ class Worker {
   struct Next {
     MonoTime deadline;
     OnLease done;
+    const void* who;
   };
   struct Resolve {
     MonoTime deadline;

@@ -248,18 +248,33 @@ class World {
       }
     }
   }
-  // Of one idempotency id, at most one task has a future or an outcome.
+  static bool is_marked(const Task& t) { return t.last_output.starts_with("a duplicate of task "); }
+  // Of one idempotency id, at most one task has a future or an outcome; of several that are done,
+  // all but one say so.
   void check_duplicates() {
     std::map<std::string, TaskId> kept;
-    for (const Task* t : engine_->list({TaskState::kQueued, TaskState::kRunning}, {}, 1000)) {
+    const auto open = *engine_->list({TaskState::kQueued, TaskState::kRunning}, {}, 1000);
+    for (const Task* t : open) {
       if (t->idempotency_id.empty() || t->cancel_requested) continue;
       const auto [entry, first] = kept.emplace(t->idempotency_id, t->id);
       require(first, entry->second.value + " and " + t->id.value + " run under one id");
     }
-    for (const Task* t : engine_->list({TaskState::kDone}, {}, 1000)) {
-      require(t->idempotency_id.empty() || !kept.contains(t->idempotency_id),
+    std::map<std::string, TaskId> done_ones;
+    const auto done = *engine_->list({TaskState::kDone}, {}, 1000);
+    for (const Task* t : done) {
+      if (t->idempotency_id.empty()) continue;
+      require(!kept.contains(t->idempotency_id),
               t->id.value + " is done, and another one of its id is not ended");
+      if (is_marked(*t)) continue;
+      const auto [entry, first] = done_ones.emplace(t->idempotency_id, t->id);
+      require(first, entry->second.value + " and " + t->id.value +
+                         " are done under one id, and none says so");
     }
+  }
+  void check_refusals() {
+    const auto all = *engine_->list({}, {}, 1000);
+    for (const Task* t : all)
+      require(!refused_.contains(t->body), "a refused task is there: " + t->id.value);
   }
 
   void perform() {
@@ -329,6 +344,8 @@ class World {
   void handle(Submitted& o) {
     if (!tickets_open_.erase(o.ticket) || !o.result.ok()) {
       require(!o.result.ok() || replacing_, "a ticket answered twice");
+      if (!o.result.ok() && o.result.error().code != Code::kUnknown)
+        refused_.insert("b" + std::to_string(o.ticket));
       return;
     }
     const TaskId& id = *o.result;
@@ -376,7 +393,8 @@ class World {
         bool possible = false;
         for (const Pod& pod : pods_)
           possible = possible || (pod.alive && pod.connected && !pod.leaving);
-        require(outcomes_held_.contains({report.id, report.attempt}) || !possible,
+        // (What no agent took is replaced in the history by the next attempt.)
+        require(outcomes_held_.contains({report.id, report.attempt}) || !possible || !report.taken,
                 "a report confirmed that only the coordinator holds: " + report.id.value);
         // (The last attempt: an earlier one may have been done, but cancelled, and the task
         // retried.)
@@ -586,7 +604,19 @@ class World {
       pod.copies.erase(f->id);
       note_losses();
     } else if (auto* l = std::get_if<Lease>(&output)) {
-      if (pod.asked != l->request) return;  // nobody waits for it any more
+      if (pod.asked != l->request) {  // nobody waits for it any more
+        const bool known = std::any_of(pod.works.begin(), pod.works.end(), [&](const Work& work) {
+          return work.id == l->id && work.attempt == l->attempt;  // the answer to a repetition
+        });
+        if (known || random_.percent(50)) return;
+        Report back;
+        back.id = l->id;
+        back.attempt = l->attempt;
+        back.kind = FailKind::kReleased;
+        back.taken = false;
+        pod.works.push_back(Work{l->id, l->attempt, false, back});
+        return;
+      }
       pod.asked.reset();
       for (const Work& work : pod.works) {
         require(work.id != l->id || work.attempt != l->attempt, "the same attempt given twice");
@@ -684,13 +714,14 @@ class World {
     }
     if (!engine_->recovering()) {
       check_duplicates();
+      check_refusals();
       const auto deadline = engine_->next_deadline();
       require(!deadline || *deadline > now_ - Milliseconds(1), "a deadline in the past");
     }
   }
   void submit() {
     Submission s;
-    s.body = "b";
+    s.body = "b" + std::to_string(tickets_ + 1);
     if (random_.percent(50)) s.key = "k" + std::to_string(random_.below(5));
     if (random_.percent(40)) s.idempotency_id = "i" + std::to_string(random_.below(6));
     if (random_.percent(30)) s.max_attempts = 1 + static_cast<std::uint32_t>(random_.below(3));
@@ -838,6 +869,7 @@ class World {
   std::set<TaskId> held_;        // some worker has stored it
   std::set<std::pair<TaskId, std::uint32_t>> outcomes_held_;  // … with the outcome of this attempt
   std::set<TaskId> accepted_, lost_, forked_, adopted_;
+  std::set<std::string> refused_;  // bodies of what was said not to be accepted
   std::map<TaskId, std::tuple<AgentName, std::uint64_t, std::uint32_t>> completed_;
   std::map<TaskId, std::set<std::uint32_t>> granted_;
   std::map<TaskId, TaskState> shown_;

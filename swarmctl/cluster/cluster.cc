@@ -365,6 +365,11 @@ Result<Listing> Cluster::tasks(const std::string& name, const std::string& query
                              (query.empty() ? "" : "&" + query) +
                              (after.empty() ? "" : "&after=" + percent_encode(after));
     const Result<json> page = call_json(name, "GET", path, "", true, deadline);
+    if (!page && page.error().code == Code::kNotFound && !after.empty()) {
+      return unavailable("the tasks of swarm " + name +
+                         " changed too much while they were listed; list them again (" +
+                         page.error().message + ")");
+    }
     if (!page) return page.error();
     out.add(*page, "tasks");
     const std::string next = get_text(*page, "next");

@@ -409,6 +409,19 @@ TEST_F(Program, GetTasksReadsAllPages) {
               HasSubstr("tasks:\n- agent: worker-1\n  id: t-0-1\n"));
 }
 
+TEST_F(Program, AListThatCannotBeReadToItsEndIsNone) {
+  cluster_.add_swarm("hello");
+  cluster_.task_api("hello", "GET", "/tasks", [](const FakeRequest& request) {
+    if (request.query.find("after=") != std::string::npos)
+      return FakeResponse{404, R"({"code":"not_found","message":"list again from the start"})"};
+    return FakeResponse{200, R"({"tasks":[{"id":"t-0-1","state":"done"}],"next":"0:t-0-1"})"};
+  });
+  const auto ran = cluster_.run({"get", "tasks", "hello"});
+  EXPECT_EQ(ran.code, 6);
+  EXPECT_EQ(ran.out, "");
+  EXPECT_THAT(ran.err, HasSubstr("list them again"));
+}
+
 TEST_F(Program, ATeamThatDoesNotAnswerIsNamed) {
   cluster_.add_swarm("hello");
   cluster_.task_api("hello", "GET", "/tasks", [](const FakeRequest& request) {
