@@ -407,7 +407,7 @@ TEST_P(Grace, TheOldPodOfAWorkerFinishesWhateverHappensToTheCoordinator) {
   // Now it is the new pod's turn.
   const std::string next = call("POST", "/v1/tasks", {{"body", "b"}})["id"];
   std::string given;
-  heir.worker->next(Milliseconds{5000}, [&](Result<Worker::Leased> leased) {
+  heir.worker->next(Milliseconds{5000}, this, [&](Result<Worker::Leased> leased) {
     if (leased) given = leased->id.value;
     return true;
   });

@@ -766,7 +766,7 @@ class Engine::Impl {
                                (r.task.idempotency_id.empty()
                                     ? "without an id to repeat it with it may be done twice"
                                     : "repeat it with the same id")}
-                   : unavailable("no second pod is there to hold the task; nothing was accepted");
+                   : unavailable(no_mirror());
         erase(r);
         for (const SubmitWaiter& w : waiting) out(Submitted{w.ticket, why, "", false, {}});
         return;
