@@ -493,8 +493,12 @@ class World {
     for (const auto& [id, task] : pod.copies) held[id] = task.version;
     std::set<TaskId> open;
     for (const Work& work : pod.works) {
+      // Of several attempts of a task the latest owns it; the others have only a report left.
+      const bool later = std::any_of(pod.works.begin(), pod.works.end(), [&](const Work& other) {
+        return other.id == work.id && other.attempt > work.attempt;
+      });
       const auto t = log_.find(work.id);
-      if (!engine_->recovering() && engine_->find(work.id).ok() && t != log_.end() &&
+      if (!later && !engine_->recovering() && engine_->find(work.id).ok() && t != log_.end() &&
           t->second.state == TaskState::kRunning && is_open_for(t->second, pod, work.attempt)) {
         open.insert(work.id);
       }
