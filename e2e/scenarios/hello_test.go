@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -44,10 +45,30 @@ func TestHello(t *testing.T) {
 		}
 		return ""
 	})
-	if table := w.kubectl("get", "swarm"); !regexp.MustCompile(`(?m)^hello\s+1/1\s+0\s+0\s+.*100%`).MatchString(table) {
-		t.Errorf("kubectl get swarm:\n%s", table)
-	}
-	if text := w.kubectl("describe", "swarm", "hello"); !strings.Contains(text, "Events:") || !strings.Contains(text, "Ready") {
-		t.Errorf("kubectl describe swarm:\n%s", text)
+	// What people see: the state in one word, its number, what it means for the work, and the next command.
+	const message, topology = "1 of 1 agent ready; no tasks. Next: kubectl swarm submit hello TEXT", "Auto: 1 agent, not more than topology.teamSize 1000"
+	for _, look := range []struct {
+		args  []string
+		lines []string // regular expressions, in this order
+	}{
+		{[]string{"get", "swarm"}, []string{`NAME +READY +QUEUED +RUNNING +V2 +STATUS +AGE`, `hello +1/1 +0 +0 +100% +Idle +\S+`}},
+		{[]string{"get", "swarm", "hello", "-o", "wide"}, []string{`NAME .* STATUS +AGE +TOPOLOGY +COORDS +DEAD +MESSAGE`,
+			`hello +1/1 .* Idle +\S+ +Flat +1 +0 +` + regexp.QuoteMeta(message)}},
+		{[]string{"describe", "swarm", "hello"}, []string{`Status:`, ` +Conditions:`, ` +Message: +` + regexp.QuoteMeta(message), ` +Reason: +Idle`, ` +Status: +True`, ` +Type: +Ready`,
+			` +Reason: +Settled`, ` +Type: +Reconciling`, ` +Reason: +NotStalled`, ` +Type: +Stalled`, ` +Topology:`, ` +Coordinators: +1`, ` +Reason: +` + regexp.QuoteMeta(topology), ` +Type: +Flat`,
+			`Events:`, ` +Normal +PodsCreated .*`}},
+	} {
+		w.eventually(40*time.Second, "kubectl "+strings.Join(look.args, " "), func() string {
+			text := w.kubectl(look.args...)
+			rest := text
+			for _, line := range look.lines {
+				at := regexp.MustCompile(`(?m)^` + line + ` *$`).FindStringIndex(rest)
+				if at == nil {
+					return fmt.Sprintf("%q is not there, or not in this order:\n%s", line, text)
+				}
+				rest = rest[at[1]:]
+			}
+			return ""
+		})
 	}
 }

@@ -66,11 +66,11 @@ func (w *world) onNodes(swarm string) int {
 
 // task is a TASK of docs/task-api.md, as far as the scenarios look at it.
 type task struct {
-	ID, State, Agent, Survives string
-	Labels                     map[string]string
-	Attempt                    int
-	Result                     *struct{ Preview string }
-	History                    []struct {
+	ID, State, Agent, Pod, Survives, LastOutput string
+	Labels                                      map[string]string
+	Attempt                                     int
+	Result                                      *struct{ Preview string }
+	History                                     []struct {
 		Attempt            int
 		Agent, Pod, Reason string
 		StartedAt, EndedAt int64
