@@ -436,11 +436,14 @@ class Engine::Impl {
     out(Store{r.task.id, r.task.version, std::move(bytes)});
   }
   // After every change that matters: version, local log, mirror, waiters.
+  std::uint64_t next_epoch(std::uint64_t version) {
+    return (version / kVersionStep + 1) * kVersionStep + random_(context_) % (kVersionStep / 2);
+  }
+
   void changed(Record& r, MonoTime now, WallTime wall) {
     if (r.base != 0 && !r.touched) {
       // Two epochs may begin with the same copy: the random part keeps their versions apart.
-      r.task.version = (r.task.version / kVersionStep + 1) * kVersionStep +
-                       random_(context_) % (kVersionStep / 2);
+      r.task.version = next_epoch(r.task.version);
     } else {
       r.task.version++;
     }
@@ -1148,6 +1151,10 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   const std::uint64_t version = task.version;
   Impl::Record* r = e.lookup(id);
   bool settle = false;
+  // Nothing follows upon done: a copy that is not, whatever its version, is of a coordinator that
+  // went on from an older one.
+  const bool keeps_done =
+      r != nullptr && r->task.state == TaskState::kDone && task.state != TaskState::kDone;
   if (r == nullptr) {
     r = &e.records_[id];
     r->arrival = ++e.arrivals_;
@@ -1159,7 +1166,11 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   } else if (r->pending) {
     // ours, on its way to be accepted: what a worker has of it is the copy we sent
   } else if (r->unsettled) {
-    if (version > r->task.version) {
+    if (version > r->task.version && keeps_done) {
+      r->task.version = e.next_epoch(version);
+      r->base = version;
+      r->touched = true;
+    } else if (version > r->task.version) {
       e.put(*r, std::move(task));
       r->base = version;
     }
@@ -1169,7 +1180,8 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
     // have none, and our version passes it.
     const bool newer = version > r->task.version;
     if (newer || Impl::from_dead_epoch(*r, version)) {
-      if ((newer && !r->touched) || (is_final(task.state) && !is_final(r->task.state))) {
+      if ((newer && !r->touched && !keeps_done) ||
+          (is_final(task.state) && !is_final(r->task.state))) {
         e.unsettle(*r);
         const std::uint64_t ours = r->task.version;
         for (const Attempt& a :

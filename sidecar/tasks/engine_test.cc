@@ -1282,6 +1282,33 @@ TEST(Recovery, ACopyOfAnotherEpochDoesNotConfirmOurReport) {
   EXPECT_EQ(Desk::only<Reported>(d.settle()).size(), 1U);
 }
 
+// Two coordinators went on from the same copy; the one whose versions are higher is not the one
+// that told of a result.
+TEST(Recovery, NothingFollowsUponDone) {
+  for (const bool recovering : {true, false}) {
+    Desk d;
+    d.join(worker(1));
+    const TaskId id = d.submit();
+    d.lease(worker(1));
+    Task other = d.task(id);
+    ASSERT_TRUE(d.report(worker(1), id, 1).ok());
+    const Task done = d.task(id);
+    ASSERT_EQ(done.state, TaskState::kDone);
+    other.version = 40 * kVersionStep;
+    d.renew();
+    d.engine->begin_recovery(d.now);
+    d.engine->restore(d.now, d.wall(), done, std::nullopt);
+    if (recovering) d.engine->restore(d.now, d.wall(), other, std::nullopt);
+    d.engine->end_recovery(d.now, d.wall());
+    d.engine->worker_joined(d.now, d.wall(), worker(2), {}, {{id, other.version}});
+    if (!recovering) d.engine->restore(d.now, d.wall(), other, worker(2));
+    d.settle();
+    EXPECT_EQ(d.state(id), TaskState::kDone) << recovering;
+    EXPECT_GT(d.task(id).version, other.version) << "the other one's holders take it";
+    EXPECT_FALSE(d.engine->wants(id, other.version));
+  }
+}
+
 TEST(Recovery, AMirrorThatHoldsMoreIsNotSentLess) {
   Desk d;
   d.join(worker(1));
