@@ -440,8 +440,9 @@ TEST_F(Program, ATeamThatDoesNotAnswerIsNamed) {
   }
   EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["missingTeams"],
             json::parse("[1]"));
-  cluster_.task_api("hello", "GET", "/agents", 200,
-                    R"({"agents":[{"name":"worker-10"},{"name":"worker-3"}],"missingTeams":[2,4]})");
+  cluster_.task_api(
+      "hello", "GET", "/agents", 200,
+      R"({"agents":[{"name":"worker-10"},{"name":"worker-3"}],"missingTeams":[2,4]})");
   cluster_.task_api("hello", "GET", "/stats", 200, R"({"tasks":{"queued":1},"missingTeams":[2]})");
   const auto agents = cluster_.run({"get", "agents", "hello", "-o", "name"});
   EXPECT_EQ(agents.code, 8);
