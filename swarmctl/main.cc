@@ -149,9 +149,15 @@ void add_flags(CLI::App& command, const std::string& name, Options& options, std
 
 // kubectl reads -o=json as -o json; CLI11 would take the = for a part of the value.
 void split_short_flags(std::vector<std::string>& words) {
-  for (std::string& word : words) {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    std::string& word = words[i];
     if (word == "--") return;
-    if (word.size() > 3 && word[0] == '-' && word[1] != '-' && word[2] == '=') word.erase(2, 1);
+    const bool value =
+        i > 0 && (words[i - 1] == "--key" || words[i - 1] == "--id" || words[i - 1] == "--label");
+    if (!value && word.size() > 3 && word[0] == '-' && word[2] == '=' &&
+        std::string_view("nol").find(word[1]) != std::string_view::npos) {
+      word.erase(2, 1);
+    }
   }
 }
 

@@ -193,6 +193,11 @@ class PodsPlanner {
 
   // No coordinator of this team has ever had its Lease, so no task was ever accepted.
   [[nodiscard]] bool never_led(int team) const {
+    const auto coordinator = context_.coordinators.find(team);
+    if (coordinator != context_.coordinators.end() && !coordinator->second.live.empty() &&
+        coordinator->second.live.front()->ready) {
+      return false;  // it leads now; the Lease has been made anew
+    }
     const LeaseView* lease = lease_of(team);
     return lease != nullptr && lease->holder.empty() && lease->holder_uid.empty() &&
            lease->report.empty();
@@ -491,6 +496,16 @@ class PodsPlanner {
                          "nothing; it takes a minute at most", 0};
   }
 
+  void hold_losing(const std::vector<int>& teams) {
+    std::vector<std::string> names;
+    for (const int team : teams) names.push_back(slot_name(Role::kCoordinator, team));
+    plan_.hold = Problem{"UpdateHeld",
+                         "agents of " + some_names(names) +
+                             " are ending, and may have the second copies of tasks: not updated "
+                             "before these have moved",
+                         "nothing; it takes a minute after the last of them at most", 0};
+  }
+
   void hold_workers(const std::vector<const PodView*>& pods) {
     std::vector<std::string> names;
     for (const PodView* pod : pods) names.push_back(pod->slot);
@@ -512,7 +527,7 @@ class PodsPlanner {
     const PodView* candidate = nullptr;
     bool leading = false;  // the candidate, its team
     std::vector<int> held;
-    std::vector<int> collecting;
+    std::vector<int> collecting, losing;
     bool all_ready = true;
     for (int index = 0; index < context_.topology.coordinators; ++index) {
       const auto found = context_.coordinators.find(index);
@@ -528,7 +543,10 @@ class PodsPlanner {
         collecting.push_back(index);
         continue;
       }
-      if (is_losing_workers(index)) continue;
+      if (is_losing_workers(index)) {
+        losing.push_back(index);
+        continue;
+      }
       if (candidate == nullptr || (candidate->ready && !pod.ready)) {
         candidate = &pod;
         leading = leads(index, pod);
@@ -538,6 +556,8 @@ class PodsPlanner {
       hold_update(held);
     } else if (!collecting.empty()) {
       hold_collecting(collecting);
+    } else if (!losing.empty() && candidate == nullptr) {
+      hold_losing(losing);
     }
     held_.insert(held.begin(), held.end());
     if (candidate == nullptr || (candidate->ready && !all_ready)) return;

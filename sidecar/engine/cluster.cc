@@ -13,7 +13,7 @@ namespace swarm::engine {
 namespace {
 
 constexpr Milliseconds kCallDeadline{5000};
-constexpr Milliseconds kReportPeriod{5000}, kJoinedPeriod{1000};
+constexpr Milliseconds kReportPeriod{5000}, kJoinedPeriod{1000}, kLookPeriod{10000};
 constexpr Milliseconds kFirstPause{100}, kMaxPause{5000};
 
 TeamSettings settings_of(const api::Swarm& swarm, const Config& config) {
@@ -198,7 +198,7 @@ bool Cluster::acquire(const std::stop_token& stop) {
 // False: there is something else to do.
 bool Cluster::wait_for_news(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, stop, [&] { return changed_report_ || must_acquire(); });
+  changed_.wait_for(lock, stop, kLookPeriod, [&] { return changed_report_ || must_acquire(); });
   changed_.wait_for(lock, stop, next_joined_ - mono_now(), [&] { return must_acquire(); });
   changed_.wait_for(lock, stop, next_report_ - mono_now(),
                     [&] { return joined_ || must_acquire(); });
@@ -230,7 +230,8 @@ bool Cluster::push_report(const std::stop_token& stop) {
   report.tasks.oldest_queued_seconds = 0;
   auto comparable = api::to_text(report);
   next_joined_ = next_report_ = mono_now() + kJoinedPeriod;
-  if (comparable == sent_) return true;
+  // The Lease is looked at though there is no news: it may have been made anew.
+  if (comparable == sent_ && mono_now() < next_look_) return true;
   next_report_ = mono_now() + kReportPeriod;
   auto reply = client_->send({"GET", path, "", "", {}}, kCallDeadline, stop);
   if (!reply || reply->status != 200) {
@@ -250,6 +251,8 @@ bool Cluster::push_report(const std::stop_token& stop) {
     raise_epoch(epoch + 1);
     return false;
   }
+  next_look_ = mono_now() + kLookPeriod;
+  if (comparable == sent_) return true;
   const json patch{{"metadata",
                     {{"resourceVersion", text_of((*lease)["metadata"], "resourceVersion")},
                      {"annotations", {{std::string(api::kReportAnnotation), text}}}}}};

@@ -62,12 +62,12 @@ class Cluster {
   std::unique_ptr<net::HttpClient> client_;
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::optional<api::TeamReport> report_;         // as asked for; guarded by mutex_
-  bool changed_report_ = false, joined_ = false;  // guarded by mutex_
-  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;    // guarded by mutex_
-  std::string last_problem_;                      // both threads; guarded by mutex_
-  std::string sent_;                              // the lease thread's
-  MonoTime next_joined_{}, next_report_{};        // the lease thread's: not before
+  std::optional<api::TeamReport> report_;                 // as asked for; guarded by mutex_
+  bool changed_report_ = false, joined_ = false;          // guarded by mutex_
+  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;            // guarded by mutex_
+  std::string last_problem_;                              // both threads; guarded by mutex_
+  std::string sent_;                                      // the lease thread's
+  MonoTime next_joined_{}, next_report_{}, next_look_{};  // the lease thread's: not before
   std::jthread lease_;
   class OwnSwarm;
   std::unique_ptr<OwnSwarm> own_swarm_;

@@ -170,6 +170,16 @@ TEST_F(ClusterTest, ALeaseThatWasMadeAnewGetsAHigherEpochThanBefore) {
   EXPECT_EQ(superseded_, 0);
 }
 
+TEST_F(ClusterTest, ALeaseThatWasMadeAnewIsFoundThoughThereIsNoNews) {
+  lease_.set({{std::string(api::kEpochAnnotation), "6"}});
+  start();
+  ASSERT_TRUE(run_until([&] { return lease_.report().epoch == 7; }));
+  lease_.set({});
+  ASSERT_TRUE(run_until([&] { return epochs_.size() == 2; }, Milliseconds{25000}));
+  EXPECT_EQ(epochs_[1], 8U);
+  ASSERT_TRUE(run_until([&] { return lease_.report().epoch == 8; })) << "and the report is there";
+}
+
 TEST_F(ClusterTest, AHigherEpochIsTakenUnlessSomebodyElseHasIt) {
   start();
   ASSERT_TRUE(run_until([&] { return lease_.report().epoch == 1; }));

@@ -259,6 +259,7 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   if (!peer.name.value.starts_with("worker-")) return session.close(invalid("only workers join"));
 
   const auto prior = number_of(head, "session");
+  if ((prior >> 32U) >= kMaxEpoch) return session.close(invalid("an impossible session"));
   if ((prior >> 32U) > epoch_) {
     if (on_higher_epoch) on_higher_epoch((prior >> 32U) + 1);
     return session.close(unavailable("a higher epoch exists; taking a new one"));

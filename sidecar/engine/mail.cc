@@ -301,7 +301,20 @@ void Mail::look_again() {
 }
 
 std::size_t Mail::unsettled() const {
-  return box_.destinations().size() + box_.ack_creditors().size();
+  std::size_t waiting = box_.destinations().size();
+  for (const auto& name : box_.ack_creditors()) {
+    const auto peer = peers_.find(name);
+    if (peer == peers_.end() || !peer->second.session || !peer->second.session->up()) {
+      ++waiting;
+      continue;
+    }
+    // Its name lives elsewhere, and no link from its log comes any more.
+    const auto debts = box_.ack_debts(name);
+    if (std::any_of(debts.begin(), debts.end(),
+                    [&](const auto& debt) { return session_with(debt.sender_log) != nullptr; }))
+      ++waiting;
+  }
+  return waiting;
 }
 
 // ---- links to receivers
@@ -440,12 +453,9 @@ void Mail::settle_strangers(MonoTime now) {
   if (now < strangers_due_) return;
   strangers_due_ = now + kStrangerCheck;
   std::map<LogId, MonoTime> still;
-  for (const auto& name : box_.ack_creditors()) {
+  for (const auto& [name, logs] : box_.senders()) {
     const auto peer = peers_.find(name);
     if (peer == peers_.end() || !peer->second.session || !peer->second.session->up()) continue;
-    std::set<LogId> logs;
-    for (const auto& debt : box_.ack_debts(name)) logs.insert(debt.sender_log);
-    logs.erase(peer->second.session->peer().log_id);
     for (const auto& log : logs) {
       if (session_with(log)) continue;
       const auto known = strangers_.find(log);

@@ -1133,7 +1133,9 @@ bool Engine::wants(const TaskId& id, std::uint64_t version) const {
   const auto* r = impl_->lookup(id);
   if (r == nullptr) return true;
   if (r->pending) return false;
-  return version > r->task.version || Impl::from_dead_epoch(*r, version);
+  if (version > r->task.version || Impl::from_dead_epoch(*r, version)) return true;
+  // A coordinator that went on from an older copy may have told of a result.
+  return version < r->base && version >= kVersionStep && r->task.state != TaskState::kDone;
 }
 
 void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional<Worker>& mirror) {
@@ -1166,7 +1168,14 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   } else if (r->pending) {
     // ours, on its way to be accepted: what a worker has of it is the copy we sent
   } else if (r->unsettled) {
-    if (version > r->task.version && keeps_done) {
+    const bool brings_done = task.state == TaskState::kDone && r->task.state != TaskState::kDone;
+    if (version < r->task.version && brings_done) {
+      const std::uint64_t ours = r->task.version;
+      e.put(*r, std::move(task));
+      r->task.version = e.next_epoch(ours);
+      r->base = ours;
+      r->touched = true;
+    } else if (version > r->task.version && keeps_done) {
       r->task.version = e.next_epoch(version);
       r->base = version;
       r->touched = true;
@@ -1179,7 +1188,8 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
     // comes from a dead epoch, or from another that began where we did: its outcome counts if we
     // have none, and our version passes it.
     const bool newer = version > r->task.version;
-    if (newer || Impl::from_dead_epoch(*r, version)) {
+    const bool brings_done = task.state == TaskState::kDone && r->task.state != TaskState::kDone;
+    if (newer || brings_done || Impl::from_dead_epoch(*r, version)) {
       if ((newer && !r->touched && !keeps_done) ||
           (is_final(task.state) && !is_final(r->task.state))) {
         e.unsettle(*r);

@@ -1286,26 +1286,37 @@ TEST(Recovery, ACopyOfAnotherEpochDoesNotConfirmOurReport) {
 // that told of a result.
 TEST(Recovery, NothingFollowsUponDone) {
   for (const bool recovering : {true, false}) {
-    Desk d;
-    d.join(worker(1));
-    const TaskId id = d.submit();
-    d.lease(worker(1));
-    Task other = d.task(id);
-    ASSERT_TRUE(d.report(worker(1), id, 1).ok());
-    const Task done = d.task(id);
-    ASSERT_EQ(done.state, TaskState::kDone);
-    other.version = 40 * kVersionStep;
-    d.renew();
-    d.engine->begin_recovery(d.now);
-    d.engine->restore(d.now, d.wall(), done, std::nullopt);
-    if (recovering) d.engine->restore(d.now, d.wall(), other, std::nullopt);
-    d.engine->end_recovery(d.now, d.wall());
-    d.engine->worker_joined(d.now, d.wall(), worker(2), {}, {{id, other.version}});
-    if (!recovering) d.engine->restore(d.now, d.wall(), other, worker(2));
-    d.settle();
-    EXPECT_EQ(d.state(id), TaskState::kDone) << recovering;
-    EXPECT_GT(d.task(id).version, other.version) << "the other one's holders take it";
-    EXPECT_FALSE(d.engine->wants(id, other.version));
+    for (const bool done_first : {true, false}) {
+      Desk d;
+      d.join(worker(1));
+      const TaskId id = d.submit();
+      d.lease(worker(1));
+      Task other = d.task(id);
+      ASSERT_TRUE(d.report(worker(1), id, 1).ok());
+      Task done = d.task(id);
+      ASSERT_EQ(done.state, TaskState::kDone);
+      done.version += kVersionStep;
+      other.version = 40 * kVersionStep;
+      d.renew();
+      d.engine->begin_recovery(d.now);
+      const Task& first = done_first ? done : other;
+      const Task& second = done_first ? other : done;
+      d.engine->restore(d.now, d.wall(), first, std::nullopt);
+      if (recovering) {
+        EXPECT_TRUE(d.engine->wants(id, second.version));
+        d.engine->restore(d.now, d.wall(), second, std::nullopt);
+      }
+      d.engine->end_recovery(d.now, d.wall());
+      if (!recovering) {
+        EXPECT_TRUE(d.engine->wants(id, second.version));
+        d.engine->restore(d.now, d.wall(), second, worker(2));
+      }
+      d.engine->worker_joined(d.now, d.wall(), worker(2), {}, {{id, second.version}});
+      d.settle();
+      EXPECT_EQ(d.state(id), TaskState::kDone) << recovering << done_first;
+      EXPECT_GT(d.task(id).version, other.version) << "the other one's holders take it";
+      EXPECT_FALSE(d.engine->wants(id, other.version));
+    }
   }
 }
 

@@ -227,6 +227,7 @@ class Mailbox::Impl {
   void on_ack_recorded(Sequence inbox);
   std::vector<AckDebt> ack_debts(const AgentName& sender) const;
   std::vector<AgentName> ack_creditors() const;
+  std::map<AgentName, std::set<LogId>> senders() const;
   std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
   std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   std::vector<Sequence> on_gone(const AgentName& name);
@@ -1026,6 +1027,14 @@ std::vector<AgentName> Mailbox::Impl::ack_creditors() const {
   return out;
 }
 
+std::map<AgentName, std::set<LogId>> Mailbox::Impl::senders() const {
+  std::map<AgentName, std::set<LogId>> out;
+  for (const auto& [sequence, e] : inbox_) {
+    if (e.where != Where::kAnchor && !e.local()) out[e.from].insert(e.sender_log);
+  }
+  return out;
+}
+
 std::vector<Sequence> Mailbox::Impl::on_incarnation(const AgentName& name, const LogId& current) {
   if (is_former(name, current)) return {};  // somebody's view is old; it does not come back
   const auto known = incarnations_.find(name);
@@ -1683,6 +1692,7 @@ std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const {
   return impl_->ack_debts(sender);
 }
 std::vector<AgentName> Mailbox::ack_creditors() const { return impl_->ack_creditors(); }
+std::map<AgentName, std::set<LogId>> Mailbox::senders() const { return impl_->senders(); }
 std::vector<Sequence> Mailbox::on_incarnation(const AgentName& name, const LogId& current) {
   return impl_->on_incarnation(name, current);
 }

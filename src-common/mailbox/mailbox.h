@@ -20,8 +20,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -209,6 +211,8 @@ class Mailbox {
   [[nodiscard]] std::vector<AckDebt> ack_debts(
       const AgentName& sender) const;  // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
+  // Whose messages are in the inbox, acked ones that are still owed included, and of which logs.
+  [[nodiscard]] std::map<AgentName, std::set<LogId>> senders() const;
   // `name` lives in log `current`, as a link to it showed. The one that was its current before has
   // become former: debts to it are settled (its copy is gone), its streams end. Returns the settled
   // inbox records. A log that never was current is not taken for former: a new pod's first mail
