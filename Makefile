@@ -12,13 +12,13 @@ demo-down: ## take the demo away and look that nothing is left; 5 s
 	@scripts/demo down
 build: ## packages and programs into build/release/bin; 4 min the first time
 	@scripts/build
-test: ## everything a change must pass; 20 min from nothing, 9 min warm
+test: ## everything a change must pass; 20 min from nothing, 11 min warm
 	@scripts/test
 test-unit: ## tests that need no cluster; 1 min after build
 	@scripts/test-unit
 test-full: ## everything at full size; hours
 	@FULL=1 E2E_TIMEOUT=8h scripts/test
-e2e: ## scenarios on a real Kubernetes, as make test runs them; 5 min; SCENARIO=name: one; CONTEXT=name: on your cluster
+e2e: ## scenarios on a real Kubernetes, as make test runs them; 8 min; SCENARIO=name: one; CONTEXT=name: on your cluster
 	@scripts/e2e
 bench: ## benchmarks; minutes; ONLY=name: one
 	@scripts/bench
