@@ -348,14 +348,18 @@ void Coordinator::note_work(Member& member) {
   member.at_work = running.has_value();
 }
 
+// The engine hears of it.
+void Coordinator::enter(Member& member) {
+  const auto now = mono_now();
+  const auto wall = wall_now();
+  engine_->worker_joined(now, wall, member.worker, member.running, std::exchange(member.held, {}));
+  if (member.leaving || member.superseded) engine_->worker_leaving(now, wall, member.worker);
+}
+
 void Coordinator::finish_join(Member& member) {
   member.joined = true;
   member.standby = recovering() || predecessor_busy(member);
-  if (!member.standby)
-    engine_->worker_joined(mono_now(), wall_now(), member.worker, member.running,
-                           std::exchange(member.held, {}));
-  if (!member.standby && (member.leaving || member.superseded))
-    engine_->worker_leaving(mono_now(), wall_now(), member.worker);
+  if (!member.standby) enter(member);
   if (const auto open = open_.find(member.name); open != open_.end())
     open->second.erase(member.worker.session);
   if (auto session = member.session.lock()) {
@@ -408,10 +412,7 @@ void Coordinator::promote_standbys() {
     if (!member.standby || predecessor_busy(member)) continue;
     member.standby = false;
     const auto now = mono_now();
-    engine_->worker_joined(now, wall_now(), member.worker, member.running,
-                           std::exchange(member.held, {}));
-    if (member.leaving || member.superseded)
-      engine_->worker_leaving(now, wall_now(), member.worker);
+    enter(member);
     for (const auto& [request, deadline] : std::exchange(member.nexts, {}))
       engine_->next(now, wall_now(), member.worker, request, deadline);
     note_work(member);

@@ -120,6 +120,7 @@ class Coordinator {
 
   Member* member_of(Session& session);
   void join(Session& session, const link::Frame& frame);
+  void enter(Member& member);
   void finish_join(Member& member);
   [[nodiscard]] bool predecessor_busy(const Member& member) const;
   void note_open(const tasks::Task& task);

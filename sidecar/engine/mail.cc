@@ -295,6 +295,17 @@ std::shared_ptr<Session> Mail::session_with(const LogId& log) const {
   return nullptr;
 }
 
+bool Mail::is_up(const AgentName& name) const {
+  const auto peer = peers_.find(name);
+  return peer != peers_.end() && peer->second.session && peer->second.session->up();
+}
+
+bool Mail::hears_debts(const AgentName& name) const {
+  const auto debts = box_.ack_debts(name);
+  return std::any_of(debts.begin(), debts.end(),
+                     [&](const auto& debt) { return session_with(debt.sender_log) != nullptr; });
+}
+
 void Mail::look_again() {
   for (auto& [name, peer] : peers_) peer.retry_at = {};
   schedule_work();
@@ -303,16 +314,8 @@ void Mail::look_again() {
 std::size_t Mail::unsettled() const {
   std::size_t waiting = box_.destinations().size();
   for (const auto& name : box_.ack_creditors()) {
-    const auto peer = peers_.find(name);
-    if (peer == peers_.end() || !peer->second.session || !peer->second.session->up()) {
-      ++waiting;
-      continue;
-    }
-    // Its name lives elsewhere, and no link from its log comes any more.
-    const auto debts = box_.ack_debts(name);
-    if (std::any_of(debts.begin(), debts.end(),
-                    [&](const auto& debt) { return session_with(debt.sender_log) != nullptr; }))
-      ++waiting;
+    // Where its name lives elsewhere, no link from its log comes any more.
+    if (!is_up(name) || hears_debts(name)) ++waiting;
   }
   return waiting;
 }
@@ -386,11 +389,7 @@ void Mail::peer_failed(const AgentName& name, const Error& why) {
   peer.backoff = grow(peer.backoff, kFirstBackoff, mail ? kMaxBackoff : kMaxDebtBackoff);
   peer.retry_at = now + peer.backoff;
   peer.last_error = why.message;
-  const auto debts = box_.ack_debts(name);
-  const bool linked = std::any_of(debts.begin(), debts.end(), [&](const auto& debt) {
-    return session_with(debt.sender_log) != nullptr;
-  });
-  if (!linked) {  // else it is told on its own link
+  if (!hears_debts(name)) {  // else it is told on its own link
     auto& silence = silent_[name];
     silence.failed(now, why.code);
     if (silence.gone(now)) settle(box_.on_gone(name));
@@ -454,8 +453,7 @@ void Mail::settle_strangers(MonoTime now) {
   strangers_due_ = now + kStrangerCheck;
   std::map<LogId, MonoTime> still;
   for (const auto& [name, logs] : box_.senders()) {
-    const auto peer = peers_.find(name);
-    if (peer == peers_.end() || !peer->second.session || !peer->second.session->up()) continue;
+    if (!is_up(name)) continue;
     for (const auto& log : logs) {
       if (session_with(log)) continue;
       const auto known = strangers_.find(log);

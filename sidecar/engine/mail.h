@@ -150,6 +150,9 @@ class Mail {
   void peer_failed(const AgentName& name, const Error& why);
   void send_debts(const AgentName& name);
   [[nodiscard]] std::shared_ptr<Session> session_with(const LogId& log) const;
+  [[nodiscard]] bool is_up(const AgentName& name) const;  // our link to where it lives
+  // Some log that acks of its messages are owed to has a link.
+  [[nodiscard]] bool hears_debts(const AgentName& name) const;
   void settle(log::Sequence inbox);
   void settle(const std::vector<log::Sequence>& inboxes);  // and the debts of these
   void settle_strangers(MonoTime now);

@@ -435,14 +435,14 @@ class Engine::Impl {
     r.stored = r.task.version;
     out(Store{r.task.id, r.task.version, std::move(bytes)});
   }
-  // After every change that matters: version, local log, mirror, waiters.
+  // The random part keeps the versions of two coordinators apart that began with the same copy.
   std::uint64_t next_epoch(std::uint64_t version) {
     return (version / kVersionStep + 1) * kVersionStep + random_(context_) % (kVersionStep / 2);
   }
 
+  // After every change that matters: version, local log, mirror, waiters.
   void changed(Record& r, MonoTime now, WallTime wall) {
     if (r.base != 0 && !r.touched) {
-      // Two epochs may begin with the same copy: the random part keeps their versions apart.
       r.task.version = next_epoch(r.task.version);
     } else {
       r.task.version++;
@@ -1155,8 +1155,8 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   bool settle = false;
   // Nothing follows upon done: a copy that is not, whatever its version, is of a coordinator that
   // went on from an older one.
-  const bool keeps_done =
-      r != nullptr && r->task.state == TaskState::kDone && task.state != TaskState::kDone;
+  const bool done = task.state == TaskState::kDone;
+  const bool is_done = r != nullptr && r->task.state == TaskState::kDone;
   if (r == nullptr) {
     r = &e.records_[id];
     r->arrival = ++e.arrivals_;
@@ -1168,29 +1168,23 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   } else if (r->pending) {
     // ours, on its way to be accepted: what a worker has of it is the copy we sent
   } else if (r->unsettled) {
-    const bool brings_done = task.state == TaskState::kDone && r->task.state != TaskState::kDone;
-    if (version < r->task.version && brings_done) {
-      const std::uint64_t ours = r->task.version;
-      e.put(*r, std::move(task));
-      r->task.version = e.next_epoch(ours);
-      r->base = ours;
-      r->touched = true;
-    } else if (version > r->task.version && keeps_done) {
-      r->task.version = e.next_epoch(version);
-      r->base = version;
-      r->touched = true;
-    } else if (version > r->task.version) {
+    const std::uint64_t highest = std::max(version, r->task.version);
+    if (done == is_done ? version > r->task.version : done) {
       e.put(*r, std::move(task));
       r->base = version;
+    }
+    if (r->task.version < highest) {  // ours passes the one that was not taken
+      r->task.version = e.next_epoch(highest);
+      r->base = highest;
+      r->touched = true;
     }
   } else {
     // The task has a life here already. Untouched: a higher version is the task. Else the copy
     // comes from a dead epoch, or from another that began where we did: its outcome counts if we
     // have none, and our version passes it.
     const bool newer = version > r->task.version;
-    const bool brings_done = task.state == TaskState::kDone && r->task.state != TaskState::kDone;
-    if (newer || brings_done || Impl::from_dead_epoch(*r, version)) {
-      if ((newer && !r->touched && !keeps_done) ||
+    if (newer || (done && !is_done) || Impl::from_dead_epoch(*r, version)) {
+      if ((newer && !r->touched && (done || !is_done)) ||
           (is_final(task.state) && !is_final(r->task.state))) {
         e.unsettle(*r);
         const std::uint64_t ours = r->task.version;
