@@ -525,6 +525,31 @@ TEST(Plan, SuspendKeepsThePodsAndSaysSo) {
   EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "False Settled");
 }
 
+TEST(Plan, SuspendedIsSaidWhenTheCoordinatorsKnow) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":4},"topology":{"teamSize":2}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.effective = 100;
+  report.suspended = false;
+  world.report(0, report);
+  world.report(1, report);
+  ASSERT_TRUE(world.settle());
+  world.set_spec(R"({"suspend":true,"workers":{"replicas":4},"topology":{"teamSize":2}})");
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Suspending");
+  report.suspended = true;
+  world.report(0, report);
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Suspending");
+  report.suspended.reset();  // of an older build: believed
+  world.report(1, report);
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Suspended");
+}
+
 TEST(Plan, ChangedChildIsPatchedWithPreconditions) {
   World world;
   ASSERT_TRUE(world.settle());

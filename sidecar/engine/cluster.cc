@@ -13,7 +13,7 @@ namespace swarm::engine {
 namespace {
 
 constexpr Milliseconds kCallDeadline{5000};
-constexpr Milliseconds kReportPeriod{5000}, kJoinedPeriod{1000}, kLookPeriod{10000};
+constexpr Milliseconds kReportPeriod{5000}, kSoonPeriod{1000};
 constexpr Milliseconds kFirstPause{100}, kMaxPause{5000};
 
 TeamSettings settings_of(const api::Swarm& swarm, const Config& config) {
@@ -72,8 +72,8 @@ class Cluster::OwnSwarm final : public kube::WatchSink {
   bool there_ = false;
 };
 
-Cluster::Cluster(Loop& loop, const Config& config, Events events)
-    : loop_(loop), config_(config), events_(std::move(events)) {}
+Cluster::Cluster(Loop& loop, const Config& config, Events events, Milliseconds look_period)
+    : loop_(loop), config_(config), events_(std::move(events)), look_period_(look_period) {}
 
 Cluster::~Cluster() {
   lease_.request_stop();
@@ -128,11 +128,11 @@ bool Cluster::pause(const std::stop_token& stop, Milliseconds time) {
   return !stop.stop_requested();
 }
 
-void Cluster::report_changed(bool joined) {
+void Cluster::report_changed(bool soon) {
   const std::lock_guard lock(mutex_);
-  if (changed_report_ && (joined_ || !joined)) return;
+  if (changed_report_ && (soon_ || !soon)) return;
   changed_report_ = true;
-  joined_ = joined_ || joined;
+  soon_ = soon_ || soon;
   changed_.notify_all();
 }
 
@@ -198,10 +198,9 @@ bool Cluster::acquire(const std::stop_token& stop) {
 // False: there is something else to do.
 bool Cluster::wait_for_news(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, stop, kLookPeriod, [&] { return changed_report_ || must_acquire(); });
-  changed_.wait_for(lock, stop, next_joined_ - mono_now(), [&] { return must_acquire(); });
-  changed_.wait_for(lock, stop, next_report_ - mono_now(),
-                    [&] { return joined_ || must_acquire(); });
+  changed_.wait_for(lock, stop, look_period_, [&] { return changed_report_ || must_acquire(); });
+  changed_.wait_for(lock, stop, next_soon_ - mono_now(), [&] { return must_acquire(); });
+  changed_.wait_for(lock, stop, next_report_ - mono_now(), [&] { return soon_ || must_acquire(); });
   return !must_acquire() && !stop.stop_requested();
 }
 
@@ -229,7 +228,7 @@ bool Cluster::push_report(const std::stop_token& stop) {
   report.time = 0;
   report.tasks.oldest_queued_seconds = 0;
   auto comparable = api::to_text(report);
-  next_joined_ = next_report_ = mono_now() + kJoinedPeriod;
+  next_soon_ = next_report_ = mono_now() + kSoonPeriod;
   // The Lease is looked at though there is no news: it may have been made anew.
   if (comparable == sent_ && mono_now() < next_look_) return true;
   next_report_ = mono_now() + kReportPeriod;
@@ -251,7 +250,7 @@ bool Cluster::push_report(const std::stop_token& stop) {
     raise_epoch(epoch + 1);
     return false;
   }
-  next_look_ = mono_now() + kLookPeriod;
+  next_look_ = mono_now() + look_period_;
   if (comparable == sent_) return true;
   const json patch{{"metadata",
                     {{"resourceVersion", text_of((*lease)["metadata"], "resourceVersion")},
@@ -280,13 +279,13 @@ void Cluster::lease_thread(const std::stop_token& stop) {
       }
       continue;
     }
-    bool joined = false;
+    bool soon = false;
     {
       const std::lock_guard lock(mutex_);
-      joined = joined_;
-      changed_report_ = joined_ = false;
+      soon = soon_;
+      changed_report_ = soon_ = false;
     }
-    if (!push_report(stop)) report_changed(joined);
+    if (!push_report(stop)) report_changed(soon);
   }
 }
 

@@ -34,16 +34,17 @@ class Cluster {
     std::function<void()> deleted;  // our Swarm is gone or on its way out; told at least once
     std::function<void(std::string)> problem;  // for the log; constant text, no secrets
   };
-  Cluster(Loop& loop, const Config& config, Events events);
+  static constexpr Milliseconds kLookPeriod{20000};  // at the Lease, when there is no news
+  Cluster(Loop& loop, const Config& config, Events events, Milliseconds look_period = kLookPeriod);
   ~Cluster();  // waits for the threads (≤ one HTTP deadline)
   Cluster(const Cluster&) = delete;
   Cluster& operator=(const Cluster&) = delete;
 
   Status start();  // reads the environment's API server and starts the threads
   void start(std::unique_ptr<net::HttpClient> client);
-  // The report may be another now. It is patched if it is, at most every 5 s; 1 s after the last
-  // one when somebody has joined, because a successor awaits those that it names.
-  void report_changed(bool joined);
+  // The report may be another now. It is patched if it is, at most every 5 s; `soon`: 1 s after the
+  // last one, because somebody awaits it (a successor those that it names).
+  void report_changed(bool soon);
   // Take the Lease again with a higher epoch, unless somebody else has it.
   void raise_epoch(std::uint64_t at_least);
 
@@ -59,15 +60,16 @@ class Cluster {
   Loop& loop_;
   const Config& config_;
   Events events_;
+  const Milliseconds look_period_;
   std::unique_ptr<net::HttpClient> client_;
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::optional<api::TeamReport> report_;                 // as asked for; guarded by mutex_
-  bool changed_report_ = false, joined_ = false;          // guarded by mutex_
-  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;            // guarded by mutex_
-  std::string last_problem_;                              // both threads; guarded by mutex_
-  std::string sent_;                                      // the lease thread's
-  MonoTime next_joined_{}, next_report_{}, next_look_{};  // the lease thread's: not before
+  std::optional<api::TeamReport> report_;               // as asked for; guarded by mutex_
+  bool changed_report_ = false, soon_ = false;          // guarded by mutex_
+  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;          // guarded by mutex_
+  std::string last_problem_;                            // both threads; guarded by mutex_
+  std::string sent_;                                    // the lease thread's
+  MonoTime next_soon_{}, next_report_{}, next_look_{};  // the lease thread's: not before
   std::jthread lease_;
   class OwnSwarm;
   std::unique_ptr<OwnSwarm> own_swarm_;

@@ -90,7 +90,7 @@ class ClusterTest : public testing::Test {
     events.settings = [](const TeamSettings&) {};
     events.deleted = [] {};
     events.problem = [](const std::string&) {};
-    cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events));
+    cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events), Milliseconds{3000});
   }
   void start() { cluster_->start(std::make_unique<Api>(lease_)); }
   bool run_until(const std::function<bool()>& done, Milliseconds limit = Milliseconds{10000}) {
@@ -175,7 +175,7 @@ TEST_F(ClusterTest, ALeaseThatWasMadeAnewIsFoundThoughThereIsNoNews) {
   start();
   ASSERT_TRUE(run_until([&] { return lease_.report().epoch == 7; }));
   lease_.set({});
-  ASSERT_TRUE(run_until([&] { return epochs_.size() == 2; }, Milliseconds{25000}));
+  ASSERT_TRUE(run_until([&] { return epochs_.size() == 2; }, Milliseconds{15000}));
   EXPECT_EQ(epochs_[1], 8U);
   ASSERT_TRUE(run_until([&] { return lease_.report().epoch == 8; })) << "and the report is there";
 }

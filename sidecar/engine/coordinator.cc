@@ -235,11 +235,12 @@ void Coordinator::note_complete() {
 }
 
 void Coordinator::configure(const TeamSettings& settings) {
+  const bool soon = settings.suspended != settings_.suspended;  // the status waits for it
   settings_ = settings;
   engine_->configure(mono_now(), wall_now(), engine_settings(config_, settings_));
   perform();
   arm();
-  if (on_change) on_change(false);
+  if (on_change) on_change(soon);
 }
 
 // ---- workers

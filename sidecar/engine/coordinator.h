@@ -63,8 +63,8 @@ class Coordinator {
   // A worker, or our log, has seen an epoch that is not below ours: somebody else was coordinator
   // in between, or the Lease was made anew.
   std::function<void(std::uint64_t at_least)> on_higher_epoch;
-  // Something in report() may have changed; `joined`: somebody is new in it.
-  std::function<void(bool joined)> on_change;
+  // Something in report() may have changed; `soon`: and somebody awaits it.
+  std::function<void(bool soon)> on_change;
 
   bool take(Session& session, const link::Frame& frame);
   void session_down(Session& session);

@@ -426,6 +426,7 @@ api::TeamReport Coordinator::report() const {
           {worker.name.value, worker.pod,
            announcement == announcing_.end() ? "" : announcement->second.address});
   }
+  out.suspended = settings_.suspended;
   out.effective = settings_.v1_command.empty() ? 100 : settings_.v2_percentage;
   out.v1 = n(counts.v1_first);
   out.v2 = n(counts.v2_first);

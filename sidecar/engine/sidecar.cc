@@ -90,7 +90,7 @@ class Sidecar {
   void drain_step();
   void finish(const lifecycle::Remaining& dropped);
   void locate(const AgentName& name, const Located& done);
-  void report_changed(bool joined);
+  void report_changed(bool soon);
 
   const Config& config_;
   lifecycle::Lifecycle life_;
@@ -303,7 +303,7 @@ Status Sidecar::start() {
       telemetry::warn("API server", {{"problem", text}});
     };
     cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events));
-    coordinator_->on_change = [this](bool joined) { report_changed(joined); };
+    coordinator_->on_change = [this](bool soon) { report_changed(soon); };
     coordinator_->on_higher_epoch = [this](std::uint64_t at_least) {
       cluster_->raise_epoch(at_least);
     };
@@ -318,9 +318,9 @@ Status Sidecar::start() {
   return {};
 }
 
-void Sidecar::report_changed(bool joined) {
+void Sidecar::report_changed(bool soon) {
   if (coordinator_->active() && life_.phase() != lifecycle::Phase::kStopped && cluster_)
-    cluster_->report_changed(joined);
+    cluster_->report_changed(soon);
 }
 
 void Sidecar::look_at_parts() {

@@ -218,6 +218,7 @@ bool add_stats(json& all, json part) {
   all["rollout"]["measured"] = v1 + v2 == 0 ? 0 : v2 * 100 / (v1 + v2);
   all["ready"] = flag_of(all, "ready") && flag_of(part, "ready");
   all["recovering"] = flag_of(all, "recovering") || flag_of(part, "recovering");
+  all["suspended"] = flag_of(all, "suspended") && flag_of(part, "suspended");
   if (const auto workers = part.find("workers"); workers != part.end() && workers->is_object())
     all["workers"].update(*workers);
   return true;

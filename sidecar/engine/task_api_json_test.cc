@@ -187,17 +187,18 @@ TEST(TaskPage, ATeamThatIsNoMoreIsPassedOver) {
 
 TEST(Stats, AreAddedUp) {
   json all = json::parse(
-      R"({"time":"t0","epoch":3,"ready":true,"recovering":false,
+      R"({"time":"t0","epoch":3,"ready":true,"recovering":false,"suspended":true,
           "tasks":{"queued":1,"running":2,"done":3,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0},
           "workers":{"worker-0":{"pod":"p0","busy":true}},
           "rollout":{"effective":50,"v1":1,"v2":3,"measured":75},"messages":{"deadLetters":1,"singleCopy":0}})");
-  EXPECT_TRUE(add_stats(all, json::parse(
-                                 R"({"time":"t1","epoch":9,"ready":false,"recovering":true,
+  EXPECT_TRUE(
+      add_stats(all, json::parse(
+                         R"({"time":"t1","epoch":9,"ready":false,"recovering":true,"suspended":true,
           "tasks":{"queued":10,"running":20,"done":30,"dead":1,"cancelled":2,"oldestQueuedSeconds":2,"singleCopy":5},
           "workers":{"worker-1":{"pod":"p1","busy":false}},
           "rollout":{"effective":50,"v1":3,"v2":1,"measured":25},"messages":{"deadLetters":2,"singleCopy":1}})")));
   EXPECT_EQ(all, json::parse(
-                     R"({"time":"t0","epoch":3,"ready":false,"recovering":true,
+                     R"({"time":"t0","epoch":3,"ready":false,"recovering":true,"suspended":true,
           "tasks":{"queued":11,"running":22,"done":33,"dead":1,"cancelled":2,"oldestQueuedSeconds":4,"singleCopy":5},
           "workers":{"worker-0":{"pod":"p0","busy":true},"worker-1":{"pod":"p1","busy":false}},
           "rollout":{"effective":50,"v1":4,"v2":4,"measured":50},"messages":{"deadLetters":3,"singleCopy":1}})"));

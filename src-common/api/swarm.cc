@@ -500,6 +500,9 @@ Result<TeamReport> parse_report(std::string_view text) {
   }
   reader.read(object, "", "ready", report.ready);
   reader.read(object, "", "recovering", report.recovering);
+  if (!field(object, "suspended").is_null()) {
+    reader.read(object, "", "suspended", report.suspended.emplace());
+  }
 
   const json& tasks = reader.object(object, "", "tasks");
   read_count(reader, tasks, "tasks", "queued", report.tasks.queued);
@@ -570,7 +573,7 @@ std::string to_text(const TeamReport& report) {
   for (const auto& one : report.awaited) {
     awaited.push_back({{"name", one.name}, {"pod", one.pod}, {"address", one.address}});
   }
-  const json object = {
+  json object = {
       {"time", format_time(report.time)},
       {"epoch", report.epoch},
       {"ready", report.ready},
@@ -593,6 +596,7 @@ std::string to_text(const TeamReport& report) {
       {"messages",
        {{"deadLetters", report.dead_letters}, {"singleCopy", report.single_copy_messages}}},
   };
+  if (report.suspended) object["suspended"] = *report.suspended;
   return dump(object);
 }
 

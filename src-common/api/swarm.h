@@ -244,6 +244,7 @@ struct TeamReport {
   std::uint64_t epoch = 0;
   bool ready = false;
   bool recovering = false;
+  std::optional<bool> suspended;  // hands out nothing as the spec asks; unknown: an older build
   TaskCounts tasks;
   std::map<std::string, WorkerReport> workers;  // by slot
   std::vector<AwaitedPod> awaited;

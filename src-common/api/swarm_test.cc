@@ -165,7 +165,7 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
 
 TEST(TeamReport, TheDocumentsExampleIsRead) {
   const auto report = parse_report(
-      R"({"time":"2026-01-02T03:04:05Z","epoch":3,"ready":true,"recovering":false,
+      R"({"time":"2026-01-02T03:04:05Z","epoch":3,"ready":true,"recovering":false,"suspended":true,
  "tasks":{"queued":1,"running":2,"done":3,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0},
  "workers":{"worker-3":{"pod":"S-w3-ab12","busy":true,"task":"t-1f2","address":"10.0.0.3"}},
  "awaited":[{"name":"worker-7","pod":"S-w7-cd34","address":"10.0.0.7"}],
@@ -174,6 +174,7 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
   ASSERT_TRUE(report.ok()) << report.error().message;
   EXPECT_EQ(report->epoch, 3U);
   EXPECT_TRUE(report->ready);
+  EXPECT_EQ(report->suspended, true);
   EXPECT_EQ(report->tasks.running, 2);
   EXPECT_EQ(report->workers.at("worker-3"), (WorkerReport{"S-w3-ab12", true, "t-1f2", "10.0.0.3"}));
   EXPECT_EQ(report->measured, 52);
