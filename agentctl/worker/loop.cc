@@ -231,7 +231,8 @@ void Loop::release_unwanted(const Object& task, MonoTime now) {
   Request request("task_fail");
   request.set("taskId", task.text("id"))
       .set_number("attempt", task.number("attempt", 1))
-      .set("kind", "released");
+      .set("kind", "released")
+      .set_flag("taken", false);
   request.set("message", "the agent is being shut down").set_texts("lastLines", {});
   releases_.push_back(socket_.submit(std::move(request), now + Milliseconds(2000)));
 }
@@ -607,7 +608,6 @@ int Loop::run() {
     if (!job_ && (ended_ || (stopping_ && releases_.empty()))) {
       // A task handed out in this very moment is returned, not left to its lease.
       if (!stopping_ || !next_rid_ || !socket_.connected()) break;
-      stopping_ = true;
       socket_.pump(now);
       for (const Answer& answer : socket_.take()) on_answer(answer, now);
       if (releases_.empty()) break;
@@ -633,7 +633,6 @@ int Loop::run() {
     }
     now = mono_now();
     if (log_entry != 0 && entries[log_entry].revents != 0) write_log();
-    on_signals(now);
     Exit exit;
     const bool ended = reap(job_ ? job_->child.pid : -1, &exit);
     if (log_.size() < kLogBufferBytes) read_child(false, now);
@@ -642,6 +641,7 @@ int Loop::run() {
       end_step(now);
     }
     socket_.pump(now);
+    on_signals(now);  // before a task is begun that came together with SIGTERM
     for (const Answer& answer : socket_.take()) on_answer(answer, now);
     sample_cpu(now);
     if (job_) perform(job_->run.on_tick(now), now);

@@ -16,27 +16,27 @@ func TestHello(t *testing.T) {
 	w := newWorld(t)
 	hello, err := os.ReadFile(filepath.Join(root, "examples/hello.yaml"))
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
 	w.apply(string(hello))
 	if got := strings.TrimSpace(w.submit("hello", "a b c\n", "--wait")); got != "3" {
-		t.Fatalf("the result is %q, not 3", got)
+		w.Fatalf("the result is %q, not 3", got)
 	}
 	tasks := w.swarm("get", "tasks", "hello")
 	found := regexp.MustCompile(`(?m)^(t-0-\w+)\s+done\s+1/3\s+worker-0\s+V2\s`).FindStringSubmatch(tasks)
 	if found == nil {
-		t.Fatalf("get tasks:\n%s", tasks)
+		w.Fatalf("get tasks:\n%s", tasks)
 	}
 	task := found[1]
 	if agents := w.swarm("get", "agents", "hello"); !regexp.MustCompile(`(?m)^worker-0\s+idle\s`).MatchString(agents) {
-		t.Errorf("get agents:\n%s", agents)
+		w.Errorf("get agents:\n%s", agents)
 	}
 	if logs := w.swarm("logs", "task/"+task); strings.TrimSpace(logs) != "3" {
-		t.Errorf("logs task/%s: %q", task, logs)
+		w.Errorf("logs task/%s: %q", task, logs)
 	}
 	pod := w.live("hello", "worker")[0].Name
 	if logs := w.kubectl("logs", pod, "-c", "agent"); !strings.Contains(logs, "["+task+" 1] 3") {
-		t.Errorf("kubectl logs: %q", logs)
+		w.Errorf("kubectl logs: %q", logs)
 	}
 	w.readySwarm("hello", 1)
 	w.eventually(60*time.Second, "the task in the status", func() string {

@@ -37,7 +37,7 @@ func TestNode(t *testing.T) {
 		on[pod.Spec.NodeName]++
 	}
 	if leader.Spec.NodeName != victim || on[victim] == 0 || on[victim] == workers {
-		t.Fatalf("the coordinator is on %s, the workers are on %v: this proves nothing", leader.Spec.NodeName, on)
+		w.Fatalf("the coordinator is on %s, the workers are on %v: this proves nothing", leader.Spec.NodeName, on)
 	}
 	operatorToo := w.operatorOn(victim)
 
@@ -51,7 +51,7 @@ func TestNode(t *testing.T) {
 	answered := 0
 	for i := range before {
 		if accepted[i].err != nil {
-			t.Fatal(accepted[i].err)
+			w.Fatal(accepted[i].err)
 		}
 		if accepted[i].Survives == "node" {
 			answered++
@@ -77,13 +77,13 @@ func TestNode(t *testing.T) {
 		return ""
 	})
 	if now.Tasks.Queued < 50 {
-		t.Errorf("only %d tasks are queued: this proves little", now.Tasks.Queued)
+		w.Errorf("only %d tasks are queued: this proves little", now.Tasks.Queued)
 	}
 
 	// It comes back whatever happens: other scenarios need it.
 	t.Cleanup(func() {
 		if _, err := w.try(3*time.Minute, lab, "node", "add", victim); err != nil {
-			t.Error(err)
+			w.Error(err)
 			return
 		}
 		w.try(2*time.Minute, "kubectl", "wait", "--for=condition=Ready", "node/"+victim, "--timeout=110s")
@@ -120,7 +120,7 @@ func TestNode(t *testing.T) {
 	})
 	replaced := time.Since(evicted)
 	if next.Spec.NodeName == victim {
-		t.Errorf("the next coordinator is on %s", victim)
+		w.Errorf("the next coordinator is on %s", victim)
 	}
 	bar, quick := below(replaced, 10*time.Second)
 	if operatorToo { // it has to come back first, and its Lease to run out
@@ -131,7 +131,7 @@ func TestNode(t *testing.T) {
 	group.Wait()
 	for _, one := range accepted {
 		if one.err != nil {
-			t.Errorf("submitted while the node was gone: %v", one.err)
+			w.Errorf("submitted while the node was gone: %v", one.err)
 		}
 	}
 	all := api.allDone(3*time.Minute, len(parts))
@@ -161,11 +161,11 @@ func TestNode(t *testing.T) {
 		if found && one.Labels["part"] == p.id && done == 1 && strings.TrimSpace(answers[i]) == p.body {
 			once++
 		} else {
-			t.Errorf("%s was accepted as %+v; there is %+v with the result %q", p.id, accepted[i].submitted, one, answers[i])
+			w.Errorf("%s was accepted as %+v; there is %+v with the result %q", p.id, accepted[i].submitted, one, answers[i])
 		}
 	}
 	if repeated == 0 {
-		t.Errorf("no attempt was cut short by the node's end: this proves nothing")
+		w.Errorf("no attempt was cut short by the node's end: this proves nothing")
 	}
 	w.result("node switched off with a queue: accepted tasks with exactly one result", nodeCommand,
 		fmt.Sprintf("%d of %d, %d attempts cut short; %d of %d had been answered survives: node", once, len(parts), repeated, answered, before),

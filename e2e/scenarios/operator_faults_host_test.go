@@ -105,7 +105,7 @@ func keepOut(t *testing.T) {
 	config.Impersonate = rest.ImpersonationConfig{UserName: clusterOperator.user}
 	as, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "probe"}}
 	w.eventually(30*time.Second, "the cluster's operator is kept out", func() string {

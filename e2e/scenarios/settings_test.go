@@ -39,7 +39,7 @@ func TestSettings(t *testing.T) {
 		if fmt.Sprint(got) == want {
 			checked++
 		} else {
-			t.Errorf("%s: %v instead of %s", field, got, want)
+			w.Errorf("%s: %v instead of %s", field, got, want)
 		}
 	}
 	// send says how a message was answered: its exit code's meaning, and after how long.
@@ -73,14 +73,14 @@ func TestSettings(t *testing.T) {
 	check("mailbox.maxMessageBytes", "true", err != nil && strings.Contains(err.Error(), "1000"))
 	for range 3 {
 		if got, _ := send("flat", "hello"); got != "accepted" {
-			t.Errorf("a message below the limit: %s", got)
+			w.Errorf("a message below the limit: %s", got)
 		}
 	}
 	got, took := send("flat", "one too many")
 	check("mailbox.maxInboxMessages", "full", got)
 	check("mailbox.backpressure.policy Reject", "true", took > 0 && took < 2*time.Second)
 	if got, _ := send("hybrid", "hello"); got != "accepted" {
-		t.Errorf("a message below the limit: %s", got)
+		w.Errorf("a message below the limit: %s", got)
 	}
 	got, took = send("hybrid", "one too many")
 	check("mailbox.backpressure.policy Block", "full", got)
@@ -133,7 +133,7 @@ func TestSettings(t *testing.T) {
 	status, answer, _ := api.call("POST", "v1/tasks", nil, object{"id": "waits-2", "body": "true"})
 	check("tasks.maxQueued", "429", status)
 	if !strings.Contains(string(answer), "2") {
-		t.Errorf("the refusal does not name the limit: %s", answer)
+		w.Errorf("the refusal does not name the limit: %s", answer)
 	}
 
 	// An agent's pod that is only silent: its task goes to another one after health.periodSeconds x failureThreshold = 2 s.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -282,10 +283,11 @@ func (w *world) report(swarm string, team int) (out struct {
 	}
 }) {
 	w.Helper()
-	lease, err := clientset.CoordinationV1().Leases(w.ns).Get(w.ctx, fmt.Sprintf("%s-team-%d", swarm, team), metav1.GetOptions{})
-	if err != nil {
-		w.Fatal(err)
-	}
+	var lease *coordinationv1.Lease
+	w.patiently("the team's Lease", func() (err error) {
+		lease, err = clientset.CoordinationV1().Leases(w.ns).Get(w.ctx, fmt.Sprintf("%s-team-%d", swarm, team), metav1.GetOptions{})
+		return err
+	})
 	if text := lease.Annotations["cfn.dev/report"]; text != "" {
 		if err := json.Unmarshal([]byte(text), &out); err != nil {
 			w.Fatalf("the report of %s: %v: %s", lease.Name, err, text)

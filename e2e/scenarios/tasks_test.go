@@ -137,7 +137,7 @@ func TestTasks(t *testing.T) {
 		agent: object{"command": []string{"agentctl", "work", "--", "bash", "-c", "sleep $((RANDOM % 16 ? 1 : 8)); exec wc -w"}}}.manifest())
 	w.readySwarm("words", workers)
 	if n := w.onNodes("words"); n < 2 {
-		t.Fatalf("the workers are on %d node", n)
+		w.Fatalf("the workers are on %d node", n)
 	}
 	api := w.taskAPI("words")
 
@@ -174,7 +174,7 @@ func TestTasks(t *testing.T) {
 	<-submitting
 	for i, r := range results {
 		if r.err != nil {
-			t.Fatalf("%s: %v", parts[i].id, r.err)
+			w.Fatalf("%s: %v", parts[i].id, r.err)
 		}
 	}
 	all := api.allDone(time.Duration(len(parts))*time.Second/workers+3*time.Minute, len(parts))

@@ -56,15 +56,15 @@ func TestTeams(t *testing.T) {
 	w.eventually(time.Minute, "all tasks over", over(tasks))
 	before := states()
 	if found := teams(api.tasks()); len(found) != 3 {
-		t.Fatalf("the tasks are not in three teams: %v", found)
+		w.Fatalf("the tasks are not in three teams: %v", found)
 	}
 	if before[bad] != "dead" {
-		t.Errorf("%s is %s instead of dead", bad, before[bad])
+		w.Errorf("%s is %s instead of dead", bad, before[bad])
 	}
 
 	_, err := w.try(time.Minute, "kubectl", "-n", w.ns, "patch", "swarm", "teams", "--type=merge", "-p", `{"spec":{"topology":{"teamSize":3}}}`)
 	if err == nil || !strings.Contains(err.Error(), "teams of a Swarm are fixed") {
-		t.Errorf("teamSize was changed, or the refusal does not say why: %v", err)
+		w.Errorf("teamSize was changed, or the refusal does not say why: %v", err)
 	}
 
 	for _, replicas := range []int{1, 4, 3} {
@@ -77,7 +77,7 @@ func TestTeams(t *testing.T) {
 		})
 		w.readySwarm("teams", replicas)
 		if after := states(); !maps.Equal(before, after) {
-			t.Errorf("at %d agents the tasks are %v, before %v", replicas, after, before)
+			w.Errorf("at %d agents the tasks are %v, before %v", replicas, after, before)
 		}
 	}
 	kept := states()
@@ -99,7 +99,7 @@ func TestTeams(t *testing.T) {
 			}
 			body := from.Labels["cfn.dev/slot"] + " to " + to
 			if _, err := w.inAgent("teams", from.Labels["cfn.dev/slot"], "agentctl", "send", to, body); err != nil {
-				t.Errorf("%s: %v", body, err)
+				w.Errorf("%s: %v", body, err)
 			}
 			sent[to] = append(sent[to], body)
 		}
@@ -110,7 +110,7 @@ func TestTeams(t *testing.T) {
 		for range bodies {
 			body, err := w.inAgent("teams", to, "agentctl", "recv", "--wait", "10s", "--ack")
 			if err != nil {
-				t.Errorf("%s receives: %v", to, err)
+				w.Errorf("%s receives: %v", to, err)
 			}
 			got = append(got, strings.TrimSpace(body))
 		}
@@ -119,10 +119,10 @@ func TestTeams(t *testing.T) {
 		if slices.Equal(got, bodies) {
 			arrived += len(got)
 		} else {
-			t.Errorf("%s received %q, was sent %q", to, got, bodies)
+			w.Errorf("%s received %q, was sent %q", to, got, bodies)
 		}
 		if more, err := w.inAgent("teams", to, "agentctl", "recv", "--wait", "500ms"); exitCode(err) != 3 {
-			t.Errorf("%s has another message (%v): %q", to, err, more)
+			w.Errorf("%s has another message (%v): %q", to, err, more)
 		}
 	}
 	w.result("messages from each agent to each other one, of three teams: received and acknowledged", teamsCommand, arrived, "6", arrived == 6)
@@ -139,7 +139,7 @@ func TestTeams(t *testing.T) {
 		}
 	}
 	if queued < 3 {
-		t.Errorf("team 1 has a queue of %d: this proves nothing", queued)
+		w.Errorf("team 1 has a queue of %d: this proves nothing", queued)
 	}
 	for _, pod := range w.live("teams", "coordinator") {
 		if pod.Labels["cfn.dev/slot"] == "coordinator-1" {

@@ -212,6 +212,9 @@ func (w *world) try(limit time.Duration, name string, args ...string) (string, e
 }
 
 func (w *world) tryIn(limit time.Duration, stdin, name string, args ...string) (string, error) {
+	if small() {
+		limit *= smallSlack
+	}
 	ctx, cancel := context.WithTimeout(w.ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -289,12 +292,24 @@ func (w *world) eventually(limit time.Duration, what string, look func() string)
 	return 0
 }
 
+// patiently repeats what the API server did not answer: it may have much to do.
+func (w *world) patiently(what string, call func() error) {
+	w.Helper()
+	w.eventually(30*time.Second, what, func() string {
+		if err := call(); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
 func (w *world) pods(selector string) []corev1.Pod {
 	w.Helper()
-	list, err := clientset.CoreV1().Pods(w.ns).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
-		w.Fatal(err)
-	}
+	var list *corev1.PodList
+	w.patiently("the list of pods", func() (err error) {
+		list, err = clientset.CoreV1().Pods(w.ns).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
+		return err
+	})
 	return list.Items
 }
 
@@ -399,10 +414,11 @@ type swarmObject struct {
 func (w *world) object(swarm string) swarmObject {
 	w.Helper()
 	// Not kubectl: this is polled, by many at once.
-	data, err := clientset.CoreV1().RESTClient().Get().AbsPath("/apis/cfn.dev/v1alpha1/namespaces/" + w.ns + "/swarms/" + swarm).DoRaw(w.ctx)
-	if err != nil {
-		w.Fatal(err)
-	}
+	var data []byte
+	w.patiently("swarm "+swarm, func() (err error) {
+		data, err = clientset.CoreV1().RESTClient().Get().AbsPath("/apis/cfn.dev/v1alpha1/namespaces/" + w.ns + "/swarms/" + swarm).DoRaw(w.ctx)
+		return err
+	})
 	var out swarmObject
 	if err := json.Unmarshal(data, &out); err != nil {
 		w.Fatal(err)

@@ -18,12 +18,28 @@ func TestZero(t *testing.T) {
 		workers: object{"taskGraceSeconds": 30}, spec: object{"shutdown": object{"drainTimeoutSeconds": 5}}}.manifest())
 	l.readySwarm(l.name, 3)
 	l.api = l.taskAPI(l.name)
-	started := l.tasks(3, "sleep 6; echo ok")
-	l.atWork(started)
+	started, agents := l.holdAtWork(3), l.agents()
 	queued := l.tasks(6, "echo ok")
 
 	begin := time.Now()
 	l.kubectl("scale", "swarm", l.name, "--replicas=0")
+	l.eventually(time.Minute, "all agents leaving", func() string {
+		var all struct {
+			Agents []struct{ Role, State string }
+		}
+		l.api.get("v1/agents", nil, &all)
+		leaving := 0
+		for _, one := range all.Agents {
+			if one.Role == "worker" && one.State == "leaving" {
+				leaving++
+			}
+		}
+		if leaving != len(agents) {
+			return fmt.Sprintf("%+v", all)
+		}
+		return ""
+	})
+	l.end(started, agents)
 	l.eventually(time.Minute, "no agents", func() string {
 		if n := len(l.pods("cfn.dev/swarm=" + l.name + ",cfn.dev/role=worker")); n > 0 {
 			return fmt.Sprint(n)
@@ -36,12 +52,12 @@ func TestZero(t *testing.T) {
 		if slices.Contains(queued, one.ID) && one.State == "queued" && one.Attempt == 0 {
 			kept++
 		}
-		if slices.Contains(started, one.ID) && one.State == "done" && one.Attempt == 1 {
+		if slices.Contains(started.ids, one.ID) && one.State == "done" && one.Attempt == 1 {
 			ended++
 		}
 	}
 	l.result("scaled 3 -> 0 with a queue: tasks at work done, tasks kept", zeroCommand, fmt.Sprintf("%d, %d in %.1f s", ended, kept, took.Seconds()), "3, 6",
-		ended == len(started) && kept == len(queued))
+		ended == len(started.ids) && kept == len(queued))
 	l.eventually(time.Minute, "the Swarm says so", func() string {
 		c := l.object(l.name).condition("Ready")
 		if c.Status != "True" || c.Reason != "ScaledToZero" || !strings.Contains(c.Message, "6 tasks queued") || !strings.Contains(c.Message, "--replicas=1") {
