@@ -134,6 +134,7 @@ void add_flags(CLI::App& command, const std::string& name, Options& options, std
     flag("--state", options.states, "STATE,…", "only tasks in these states");
     flag("-l,--selector", options.selector, "LABELS", "only tasks with these labels: a=b,c!=d");
     command.add_flag("-w,--watch", options.watch, "go on and show what changes");
+    command.add_flag("--no-headers", options.no_headers, "a table without its first line");
   }
   if (name == "logs") {
     command.add_flag("-f,--follow", options.follow, "go on until the task is over");

@@ -406,6 +406,8 @@ TEST_F(Program, GetTasksReadsAllPages) {
   EXPECT_EQ(cluster_.run({"get", "task/t-0-1"}).out,
             "TASK    STATE   ATTEMPT   AGENT   VERSION   AGE   LAST-OUTPUT   RESULT\n"
             "t-0-1   done    -/-       -       -         -     -             3\n");
+  EXPECT_EQ(cluster_.run({"get", "task/t-0-1", "--no-headers"}).out,
+            "t-0-1   done   -/-   -   -   -   -   3\n");
   EXPECT_EQ(json::parse(cluster_.run({"get", "task", "t-0-1", "-o", "json"}).out)["state"], "done");
   EXPECT_THAT(cluster_.run({"get", "tasks", "-o", "yaml"}).out,
               HasSubstr("tasks:\n- agent: worker-1\n  id: t-0-1\n"));
