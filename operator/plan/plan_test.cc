@@ -1054,6 +1054,29 @@ TEST(Plan, WhatWasDroppedIsCounted) {
             "Deleted with 114 queued tasks and 2 running; they are dropped with it");
 }
 
+TEST(Plan, WhatWasDroppedIsOnlyAboutRightWithoutEveryTeamsReport) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":4},"topology":{"type":"Hybrid","teamSize":2}})");
+  ASSERT_TRUE(world.settle());
+  ASSERT_EQ(world.seen.leases.size(), 2U);
+  EXPECT_FALSE(dropped_on_delete(world.swarm, world.seen)) << "nothing was ever queued";
+  api::TeamReport report;
+  report.time = world.now;
+  report.tasks.queued = 4;
+  report.tasks.running = 3;
+  world.report(0, report);
+  world.swarm.status.tasks.queued = 9;  // of both teams, up to 30 s ago
+  world.swarm.status.tasks.running = 2;
+  const auto event = dropped_on_delete(world.swarm, world.seen);
+  ASSERT_TRUE(event);
+  EXPECT_EQ(event->message,
+            "Deleted with about 9 queued tasks and 3 running; they are dropped with it. About: the "
+            "operator knows the last report of 1 of 2 teams, and a status up to 30 s old");
+  world.report(1, {});
+  EXPECT_EQ(dropped_on_delete(world.swarm, world.seen)->message,
+            "Deleted with 4 queued tasks and 3 running; they are dropped with it");
+}
+
 TEST(Plan, CreationsPerMinuteAreCapped) {
   World world;
   ASSERT_TRUE(world.settle());

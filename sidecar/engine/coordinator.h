@@ -164,7 +164,10 @@ class Coordinator {
   static constexpr std::size_t kMaxGranted = 8192;
   std::map<Session*, std::uint64_t> session_of_;
   std::map<Session*, Told> told_early_;
-  std::map<AgentName, std::uint64_t> owner_;  // name -> highest session
+  // name -> highest session. Outlives the member: an older incarnation that comes back must not
+  // pass for the newest. As many as there are names of workers: the operator gives the lowest free
+  // number, so about api::kMaxReplicas.
+  std::map<AgentName, std::uint64_t> owner_;
   std::map<TaskId, log::Sequence> records_;
   std::map<TaskId, tasks::Store> unstored_;  // the log was full: tried again at every tick
   std::map<std::uint64_t, net::Respond> tickets_;

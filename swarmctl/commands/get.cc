@@ -91,7 +91,9 @@ bool print_items(const Options& options, const cluster::Listing& listing, const 
     return true;
   }
   const bool wide = options.output == "wide";
-  std::vector<Row> rows{tasks ? text::task_header(wide) : text::agent_header(wide)};
+  std::vector<Row> rows;
+  if (!options.no_headers)
+    rows.push_back(tasks ? text::task_header(wide) : text::agent_header(wide));
   for (const json& item : items)
     rows.push_back(tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide));
   return print(text::table(rows));
@@ -125,7 +127,8 @@ int watch(cluster::Cluster& cluster, const Options& options, const std::string& 
     if (now_missing != before_missing) std::fputs(now_missing.c_str(), stderr);
     before_missing = now_missing;
     std::vector<Row> rows;
-    if (first) rows.push_back(tasks ? text::task_header(wide) : text::agent_header(wide));
+    if (first && !options.no_headers)
+      rows.push_back(tasks ? text::task_header(wide) : text::agent_header(wide));
     for (const json& item : list->items) {
       Row row = tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide);
       Row same = row;  // the time that passes is no change
