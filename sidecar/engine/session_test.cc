@@ -354,6 +354,33 @@ TEST_F(Team, WorkersThatKnowAHigherEpochRaiseTheirCoordinators) {
   EXPECT_EQ(call("GET", "/v1/tasks/" + id.value)["state"], "queued");
 }
 
+// What the coordinator has not said itself confirms no lease, though the work goes on.
+TEST_F(Team, OnlyTheCoordinatorConfirmsALease) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  std::vector<std::string> answers;
+  const auto extend = [&](bool confirm) {
+    const auto at = answers.size();
+    answers.emplace_back();
+    worker().extend(id, 1, nullptr, confirm, [&answers, at](const Result<bool>& cancel) {
+      answers[at] = cancel ? (*cancel ? "cancel" : "go on") : code_name(cancel.error().code);
+    });
+  };
+  extend(true);
+  ASSERT_TRUE(run_until([&] { return !answers.back().empty(); }));
+  extend(true);
+  extend(false);
+  coordinator_->cut_off();  // before it has read them
+  ASSERT_TRUE(run_until([&] { return !worker().joined(); }));
+  extend(true);
+  extend(false);
+  EXPECT_EQ(answers,
+            (std::vector<std::string>{"go on", "unavailable", "go on", "unavailable", "go on"}));
+}
+
 // The pod of a worker is replaced while its agent works on, in its grace; then the coordinator is.
 class Grace : public Team, public testing::WithParamInterface<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Comes, Grace, testing::Values("first", "last", "last, unannounced"));
@@ -396,7 +423,7 @@ TEST_P(Grace, TheOldPodOfAWorkerFinishesWhateverHappensToTheCoordinator) {
   const auto again = invite(*worker_);
   ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
   std::optional<Result<bool>> extended;
-  worker().extend(id, 1, nullptr, [&](Result<bool> answer) { extended = std::move(answer); });
+  worker().extend(id, 1, nullptr, true, [&](Result<bool> answer) { extended = std::move(answer); });
   ASSERT_TRUE(run_until([&] { return extended.has_value(); }));
   ASSERT_TRUE(extended->ok()) << extended->error().message;
   EXPECT_FALSE(**extended) << "nobody ends it";

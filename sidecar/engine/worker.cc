@@ -130,7 +130,7 @@ void Worker::lost() {
     call.done(unavailable("the coordinator is being replaced"));
   auto extends = std::move(extends_);
   extends_.clear();
-  for (auto& [request, call] : extends) call.done(false);  // work goes on without it
+  for (auto& [request, call] : extends) call.done(unavailable("the coordinator is being replaced"));
   auto calls = std::move(peer_calls_);
   peer_calls_.clear();
   for (auto& [request, call] : calls) call.done(unavailable("the coordinator is being replaced"));
@@ -409,7 +409,12 @@ void Worker::make_room_for_lease() {
 }
 
 void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
-                    OnExtended done) {
+                    bool confirm, OnExtended done) {
+  if (!confirm) {  // running work goes on while the coordinator can't be asked
+    done = [done = std::move(done)](const Result<bool>& cancel) {
+      done(!cancel && cancel.error().code == Code::kUnavailable ? Result<bool>(false) : cancel);
+    };
+  }
   const TaskAttempt key{id, attempt};
   const auto leased = leased_.find(key);
   if (leased == leased_.end()) {
@@ -419,8 +424,7 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
   leased->second.extended = mono_now();
   if (cancels_.contains(key)) return done(true);
   Session* session = home();
-  if (session == nullptr)
-    return done(false);  // running work continues while the coordinator is being replaced
+  if (session == nullptr) return done(unavailable("the coordinator is being replaced"));
   const auto request = ++last_request_;
   extends_[request] = {mono_now() + kCallTimeout, std::move(done)};
   json head{{"request", request}, {"id", id.value}, {"attempt", attempt}};
@@ -556,7 +560,8 @@ void Worker::tick() {
   expire(nexts_, now, [](Next& call) { call.done(not_found("no task came in time")); });
   expire(resolves_, now,
          [](Resolve& call) { call.done(unavailable("the coordinator did not answer in time")); });
-  expire(extends_, now, [](Extend& call) { call.done(false); });
+  expire(extends_, now,
+         [](Extend& call) { call.done(unavailable("the coordinator did not answer in time")); });
   expire(peer_calls_, now,
          [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
   std::vector<std::pair<Mail::OnStatus, Error>> late;

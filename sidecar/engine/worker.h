@@ -65,7 +65,9 @@ class Worker {
   void next(Milliseconds wait, const void* who, OnLease done);
   // It has gone: its calls are not answered any more, here or by the coordinator.
   void forget_nexts(const void* who);
-  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
+  // kDenied: the lease is lost; kUnavailable, if the coordinator itself is to `confirm` it: it
+  // can't be asked.
+  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress, bool confirm,
               OnExtended done);
   // kDenied: another attempt owns the task, or it was never leased to this pod; kNotFound: the
   // coordinator does not know the task, the lease stays; kFull: too many wait for the coordinator;
