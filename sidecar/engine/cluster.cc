@@ -43,20 +43,17 @@ class Cluster::OwnSwarm final : public kube::WatchSink {
 
   void list_started() override { there_ = false; }
   void put(const json& object) override {
+    if (!is_ours(object)) return;
+    there_ = true;
     const auto swarm = api::parse(object);
     if (!swarm) return cluster_.tell("the Swarm can't be read; the settings stay as they were");
-    if (swarm->uid != cluster_.config_.swarm_uid) return;  // another one of the same name
-    there_ = true;
     cluster_.loop_.post([&c = cluster_, settings = settings_of(*swarm, cluster_.config_)] {
       c.events_.settings(settings);
     });
     if (swarm->deletion_time) deleted();
   }
   void removed(const json& object) override {
-    const auto metadata = object.find("metadata");
-    if (metadata != object.end() && metadata->is_object() &&
-        text_of(*metadata, "uid") == cluster_.config_.swarm_uid)
-      deleted();
+    if (is_ours(object)) deleted();
   }
   void list_finished(std::string_view /*resource_version*/) override {
     if (!there_) deleted();
@@ -64,6 +61,12 @@ class Cluster::OwnSwarm final : public kube::WatchSink {
   void advanced(std::string_view /*resource_version*/) override {}
 
  private:
+  // Another one may have the same name.
+  [[nodiscard]] bool is_ours(const json& object) const {
+    const auto metadata = object.find("metadata");
+    return metadata != object.end() && metadata->is_object() &&
+           text_of(*metadata, "uid") == cluster_.config_.swarm_uid;
+  }
   void deleted() {
     cluster_.loop_.post([&c = cluster_] { c.events_.deleted(); });
   }

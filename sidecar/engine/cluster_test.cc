@@ -1,4 +1,5 @@
-// What a coordinator does with its Lease, against an API server that is a Lease in memory.
+// What a coordinator does with its Lease and its Swarm, against an API server that has both in
+// memory.
 #include "engine/cluster.h"
 
 #include <gtest/gtest.h>
@@ -12,11 +13,20 @@ namespace {
 
 using nlohmann::json;
 
-// Shared with the client that reads and writes it on the lease's thread.
+json suspended_swarm() {
+  return json::parse(R"({"apiVersion":"cfn.dev/v1alpha1","kind":"Swarm",
+    "metadata":{"name":"s","namespace":"ns","uid":"uid-s","generation":1,"resourceVersion":"7"},
+    "spec":{"suspend":true,
+      "workers":{"template":{"spec":{"containers":[{"name":"agent","image":"i"}]}}}}})");
+}
+
+// Shared with the client that reads and writes it on the threads of the lease and of the Swarm.
 struct Lease {
   std::mutex mutex;
   std::map<std::string, std::string> annotations;
   int version = 1, puts = 0, patches = 0;
+  json swarms = json::array({suspended_swarm()});
+  int lists = 0;
 
   std::string get(std::string_view name) {
     const std::lock_guard lock(mutex);
@@ -42,6 +52,11 @@ class Api final : public net::HttpClient {
   explicit Api(Lease& lease) : lease_(lease) {}
   Result<net::HttpReply> send(const net::HttpCall& call, Milliseconds, std::stop_token) override {
     const std::lock_guard lock(lease_.mutex);
+    if (call.target.starts_with("/apis/cfn.dev/v1alpha1/namespaces/ns/swarms?")) {
+      ++lease_.lists;
+      const json list{{"metadata", {{"resourceVersion", "7"}}}, {"items", lease_.swarms}};
+      return net::HttpReply{200, {}, list.dump()};
+    }
     if (call.target != "/apis/coordination.k8s.io/v1/namespaces/ns/leases/s-team-0")
       return net::HttpReply{404, {}, ""};
     if (call.method != "GET") {
@@ -73,10 +88,12 @@ class ClusterTest : public testing::Test {
   ClusterTest() {
     config_.namespace_name = "ns";
     config_.swarm = "s";
+    config_.swarm_uid = "uid-s";
     config_.pod = "c0";
     config_.pod_uid = "uid-0";
     Cluster::Events events;
     events.acquired = [this](std::uint64_t epoch, const api::TeamReport& last) {
+      told_.emplace_back("acquired");
       epochs_.push_back(epoch);
       last_ = last;
       report_.epoch = epoch;
@@ -87,8 +104,10 @@ class ClusterTest : public testing::Test {
       ++asked_;
       return report_;
     };
-    events.settings = [](const TeamSettings&) {};
-    events.deleted = [] {};
+    events.settings = [this](const TeamSettings& settings) {
+      told_.emplace_back(settings.suspended ? "suspended" : "not suspended");
+    };
+    events.deleted = [this] { told_.emplace_back("deleted"); };
     events.problem = [](const std::string&) {};
     cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events), Milliseconds{3000});
   }
@@ -112,6 +131,7 @@ class ClusterTest : public testing::Test {
   Loop loop_{io_};
   api::TeamReport report_, last_;
   std::vector<std::uint64_t> epochs_;
+  std::vector<std::string> told_;
   int superseded_ = 0, asked_ = 0;
   std::unique_ptr<Cluster> cluster_;
 };
@@ -154,6 +174,14 @@ TEST_F(ClusterTest, TheLastReportIsHandedOver) {
   EXPECT_EQ(epochs_[0], 5U);
   EXPECT_EQ(last_.epoch, 4U);
   EXPECT_EQ(last_.awaited, before.awaited);
+}
+
+TEST_F(ClusterTest, ASwarmThatCannotBeReadIsNotDeleted) {
+  lease_.swarms[0]["spec"] = 1;
+  start();
+  run_until([&] { return lease_.count(lease_.lists) > 0 && !epochs_.empty(); });
+  run(Milliseconds{50});
+  EXPECT_EQ(told_, std::vector<std::string>{"acquired"});
 }
 
 TEST_F(ClusterTest, ALeaseThatWasMadeAnewGetsAHigherEpochThanBefore) {
