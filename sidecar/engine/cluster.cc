@@ -57,6 +57,9 @@ class Cluster::OwnSwarm final : public kube::WatchSink {
   }
   void list_finished(std::string_view /*resource_version*/) override {
     if (!there_) deleted();
+    const std::lock_guard lock(cluster_.mutex_);
+    cluster_.listed_ = true;
+    cluster_.changed_.notify_all();
   }
   void advanced(std::string_view /*resource_version*/) override {}
 
@@ -270,6 +273,12 @@ bool Cluster::push_report(const std::stop_token& stop) {
 }
 
 void Cluster::lease_thread(const std::stop_token& stop) {
+  {
+    // Whoever leads with settings that are not the Swarm's hands out what is suspended. They were
+    // posted before, so they come before `acquired`.
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait(lock, stop, [&] { return listed_; })) return;
+  }
   auto wait = kFirstPause;
   while (!stop.stop_requested()) {
     if (!wait_for_news(stop)) {

@@ -3,7 +3,9 @@
 //
 // Threads: two of its own (one an Informer's) that block on HTTP; everything it tells comes by
 // Loop::post on the loop's. The API server being away stops nothing that runs: an epoch once taken
-// stays valid until somebody with a higher one shows up.
+// stays valid until somebody with a higher one shows up. The Lease is taken only after the Swarm
+// was looked for: `settings`, or `deleted`, comes before the first `acquired`, unless what is there
+// can't be read.
 #pragma once
 
 #include <condition_variable>
@@ -66,6 +68,7 @@ class Cluster {
   std::condition_variable_any changed_;
   std::optional<api::TeamReport> report_;               // as asked for; guarded by mutex_
   bool changed_report_ = false, soon_ = false;          // guarded by mutex_
+  bool listed_ = false;                                 // the Swarm; guarded by mutex_
   std::uint64_t wanted_epoch_ = 0, epoch_ = 0;          // guarded by mutex_
   std::string last_problem_;                            // both threads; guarded by mutex_
   std::string sent_;                                    // the lease thread's

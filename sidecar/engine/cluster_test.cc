@@ -26,7 +26,7 @@ struct Lease {
   std::map<std::string, std::string> annotations;
   int version = 1, puts = 0, patches = 0;
   json swarms = json::array({suspended_swarm()});
-  int lists = 0;
+  int lists = 0, list_status = 200;
 
   std::string get(std::string_view name) {
     const std::lock_guard lock(mutex);
@@ -55,7 +55,7 @@ class Api final : public net::HttpClient {
     if (call.target.starts_with("/apis/cfn.dev/v1alpha1/namespaces/ns/swarms?")) {
       ++lease_.lists;
       const json list{{"metadata", {{"resourceVersion", "7"}}}, {"items", lease_.swarms}};
-      return net::HttpReply{200, {}, list.dump()};
+      return net::HttpReply{lease_.list_status, {}, list.dump()};
     }
     if (call.target != "/apis/coordination.k8s.io/v1/namespaces/ns/leases/s-team-0")
       return net::HttpReply{404, {}, ""};
@@ -176,11 +176,32 @@ TEST_F(ClusterTest, TheLastReportIsHandedOver) {
   EXPECT_EQ(last_.awaited, before.awaited);
 }
 
-TEST_F(ClusterTest, ASwarmThatCannotBeReadIsNotDeleted) {
+// Else what is queued is handed out though the Swarm is suspended.
+TEST_F(ClusterTest, NobodyLeadsBeforeTheSwarmWasRead) {
+  lease_.list_status = 429;
+  start();
+  EXPECT_TRUE(run_until([&] { return lease_.count(lease_.lists) >= 3; }));
+  EXPECT_EQ(told_, std::vector<std::string>{});
+  EXPECT_EQ(lease_.count(lease_.puts), 0);
+  {
+    const std::lock_guard lock(lease_.mutex);
+    lease_.list_status = 200;
+  }
+  EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
+  EXPECT_EQ(told_, (std::vector<std::string>{"suspended", "acquired"}));
+}
+
+TEST_F(ClusterTest, ASwarmThatIsGoneIsNotWaitedFor) {
+  lease_.swarms[0]["metadata"]["uid"] = "of another one";
+  start();
+  EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
+  EXPECT_EQ(told_, (std::vector<std::string>{"deleted", "acquired"}));
+}
+
+TEST_F(ClusterTest, ASwarmThatCannotBeReadIsNeitherWaitedForNorDeleted) {
   lease_.swarms[0]["spec"] = 1;
   start();
-  run_until([&] { return lease_.count(lease_.lists) > 0 && !epochs_.empty(); });
-  run(Milliseconds{50});
+  EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
   EXPECT_EQ(told_, std::vector<std::string>{"acquired"});
 }
 
