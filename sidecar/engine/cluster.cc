@@ -87,7 +87,7 @@ Cluster::~Cluster() {
   changed_.notify_all();
 }
 
-Status Cluster::start() {
+Status Cluster::start(std::uint64_t led_epoch) {
   const char* host = std::getenv("KUBERNETES_SERVICE_HOST");
   const char* port = std::getenv("KUBERNETES_SERVICE_PORT");
   if (host == nullptr || port == nullptr)
@@ -100,12 +100,13 @@ Status Cluster::start() {
   options.token_file = config_.api_path + "/token";
   auto client = net::make_beast_client(options);
   if (!client) return client.error();
-  start(*std::move(client));
+  start(*std::move(client), led_epoch);
   return {};
 }
 
-void Cluster::start(std::unique_ptr<net::HttpClient> client) {
+void Cluster::start(std::unique_ptr<net::HttpClient> client, std::uint64_t led_epoch) {
   client_ = std::move(client);
+  led_epoch_ = led_epoch;
   lease_ = std::jthread([this](const std::stop_token& stop) { lease_thread(stop); });
   kube::WatchOptions own;
   own.resource = kube::kSwarms;
@@ -148,6 +149,12 @@ void Cluster::raise_epoch(std::uint64_t at_least) {
   changed_.notify_all();
 }
 
+// The pod leaves for good. A Lease that is made anew later is the other one's to take again.
+void Cluster::superseded() {
+  superseded_ = true;
+  loop_.post([this] { events_.superseded(); });
+}
+
 bool Cluster::acquire(const std::stop_token& stop) {
   const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name +
                            "/leases/" + config_.swarm + "-team-" + std::to_string(config_.team);
@@ -167,11 +174,12 @@ bool Cluster::acquire(const std::stop_token& stop) {
   std::uint64_t wanted = 0;
   {
     const std::lock_guard lock(mutex_);
-    // Whoever told us of a higher epoch had it from the present holder.
-    if (epoch_ != 0 && present > epoch_ &&
+    // Whoever told us of a higher epoch had it from the present holder. And a pod that has led
+    // after us was made to take our place, whatever our engine has forgotten since.
+    const auto led = std::max(epoch_, led_epoch_);
+    if (led != 0 && present > led &&
         text_of(annotations, std::string(api::kHolderUidAnnotation).c_str()) != config_.pod_uid) {
-      wanted_epoch_ = 0;
-      loop_.post([this] { events_.superseded(); });
+      superseded();
       return false;
     }
     wanted = wanted_epoch_;
@@ -249,7 +257,7 @@ bool Cluster::push_report(const std::stop_token& stop) {
   const std::uint64_t present = std::strtoull(
       text_of(annotations, std::string(api::kEpochAnnotation).c_str(), "0").c_str(), nullptr, 10);
   if (present > epoch) {
-    loop_.post([this] { events_.superseded(); });
+    superseded();
     return true;
   }
   if (present < epoch) {  // made anew: without the epoch our successor would begin from 1
@@ -280,7 +288,7 @@ void Cluster::lease_thread(const std::stop_token& stop) {
     if (!changed_.wait(lock, stop, [&] { return listed_; })) return;
   }
   auto wait = kFirstPause;
-  while (!stop.stop_requested()) {
+  while (!stop.stop_requested() && !superseded_) {
     if (!wait_for_news(stop)) {
       if (stop.stop_requested()) return;
       if (acquire(stop)) {

@@ -91,6 +91,9 @@ class ClusterTest : public testing::Test {
     config_.swarm_uid = "uid-s";
     config_.pod = "c0";
     config_.pod_uid = "uid-0";
+    cluster_ = make();
+  }
+  std::unique_ptr<Cluster> make() {
     Cluster::Events events;
     events.acquired = [this](std::uint64_t epoch, const api::TeamReport& last) {
       told_.emplace_back("acquired");
@@ -109,9 +112,11 @@ class ClusterTest : public testing::Test {
     };
     events.deleted = [this] { told_.emplace_back("deleted"); };
     events.problem = [](const std::string&) {};
-    cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events), Milliseconds{3000});
+    return std::make_unique<Cluster>(loop_, config_, std::move(events), Milliseconds{3000});
   }
-  void start() { cluster_->start(std::make_unique<Api>(lease_)); }
+  void start(std::uint64_t led_epoch = 0) {
+    cluster_->start(std::make_unique<Api>(lease_), led_epoch);
+  }
   bool run_until(const std::function<bool()>& done, Milliseconds limit = Milliseconds{10000}) {
     const auto end = mono_now() + limit;
     while (!done() && mono_now() < end) {
@@ -244,6 +249,32 @@ TEST_F(ClusterTest, AHigherEpochIsTakenUnlessSomebodyElseHasIt) {
   run(Milliseconds{500});
   EXPECT_EQ(lease_.count(lease_.puts), puts) << "the other one works";
   EXPECT_EQ(held(api::kEpochAnnotation), "9");
+}
+
+// Its engine was restarted and does not remember that it was told to leave.
+TEST_F(ClusterTest, WhoeverHasLedTakesNothingBack) {
+  lease_.set({{std::string(api::kEpochAnnotation), "5"},
+              {std::string(api::kHolderUidAnnotation), "uid-1"}});
+  start(4);
+  EXPECT_TRUE(run_until([&] { return superseded_ != 0; }));
+  lease_.set({});
+  run(Milliseconds{4000});
+  EXPECT_EQ(epochs_, std::vector<std::uint64_t>{}) << "the other one will look, too";
+  EXPECT_EQ(lease_.count(lease_.puts), 0);
+}
+
+TEST_F(ClusterTest, WhoeverHasLedGoesOnUnlessSomebodyElseHas) {
+  const std::string epoch(api::kEpochAnnotation), holder(api::kHolderUidAnnotation);
+  using Annotations = std::map<std::string, std::string>;
+  for (const auto& lease : {Annotations{{epoch, "5"}, {holder, "uid-0"}}, Annotations{},
+                            Annotations{{epoch, "3"}, {holder, "uid-before"}}}) {
+    lease_.set(lease);
+    start(4);
+    EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
+    EXPECT_EQ(superseded_, 0);
+    epochs_.clear();
+    cluster_ = make();
+  }
 }
 
 TEST_F(ClusterTest, AnAnswerThatWasLostIsNotAnotherHolder) {
