@@ -4,6 +4,7 @@
 // by post().
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <map>
@@ -49,6 +50,11 @@ class Coordinator {
 
   void restore(const log::Record& record);   // before attach()
   void attach(log::Log& log, bool damaged);  // damaged: records of it are lost
+  // Before activate(): an epoch that this pod has led in, according to its log, which is no other
+  // pod's. Perhaps not the last one; 0: it has never led.
+  [[nodiscard]] std::uint64_t led_epoch() const {
+    return std::max<std::uint64_t>(complete_epoch_, restored_.empty() ? 0 : 1);
+  }
   // The Lease is ours. The workers of the last report are told so; unless our log is known to be
   // complete, we wait for their copies.
   void activate(std::uint64_t epoch, const api::TeamReport& last);
