@@ -161,10 +161,6 @@ class Engine::Impl {
       const auto it = holders.find(*mirror);
       return it != holders.end() && it->second == task.version;
     }
-    [[nodiscard]] bool copied() const {  // the newest version is at somebody
-      return std::any_of(holders.begin(), holders.end(),
-                         [&](const auto& holder) { return holder.second == task.version; });
-    }
   };
   using EligibleKey = std::tuple<bool, std::size_t, AgentName>;  // same node, copies, name
   struct Member {
@@ -687,8 +683,10 @@ class Engine::Impl {
   }
   // Reported once a mirror has what the report changed.
   void answer_when_mirrored(Record& r, const Worker& w, std::uint64_t request, MonoTime now) {
-    // Nobody could hold it: our log must do.
-    if ((eligible_.empty() && !r.mirror) || r.copied()) {
+    bool have =
+        eligible_.empty() && r.mirror == std::nullopt;  // nobody could hold it: our log must do
+    for (const auto& [name, version] : r.holders) have = have || version == r.task.version;
+    if (have) {
       out(Reported{w, request, Status{}});
       return;
     }
@@ -1778,7 +1776,7 @@ Counts Engine::counts(WallTime wall) const {
         c.cancelled++;
         break;
     }
-    if (!r->copied()) c.single_copy++;
+    if (r->holders.empty()) c.single_copy++;
   }
   for (Version v : e.firsts_) (v == Version::kV1 ? c.v1_first : c.v2_first)++;
   c.retries = e.retries_;
@@ -1793,7 +1791,9 @@ std::vector<AgentName> Engine::mirrors_of(const TaskId& id) const {
 
 bool Engine::mirrored(const TaskId& id) const {
   const Impl::Record* r = impl_->lookup(id);
-  return r == nullptr || (impl_->eligible_.empty() && !r->mirror) || r->copied();
+  if (r == nullptr || (impl_->eligible_.empty() && !r->mirror)) return true;
+  return std::any_of(r->holders.begin(), r->holders.end(),
+                     [&](const auto& holder) { return holder.second == r->task.version; });
 }
 
 std::string_view Engine::survives(const TaskId& id) const {

@@ -374,18 +374,6 @@ TEST(Mirror, AChangeIsMirroredWhenItsNewestVersionIsConfirmed) {
   EXPECT_TRUE(d.engine->mirrored(id));
 }
 
-TEST(Mirror, ACopyOfAnOlderVersionIsNone) {
-  Desk d;
-  d.join(worker(1));
-  const TaskId id = d.submit();
-  EXPECT_EQ(d.engine->counts(d.wall()).single_copy, 0U);
-  ASSERT_TRUE(d.engine->cancel(d.now, d.wall(), id).ok());
-  EXPECT_EQ(d.engine->mirrors_of(id), names({1}));
-  EXPECT_EQ(d.engine->counts(d.wall()).single_copy, 1U) << "the cancellation is here only";
-  d.settle();
-  EXPECT_EQ(d.engine->counts(d.wall()).single_copy, 0U);
-}
-
 TEST(Mirror, LeavingOnesAndSupersededOnesAreReplacedAtOnce) {
   Desk d;
   d.join(worker(1));
@@ -1096,8 +1084,6 @@ TEST(Recovery, NothingIsHandedOutOrDeniedUntilItEnds) {
   out = d.take();
   EXPECT_EQ(Desk::only<Store>(out).at(0).id, id);
   EXPECT_EQ(Desk::only<Lease>(out).at(0).id, id);
-  const Replicate leased = Desk::only<Replicate>(out).at(0);
-  d.engine->replicated(d.now, d.wall(), leased.mirror, leased.id, leased.version);
   EXPECT_EQ(d.engine->counts(d.wall()).single_copy, 0U);
 }
 
