@@ -36,7 +36,7 @@ struct Pod {
         acceptor(io),
         path(testing::TempDir() + "swarm-link-" + name + "-" + address + "-" +
              std::to_string(::getpid())) {
-    std::filesystem::create_directory(path);
+    std::filesystem::create_directory(path);  // or what a former engine has left
     directory = *os::open_directory(path);
     config.coordinator = name.starts_with("coordinator-");
     config.name.value = name;
@@ -55,9 +55,11 @@ struct Pod {
     id.bytes.fill(static_cast<std::uint8_t>(std::hash<std::string>{}(name + address) | 1U));
     log::Options options;
     options.max_bytes = kLogBytes;
+    std::vector<std::pair<log::Record, std::string>> kept;
     log::Recovery recovery;
     log = *log::Log::open(
-        *directory, options, id, [](const log::Record&) {}, &recovery);
+        *directory, options, id,
+        [&](const log::Record& record) { kept.emplace_back(record, record.payload); }, &recovery);
     box = std::make_unique<mailbox::Mailbox>(config.name, mailbox::Limits{});
     box->attach(*log, mono_now());
     loop.attach(*log);
@@ -72,14 +74,20 @@ struct Pod {
         [](const AgentName&, const Located& done) { done(unavailable("there is no mail here")); });
     if (config.coordinator) {
       coordinator = std::make_unique<Coordinator>(loop, config, session, *mail);
-      coordinator->attach(*log, false);
     } else {
       worker = std::make_unique<Worker>(loop, config, session, *mail);
     }
+    for (auto& [record, payload] : kept) {
+      record.payload = payload;
+      coordinator ? coordinator->restore(record) : worker->restore(record);
+    }
+    if (coordinator) coordinator->attach(*log, false);
     accept();
   }
 
-  ~Pod() { std::filesystem::remove_all(path); }
+  ~Pod() {
+    if (!volume_stays) std::filesystem::remove_all(path);
+  }
   // To all others as if it was gone.
   void cut_off() {
     acceptor.close();
@@ -121,6 +129,7 @@ struct Pod {
   Loop loop;
   tcp::acceptor acceptor;
   std::string path;
+  bool volume_stays = false;
   std::unique_ptr<os::Directory> directory;
   std::unique_ptr<log::Log> log;
   std::unique_ptr<mailbox::Mailbox> box;
@@ -137,11 +146,12 @@ class Team : public testing::Test {
   Team() : token_file_(testing::TempDir() + "swarm-token-" + std::to_string(::getpid())) {
     std::ofstream(token_file_) << "token";
     coordinator_ = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.1", 0, token_file_);
+    port_ = coordinator_->config.link_port;
     worker_ = std::make_unique<Pod>(io_, "worker-0", "127.0.0.2", port(), token_file_);
   }
   ~Team() override { std::filesystem::remove(token_file_); }
 
-  std::uint16_t port() const { return coordinator_->config.link_port; }
+  std::uint16_t port() const { return port_; }
   Coordinator& coordinator() { return *coordinator_->coordinator; }
   Worker& worker() { return *worker_->worker; }
 
@@ -181,6 +191,15 @@ class Team : public testing::Test {
     EXPECT_TRUE(run_until([&] { return !worker().joined(); }));
     auto next = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.6", port(), token_file_);
     former_ = std::exchange(coordinator_, std::move(next));
+  }
+  // The engine ends and begins anew in the same pod. A worker's is still to be started.
+  void restart(std::unique_ptr<Pod>& pod) {
+    const auto name = pod->config.name.value, address = pod->config.pod_ip;
+    pod->cut_off();
+    wait(Milliseconds{50});
+    pod->volume_stays = true;
+    pod.reset();
+    pod = std::make_unique<Pod>(io_, name, address, port_, token_file_);
   }
   void wait(Milliseconds time) {
     run_until([] { return false; }, time);
@@ -230,6 +249,7 @@ class Team : public testing::Test {
 
   boost::asio::io_context io_{1};
   std::string token_file_;
+  std::uint16_t port_ = 0;
   std::unique_ptr<Pod> coordinator_, former_, worker_;
 };
 
@@ -498,6 +518,50 @@ TEST_F(Team, AResultThatWasConfirmedIsOkAfterARestartOfTheSidecar) {
   EXPECT_EQ(report(id, 2).error().code, Code::kDenied);
   EXPECT_EQ(worker().reports_pending(), 0U);
   EXPECT_EQ(worker_->log->stats().live_records, records) << "questions are not kept";
+}
+
+TEST_F(Team, AnAttemptGoesOnThoughBothEnginesWereRestarted) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  const auto last = coordinator().report();
+  restart(worker_);
+  restart(coordinator_);
+  worker_->start();
+  coordinator().activate(2, last);
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const auto begun = mono_now();
+  EXPECT_TRUE(report(id, 1).ok());
+  EXPECT_LT(mono_now() - begun, Milliseconds{2000}) << "it waits for nobody but itself";
+  const json done = call("GET", "/v1/tasks/" + id.value);
+  EXPECT_EQ(done["state"], "done");
+  EXPECT_EQ(done["history"].size(), 1U);
+}
+
+TEST_F(Team, APodThatWasReplacedDoesNotComeBackAsTheNewer) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  Pod heir(io_, "worker-0", "127.0.0.4", port(), token_file_);
+  heir.start();
+  const auto first = invite(heir);
+  ASSERT_TRUE(run_until([&] { return heir.worker->joined(); }));
+  replace_coordinator();
+  restart(worker_);
+  coordinator().activate(2, reported({&heir}, 1));
+  ASSERT_TRUE(run_until([&] { return recovered() && heir.worker->joined(); }));
+  worker_->start();
+  const auto second = invite(*worker_);
+  ASSERT_TRUE(run_until([&] { return worker().joined(); }));
+  ASSERT_EQ(call("POST", "/v1/tasks", {{"body", "b"}})["status"], 201);
+  bool given = false;
+  heir.worker->next(Milliseconds{3000}, this, [&](const Result<Worker::Leased>& leased) {
+    given = leased.ok();
+    return true;
+  });
+  EXPECT_TRUE(run_until([&] { return given; }, Milliseconds{4000}));
 }
 
 TEST_F(Team, AgentsThatAskedAndWentGetNoTask) {

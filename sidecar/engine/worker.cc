@@ -72,6 +72,10 @@ void Worker::restore(const log::Record& record) {
       pending.payload = record.payload;
       reports_[{report->id, report->attempt}] = std::move(pending);
     }
+  } else if (record.kind == tasks::kSession) {
+    link::PayloadReader in(record.payload);
+    session_number_ = in.u64();
+    session_record_ = record.sequence;
   }
 }
 
@@ -120,6 +124,17 @@ void Worker::join(Session& session) {
                                               {"version", SWARM_VERSION}}));
 }
 
+// What our log has at work was leased under it: with another one we would be our own successor.
+void Worker::keep_session(std::uint64_t number) {
+  if (number == session_number_ && session_record_ != 0) return;
+  session_number_ = number;
+  if (session_record_ != 0) log_->finish(std::exchange(session_record_, 0));
+  std::string payload;
+  link::put_u64(payload, number);
+  // Full: with the next JOINED. Until then the coordinator knows it, unless it is restarted, too.
+  if (const auto record = log_->append(tasks::kSession, payload)) session_record_ = *record;
+}
+
 void Worker::lost() {
   joined_ = false;
   // What waits for a task goes on waiting and asks the next coordinator; questions are answered
@@ -141,7 +156,7 @@ void Worker::take(Session& session, const link::Frame& frame) {
     case FrameType::kJoined: {
       auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
-      session_number_ = number_of(parsed->head, "session");
+      keep_session(number_of(parsed->head, "session"));
       joined_ = true;
       for (auto& [key, pending] : reports_) pending.sent_at = {};
       send_reports();
