@@ -42,9 +42,10 @@ Verb send_verb() {
           "TO is a name as `agentctl peers` shows it, for example worker-3. Without BODY, or with "
           "-, the text comes from\n"
           "standard input. Prints the message id. Accepted (exit code 0) means: two pods hold the "
-          "message and it will be\n"
-          "delivered. Exit code 5 means it may have been: send it again with the same --id, it "
-          "arrives once.\n",
+          "message (one, if it\n"
+          "is to yourself) and it will be delivered. Exit code 5 means it may have been: send it "
+          "again with the\n"
+          "same --id, it arrives once.\n",
           {{"id", "ID", "the same id again is the same message, delivered once"},
            {"priority", "PRIORITY", "high, normal (default) or low"}},
           1,
