@@ -247,8 +247,7 @@ void Loop::release_unwanted(const Object& task, MonoTime now) {
   Request request("task_fail");
   request.set("taskId", task.text("id"))
       .set_number("attempt", task.number("attempt", 1))
-      .set("kind", "released")
-      .set_flag("taken", false);
+      .set("kind", "released");
   request.set("message", "the agent is being shut down").set_texts("lastLines", {});
   releases_.push_back(socket_.submit(std::move(request), now + Milliseconds(2000)));
 }
@@ -650,6 +649,10 @@ int Loop::run() {
     }
     now = mono_now();
     if (log_entry != 0 && entries[log_entry].revents != 0) write_log();
+    // Signals after the socket and before its answers: a task that comes together with SIGTERM is
+    // not begun. And before reap(): of a child that ends they tell once.
+    socket_.pump(now);
+    on_signals(now);
     Exit exit;
     const bool ended = reap(job_ ? job_->child.pid : -1, &exit);
     if (log_.size() < kLogBufferBytes) read_child(false, now);
@@ -657,8 +660,6 @@ int Loop::run() {
       job_->exited = exit;
       end_step(now);
     }
-    socket_.pump(now);
-    on_signals(now);  // before a task is begun that came together with SIGTERM
     for (const Answer& answer : socket_.take()) on_answer(answer, now);
     sample_cpu(now);
     if (job_) perform(job_->run.on_tick(now), now);

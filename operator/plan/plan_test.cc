@@ -518,6 +518,11 @@ TEST(Plan, SuspendKeepsThePodsAndSaysSo) {
   World world;
   world.set_spec(R"({"workers":{"replicas":2}})");
   ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = report.suspended.emplace() = true;
+  report.effective = 100;
+  world.report(0, report);
   world.set_spec(R"({"suspend":true,"workers":{"replicas":2}})");
   const Plan plan = world.step();
   EXPECT_TRUE(plan.actions.empty()) << to_text(plan);
@@ -535,13 +540,16 @@ TEST(Plan, SuspendedIsSaidWhenTheCoordinatorsKnow) {
   report.effective = 100;
   report.suspended = false;
   world.report(0, report);
-  world.report(1, report);
   ASSERT_TRUE(world.settle());
   world.set_spec(R"({"suspend":true,"workers":{"replicas":4},"topology":{"teamSize":2}})");
   world.step();
   EXPECT_EQ(reason_of(world.swarm), "True Suspending");
   report.suspended = true;
   world.report(0, report);
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Suspending") << "of team 1 nothing is known";
+  report.suspended = false;
+  world.report(1, report);
   world.step();
   EXPECT_EQ(reason_of(world.swarm), "True Suspending");
   report.suspended.reset();  // of an older build: believed

@@ -110,6 +110,7 @@ void Cluster::start(std::unique_ptr<net::HttpClient> client, std::uint64_t led_e
   lease_ = std::jthread([this](const std::stop_token& stop) { lease_thread(stop); });
   kube::WatchOptions own;
   own.resource = kube::kSwarms;
+  own.list_deadline = kCallDeadline;  // the Lease waits for it
   own.namespace_name = config_.namespace_name;
   own.selector.fields = "metadata.name=" + config_.swarm;
   own_swarm_ = std::make_unique<OwnSwarm>(*this);

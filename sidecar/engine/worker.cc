@@ -131,7 +131,7 @@ void Worker::keep_session(std::uint64_t number) {
   if (session_record_ != 0) log_->finish(std::exchange(session_record_, 0));
   std::string payload;
   link::put_u64(payload, number);
-  // Full: with the next JOINED. Until then the coordinator knows it, unless it is restarted, too.
+  // Full: tick() tries again. Until then the coordinator knows it, unless it is restarted, too.
   if (const auto record = log_->append(tasks::kSession, payload)) session_record_ = *record;
 }
 
@@ -571,6 +571,8 @@ void Worker::release_all() {
 }
 
 void Worker::tick() {
+  if (session_record_ == 0 && session_number_ != 0)
+    keep_session(session_number_);  // the log was full
   const auto now = mono_now();
   expire(nexts_, now, [](Next& call) { call.done(not_found("no task came in time")); });
   expire(resolves_, now,
