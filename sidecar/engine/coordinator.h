@@ -51,7 +51,7 @@ class Coordinator {
   void restore(const log::Record& record);   // before attach()
   void attach(log::Log& log, bool damaged);  // damaged: records of it are lost
   // Before activate(): an epoch that this pod has led in, according to its log, which is no other
-  // pod's. Perhaps not the last one; 0: it has never led.
+  // pod's. Perhaps not the last one; 0: the log does not show that it has.
   [[nodiscard]] std::uint64_t led_epoch() const {
     return std::max<std::uint64_t>(complete_epoch_, restored_.empty() ? 0 : 1);
   }
