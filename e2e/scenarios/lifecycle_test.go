@@ -435,7 +435,7 @@ func (l *lifetime) sidecars() {
 			if !found {
 				l.Fatalf("%s is gone", pod.Name)
 			}
-			if n := restarts(after) - restarts(pod); n > 2 {
+			if n := restarts(after) - restarts(pod); n > 1 {
 				l.Fatalf("%s: its sidecar was started again %d times", pod.Name, n)
 			} else if n == 0 || !ready(after) {
 				return fmt.Sprintf("%s: sidecar restarted %d times, before %d; ready: %t", pod.Name, restarts(after), restarts(pod), ready(after))

@@ -192,6 +192,12 @@ class Team : public testing::Test {
     auto next = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.6", port(), token_file_);
     former_ = std::exchange(coordinator_, std::move(next));
   }
+  // The coordinator leads and the worker has joined it.
+  bool begin() {
+    worker_->start();
+    activate();
+    return run_until([&] { return recovered() && worker().joined(); });
+  }
   // The engine ends and begins anew in the same pod. A worker's is still to be started.
   void restart(std::unique_ptr<Pod>& pod) {
     const auto name = pod->config.name.value, address = pod->config.pod_ip;
@@ -376,9 +382,7 @@ TEST_F(Team, WorkersThatKnowAHigherEpochRaiseTheirCoordinators) {
 
 // What the coordinator has not said itself confirms no lease, though the work goes on.
 TEST_F(Team, OnlyTheCoordinatorConfirmsALease) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
   ASSERT_EQ(lease().id, id);
   std::vector<std::string> answers;
@@ -501,9 +505,7 @@ TEST_F(Team, AResultOfATaskThatALateMirrorBringsIsTaken) {
 }
 
 TEST_F(Team, AResultThatWasConfirmedIsOkAfterARestartOfTheSidecar) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
   ASSERT_EQ(lease().id, id);
   EXPECT_TRUE(report(id, 1).ok());
@@ -521,9 +523,7 @@ TEST_F(Team, AResultThatWasConfirmedIsOkAfterARestartOfTheSidecar) {
 }
 
 TEST_F(Team, AnAttemptGoesOnThoughBothEnginesWereRestarted) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
   ASSERT_EQ(lease().id, id);
   const auto last = coordinator().report();
@@ -541,9 +541,7 @@ TEST_F(Team, AnAttemptGoesOnThoughBothEnginesWereRestarted) {
 }
 
 TEST_F(Team, APodThatWasReplacedDoesNotComeBackAsTheNewer) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   Pod heir(io_, "worker-0", "127.0.0.4", port(), token_file_);
   heir.start();
   const auto first = invite(heir);
@@ -565,9 +563,7 @@ TEST_F(Team, APodThatWasReplacedDoesNotComeBackAsTheNewer) {
 }
 
 TEST_F(Team, AgentsThatAskedAndWentGetNoTask) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   AgentSocket socket(worker_->loop, worker_->config, *worker_->mail, &worker());
   const std::string path = worker_->path + "/agent.sock";
   ASSERT_TRUE(socket.start(path));
@@ -591,9 +587,7 @@ TEST_F(Team, AgentsThatAskedAndWentGetNoTask) {
 
 // The agent went while the lease was on its way.
 TEST_F(Team, ALeaseThatReachesNobodyIsGivenBackForNothing) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   for (std::uint32_t i = 0; i < 2 * tasks::kMaxLosses; ++i)
     worker().next(Milliseconds{600000}, this, [](const Result<Worker::Leased>&) { return false; });
   wait(Milliseconds{200});
@@ -720,9 +714,7 @@ TEST_F(Team, WhatIsNoTaskIsNeitherReportedNorTold) {
     link::put_text(leased, report.id.value);
     worker_->remember(tasks::kLeased, leased);
   }
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   EXPECT_EQ(report(TaskId{"t-0-" + std::string(300000, 'c')}, 1).error().code, Code::kInvalid);
   EXPECT_EQ(report(TaskId{"t-0-1"}, 1).error().code, Code::kNotFound);
   EXPECT_EQ(worker().reports_pending(), 0U);
@@ -747,9 +739,7 @@ TEST_F(Team, ManyLeasesThatNobodyReportsDoNotPileUp) {
     link::put_text(leased, "t-0-" + std::to_string(i));
     worker_->remember(tasks::kLeased, leased);
   }
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   const std::string id = call("POST", "/v1/tasks", {{"body", "b"}})["id"];
   EXPECT_EQ(lease().id.value, id);
   EXPECT_EQ(worker().leased(), kMaxLeased);
@@ -757,9 +747,7 @@ TEST_F(Team, ManyLeasesThatNobodyReportsDoNotPileUp) {
 }
 
 TEST_F(Team, AgentsSayWhatTheyDoSinceWhenAndWhatTheyHaveDone) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   run_until([] { return false; }, Milliseconds{2100});
   EXPECT_GE(agent()["sinceSeconds"], 2);
   const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
@@ -799,9 +787,7 @@ TEST_F(Team, APeerListStopsWhereAFrameDoes) {
   ::setrlimit(RLIMIT_NOFILE, &files);
   constexpr std::size_t kCrowd = 1700;  // with the longest names of nodes: beyond a frame
   if (files.rlim_cur < 2 * kCrowd + 200) GTEST_SKIP() << "too few descriptors";
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   const std::string node(253, 'n');
   std::size_t joined = 0;
   std::vector<std::shared_ptr<Session>> links;
@@ -835,9 +821,7 @@ TEST_F(Team, APeerListStopsWhereAFrameDoes) {
 }
 
 TEST_F(Team, WhatAPeerSaysIsBoundedBeforeItIsAnswered) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   Session& session = *coordinator_->inbound.back();
   const std::string name(link::kMaxPayloadBytes - 100, 'n');
   coordinator().take(session, {link::FrameType::kResolve, control(json{{"name", name}})});

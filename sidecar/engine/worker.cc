@@ -12,6 +12,8 @@ using link::FrameType;
 
 namespace {
 
+Error replaced() { return unavailable("the coordinator is being replaced"); }
+
 constexpr Milliseconds kCallTimeout{10000};   // resolve, extend, peers
 constexpr Milliseconds kReportAnswer{25000};  // then the agent hears "unknown" and asks again
 constexpr Milliseconds kRepeatReport{5000};   // unanswered so long: sent again
@@ -139,16 +141,12 @@ void Worker::lost() {
   joined_ = false;
   // What waits for a task goes on waiting and asks the next coordinator; questions are answered
   // now.
-  auto resolves = std::move(resolves_);
-  resolves_.clear();
-  for (auto& [request, call] : resolves)
-    call.done(unavailable("the coordinator is being replaced"));
-  auto extends = std::move(extends_);
-  extends_.clear();
-  for (auto& [request, call] : extends) call.done(unavailable("the coordinator is being replaced"));
-  auto calls = std::move(peer_calls_);
-  peer_calls_.clear();
-  for (auto& [request, call] : calls) call.done(unavailable("the coordinator is being replaced"));
+  const auto answer = [](auto& calls) {
+    for (auto& [request, call] : std::exchange(calls, {})) call.done(replaced());
+  };
+  answer(resolves_);
+  answer(extends_);
+  answer(peer_calls_);
 }
 
 void Worker::take(Session& session, const link::Frame& frame) {
@@ -439,7 +437,7 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
   leased->second.extended = mono_now();
   if (cancels_.contains(key)) return done(true);
   Session* session = home();
-  if (session == nullptr) return done(unavailable("the coordinator is being replaced"));
+  if (session == nullptr) return done(replaced());
   const auto request = ++last_request_;
   extends_[request] = {mono_now() + kCallTimeout, std::move(done)};
   json head{{"request", request}, {"id", id.value}, {"attempt", attempt}};
@@ -571,16 +569,15 @@ void Worker::release_all() {
 }
 
 void Worker::tick() {
-  if (session_record_ == 0 && session_number_ != 0)
-    keep_session(session_number_);  // the log was full
+  if (session_number_ != 0) keep_session(session_number_);  // again, where the log was full
   const auto now = mono_now();
   expire(nexts_, now, [](Next& call) { call.done(not_found("no task came in time")); });
-  expire(resolves_, now,
-         [](Resolve& call) { call.done(unavailable("the coordinator did not answer in time")); });
-  expire(extends_, now,
-         [](Extend& call) { call.done(unavailable("the coordinator did not answer in time")); });
-  expire(peer_calls_, now,
-         [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
+  const auto unanswered = [](auto& call) {
+    call.done(unavailable("the coordinator did not answer in time"));
+  };
+  expire(resolves_, now, unanswered);
+  expire(extends_, now, unanswered);
+  expire(peer_calls_, now, unanswered);
   std::vector<std::pair<Mail::OnStatus, Error>> late;
   for (auto it = reports_.begin(); it != reports_.end();) {
     auto& pending = it->second;
