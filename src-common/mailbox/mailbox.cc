@@ -37,6 +37,30 @@ constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyo
 constexpr std::array<int, kPriorities> kWeights{8, 3, 1};
 constexpr int kStreams = kPriorities * 2;
 
+// Whose turn it is among the priorities: of twelve messages eight are of high, three of normal and
+// one of low priority; what a priority has no use for goes to the others. One that has something is
+// passed over by at most two rounds of the others (22 messages), so none starves. Both directions
+// use it: transmit() and receive().
+class Turns {
+ public:
+  // The priority that is next among those for which ready(priority) is true.
+  template <typename Ready>
+  std::optional<std::size_t> next(const Ready& ready) {
+    for (int round = 0; round < 2; ++round) {
+      for (std::size_t priority = 0; priority < left_.size(); ++priority) {
+        if (left_[priority] > 0 && ready(priority)) return priority;
+      }
+      left_ = kWeights;
+    }
+    return std::nullopt;
+  }
+  // It got its turn.
+  void spend(std::size_t priority) { --left_[priority]; }
+
+ private:
+  std::array<int, kPriorities> left_{};
+};
+
 // Replies are a stream of their own: they never wait behind a message for which there is no room.
 std::uint8_t stream_of(Priority priority, bool reply) {
   return static_cast<std::uint8_t>(static_cast<int>(priority) * 2 + (reply ? 1 : 0));
@@ -185,7 +209,7 @@ class Mailbox::Impl {
     std::map<std::uint8_t, OutStream> streams;
     std::set<Sequence> all;
     std::uint32_t messages = 0, replies = 0;
-    std::array<int, kPriorities> credits{};
+    Turns turns;
   };
   struct UserId {
     Sequence record = 0;  // 0: only in memory
@@ -299,7 +323,8 @@ class Mailbox::Impl {
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;
   std::uint64_t use_ = 0;
-  std::array<std::set<Sequence>, kPriorities> ready_;          // without awaited replies
+  std::array<std::set<Sequence>, kPriorities> ready_;  // without awaited replies
+  Turns turns_;
   std::unordered_map<MessageId, std::set<Sequence>> replies_;  // live, by what they answer
   std::set<MessageId> awaited_;
   std::set<std::pair<MonoTime, Sequence>> timers_;
@@ -883,8 +908,14 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
   if (in_reply_to) {
     if (const auto it = replies_.find(*in_reply_to); it != replies_.end()) (void)take(it->second);
   } else {
-    for (const auto& candidates : ready_) {
-      if (take(candidates)) break;
+    std::array<bool, kPriorities> nothing{};  // that can be handed out now
+    while (const auto priority =
+               turns_.next([&](std::size_t p) { return !nothing[p] && !ready_[p].empty(); })) {
+      if (take(ready_[*priority])) {
+        if (out) turns_.spend(*priority);
+        break;
+      }
+      nothing[*priority] = true;
     }
   }
   for (const Sequence sequence : dead) make_dead(inbox_.at(sequence));
@@ -1417,7 +1448,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   const auto it = destinations_.find(to);
   if (it == destinations_.end() || !it->second.linked) return out;
   Destination& d = it->second;
-  auto due_in = [&](int priority) -> OutStream* {
+  auto due_in = [&](std::size_t priority) -> OutStream* {
     for (const bool reply : {true, false}) {
       const auto s = d.streams.find(stream_of(static_cast<Priority>(priority), reply));
       if (s != d.streams.end() && !s->second.blocked && !s->second.due.empty()) return &s->second;
@@ -1427,17 +1458,9 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   std::size_t bytes = 0;
   std::vector<Sequence> broken;
   for (std::size_t n = 0; n < kMaxTransmit; ++n) {  // each round takes one message or ends
-    OutStream* stream = nullptr;
-    int priority = 0;
-    for (int turn = 0; turn < 2 && stream == nullptr; ++turn) {
-      for (priority = 0; priority < kPriorities; ++priority) {
-        if (d.credits[static_cast<std::size_t>(priority)] > 0 &&
-            (stream = due_in(priority)) != nullptr)
-          break;
-      }
-      if (stream == nullptr) d.credits = kWeights;
-    }
-    if (stream == nullptr) break;
+    const auto priority = d.turns.next([&](std::size_t p) { return due_in(p) != nullptr; });
+    if (!priority) break;
+    OutStream* stream = due_in(*priority);
     const Sequence sequence = *stream->due.begin();
     Outgoing& o = out_.at(sequence);
     if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
@@ -1455,7 +1478,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
     const Sequence prev = self == stream->unanswered.begin() ? 0 : *std::prev(self);
     stream->due.erase(sequence);
     o.state = Out::kInFlight;
-    --d.credits[static_cast<std::size_t>(priority)];
+    d.turns.spend(*priority);
     bytes += o.payload_bytes;
     out.push_back({sequence, prev, std::move(*message)});
   }

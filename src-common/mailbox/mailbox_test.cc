@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <deque>
 #include <functional>
@@ -525,6 +526,104 @@ TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {
                        {Priority::kHigh, 8}, {Priority::kNormal, 3}, {Priority::kLow, 1}}));
   EXPECT_EQ(c.box->transmit(kB, 1).size(), 1U);
   EXPECT_TRUE(c.box->transmit({"worker-9"}, 1000).empty());
+}
+
+// One inbox into which senders deliver as they like.
+struct Inbox {
+  explicit Inbox(Limits limits) : pod(kB, limits) { EXPECT_TRUE(pod.start(kStart, 5)); }
+  // "<sender>-<priority>-<number in its stream>" from worker-<sender>.
+  void arrive(std::uint64_t sender, Priority priority) {
+    const auto p = static_cast<std::uint64_t>(priority);
+    std::uint64_t& last = sent[{sender, p}];
+    char id[40];
+    std::snprintf(id, sizeof id, "m-%04x%04x%08x", static_cast<unsigned>(sender),
+                  static_cast<unsigned>(p), static_cast<unsigned>(last + 1));
+    Message m = message(id, {"worker-" + std::to_string(sender)}, kB, "b");
+    m.priority = priority;
+    ASSERT_EQ(pod.box->deliver(kStart, log_id(100 + sender), last + 1, last, m), Answer::kStored);
+    ++last;
+    ++waiting[p];
+  }
+  // Takes and acks one; its priority.
+  std::optional<std::size_t> take() {
+    const auto d = pod.box->receive(kStart, Milliseconds{100}, {});
+    if (!d) return std::nullopt;
+    const auto p = static_cast<std::uint64_t>(d->message.priority);
+    const auto number = std::stoull(d->message.id.value.substr(10), nullptr, 16);
+    const auto sender = std::stoull(d->message.from.value.substr(7));
+    const std::uint64_t expected = ++taken[{sender, p}];
+    EXPECT_EQ(number, expected) << "out of order: " << d->message.id.value;
+    const auto acked = pod.box->ack(kStart, d->message.id, 1);
+    EXPECT_TRUE(acked && acked->debt);
+    if (acked && acked->debt) pod.box->on_ack_recorded(acked->debt->inbox);
+    --waiting[p];
+    return p;
+  }
+  Pod pod;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> sent, taken;
+  std::array<int, kPriorities> waiting{};
+};
+
+TEST(MailboxFairness, AFullInboxIsHandedOutEightThreeOne) {
+  Inbox inbox({.max_inbox_messages = 30});
+  std::array<int, kPriorities> count{};
+  for (int i = 0; i < 1200; ++i) {
+    for (std::size_t p = 0; p < kPriorities; ++p) {
+      while (inbox.waiting[p] < 10)
+        inbox.arrive(static_cast<std::uint64_t>(i + inbox.waiting[p]) % 3,
+                     static_cast<Priority>(p));
+    }
+    const auto priority = inbox.take();
+    ASSERT_TRUE(priority);
+    ++count[*priority];
+    if (i == 11) {
+      EXPECT_EQ(count, (std::array{8, 3, 1})) << "in every twelve, not only on average";
+    }
+  }
+  EXPECT_EQ(count, (std::array{800, 300, 100}));
+}
+
+TEST(MailboxFairness, NoPriorityStarvesWhateverArrives) {
+  int longest = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    Inbox inbox({.max_inbox_messages = 1000});
+    std::array<int, kPriorities> passed{};
+    const std::size_t high = random.below(100), low = random.below(30);
+    for (int step = 0; step < 400; ++step) {
+      for (std::size_t n = random.below(3); n > 0; --n) {
+        inbox.arrive(random.below(3), random.chance(high)  ? Priority::kHigh
+                                      : random.chance(low) ? Priority::kLow
+                                                           : Priority::kNormal);
+      }
+      const auto before = inbox.waiting;
+      const auto priority = inbox.take();
+      ASSERT_EQ(priority.has_value(), before != (std::array{0, 0, 0})) << "nothing is held back";
+      if (!priority) continue;
+      for (std::size_t p = 0; p < kPriorities; ++p) {
+        passed[p] = p == *priority || before[p] == 0 ? 0 : passed[p] + 1;
+        longest = std::max(longest, passed[p]);
+        ASSERT_LE(passed[p], 22) << "priority " << p << " starves";
+      }
+    }
+  }
+  EXPECT_GE(longest, 11) << "some had to wait, or nothing was shown";
+}
+
+TEST_F(Mailboxes, APriorityThatCannotBeHandedOutCostsTheOthersNothing) {
+  // Both senders have chosen the same id: while one of the two is leased the other waits.
+  Message leased = message("same", {"worker-7"}, kB), waits = message("same", {"worker-8"}, kB);
+  leased.priority = waits.priority = Priority::kHigh;
+  EXPECT_EQ(b.box->deliver(now, log_id(7), 1, 0, leased), Answer::kStored);
+  EXPECT_EQ(b.box->deliver(now, log_id(8), 1, 0, waits), Answer::kStored);
+  EXPECT_EQ(b.box->deliver(now, log_id(9), 1, 0, message("other", {"worker-9"}, kB)),
+            Answer::kStored);
+  EXPECT_EQ(receive(b), "same/1");
+  EXPECT_EQ(receive(b), "other/1");
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_TRUE(b.box->ack(now, {"same"}, 1));
+  EXPECT_EQ(receive(b), "same/1");
 }
 
 TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
