@@ -1,7 +1,6 @@
 #include "engine/mail.h"
 
 #include <algorithm>
-#include <set>
 
 #include "base/encoding.h"
 
@@ -159,6 +158,59 @@ Status Mail::extend(const MessageId& id, std::uint16_t attempt, Milliseconds lea
   auto status = box_.extend(mono_now(), id, attempt, lease);
   schedule_work();
   return status;
+}
+
+// ---- dead letters
+
+Status Mail::end_dead(const MessageId& id, std::set<AgentName>& creditors) {
+  const auto purged = box_.purge(id);
+  if (!purged) return purged.error();
+  if (const auto& debt = purged->debt) {
+    debts_[{debt->sender_log, debt->sender_sequence}] = debt->inbox;
+    creditors.insert(debt->sender);
+  }
+  return {};
+}
+
+Status Mail::purge(const MessageId& id) {
+  std::set<AgentName> creditors;
+  auto status = end_dead(id, creditors);
+  for (const auto& name : creditors) send_debts(name);
+  schedule_work();
+  return status;
+}
+
+Status Mail::redrive(const MessageId& id) {
+  auto status = box_.redrive(id);
+  if (status) serve();
+  schedule_work();
+  return status;
+}
+
+Mail::Swept Mail::purge_all() {
+  std::set<AgentName> creditors;
+  const auto swept = sweep([&](const MessageId& id) { return end_dead(id, creditors); });
+  for (const auto& name : creditors) send_debts(name);
+  schedule_work();
+  return swept;
+}
+
+Mail::Swept Mail::redrive_all() {
+  const auto swept = sweep([&](const MessageId& id) { return box_.redrive(id); });
+  serve();
+  schedule_work();
+  return swept;
+}
+
+Mail::Swept Mail::sweep(const std::function<Status(const MessageId&)>& each) {
+  Swept swept;
+  // One that fails must not keep those behind it from their turn: all are looked at.
+  for (const auto& letter : box_.dead_letters(box_.books().dead_live)) {
+    if (swept.done >= kMaxDeadPerCall) break;
+    ++(each(letter.id) ? swept.done : swept.failed);
+  }
+  swept.left = box_.books().dead_live;
+  return swept;
 }
 
 // ---- frames

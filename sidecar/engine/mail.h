@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,8 @@ inline constexpr std::size_t kMaxWaitingReceivers = 1024;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
 inline constexpr Milliseconds kIdleLinkLimit{60000};
 inline constexpr std::size_t kMaxPeerLinks = 256;
+inline constexpr std::uint32_t kMaxDeadPerCall =
+    256;  // dead letters that one call ends or puts back: the loop serves others in between
 
 // How long a name has not been reached, and what follows for messages of it that were acked here.
 // Pure.
@@ -87,6 +90,15 @@ class Mail {
   void ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done);
   Status nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease);
+  // A dead letter ends (its sender's pod is told, which is not waited for), or is handed out again.
+  Status purge(const MessageId& id);
+  Status redrive(const MessageId& id);
+  // All of them, the oldest first, at most kMaxDeadPerCall a call.
+  struct Swept {
+    std::uint32_t done = 0, failed = 0, left = 0;  // left: dead letters afterwards
+  };
+  Swept purge_all();
+  Swept redrive_all();
 
   // A frame of mail from any session; false: not one of ours.
   bool take(Session& session, const link::Frame& frame);
@@ -142,6 +154,8 @@ class Mail {
   void ensure(const AgentName& name);
   void peer_failed(const AgentName& name, const Error& why);
   void send_debts(const AgentName& name);
+  Status end_dead(const MessageId& id, std::set<AgentName>& creditors);
+  Swept sweep(const std::function<Status(const MessageId&)>& each);
   void settle(log::Sequence inbox);
   void settle(const std::vector<log::Sequence>& inboxes);  // and the debts of these
   [[nodiscard]] bool impatient(const AgentName& sender, MonoTime now) const;

@@ -626,6 +626,181 @@ TEST_F(Mailboxes, APriorityThatCannotBeHandedOutCostsTheOthersNothing) {
   EXPECT_EQ(receive(b), "same/1");
 }
 
+TEST_F(Mailboxes, ARedrivenDeadLetterHasAnotherRound) {
+  send(a, message("m1", kA, kB));
+  const auto frames = a.box->transmit(kB, 1 << 20);
+  const auto deliver = [&] {
+    const Outbound& o = frames.at(0);
+    const Answer answer = b.box->deliver(now, a.log->id(), o.sequence, o.prev, o.message);
+    a.box->on_answer(now, kB, b.log->id(), o.sequence, answer, "");
+    return answer;
+  };
+  EXPECT_EQ(deliver(), Answer::kStored);
+  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound) << "it is not dead";
+  EXPECT_EQ(receive(b), "m1/1");
+  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound);
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 1, {}));
+  EXPECT_EQ(receive(b), "m1/2");
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 2, {}));
+  ASSERT_EQ(b.box->dead_letters(9).size(), 1U);
+  EXPECT_EQ(b.box->dead_letters(9)[0].attempt, 2);
+  EXPECT_TRUE(b.box->dead_letters(0).empty());
+
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound) << "once is enough";
+  const auto nothing_of_before_counts = [&] {
+    for (std::uint16_t attempt = 0; attempt <= 2; ++attempt) {
+      EXPECT_EQ(b.box->ack(now, {"m1"}, attempt).error().code, Code::kDenied) << attempt;
+      EXPECT_EQ(b.box->nack(now, {"m1"}, attempt, {}).error().code, Code::kDenied) << attempt;
+      EXPECT_EQ(b.box->extend(now, {"m1"}, attempt, Milliseconds{9}).error().code, Code::kDenied)
+          << attempt;
+    }
+    const Books books = b.box->books();
+    EXPECT_EQ(books.dead_live, 0U);
+    EXPECT_EQ(books.inbox_live, 1U);
+    EXPECT_EQ(books.stored, books.acked + books.inbox_live + books.dead_live);
+    EXPECT_EQ(a.box->books().outbox_live, 1U) << "the second copy stays with its sender";
+    EXPECT_EQ(deliver(), Answer::kDuplicate);
+  };
+  nothing_of_before_counts();
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  nothing_of_before_counts();
+  EXPECT_EQ(receive(b), "m1/3");
+  EXPECT_EQ(b.box->ack(now, {"m1"}, 2).error().code, Code::kDenied);
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  EXPECT_EQ(receive(b), "m1/4") << "a whole round, also when it is interrupted";
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_EQ(b.box->dead_letters(9).size(), 1U) << "and not more than one";
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  EXPECT_EQ(receive(b), "m1/5");
+  settle(b, a, "m1", 5);
+  EXPECT_EQ(deliver(), Answer::kFinished);
+  EXPECT_EQ(a.box->books().outbox_live + b.box->books().inbox_live, 0U);
+  ASSERT_TRUE(b.start(now, 9));
+  EXPECT_EQ(receive(b), "-");
+}
+
+TEST_F(Mailboxes, ARedrivenDeadLetterComesInItsOldPlace) {
+  for (const char* id : {"m1", "m2"}) send(a, message(id, kA, kB));
+  (void)carry(a, b);
+  for (const char* expected : {"m1/1", "m2/1"}) EXPECT_EQ(receive(b), expected);
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 1, {}));
+  EXPECT_EQ(receive(b), "m1/2");
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 2, {}));
+  ASSERT_TRUE(b.box->nack(now, {"m2"}, 1, {}));
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  EXPECT_EQ(receive(b), "m1/3");
+  EXPECT_EQ(receive(b), "m2/2");
+}
+
+TEST_F(Mailboxes, ARedriveSurvivesTheLossOfTheSendersCopy) {
+  send(a, message("job-1", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "job-1/1");
+  ASSERT_TRUE(b.box->nack(now, {"job-1"}, 1, {}));
+  EXPECT_EQ(receive(b), "job-1/2");
+  ASSERT_TRUE(b.box->nack(now, {"job-1"}, 2, {}));
+  ASSERT_TRUE(b.box->redrive({"job-1"}));
+  a.directory.wipe();
+  ASSERT_TRUE(a.start(now, 11));
+  link();
+  send(a, message("job-1", kA, kB));
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kDuplicate}) << "written anew for the new creditor";
+  EXPECT_EQ(b.box->ack(now, {"job-1"}, 2).error().code, Code::kDenied);
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  EXPECT_EQ(b.box->books().dead_live, 0U);
+  EXPECT_EQ(receive(b), "job-1/3");
+  settle(b, a, "job-1", 3);
+}
+
+TEST_F(Mailboxes, OfTwoDeadLettersWithOneIdTheFirstIsMeant) {
+  for (const std::uint64_t sender : {7U, 8U}) {
+    Message m = message("same", {"worker-" + std::to_string(sender)}, kB);
+    EXPECT_EQ(b.box->deliver(now, log_id(sender), 1, 0, m), Answer::kStored);
+    for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
+      EXPECT_EQ(receive(b), "same/" + std::to_string(attempt));
+      ASSERT_TRUE(b.box->nack(now, {"same"}, attempt, {}));
+    }
+  }
+  ASSERT_EQ(b.box->dead_letters(9).size(), 2U);
+  const auto first = b.box->purge({"same"});
+  ASSERT_TRUE(first && first->debt);
+  EXPECT_EQ(first->debt->sender.value, "worker-7");
+  ASSERT_TRUE(b.box->redrive({"same"}));
+  EXPECT_EQ(b.box->purge({"same"}).error().code, Code::kNotFound);
+  const auto d = b.box->receive(now, Milliseconds{100}, {});
+  ASSERT_TRUE(d);
+  EXPECT_EQ(d->message.from.value, "worker-8");
+}
+
+TEST(MailboxLimits, AttemptsThatCannotBeCountedOnAreRefused) {
+  constexpr std::uint16_t kAttempts = 6000;  // two rounds fit into 14 bits, three do not
+  Pod b{kB, {.max_attempts = kAttempts}};
+  ASSERT_TRUE(b.start(kStart, 2));
+  ASSERT_EQ(b.box->deliver(kStart, log_id(1), 1, 0, message("m1", kA, kB)), Answer::kStored);
+  std::uint16_t last = 0;
+  const auto wear_out = [&] {
+    while (auto d = b.box->receive(kStart, Milliseconds{100}, {})) {
+      ASSERT_GT(d->attempt, last);
+      last = d->attempt;
+      ASSERT_TRUE(b.box->nack(kStart, {"m1"}, last, {}));
+    }
+  };
+  wear_out();
+  EXPECT_EQ(last, kAttempts);
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  wear_out();
+  EXPECT_EQ(last, 2 * kAttempts);
+  const auto third = b.box->redrive({"m1"});
+  ASSERT_FALSE(third);
+  EXPECT_EQ(third.error().code, Code::kDenied);
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  EXPECT_TRUE(b.box->purge({"m1"}));
+}
+
+TEST_F(Mailboxes, ADamagedDeadLetterIsNotRedriven) {
+  ASSERT_EQ(b.box->deliver(now, log_id(7), 1, 0,
+                           message("m-0123456789abcdef", {"worker-7"}, kB, "to-be-damaged")),
+            Answer::kStored);
+  bool damaged = false;
+  const auto names = *b.directory.list();
+  for (const std::string& name : names) {
+    std::string& bytes = *b.directory.content(name);
+    const auto at = bytes.find("to-be-damaged");
+    if (at == std::string::npos) continue;
+    bytes[at] = 'T';
+    damaged = true;
+  }
+  ASSERT_TRUE(damaged);
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_EQ(b.box->dead_letters(9).size(), 1U) << "set aside, not handed out";
+  EXPECT_EQ(b.box->redrive({"m-0123456789abcdef"}).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  EXPECT_TRUE(b.box->purge({"m-0123456789abcdef"}));
+}
+
+TEST_F(Mailboxes, ARedriveThatCannotBeWrittenHasNotHappened) {
+  send(a, message("m1", kA, kB));
+  (void)carry(a, b);
+  for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
+    EXPECT_EQ(receive(b), "m1/" + std::to_string(attempt));
+    ASSERT_TRUE(b.box->nack(now, {"m1"}, attempt, {}));
+  }
+  b.directory.fail_in(1);
+  EXPECT_FALSE(b.box->redrive({"m1"}));
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  EXPECT_EQ(receive(b), "m1/3");
+}
+
 TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
   Pod c{kB, {}, 8192 + 4 * kSegment};
   ASSERT_TRUE(c.start(now, 5, 4));
@@ -640,6 +815,11 @@ TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
   c.directory.set_capacity(0);
   ASSERT_GT(s, 5U);
   std::vector<AckDebt> debts;
+  for (std::uint16_t attempt = 1; attempt <= 5; ++attempt) {
+    ASSERT_TRUE(c.box->receive(now, Milliseconds{100}, {}));
+    ASSERT_TRUE(c.box->nack(now, {"m-1000000000000000"}, attempt, {}));
+  }
+  ASSERT_TRUE(c.box->redrive({"m-1000000000000000"})) << "so does a redrive";
   while (auto d = c.box->receive(now, Milliseconds{100}, {})) {
     auto r = c.box->ack(now, d->message.id, d->attempt);
     ASSERT_TRUE(r);
@@ -662,10 +842,11 @@ struct Known {  // one message, as the agents know it
   AgentName from, to;
   Message message;
   std::uint64_t order = 0;
-  bool generated = false, local = false, resent = false;
+  bool generated = false, local = false, resent = false, redriven = false;
   bool accepted = false, refused = false;  // told so; refused: never delivered
   bool delivered = false, ack_tried = false, ack_ok = false;
   std::uint16_t attempt = 0;  // highest seen in the receiver's present incarnation
+  std::uint16_t round = 0;    // … and of the attempts before its last redrive
   bool sender_has = false, receiver_has = false;  // committed copies
   bool sender_wiped = false, receiver_wiped = false;
 };
@@ -683,7 +864,7 @@ constexpr std::size_t kSeenPackets = 100;
 // What all worlds of a run saw together: a test that never gets there proves nothing.
 struct Seen {
   std::uint64_t accepted = 0, refused = 0, acks = 0, again = 0, restarts = 0, wipes = 0, copied = 0,
-                dead = 0;
+                dead = 0, redriven = 0;
 };
 
 class World {
@@ -941,8 +1122,9 @@ class World {
       ASSERT_GT(d.attempt, k.attempt) << id << " handed out twice as one attempt";
       ASSERT_EQ(d.redelivered, d.attempt > 1);
       // (A dead letter whose attempts were all cut short by crashes begins anew when its pod's log
-      // is lost.)
-      if (!k.delivered && !k.resent && !k.receiver_wiped && k.message.in_reply_to.empty()) {
+      // is lost, or when it is redriven.)
+      if (!k.delivered && !k.resent && !k.receiver_wiped && !k.redriven &&
+          k.message.in_reply_to.empty()) {
         std::uint64_t& last = first_delivery_[k.from.value + k.to.value +
                                               std::to_string(static_cast<int>(k.message.priority))];
         ASSERT_GT(k.order, last) << id << " out of order";
@@ -961,7 +1143,7 @@ class World {
     Known& k = known_.at(h.id.value);
     const std::size_t what = random_.below(100);
     if (what < 55) {
-      const bool late = h.attempt < k.attempt;
+      const bool late = h.attempt < k.attempt || h.attempt <= k.round;
       auto r = n.box->ack(now_, h.id, h.attempt);
       if (r) k.ack_tried = true;  // the record may be marked even if nobody is told
       if (n.directory.crashed()) return;
@@ -1074,7 +1256,7 @@ class World {
       if (k.to == n.name) {
         k.receiver_has = false;
         k.receiver_wiped = true;
-        k.attempt = 0;
+        k.attempt = k.round = 0;
       }
     }
     restart(n);
@@ -1116,6 +1298,8 @@ class World {
       return restart(n);
     else if (what < 974)
       return wipe(n);
+    else if (what < 982)
+      redrive(n);
     else if (chaotic_ && linked_)
       resend_debts(n);
     if (failed()) return;
@@ -1131,6 +1315,20 @@ class World {
     } else {
       n.awaited.insert(id);
       n.box->await_reply(id);
+    }
+  }
+
+  void redrive(Node& n) {
+    for (const Summary& s : n.box->dead_letters(3)) {
+      const auto r = n.box->redrive(s.id);
+      if (n.directory.crashed()) return;
+      if (!r) continue;
+      ++seen_.redriven;
+      known_.at(s.id.value).redriven = true;
+      n.told.push_back([this, id = s.id.value, attempt = s.attempt] {
+        Known& k = known_.at(id);
+        k.round = std::max(k.round, attempt);
+      });
     }
   }
 
@@ -1189,6 +1387,7 @@ class World {
           }
         }
         n->held.clear();
+        if (round == 5 && random_.chance(30)) redrive(*n);
         if (round > 20) purge(*n);  // dead letters may fill an inbox until somebody ends them
         flush(*n);
         (void)n->box->tick(now_);
@@ -1259,6 +1458,7 @@ TEST(MailboxProperty, NothingAcceptedIsLostNothingComesTwice) {
     EXPECT_GT(seen.restarts, 5 * count);
     EXPECT_GT(seen.wipes, count / 2);
     EXPECT_GT(seen.dead, count / 10);
+    EXPECT_GT(seen.redriven, count / 10);
     EXPECT_GT(seen.copied, count / 10);
   }
 }
