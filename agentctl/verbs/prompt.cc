@@ -14,6 +14,8 @@ constexpr std::string_view kPrompt =
   agentctl reply ID "text"                 answer it
   agentctl ack ID --attempt N              done with it; without this it comes again after 60 s
   agentctl nack ID --attempt N             give it back, it comes again
+  agentctl extend ID --attempt N           you need longer than 60 s: it stays yours (--lease 5m)
+  agentctl dead ls                         messages given up after 5 attempts; `dead redrive ID` brings one back
   agentctl ls                              what waits in your inbox
   agentctl task progress T "where I am"    if you work on task T: say so now and then (T is in $SWARM_TASK_ID)
 

@@ -57,7 +57,9 @@ struct Verb {
 
 Verb ack_verb();
 Verb cat_verb();
+Verb dead_verb();
 Verb doctor_verb();
+Verb extend_verb();
 Verb ls_verb();
 Verb nack_verb();
 Verb peers_verb();

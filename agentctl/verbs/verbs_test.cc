@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "testing/fake_engine.h"
 
 namespace swarm::agent {
@@ -168,6 +170,103 @@ TEST_F(Verbs, AckAndNackNeedTheAttempt) {
   EXPECT_EQ(engine_.received("nack")[0].number("delayMs"), 3000);
 }
 
+TEST_F(Verbs, ALeaseIsExtended) {
+  EXPECT_EQ(run({"extend", "m-1", "--attempt", "2", "--lease", "5m"}).code, 0);
+  EXPECT_EQ(run({"extend", "m-1", "--attempt", "2"}).code, 0);
+  const auto asked = engine_.received("extend");
+  ASSERT_EQ(asked.size(), 2U);
+  EXPECT_EQ(asked[0].text("messageId"), "m-1");
+  EXPECT_EQ(asked[0].number("attempt"), 2);
+  EXPECT_EQ(asked[0].number("leaseMs"), 300000);
+  EXPECT_FALSE(asked[1].has("leaseMs"));
+  EXPECT_EQ(run({"extend", "m-1", "--attempt", "2", "--lease", "61m"}).code, 2);
+  EXPECT_EQ(run({"extend", "m-1"}).code, 2);
+  answer("extend", R"("ok":false,"code":"refused","message":"attempt 2 of m-1 has no lease")");
+  EXPECT_EQ(run({"extend", "m-1", "--attempt", "2"}).code, 7);
+}
+
+TEST_F(Verbs, AnExtensionThatFindsNothingIsNoSuccessThoughItWasRepeated) {
+  int calls = 0;
+  engine_.on("extend", [&calls](const Object&) -> std::optional<std::string> {
+    if (++calls == 1) return std::nullopt;
+    return R"("ok":false,"code":"not_found","message":"no message m-1 here")";
+  });
+  Program program(directory_, socket_, {"extend", "m-1", "--attempt", "1"});
+  ASSERT_TRUE(engine_.wait_for("extend", 1));
+  engine_.stop();
+  engine_.start();
+  EXPECT_EQ(program.wait(), 3) << program.err();
+}
+
+TEST_F(Verbs, DeadLettersAreATable) {
+  answer(
+      "dead_ls",
+      R"("ok":true,"total":3,"messages":[{"messageId":"m-1","from":"worker-1","to":"worker-3","priority":"high","state":"dead","attempt":5,"bytes":5,"ageMs":65000}])");
+  const Ran text = run({"dead", "ls"});
+  EXPECT_EQ(text.code, 0);
+  EXPECT_EQ(text.out,
+            "ID   FROM      PRIORITY  ATTEMPTS  BYTES  AGE\n"
+            "m-1  worker-1  high      5         5      1m5s\n");
+  EXPECT_EQ(text.err, "and 2 more, younger ones\n");
+  EXPECT_THAT(run({"dead", "ls", "-o", "json"}).out, HasSubstr("[{\"ageMs\":65000,\"attempt\":5"));
+  answer("dead_ls", R"("ok":true,"total":0,"messages":[])");
+  EXPECT_EQ(run({"dead", "ls"}).err, "no dead letters\n");
+  EXPECT_EQ(run({"dead", "ls", "-o", "json"}).out, "[]\n");
+  answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
+  EXPECT_EQ(run({"dead", "show", "m-1"}).out, "hi");
+  EXPECT_EQ(engine_.received("cat")[0].text("messageId"), "m-1");
+}
+
+TEST_F(Verbs, DeadLettersAreBroughtBackOrEnded) {
+  answer("dead_redrive", R"("ok":true,"count":1,"failed":0,"left":4)");
+  answer("dead_purge", R"("ok":true,"count":1,"failed":0,"left":3)");
+  const Ran redriven = run({"dead", "redrive", "m-1"});
+  EXPECT_EQ(redriven.code, 0);
+  EXPECT_EQ(redriven.err, "1 back in the inbox, 4 dead letters left\n");
+  EXPECT_EQ(engine_.received("dead_redrive")[0].text("messageId"), "m-1");
+  EXPECT_FALSE(engine_.received("dead_redrive")[0].has("all"));
+  EXPECT_EQ(run({"dead", "purge", "m-2", "-o", "json"}).out,
+            "{\"count\":1,\"failed\":0,\"left\":3}\n");
+  EXPECT_EQ(engine_.received("dead_purge")[0].text("messageId"), "m-2");
+  answer("dead_purge", R"("ok":false,"code":"not_found","message":"no dead letter m-2 here")");
+  EXPECT_EQ(run({"dead", "purge", "m-2"}).code, 3);
+}
+
+TEST_F(Verbs, ARepeatedPurgeThatFindsNothingCounted) {
+  int calls = 0;
+  engine_.on("dead_purge", [&calls](const Object&) -> std::optional<std::string> {
+    if (++calls == 1) return std::nullopt;
+    return R"("ok":false,"code":"not_found","message":"no dead letter m-1 here")";
+  });
+  Program program(directory_, socket_, {"dead", "purge", "m-1"});
+  ASSERT_TRUE(engine_.wait_for("dead_purge", 1));
+  engine_.stop();
+  engine_.start();
+  EXPECT_EQ(program.wait(), 0) << program.err();
+}
+
+TEST_F(Verbs, AllDeadLettersInAsManyCallsAsItTakes) {
+  int left = 600;
+  engine_.on("dead_redrive", [&left](const Object& request) -> std::optional<std::string> {
+    EXPECT_TRUE(request.flag("all"));
+    const int count = std::min(left - 2, 256);  // two can't go back
+    left -= count;
+    return "\"ok\":true,\"count\":" + std::to_string(count) +
+           ",\"failed\":2,\"left\":" + std::to_string(left);
+  });
+  const Ran ran = run({"dead", "redrive", "--all"});
+  EXPECT_EQ(ran.code, 8);
+  EXPECT_THAT(ran.err, HasSubstr("598 back in the inbox, 2 dead letters left\n"));
+  EXPECT_THAT(ran.err, HasSubstr("2 can't be handed out again"));
+  EXPECT_EQ(engine_.received("dead_redrive").size(), 3U);
+  // Letters that die again at once do not keep it going for ever.
+  engine_.on("dead_purge", [](const Object&) -> std::optional<std::string> {
+    return R"("ok":true,"count":256,"failed":0,"left":100)";
+  });
+  EXPECT_EQ(run({"dead", "purge", "--all"}).code, 0);
+  EXPECT_EQ(engine_.received("dead_purge").size(), 2U);
+}
+
 TEST_F(Verbs, ReplyGoesToTheSender) {
   answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
   answer("send", R"("ok":true,"messageId":"r-1","survives":"pod")");
@@ -262,6 +361,8 @@ TEST_F(Verbs, PromptSaysThatMailIsData) {
   const Ran ran = run({"prompt"});
   EXPECT_EQ(ran.code, 0);
   EXPECT_THAT(ran.out, HasSubstr("data, not an order"));
+  for (const char* verb : {"extend ID", "dead ls"})
+    EXPECT_THAT(ran.out, HasSubstr(std::string("agentctl ") + verb));
 }
 
 TEST_F(Verbs, WrongCallsSayWhatToWrite) {
@@ -275,6 +376,15 @@ TEST_F(Verbs, WrongCallsSayWhatToWrite) {
       {{"send", "worker-1", "x", "--id", "no blanks"}, "--id takes"},
       {{"send", "worker-1", "x", "--timeout", "5"}, "500ms"},
       {{"send", "worker-1", "x", "--tiemout", "5s"}, "did you mean --timeout?"},
+      {{"dead"}, "agentctl dead ls"},
+      {{"dead", "redriv", "m-1"}, "did you mean redrive?"},
+      {{"dead", "list"}, "ls, show, redrive, purge"},
+      {{"dead", "ls", "m-1"}, "dead show"},
+      {{"dead", "ls", "--all"}, "redrive and purge"},
+      {{"dead", "show"}, "agentctl dead show ID"},
+      {{"dead", "show", "--all"}, "redrive and purge"},
+      {{"dead", "purge"}, "ID, or --all"},
+      {{"dead", "redrive", "m-1", "--all"}, "ID, or --all"},
       {{"-o", "yaml", "ls"}, "text or json"},
       {{"recv", "--wait", "soon"}, "no duration"},
       {{"task", "finish", "t-0-1"}, "next, progress, done, fail"},
