@@ -147,6 +147,7 @@ TEST_F(DeadLetters, AllOfThemInCallsOfBoundedLength) {
   auto swept = mail->redrive_all();
   EXPECT_EQ(swept.done, kMaxDeadPerCall);
   EXPECT_EQ(swept.left, 3U);
+  ASSERT_EQ(box.dead_letters(9).size(), 3U);
   EXPECT_EQ(box.dead_letters(1)[0].id.value, "m" + std::to_string(kMaxDeadPerCall + 1))
       << "the oldest first";
   swept = mail->purge_all();
