@@ -30,8 +30,8 @@ class Batch {
       std::string out;
       for (const Outcome& outcome : outcomes_.take()) out += outcome.to_json() + "\n";
       if (!print(out)) return exit_code("failed");  // nobody reads it
-      submit();
-      if (ended_ && drained_ && under_way_.empty() && outcomes_.waiting() == 0) break;
+      submit();  // leaves no line behind unless something is under way or waits
+      if (ended_ && under_way_.empty() && outcomes_.waiting() == 0) break;
       if (!outcomes_.ready()) wait();
     }
     std::fprintf(stderr, "%llu of %llu accepted\n",
@@ -59,7 +59,6 @@ class Batch {
 
   // Lines that are here, as far as the window goes.
   void submit() {
-    drained_ = false;
     while (has_room()) {
       if (!held_ && !next_message()) return;
       // The same id twice: the second waits for the first, which would otherwise be told "unknown".
@@ -83,7 +82,6 @@ class Batch {
   bool next_message() {
     while (outcomes_.waiting() < kMostWaitingOutcomes) {
       auto line = lines_.next();
-      drained_ = !line;
       if (!line) return false;
       if (!line->too_long && line->text.find_first_not_of(" \t\r") == std::string::npos) continue;
       auto message = line->too_long ? invalid("longer than " + std::to_string(kMaxLineBytes) +
@@ -149,8 +147,7 @@ class Batch {
   std::map<std::uint64_t, UnderWay> under_way_;
   std::set<std::string> ids_;
   std::size_t bytes_ = 0;
-  bool ended_ = false;    // no more input
-  bool drained_ = false;  // no whole line is left of what has been read
+  bool ended_ = false;  // no more input
   std::optional<Error> trouble_;
 };
 
