@@ -8,24 +8,24 @@ help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 demo: ## from nothing to agents at work and a verdict; 12 min the first time, 90 s later; CONTEXT=name: on your cluster
 	@scripts/demo
-demo-down: ## take the demo away and leave nothing; 5 s
+demo-down: ## take the demo away and look that nothing is left; 5 s
 	@scripts/demo down
 build: ## packages and programs into build/release/bin; 4 min the first time
 	@scripts/build
-test: ## everything a change must pass; 20 min from nothing, 8 min warm
+test: ## everything a change must pass; 20 min from nothing, 11 min warm
 	@scripts/test
 test-unit: ## tests that need no cluster; 1 min after build
 	@scripts/test-unit
 test-full: ## everything at full size; hours
 	@FULL=1 E2E_TIMEOUT=8h scripts/test
-e2e: ## scenarios on a real Kubernetes; 5 min; SCENARIO=name: one; CONTEXT=name: on your cluster
+e2e: ## scenarios on a real Kubernetes, as make test runs them; 8 min; SCENARIO=name: one; CONTEXT=name: on your cluster
 	@scripts/e2e
 bench: ## benchmarks; minutes; ONLY=name: one
 	@scripts/bench
 lab-up: ## a Kubernetes of NODES=2 nodes on this machine; 5 min the first time, 10 s later
-	@e2e/lab/lab up $(NODES)
-lab-down: ## stop it and leave nothing; 3 s
-	@e2e/lab/lab down
+	@CONTEXT= scripts/cluster up $(NODES)
+lab-down: ## stop it and look that nothing is left; 3 s
+	@CONTEXT= scripts/cluster down
 lab-status: ## what runs there
 	@e2e/lab/lab status
 images: ## build the images that changed; 2 min the first time, 10 s later

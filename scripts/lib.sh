@@ -13,6 +13,15 @@ beat=
 trap 'kill $beat 2>/dev/null; exit 130' INT TERM   # also where the command at hand ignores Ctrl-C
 die() { echo "$(basename "$0"): $*" >&2; exit 1; }
 
+# result FILE PROMISE COMMAND FIGURE BAR OK: a line for `make proof`, in build/results/FILE.jsonl.
+result() {
+	mkdir -p build/results
+	printf '{"promise":"%s","command":"%s","figure":"%s","bar":"%s","ok":%s,"date":"%s","commit":"%s"}\n' "${@:2}" \
+		"$(date -u +%F)" "$(git rev-parse --short HEAD 2>/dev/null || echo none)" >>"build/results/$1.jsonl"
+}
+# built: are the programs and the lab's there from an earlier run?
+built() { ls "$LAB_DIR"/bin/*/done build/release/bin/swarm-operator >/dev/null 2>&1; }
+
 # steps COUNT: how many calls of `step` follow.
 steps() { STEPS=$1 STEP=0; }
 

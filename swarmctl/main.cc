@@ -39,7 +39,7 @@ constexpr Verb kVerbs[] = {
      1, 2, swarm::commands::submit},
     {"get", "tasks|agents [SWARM] | task/T", "List the tasks or the agents of a swarm",
      "SWARM may be left out where there is only one. The states of tasks: queued, running, done, "
-     "failed, dead,\ncancelled.",
+     "dead, cancelled.",
      "  kubectl swarm get tasks hello --state queued,running\n"
      "  kubectl swarm get task/t-0-1f2a -o yaml\n"
      "  kubectl swarm get agents hello -o wide",
@@ -61,7 +61,7 @@ constexpr Verb kVerbs[] = {
      1, 1, swarm::commands::result},
     {"cancel", "task/T", "Take a task back; a running one is ended", "",
      "  kubectl swarm cancel task/t-0-1f2a", 1, 1, swarm::commands::cancel},
-    {"retry", "task/T", "Queue a failed, dead or cancelled task again",
+    {"retry", "task/T", "Queue a dead or cancelled task again",
      "Its attempts start anew; their history is kept.", "  kubectl swarm retry task/t-0-1f2a", 1, 1,
      swarm::commands::retry},
     {"top", "[SWARM]", "Show what a swarm is doing, refreshed every 2 s",
@@ -147,6 +147,20 @@ void add_flags(CLI::App& command, const std::string& name, Options& options, std
   }
 }
 
+// kubectl reads -o=json as -o json; CLI11 would take the = for a part of the value.
+void split_short_flags(std::vector<std::string>& words) {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    std::string& word = words[i];
+    if (word == "--") return;
+    const bool value =
+        i > 0 && (words[i - 1] == "--key" || words[i - 1] == "--id" || words[i - 1] == "--label");
+    if (!value && word.size() > 3 && word[0] == '-' && word[2] == '=' &&
+        std::string_view("nol").find(word[1]) != std::string_view::npos) {
+      word.erase(2, 1);
+    }
+  }
+}
+
 std::string subcommand_help(const Verb& verb, const CLI::App& command) {
   std::string out = std::string(verb.summary) + ".\n\nUsage:\n  " + usage_of(verb) + " [flags]\n";
   if (*verb.details != '\0') out += std::string("\n") + verb.details + "\n";
@@ -192,7 +206,8 @@ int main(int argc, char** argv) {
                  "kubectl swarm VERB --help says more. Swarms themselves are made, changed and "
                  "listed by kubectl: kubectl\nget swarms, kubectl explain swarm.spec.\n\n"
                  "Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 4 full, 5 outcome "
-                 "unknown, 6 unavailable, 7 refused,\n8 partly: some lines not accepted, or some "
+                 "unknown, 6 unavailable, 7 refused,\n8 partly: some lines not accepted or not "
+                 "sent, or some "
                  "teams not in a list.\n",
                  verbs_help().c_str());
     return name.empty() ? 2 : 0;
@@ -210,6 +225,7 @@ int main(int argc, char** argv) {
         (near.empty() ? "; kubectl swarm --help lists them" : "; did you mean " + near + "?"));
   }
   words.erase(words.begin() + static_cast<std::ptrdiff_t>(at));
+  split_short_flags(words);
 
   Options options;
   std::string timeout;

@@ -229,6 +229,16 @@ std::string_view utf8_prefix(std::string_view text, std::size_t limit) {
   return text.substr(0, end);
 }
 
+bool is_task_id(std::string_view text) {
+  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  if (text.size() > kMostTaskIdBytes || !text.starts_with("t-")) return false;
+  const std::size_t dash = text.find('-', 2);
+  if (dash == std::string_view::npos || dash == 2 || dash + 1 == text.size()) return false;
+  return std::all_of(text.begin() + 2, text.begin() + static_cast<std::ptrdiff_t>(dash), digit) &&
+         std::all_of(text.begin() + static_cast<std::ptrdiff_t>(dash) + 1, text.end(),
+                     [&](char c) { return digit(c) || (c >= 'a' && c <= 'z'); });
+}
+
 std::string printable(std::string_view text, std::size_t limit) {
   std::string out;
   std::size_t i = 0;

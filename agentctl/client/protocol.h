@@ -22,7 +22,8 @@ namespace swarm::agent {
 
 inline constexpr std::size_t kMaxLineBytes = 1U << 20U;    // of either direction, newline included
 inline constexpr std::size_t kDefaultResultBytes = 61440;  // kept of a task's output
-inline constexpr std::size_t kMostResultBytes = 640U << 10U;  // in base64 it still fits a line
+inline constexpr std::size_t kMostResultBytes = 65536;     // what spec.mailbox allows at most
+inline constexpr std::size_t kMostTaskIdBytes = 64;
 inline constexpr int kExitPartial = 8;
 
 // The exit code of every verb for a `code` of the socket protocol ("" = success).
@@ -106,6 +107,7 @@ struct Answer {
 // An answer from its line. kInvalid: not an answer.
 Result<Answer> parse_answer(std::string_view line);
 
+bool is_task_id(std::string_view text);  // ^t-[0-9]+-[0-9a-z]+$, at most 64 bytes
 // `text` as valid UTF-8 on one line: foreign bytes become '?', control characters and escape
 // sequences go; cut to `limit` bytes at a character's border.
 std::string printable(std::string_view text, std::size_t limit);

@@ -104,6 +104,15 @@ TEST(Protocol, PrintableTakesTheTeethOut) {
   EXPECT_EQ(printable("abc", 0), "");
 }
 
+TEST(Protocol, TaskIdsAreKnownByTheirForm) {
+  for (const char* good : {"t-0-1f2a", "t-12-z"}) EXPECT_TRUE(is_task_id(good)) << good;
+  for (const char* bad : {"", "t", "t-", "t-0", "t-0-", "t--1", "t-a-1", "t-0-1F", "t-0-1 ",
+                          "task/t-0-1", "xyz", "t-0-1\n"})
+    EXPECT_FALSE(is_task_id(bad)) << bad;
+  EXPECT_TRUE(is_task_id("t-0-" + std::string(kMostTaskIdBytes - 4, '1')));
+  EXPECT_FALSE(is_task_id("t-0-" + std::string(kMostTaskIdBytes - 3, '1')));
+}
+
 TEST(Protocol, PrefixesDoNotCutCharacters) {
   EXPECT_EQ(utf8_prefix("abc", 5), "abc");
   EXPECT_EQ(utf8_prefix("a\xE2\x82\xAC", 3), "a");

@@ -210,6 +210,13 @@ int Program::wait() {
 }
 
 void Program::signal(int number) { ::kill(pid_, number); }
+
+void Program::stop() {
+  signal(SIGSTOP);
+  siginfo_t ignored{};
+  while (::waitid(P_PID, static_cast<id_t>(pid_), &ignored, WSTOPPED) != 0 && errno == EINTR) {
+  }
+}
 std::string Program::out() const { return slurp(out_path_); }
 std::string Program::err() const { return slurp(err_path_); }
 

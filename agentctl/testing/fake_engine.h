@@ -72,6 +72,7 @@ class Program {
   // The exit code, or 1000 + signal; -1: still running after 30 s.
   int wait();
   void signal(int number);
+  void stop();  // until signal(SIGCONT); it stands still when this returns
   [[nodiscard]] std::string out() const;
   [[nodiscard]] std::string err() const;
 

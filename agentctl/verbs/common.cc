@@ -61,6 +61,15 @@ Result<std::string> body_argument(const Arguments& arguments, std::size_t index)
   return read_input("-");
 }
 
+Status set_priority(Request& request, const Arguments& arguments) {
+  if (!arguments.has("priority")) return {};
+  const std::string priority = arguments.get("priority");
+  if (priority != "high" && priority != "normal" && priority != "low")
+    return invalid("--priority takes high, normal or low, not '" + priority + "'");
+  request.set("priority", priority);
+  return {};
+}
+
 bool print(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t n = ::write(STDOUT_FILENO, bytes.data(), bytes.size());

@@ -30,10 +30,9 @@ int run(Context& context, const Arguments& arguments) {
   const Answer acked = ack(context, message);
   if (acked.ok) return 0;
   return context.fail(
-      acked.code,
-      acked.code == "unknown"
-          ? "the message was printed; if its ack did not arrive, it comes again: " + acked.message
-          : "the message was printed, but not acked, it comes again: " + acked.message);
+      acked.code, acked.code == "unknown"
+                      ? "the message was printed; of its ack: " + acked.message
+                      : "the message was printed, but not acked, it comes again: " + acked.message);
 }
 
 }  // namespace

@@ -12,12 +12,13 @@ int run(Context& context, const Arguments& arguments) {
   const std::string id = arguments.get("id", new_message_id());
   if (!is_message_id(id))
     return context.fail("invalid", "--id takes 1 to 128 of the characters A-Z a-z 0-9 . _ : -");
+  Request request("request");
+  const Status priority = set_priority(request, arguments);
+  if (!priority) return context.fail(priority.error());
   const Result<std::string> body = body_argument(arguments, 1);
   if (!body) return context.fail(body.error());
-  Request request("request");
   request.set("to", arguments.positional[0]).set("id", id).set_bytes("body", *body);
   request.set_remaining("timeoutMs", kAnswerSlack);
-  if (arguments.has("priority")) request.set("priority", arguments.get("priority"));
   const Answer answer = context.call(std::move(request), kRequestTimeout);
   if (!answer.ok) {
     return context.fail(answer.code, answer.message + " (message " + id +

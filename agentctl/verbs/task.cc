@@ -1,4 +1,5 @@
 // agentctl task next|progress|done|fail: for agents that live longer than one task.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
@@ -11,6 +12,7 @@ namespace {
 constexpr Milliseconds kNextWait{30'000};
 constexpr Milliseconds kReportTimeout{60'000};
 constexpr std::size_t kMostProgressBytes = 1000;
+constexpr std::size_t kMostWords = 1000;
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
@@ -20,6 +22,9 @@ std::string environment(const char* name) {
 // The task and attempt that progress, done and fail are about, into the request.
 Status name_task(Request& request, const Arguments& arguments) {
   const std::string& task = arguments.positional[1];
+  if (!is_task_id(task))
+    return invalid("'" + printable(task, kMostTaskIdBytes) +
+                   "' is no task's id, for example t-0-1f2a");
   std::string attempt = arguments.get("attempt");
   const std::string current = environment("SWARM_TASK_ID");
   if (attempt.empty() && (current.empty() || current == task))
@@ -123,19 +128,59 @@ int fail(Context& context, const Arguments& arguments) {
   return answer.ok ? 0 : context.fail(answer);
 }
 
+struct Action {
+  const char* name;
+  int (*run)(Context&, const Arguments&);
+  bool needs_task;
+  std::size_t most;                // words, its name and the task included
+  std::vector<std::string> flags;  // of the verb's own
+};
+
+const std::vector<Action>& actions() {
+  static const std::vector<Action> kActions{
+      {"next", next, false, 1, {"wait", "json"}},
+      {"progress", progress, true, kMostWords, {"attempt"}},
+      {"done", done, true, 3, {"attempt", "branch", "commit"}},
+      {"fail", fail, true, kMostWords, {"attempt", "bad", "later", "cancelled"}}};
+  return kActions;
+}
+
+// Whether the action takes what is written; what it would not look at is no less wrong.
+Status check_call(const Action& action, const Arguments& arguments) {
+  const std::string call = std::string("agentctl task ") + action.name;
+  const std::size_t words = arguments.positional.size() + arguments.rest.size();
+  if (action.needs_task && arguments.positional.size() < 2)
+    return invalid("which task? write: " + call + " t-0-1f2a");
+  if (words > action.most) {
+    const std::size_t given = arguments.positional.size();
+    return invalid("too many arguments, from '" +
+                   (action.most < given ? arguments.positional[action.most]
+                                        : arguments.rest[action.most - given]) +
+                   "' on: " + call +
+                   (action.needs_task ? " T [RESULT|-] (quote a text with blanks)"
+                                      : " [--wait 30s] [--json]"));
+  }
+  for (const Action& other : actions()) {
+    for (const std::string& flag : other.flags) {
+      if (arguments.has(flag) &&
+          std::find(action.flags.begin(), action.flags.end(), flag) == action.flags.end())
+        return invalid("--" + flag + " belongs to task " + other.name + ", not to task " +
+                       action.name);
+    }
+  }
+  return {};
+}
+
 int run(Context& context, const Arguments& arguments) {
   const std::string& what = arguments.positional[0];
-  const auto needs_task = [&](int (*action)(Context&, const Arguments&)) {
-    if (arguments.positional.size() < 2) {
-      return context.fail("invalid", "which task? write: agentctl task " + what + " t-0-1f2a");
-    }
-    return action(context, arguments);
-  };
-  if (what == "next") return next(context, arguments);
-  if (what == "progress") return needs_task(progress);
-  if (what == "done") return needs_task(done);
-  if (what == "fail") return needs_task(fail);
-  const std::string near = nearest(what, {"next", "progress", "done", "fail"});
+  std::vector<std::string> names;
+  for (const Action& action : actions()) {
+    names.emplace_back(action.name);
+    if (what != action.name) continue;
+    const Status right = check_call(action, arguments);
+    return right ? action.run(context, arguments) : context.fail(right.error());
+  }
+  const std::string near = nearest(what, names);
   return context.fail("invalid", "'" + what + "' is none of next, progress, done, fail" +
                                      (near.empty() ? "" : "; did you mean " + near + "?"));
 }
@@ -153,8 +198,10 @@ Verb task_verb() {
       "  task progress T MESSAGE…           show that it goes on, and keep the lease; exit code 7: "
       "lost or cancelled, stop\n"
       "  task done T [RESULT|-]             finished; RESULT is kept (- = standard input)\n"
-      "  task fail T [--bad|--later] [MESSAGE]   tried again; --bad: never again; --later: again, "
-      "not counted\n"
+      "  task fail T [--bad|--later|--cancelled] [MESSAGE]   tried again; --bad: never again; "
+      "--later: again,\n"
+      "                                     not counted; --cancelled: it was, and you have "
+      "stopped\n"
       "The attempt comes from --attempt or SWARM_TASK_ATTEMPT. Call progress more often than the "
       "lease (leaseMs).\n",
       {{"attempt", "N", "the attempt that task next printed"},
@@ -166,7 +213,7 @@ Verb task_verb() {
        {"later", "", "fail: not now; not counted as an attempt"},
        {"cancelled", "", "fail: ended because it was cancelled"}},
       1,
-      1000,
+      kMostWords,
       run};
 }
 

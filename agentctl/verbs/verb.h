@@ -79,6 +79,8 @@ int send_batch(Context& context, const Arguments& arguments);
 Result<std::string> read_input(const std::string& text);
 // The text argument at `index`; without one, standard input (kInvalid when that is a terminal).
 Result<std::string> body_argument(const Arguments& arguments, std::size_t index);
+// --priority into the request, where it is given. kInvalid: none of high, normal, low.
+Status set_priority(Request& request, const Arguments& arguments);
 // Writes everything to standard output. False when it is closed.
 bool print(std::string_view bytes);
 // A message id that nobody else makes: 128 random bits.

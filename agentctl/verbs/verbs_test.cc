@@ -299,10 +299,12 @@ TEST_F(Verbs, RecvSaysWhetherAMessageThatIsNotAckedComesAgain) {
   EXPECT_EQ(refused.code, 7);
   EXPECT_EQ(refused.out, "hi");
   EXPECT_THAT(refused.err, HasSubstr("not acked, it comes again"));
-  answer("ack", R"("ok":false,"code":"unknown","message":"no answer")");
+  answer("ack", R"("ok":false,"code":"unknown","message":"acknowledged here")");
   const Ran unknown = run({"recv", "--ack"});
   EXPECT_EQ(unknown.code, 5);
-  EXPECT_THAT(unknown.err, HasSubstr("if its ack did not arrive, it comes again"));
+  EXPECT_EQ(unknown.out, "hi");
+  EXPECT_THAT(unknown.err, HasSubstr("the message was printed; of its ack: acknowledged here"));
+  EXPECT_THAT(unknown.err, testing::Not(HasSubstr("comes again")));
 }
 
 TEST_F(Verbs, RecvAcksOnceThoughTheConnectionBreaks) {
@@ -556,6 +558,19 @@ TEST_F(Verbs, WrongCallsSayWhatToWrite) {
       {{"recv", "--wait", "soon"}, "no duration"},
       {{"task", "finish", "t-0-1"}, "next, progress, done, fail"},
       {{"task", "done"}, "agentctl task done t-0-1f2a"},
+      {{"task", "next", "extra"}, "too many arguments, from 'extra' on"},
+      {{"task", "next", "--", "extra"}, "too many arguments, from 'extra' on"},
+      {{"task", "next", "--later"}, "--later belongs to task fail"},
+      {{"task", "done", "t-0-1", "two", "words", "--attempt=1"}, "from 'words' on"},
+      {{"task", "done", "t-0-1", "x", "--attempt=1", "--wait=1s"}, "--wait belongs to task next"},
+      {{"task", "done", "xyz", "--attempt=1"}, "'xyz' is no task's id"},
+      {{"task", "progress", "t-0-", "x", "--attempt=1"}, "no task's id"},
+      {{"task", "fail", "task/t-0-1", "--attempt=1"}, "no task's id"},
+      {{"send", "worker-1", "x", "--priority", "urgent"}, "high, normal or low, not 'urgent'"},
+      {{"request", "worker-1", "x", "--priority="}, "high, normal or low"},
+      {{"work", "--timeout", "0s", "--", "sh"}, "--timeout must be longer than 0"},
+      {{"work", "--idle-timeout", "0", "--", "sh"}, "--idle-timeout must be longer than 0"},
+      {{"work", "--max-output", "65537", "--", "sh"}, "no number from 1 to 65536"},
       {{"work"}, "-- CMD"},
       {{"work", "sh", "-c", "x"}, "unknown flag -c"},
       {{"work", "sh"}, "after --"},

@@ -9,7 +9,7 @@
 namespace swarm::agent {
 namespace {
 
-constexpr std::int64_t kMostGraceSeconds = 7 * 86400;
+constexpr std::int64_t kMostGraceSeconds = std::int64_t{7} * 86400;
 
 std::string environment(const char* name, const char* fallback = "") {
   const char* value = std::getenv(name);
@@ -35,6 +35,8 @@ Result<worker::WorkOptions> read_options(const Arguments& arguments) {
         {"grace", &options.settings.grace}}) {
     const Status read = read_duration(arguments, name, *target);
     if (!read) return read.error();
+    if (name != "grace" && arguments.has(name) && target->count() == 0)
+      return invalid("--" + name + " must be longer than 0; leave it out for no limit");
   }
   if (arguments.has("max-output")) {
     const Result<std::int64_t> bytes =

@@ -43,16 +43,6 @@ constexpr std::size_t kMaxBranchBytes = 255;
 
 void say(const std::string& text) { std::fprintf(stderr, "agentctl: %s\n", text.c_str()); }
 
-bool is_task_id(const std::string& text) {  // ^t-[0-9]+-[0-9a-z]+$
-  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
-  if (text.size() > 128 || !text.starts_with("t-")) return false;
-  const std::size_t dash = text.find('-', 2);
-  if (dash == std::string::npos || dash == 2 || dash + 1 == text.size()) return false;
-  return std::all_of(text.begin() + 2, text.begin() + static_cast<std::ptrdiff_t>(dash), digit) &&
-         std::all_of(text.begin() + static_cast<std::ptrdiff_t>(dash) + 1, text.end(),
-                     [&](char c) { return digit(c) || (c >= 'a' && c <= 'z'); });
-}
-
 // Removes a tree whose directories may lack write permission (Go's module cache does that).
 void remove_tree(const std::string& path) {
   std::error_code error;
@@ -82,6 +72,14 @@ Status write_whole_file(const std::string& path, std::string_view bytes) {
   return {};
 }
 
+// What the swarm takes (spec.mailbox.maxMessageBytes; an older sidecar does not say) may be less
+// than what is to be kept.
+std::size_t most_result_bytes(const Object& task, const WorkOptions& options) {
+  const std::int64_t most = task.number("maxResultBytes");
+  return most > 0 ? std::min(options.max_output, static_cast<std::size_t>(most))
+                  : options.max_output;
+}
+
 // One leased task with what belongs to it: directory, child, output.
 struct Job {
   Job(const Object& task, const WorkOptions& options, MonoTime now)
@@ -93,7 +91,7 @@ struct Job {
         prefix("[" + id.value + " " + std::to_string(attempt) + "] "),
         out_log(prefix),
         err_log(prefix),
-        result(options.max_output),
+        result(most_result_bytes(task, options)),
         run(options.settings,
             Milliseconds(std::clamp<std::int64_t>(task.number("leaseMs", 30'000), 300, 86'400'000)),
             now) {}
@@ -233,7 +231,8 @@ void Loop::release_unwanted(const Object& task, MonoTime now) {
   Request request("task_fail");
   request.set("taskId", task.text("id"))
       .set_number("attempt", task.number("attempt", 1))
-      .set("kind", "released");
+      .set("kind", "released")
+      .set_flag("taken", false);
   request.set("message", "the agent is being shut down").set_texts("lastLines", {});
   releases_.push_back(socket_.submit(std::move(request), now + Milliseconds(2000)));
 }
@@ -260,7 +259,7 @@ Status Loop::make_directory(const Object& task) {
 }
 
 void Loop::take_task(const Object& task, MonoTime now) {
-  if (!is_task_id(task.text("id"))) {
+  if (!agent::is_task_id(task.text("id"))) {
     say("the sidecar handed out a task with an impossible id; ignored");
     rest(now);
     return;
@@ -609,7 +608,6 @@ int Loop::run() {
     if (!job_ && (ended_ || (stopping_ && releases_.empty()))) {
       // A task handed out in this very moment is returned, not left to its lease.
       if (!stopping_ || !next_rid_ || !socket_.connected()) break;
-      stopping_ = true;
       socket_.pump(now);
       for (const Answer& answer : socket_.take()) on_answer(answer, now);
       if (releases_.empty()) break;
@@ -635,7 +633,6 @@ int Loop::run() {
     }
     now = mono_now();
     if (log_entry != 0 && entries[log_entry].revents != 0) write_log();
-    on_signals(now);
     Exit exit;
     const bool ended = reap(job_ ? job_->child.pid : -1, &exit);
     if (log_.size() < kLogBufferBytes) read_child(false, now);
@@ -644,6 +641,7 @@ int Loop::run() {
       end_step(now);
     }
     socket_.pump(now);
+    on_signals(now);  // before a task is begun that came together with SIGTERM
     for (const Answer& answer : socket_.take()) on_answer(answer, now);
     sample_cpu(now);
     if (job_) perform(job_->run.on_tick(now), now);

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <sstream>
 #include <thread>
 
@@ -196,6 +197,14 @@ TEST_F(Work, HugeOutputIsCutInTheResultAndWholeInTheLog) {
   EXPECT_EQ(std::count(out_.begin(), out_.end(), '\n'), 200'000);
 }
 
+TEST_F(Work, TheResultIsNoLongerThanTheSwarmTakes) {
+  engine_.add_task(task("t-0-1f", "printf 0123456789", 1, 30'000, ",\"maxResultBytes\":4"));
+  const Object done = run({}, {"sh"});
+  EXPECT_EQ(done.text("result"), "0123");
+  EXPECT_TRUE(done.flag("truncated"));
+  EXPECT_EQ(done.number("resultBytes"), 10);
+}
+
 TEST_F(Work, BinaryOutputArrivesAsItIs) {
   const Object done = run_script("printf '\\377\\000\\001z'");
   EXPECT_TRUE(done.has("result64"));
@@ -280,6 +289,26 @@ TEST_F(Work, SigtermWhileWaitingEndsAtOnce) {
   ASSERT_TRUE(engine_.wait_for("task_next", 1));
   program.signal(SIGTERM);
   EXPECT_EQ(program.wait(), 0);
+}
+
+TEST_F(Work, ATaskThatComesWithSigtermGoesBackAsNeverBegun) {
+  std::promise<Program*> started;
+  engine_.on("task_next", [&](const Object&) {
+    Program* const asks = started.get_future().get();
+    asks->stop();
+    asks->signal(SIGTERM);
+    return R"("ok":true,"task":)" + task("t-0-1f", "echo never");
+  });
+  Program program(directory_, socket_, {"work", "--", "sh"});
+  started.set_value(&program);
+  ASSERT_TRUE(engine_.wait_for("task_next", 1));
+  Program other(directory_, socket_, {"whoami"});
+  EXPECT_EQ(other.wait(), 0) << other.err();  // answered after the task was sent
+  program.signal(SIGCONT);
+  EXPECT_EQ(program.wait(), 0);
+  ASSERT_EQ(engine_.received("task_fail").size(), 1U);
+  EXPECT_EQ(report().text("kind"), "released");
+  EXPECT_EQ(report().member_json("taken"), "false");
 }
 
 TEST_F(Work, EndsWhenThePodDoes) {

@@ -110,13 +110,17 @@ machine_pid() {
 	[ -n "$init" ] && echo "$init"
 }
 
+# What runs on must not keep what its caller has open: a lock of theirs would never be free again.
+# shellcheck disable=SC2016 # for an inner shell
+CLOSE_OTHERS='for fd in /proc/self/fd/*; do fd=${fd##*/}; ((fd < 3)) || eval "exec $fd>&-"; done'
+
 machine_up() {
 	local m=$1
 	machine_kill "$m"
 	rm -rf "${RUN:?}/$m"
 	mkdir -p "$RUN/$m/var"
-	setsid bash "$LAB_SRC/machine-init" keeper "$RUN/$m" "$BIN/pause" \
-		</dev/null >"$RUN/$m/init.log" 2>&1 9>&- &
+	setsid bash -c "$CLOSE_OTHERS"'; exec bash "$@"' - "$LAB_SRC/machine-init" keeper "$RUN/$m" "$BIN/pause" \
+		</dev/null >"$RUN/$m/init.log" 2>&1 &
 	for _ in $(seq 250); do
 		[ -e "$RUN/$m/started" ] && return
 		sleep 0.02
@@ -155,8 +159,8 @@ spawn() {
 	local m=$1 name=$2; shift 2
 	printf '%q ' "$@" >"$RUN/$m/$name.cmd"
 	# shellcheck disable=SC2016 # for the inner shell
-	on "$m" setsid --fork bash -c 'echo $$ >"$0"; exec "$@"' "$RUN/$m/$name.pid" "$@" \
-		</dev/null >>"$RUN/$m/$name.log" 2>&1 9>&-
+	on "$m" setsid --fork bash -c "$CLOSE_OTHERS"'; echo $$ >"$0"; exec "$@"' "$RUN/$m/$name.pid" "$@" \
+		</dev/null >>"$RUN/$m/$name.log" 2>&1
 }
 
 # running MACHINE NAME: was it spawned and is it still there?

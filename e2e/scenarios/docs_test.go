@@ -92,7 +92,8 @@ func steps(document string) ([]step, error) {
 	return out, lines.Err()
 }
 
-// unmet says which line of what was expected does not occur, in this order, in the output.
+// unmet says which line of what was expected is not, as a whole and in this order, a line of the output; "…" stands for
+// anything.
 func unmet(expected []string, output string) string {
 	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
 	lines := strings.Split(output, "\n")
@@ -102,7 +103,7 @@ func unmet(expected []string, output string) string {
 		for i, part := range parts {
 			parts[i] = regexp.QuoteMeta(strings.TrimSpace(part))
 		}
-		pattern := regexp.MustCompile(strings.Join(parts, ".*"))
+		pattern := regexp.MustCompile("^" + strings.Join(parts, ".*") + "$")
 		found := false
 		for ; at < len(lines) && !found; at++ {
 			found = pattern.MatchString(words(lines[at]))
@@ -112,6 +113,29 @@ func unmet(expected []string, output string) string {
 		}
 	}
 	return ""
+}
+
+func TestSelfUnmet(t *testing.T) {
+	for _, row := range []struct {
+		expected []string
+		output   string
+		unmet    string
+	}{
+		{[]string{"3"}, "note\n3\n", ""},
+		{[]string{"3"}, "13\n", "3"},
+		{[]string{"3"}, "3 tasks\n", "3"},
+		{[]string{"a  b"}, "  a b  \n", ""},
+		{[]string{"… done …"}, "t-0-1   done   1\n", ""},
+		{[]string{"mine 2/2 …"}, "not-mine 2/2 0\n", "mine 2/2 …"},
+		{[]string{"deleted …"}, "deleted\n", ""},
+		{[]string{"body…"}, "m-1\nbodymessage m-1\n", ""},
+		{[]string{"a", "b"}, "b\na\n", "b"},
+		{[]string{"a.c"}, "abc\n", "a.c"},
+	} {
+		if got := unmet(row.expected, row.output); got != row.unmet {
+			t.Errorf("%q in %q: unmet is %q, not %q", row.expected, row.output, got, row.unmet)
+		}
+	}
 }
 
 const stepMark = "@@ step done"

@@ -42,6 +42,7 @@ func (w *world) life() {
 	l.roll()
 	l.suspend()
 	l.engines()
+	l.sidecars()
 	l.remove()
 }
 
@@ -151,12 +152,55 @@ func (l *lifetime) atWork(ids []string) {
 	})
 }
 
-// harmed counts the tasks so far that were not done by their first attempt.
+// held are tasks that stay at work until they may end, however slow the machine is.
+type held struct {
+	ids  []string
+	flag string // a file
+}
+
+func (l *lifetime) hold(n int) held {
+	l.Helper()
+	flag := fmt.Sprint("/tmp/enough-", l.sent)
+	return held{l.tasks(n, "until [ -e "+flag+" ]; do sleep 0.2; done; echo ok"), flag}
+}
+
+// holdAtWork holds as many as there are agents without work.
+func (l *lifetime) holdAtWork(n int) held {
+	l.Helper()
+	h := l.hold(n)
+	l.atWork(h.ids)
+	return h
+}
+
+// end lets them end, in these pods.
+func (l *lifetime) end(h held, pods []string) {
+	l.Helper()
+	errors := make([]error, len(pods))
+	each(len(pods), func(i int) {
+		_, errors[i] = l.try(time.Minute, "kubectl", "-n", l.ns, "exec", pods[i], "-c", "agent", "--", "touch", h.flag)
+	})
+	for _, err := range errors {
+		if err != nil {
+			l.Fatal(err)
+		}
+	}
+}
+
+// agents are the names of the workers' pods.
+func (l *lifetime) agents() (names []string) {
+	l.Helper()
+	for _, pod := range l.live(l.name, "worker") {
+		names = append(names, pod.Name)
+	}
+	return names
+}
+
+// harmed counts the tasks so far that had another attempt than the one that did them. A lease that no agent took is none.
 func (l *lifetime) harmed(limit time.Duration) (harmed int) {
 	l.Helper()
 	for _, one := range l.api.allDone(limit, l.sent) {
 		h := one.History
-		if len(h) != 1 || h[0].Attempt != 1 || h[0].Reason != "done" || h[0].ExitCode == nil || *h[0].ExitCode != 0 {
+		if len(h) != 1 || h[0].Reason != "done" || h[0].ExitCode == nil || *h[0].ExitCode != 0 {
 			l.Errorf("task %s was not left alone: %+v", one.ID, h)
 			harmed++
 		}
@@ -189,11 +233,12 @@ func (l *lifetime) explain() {
 // scale: 2 -> 10 with both agents at work, 10 -> 3 with six of ten at work.
 func (l *lifetime) scale() {
 	l.Helper()
-	l.atWork(l.tasks(2, "sleep 8; echo ok"))
+	first, two := l.holdAtWork(2), l.agents()
 	begin := time.Now()
 	l.kubectl("scale", "swarm", l.name, "--replicas=10")
 	l.readySwarm(l.name, 10)
 	l.time("kubectl scale 2 -> 10, until Ready", begin, time.Minute)
+	l.end(first, two)
 	l.harmed(30 * time.Second)
 
 	l.eventually(30*time.Second, "ten idle agents in the report", func() string {
@@ -202,17 +247,20 @@ func (l *lifetime) scale() {
 		}
 		return ""
 	})
-	l.tasks(6, "sleep 15; echo ok") // the report is at most 5 s old
-	l.eventually(12*time.Second, "six agents at work in the report", func() string {
-		if n := l.busyWorkers(l.name); n != 6 {
-			return fmt.Sprint(n)
+	six := l.hold(6)
+	var busy []string                                                                // pods
+	l.eventually(12*time.Second, "six agents at work in the report", func() string { // which is at most 5 s old
+		busy = nil
+		for _, worker := range l.report(l.name, 0).Workers {
+			if worker.Busy {
+				busy = append(busy, worker.Pod)
+			}
+		}
+		if len(busy) != 6 {
+			return fmt.Sprint(busy)
 		}
 		return ""
 	})
-	busy := map[string]bool{}
-	for _, worker := range l.report(l.name, 0).Workers {
-		busy[worker.Pod] = worker.Busy
-	}
 	if len(l.api.tasks()) != l.sent {
 		l.Errorf("%d tasks, not %d", len(l.api.tasks()), l.sent)
 	}
@@ -224,23 +272,21 @@ func (l *lifetime) scale() {
 		}
 		return ""
 	})
-	if took := time.Since(begin); took > 9*time.Second {
-		l.Errorf("it took %s to choose who goes: the tasks may have ended by themselves, this proves nothing", took)
-	}
 	var idleKept []string
 	for _, pod := range l.live(l.name, "worker") {
-		if !busy[pod.Name] {
+		if !slices.Contains(busy, pod.Name) {
 			idleKept = append(idleKept, pod.Name)
 		}
 	}
 	l.result("scale-down 10 -> 3 with 6 busy agents: idle agents kept instead of busy ones", lifecycleCommand, len(idleKept), "0", len(idleKept) == 0)
+	l.end(six, busy)
 	l.eventually(time.Minute, "three pods", func() string {
 		if n := len(l.pods("cfn.dev/swarm=" + l.name + ",cfn.dev/role=worker")); n != 3 {
 			return fmt.Sprint(n)
 		}
 		return ""
 	})
-	l.time("kubectl scale 10 -> 3, until the others are gone, 3 of them in the middle of 15 s of work", begin, 40*time.Second)
+	l.time("kubectl scale 10 -> 3, until the others are gone, 3 of them at work until they were chosen", begin, 40*time.Second)
 	harmed := l.harmed(10 * time.Second)
 	l.readySwarm(l.name, 3)
 	l.result("tasks that scaling ended early, of 8 at work", lifecycleCommand, harmed, "0", harmed == 0)
@@ -296,8 +342,7 @@ func (l *lifetime) suspend() {
 		return out
 	}
 	before := uids()
-	started := l.tasks(3, "sleep 6; echo ok")
-	l.atWork(started)
+	started := l.holdAtWork(3)
 	l.kubectl("patch", "swarm", l.name, "--type=merge", "-p", `{"spec":{"suspend":true}}`)
 	l.eventually(30*time.Second, "Suspended", func() string {
 		if c := l.object(l.name).condition("Ready"); c.Status != "True" || c.Reason != "Suspended" {
@@ -306,9 +351,10 @@ func (l *lifetime) suspend() {
 		return ""
 	})
 	queued := l.tasks(5, "echo ok") // accepted, not handed out
+	l.end(started, l.agents())
 	l.eventually(30*time.Second, "the tasks that were at work done", func() string {
 		for _, one := range l.api.tasks() {
-			if slices.Contains(started, one.ID) && one.State != "done" {
+			if slices.Contains(started.ids, one.ID) && one.State != "done" {
 				return one.ID + " is " + one.State
 			}
 		}
@@ -340,29 +386,108 @@ func (l *lifetime) suspend() {
 // engines: the sidecars' engines of all agents are killed while they are at work, which goes on.
 func (l *lifetime) engines() {
 	l.Helper()
-	l.atWork(l.tasks(3, "sleep 6; echo ok"))
+	working := l.holdAtWork(3)
 	for _, pod := range l.live(l.name, "worker") {
 		if err := l.tryKillEngine(pod.Name); err != nil {
 			l.Fatal(err)
 		}
 	}
+	l.end(working, l.agents())
 	harmed := l.harmed(time.Minute)
 	l.result("tasks that did not end with their first attempt, since the engine of their agent's sidecar was killed -9", lifecycleCommand, harmed, "0", harmed == 0)
+}
+
+// sidecars: the first process of the sidecar of every pod, the coordinator's too, is killed at once, with a queue, agents at
+// work and mail that nobody has read: all copies are then in the pods' tmpfs alone.
+func (l *lifetime) sidecars() {
+	l.Helper()
+	lab := theLab()
+	if lab == "" {
+		l.Log("the cluster is not the lab: nobody kills the sidecars' first processes")
+		return
+	}
+	working := l.holdAtWork(3)
+	ids := append(l.tasks(6, "echo ok"), working.ids...)
+	pods := append(l.live(l.name, "worker"), l.live(l.name, "coordinator")...)
+	from, to := pods[0].Labels["cfn.dev/slot"], pods[1].Labels["cfn.dev/slot"]
+	const mails = 5
+	for i := range mails {
+		l.must(l.inAgent(l.name, from, "agentctl", "send", to, fmt.Sprint("mail ", i), "--timeout=30s"))
+	}
+	errors := make([]error, len(pods))
+	begin := time.Now()
+	each(len(pods), func(i int) { errors[i] = l.killSidecar(lab, pods[i]) })
+	for _, err := range errors {
+		if err != nil {
+			l.Fatal(err)
+		}
+	}
+	l.eventually(time.Minute, "the same pods, each with a sidecar that was started again", func() string {
+		now := map[string]corev1.Pod{}
+		for _, pod := range append(l.live(l.name, "worker"), l.live(l.name, "coordinator")...) {
+			now[string(pod.UID)] = pod
+		}
+		for _, pod := range pods {
+			after, found := now[string(pod.UID)]
+			if !found {
+				l.Fatalf("%s is gone", pod.Name)
+			}
+			if restarts(after) <= restarts(pod) || !ready(after) {
+				return fmt.Sprintf("%s: sidecar restarted %d times, before %d; ready: %t", pod.Name, restarts(after), restarts(pod), ready(after))
+			}
+		}
+		return ""
+	})
+	l.time("first process of every sidecar of a swarm killed -9, until all pods are ready again", begin, 30*time.Second)
+	const unsure = 5 // agentctl's exit code for an outcome that is unknown
+	var got []string
+	for range mails {
+		body, err := l.inAgent(l.name, to, "agentctl", "recv", "--wait", "20s", "--ack")
+		if err != nil && exitCode(err) != unsure { // received, and the ack may count or not
+			l.Error(err)
+			break
+		}
+		got = append(got, strings.TrimSpace(body))
+	}
+	mail := strings.Join(got, ", ")
+	l.result("the same: mail received, of 5 messages that nobody had read", lifecycleCommand, fmt.Sprint(len(got), ": ", mail), "5, in order",
+		mail == "mail 0, mail 1, mail 2, mail 3, mail 4")
+	l.end(working, l.agents())
+	once, cut := 0, map[string]int{}
+	for _, one := range l.api.allDone(time.Minute, l.sent) {
+		if !slices.Contains(ids, one.ID) {
+			continue
+		}
+		done := 0
+		for _, attempt := range one.History {
+			if attempt.Reason == "done" {
+				done++
+			} else {
+				cut[attempt.Reason]++
+			}
+		}
+		if done == 1 {
+			once++
+		} else {
+			l.Errorf("task %s: %+v", one.ID, one.History)
+		}
+	}
+	l.result("the same: tasks done exactly once, of 9, 3 at work", lifecycleCommand, fmt.Sprintf("%d; attempts cut short: %v", once, cut), "9", once == len(ids))
 }
 
 // remove deletes the Swarm with three tasks at work and four queued.
 func (l *lifetime) remove() {
 	l.Helper()
-	l.tasks(7, "sleep 20; echo ok")
+	uid := l.object(l.name).Metadata.UID
+	before := l.belongings(l.name, uid)
+	working := l.hold(7)
 	l.eventually(15*time.Second, "four queued, three at work in the report", func() string {
 		if tasks := l.report(l.name, 0).Tasks; tasks.Queued != 4 || tasks.Running != 3 {
 			return fmt.Sprintf("%+v", tasks)
 		}
 		return ""
 	})
-	uid := l.object(l.name).Metadata.UID
-	before := l.belongings(l.name, uid)
-	kinds := kindsOf(before)
+	kinds, agents := kindsOf(before), l.agents()
 	for _, kind := range []string{"Lease", "NetworkPolicy", "Pod", "PodDisruptionBudget", "Role", "RoleBinding", "Secret", "Service", "ServiceAccount", "Swarm"} {
 		if !slices.Contains(kinds, kind) {
 			l.Errorf("the swarm has no %s that carries its label or names it as owner: %v", kind, before)
@@ -378,6 +503,7 @@ func (l *lifetime) remove() {
 		}
 		return ""
 	})
+	l.end(working, agents)
 	l.result("deleted with 4 tasks queued and 3 at work: what the Event says", lifecycleCommand, event, "4 and 3",
 		regexp.MustCompile(`\b4 queued tasks and 3 running\b`).MatchString(event))
 	var left []string

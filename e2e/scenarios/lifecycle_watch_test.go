@@ -113,10 +113,11 @@ func (c *tally) stop() (fewestReady, mostLive int) {
 // belongings are all objects of the namespace, of whatever kind, that carry the swarm's label or name it as their owner.
 func (w *world) belongings(swarm, uid string) []string {
 	w.Helper()
-	lists, err := clientset.Discovery().ServerPreferredNamespacedResources()
-	if err != nil {
-		w.Fatal(err)
-	}
+	var lists []*metav1.APIResourceList
+	w.patiently("the kinds of objects", func() (err error) {
+		lists, err = clientset.Discovery().ServerPreferredNamespacedResources()
+		return err
+	})
 	config := rest.CopyConfig(client.RESTConfig())
 	config.WarningHandler = rest.NoWarnings{} // some kinds are deprecated
 	reader, err := metadata.NewForConfig(config)
@@ -133,10 +134,11 @@ func (w *world) belongings(swarm, uid string) []string {
 			if !slices.Contains(resource.Verbs, "list") {
 				continue
 			}
-			found, err := reader.Resource(version.WithResource(resource.Name)).Namespace(w.ns).List(context.Background(), metav1.ListOptions{})
-			if err != nil {
-				w.Fatalf("%s: %v", resource.Name, err)
-			}
+			var found *metav1.PartialObjectMetadataList
+			w.patiently(resource.Name, func() (err error) {
+				found, err = reader.Resource(version.WithResource(resource.Name)).Namespace(w.ns).List(context.Background(), metav1.ListOptions{})
+				return err
+			})
 			for _, item := range found.Items {
 				owned := slices.ContainsFunc(item.OwnerReferences, func(o metav1.OwnerReference) bool { return string(o.UID) == uid })
 				if owned || item.Labels["cfn.dev/swarm"] == swarm || string(item.UID) == uid {

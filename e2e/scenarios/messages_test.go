@@ -44,19 +44,19 @@ func TestMessages(t *testing.T) {
 	}.manifest())
 	w.readySwarm("mail", agents)
 	if n := w.onNodes("mail"); n < 2 {
-		t.Fatalf("the agents are on %d node", n)
+		w.Fatalf("the agents are on %d node", n)
 	}
 
 	begin := time.Now()
 	f := mailFaults{w: w, r: r}
 	for r.pending.Accepted < target || f.kills < kills || f.deletions < deletions || f.victim != nil {
 		if time.Since(begin) > limit {
-			t.Errorf("after %s: %d accepted, %d engines killed, %d pods deleted, at work on %s", limit, r.pending.Accepted, f.kills, f.deletions, f.doing())
+			w.Errorf("after %s: %d accepted, %d engines killed, %d pods deleted, at work on %s", limit, r.pending.Accepted, f.kills, f.deletions, f.doing())
 			break
 		}
 		time.Sleep(time.Second)
 		r.read()
-		f.step(f.deletions < deletions || r.pending.Accepted < target)
+		f.step(f.deletions < deletions || f.kills < kills || r.pending.Accepted < target)
 	}
 	lasted := time.Since(begin)
 

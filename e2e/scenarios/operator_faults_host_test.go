@@ -105,7 +105,7 @@ func keepOut(t *testing.T) {
 	config.Impersonate = rest.ImpersonationConfig{UserName: clusterOperator.user}
 	as, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "probe"}}
 	w.eventually(30*time.Second, "the cluster's operator is kept out", func() string {
@@ -353,6 +353,9 @@ func auditedWrites(path string, offset int64, user string) ([]string, int64, err
 		return nil, 0, err
 	}
 	defer file.Close()
+	if about, err := file.Stat(); err != nil || about.Size() < offset {
+		return nil, 0, fmt.Errorf("audit log: it was %d bytes and began anew (%v)", offset, err)
+	}
 	if _, err := file.Seek(offset, 0); err != nil {
 		return nil, 0, err
 	}
@@ -383,4 +386,34 @@ func auditedWrites(path string, offset int64, user string) ([]string, int64, err
 		}
 	}
 	return writes, end, nil
+}
+
+func TestSelfAuditedWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	line := func(user, verb, resource string) string {
+		return fmt.Sprintf(`{"verb":%q,"user":{"username":%q},"objectRef":{"resource":%q,"namespace":"n","name":"s"}}`+"\n", verb, user, resource)
+	}
+	first := line("op", "create", "pods") + line("op", "get", "pods") + line("op", "update", "leases") + line("op-2", "delete", "pods")
+	if err := os.WriteFile(path, []byte(first+`{"verb":"cre`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writes, offset, err := auditedWrites(path, 0, "op")
+	if err != nil || fmt.Sprint(writes) != "[create pods  n s]" || offset != int64(len(first)) {
+		t.Fatalf("%q, until %d: %v", writes, offset, err)
+	}
+	if err := os.WriteFile(path, []byte(first+line("op", "patch", "swarms")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if writes, _, err = auditedWrites(path, offset, "op"); err != nil || fmt.Sprint(writes) != "[patch swarms  n s]" {
+		t.Fatalf("%q: %v", writes, err)
+	}
+	if writes, _, err = auditedWrites(path, 0, "nobody"); err != nil || len(writes) != 0 {
+		t.Fatalf("%q: %v", writes, err)
+	}
+	if err := os.WriteFile(path, []byte(line("op", "patch", "swarms")), 0o600); err != nil { // rotated
+		t.Fatal(err)
+	}
+	if writes, _, err = auditedWrites(path, offset, "op"); err == nil {
+		t.Fatalf("a log that began anew is read from its middle: %q", writes)
+	}
 }

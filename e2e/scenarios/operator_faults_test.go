@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
+	"path/filepath"
 	"sort"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ spec:
     replicas: %d
     maxUnavailable: 100%%
     taskGraceSeconds: 1
-    template: {spec: {containers: [{name: agent, image: "debian:12-slim", command: [agentctl, work, --, cat]}]}}
+    template: {spec: {containers: [{name: agent, image: "debian:12-slim", command: [agentctl, work, --, sh]}]}}
   shutdown: {drainTimeoutSeconds: 1}
 `, replicas)
 }
@@ -397,8 +398,13 @@ func (s *settled) nothingToDo(t *testing.T) {
 	var offset int64
 	var err error
 	if audit != "" {
-		if _, offset, err = auditedWrites(audit, 0, s.g.user); err != nil {
+		var made []string
+		if made, offset, err = auditedWrites(audit, 0, s.g.user); err != nil {
 			w.Fatal(err)
+		}
+		// It has made a swarm: who sees nothing of that would see nothing afterwards, either.
+		if len(made) == 0 {
+			w.Errorf("the audit log has no write of %s: it proves nothing", s.g.user)
 		}
 	}
 	time.Sleep(interval) // the one wait that is the test itself
@@ -408,10 +414,12 @@ func (s *settled) nothingToDo(t *testing.T) {
 	}
 	source := "the proxy"
 	if audit != "" {
-		source = "the audit log"
-		if writes, _, err = auditedWrites(audit, offset, s.g.user); err != nil {
+		source = "the proxy and the audit log"
+		audited, _, err := auditedWrites(audit, offset, s.g.user)
+		if err != nil {
 			w.Fatal(err)
 		}
+		writes = append(writes, audited...)
 	}
 	w.result(fmt.Sprintf("converged: writes of the operator in %s, by %s", interval, source), "make e2e SCENARIO=operator-faults",
 		len(writes), "0", len(writes) == 0)
@@ -425,6 +433,7 @@ func (s *settled) nothingToDo(t *testing.T) {
 	if code := s.operator.exits(15 * time.Second); code != 0 {
 		w.Errorf("after SIGTERM it exits with %d:\n%s", code, s.operator.end())
 	}
+	s.withoutOperator(w)
 	s.proxy.Open()
 	s.pods.reset()
 	s.operator = s.g.start("next", s.proxy, "--sidecar-image", images+"/swarm-sidecar:next")
@@ -452,10 +461,27 @@ func (s *settled) nothingToDo(t *testing.T) {
 	}
 }
 
+// withoutOperator: tasks are accepted and done while there is no operator.
+func (s *settled) withoutOperator(w *world) {
+	w.Helper()
+	const tasks = 12
+	api := w.taskAPI("s")
+	begin := time.Now()
+	for i := range tasks {
+		api.submit(fmt.Sprint("alone-", i), "echo ok")
+	}
+	done := api.allDone(time.Minute, tasks)
+	if !s.operator.exited() || s.g.leader() != "" {
+		w.Errorf("there was an operator all the same: the Lease is held by %q", s.g.leader())
+	}
+	w.result("no operator: tasks submitted then and done", "make e2e SCENARIO=operator-faults",
+		fmt.Sprintf("%d in %s", len(done), seconds(time.Since(begin).Round(100*time.Millisecond))), fmt.Sprint(tasks), len(done) == tasks)
+}
+
 func (s *settled) apiServerRestarted(t *testing.T) {
 	w := s.g.in(t)
-	lab := os.Getenv("LAB")
-	if lab == "" || os.Getenv("LAB_AUDIT_LOG") == "" {
+	lab := theLab()
+	if lab == "" {
 		t.Skip("the cluster is not the lab: its API server is left alone")
 	}
 	w.eventually(90*time.Second, "three workers", func() string { return w.reached(3, false) })
@@ -464,6 +490,30 @@ func (s *settled) apiServerRestarted(t *testing.T) {
 		before[string(pod.UID)] = true
 	}
 	s.pods.reset()
+	// Each task also writes another agent: a task is done only if the message was accepted.
+	const script = `set -e; to=worker-0; [ "$CFN_AGENT_ID" != $to ] || to=worker-1
+agentctl send "$to" "$SWARM_TASK_ID" >/dev/null 2>&1; sleep 0.3; echo ok`
+	const queued, least = 160, 10
+	api := w.taskAPI("s")
+	earlier := len(api.tasks())
+	accepted := make([]submission, queued)
+	each(queued, func(i int) { accepted[i] = api.submitPart(part{id: fmt.Sprint("away-", i), body: script}) })
+	for _, one := range accepted {
+		if one.err != nil {
+			w.Fatal(one.err)
+		}
+	}
+	pid, err := os.ReadFile(filepath.Join(os.Getenv("LAB_DIR"), "run/cp/kube-apiserver.pid"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.must(w.try(time.Minute, lab, "on", "cp", "kill", "-KILL", strings.TrimSpace(string(pid))))
+	away := time.Now()
+	time.Sleep(4 * time.Second) // nothing can be asked now: what was done meanwhile is in the tasks' histories
+	if _, err := clientset.CoreV1().Pods(w.ns).List(w.ctx, metav1.ListOptions{}); err == nil {
+		w.Errorf("the API server answers: this proves nothing")
+	}
+	until := time.Now()
 	w.must(w.try(time.Minute, lab, "restart", "cp", "kube-apiserver"))
 	back := w.eventually(60*time.Second, "the API server is back", func() string {
 		if _, err := clientset.CoreV1().Pods(w.ns).List(w.ctx, metav1.ListOptions{}); err != nil {
@@ -491,6 +541,16 @@ func (s *settled) apiServerRestarted(t *testing.T) {
 			fresh++
 		}
 	}
+	during := 0
+	for _, one := range api.allDone(2*time.Minute, earlier+queued) {
+		for _, attempt := range one.History {
+			if attempt.Reason == "done" && time.UnixMilli(attempt.StartedAt).After(away) && time.UnixMilli(attempt.EndedAt).Before(until) {
+				during++
+			}
+		}
+	}
+	w.result("API server away for 4 s: tasks handed out and done meanwhile, each with a message accepted by another agent", "make e2e SCENARIO=operator-faults",
+		during, fmt.Sprint("at least ", least), during >= least)
 	most, _, _, twice := s.pods.counts()
 	w.result("API server restarted: a pod deleted at once afterwards is replaced, nothing else is touched", "make e2e SCENARIO=operator-faults",
 		fmt.Sprintf("back after %s, replaced in %s, %d new pods, at most %d workers", back.Round(100*time.Millisecond), took.Round(100*time.Millisecond), fresh, most),

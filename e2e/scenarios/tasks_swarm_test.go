@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -66,11 +67,11 @@ func (w *world) onNodes(swarm string) int {
 
 // task is a TASK of docs/task-api.md, as far as the scenarios look at it.
 type task struct {
-	ID, State, Agent, Survives string
-	Labels                     map[string]string
-	Attempt                    int
-	Result                     *struct{ Preview string }
-	History                    []struct {
+	ID, Key, State, Version, Agent, Pod, Survives, LastOutput string
+	Labels                                                    map[string]string
+	Attempt                                                   int
+	Result                                                    *struct{ Preview string }
+	History                                                   []struct {
 		Attempt            int
 		Agent, Pod, Reason string
 		StartedAt, EndedAt int64
@@ -98,8 +99,11 @@ func (w *world) taskAPI(swarm string) taskAPI {
 func (a taskAPI) call(method, path string, parameters map[string]string, body any) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(a.w.ctx, 15*time.Second)
 	defer cancel()
-	request := clientset.CoreV1().RESTClient().Verb(method).Namespace(a.w.ns).Resource("services").Name(a.swarm+"-tasks:http").
-		SubResource("proxy").Suffix(path).SetHeader("X-Swarm-Token", a.token).MaxRetries(0)
+	request := clientset.CoreV1().RESTClient().Verb(method).Namespace(a.w.ns).Resource("services").Name(a.swarm + "-tasks:http").
+		SubResource("proxy").Suffix(path).MaxRetries(0)
+	if a.token != "" {
+		request = request.SetHeader("X-Swarm-Token", a.token)
+	}
 	for name, value := range parameters {
 		request = request.Param(name, value)
 	}
@@ -265,7 +269,8 @@ func (a taskAPI) allDone(limit time.Duration, count int) []task {
 }
 
 type stats struct {
-	Tasks struct{ Queued, Running, Done, SingleCopy int }
+	Tasks   struct{ Queued, Running, Done, SingleCopy int }
+	Rollout struct{ Effective, V1, V2, Measured int }
 }
 
 // report is a team's last report, in its Lease.
@@ -278,10 +283,11 @@ func (w *world) report(swarm string, team int) (out struct {
 	}
 }) {
 	w.Helper()
-	lease, err := clientset.CoordinationV1().Leases(w.ns).Get(w.ctx, fmt.Sprintf("%s-team-%d", swarm, team), metav1.GetOptions{})
-	if err != nil {
-		w.Fatal(err)
-	}
+	var lease *coordinationv1.Lease
+	w.patiently("the team's Lease", func() (err error) {
+		lease, err = clientset.CoordinationV1().Leases(w.ns).Get(w.ctx, fmt.Sprintf("%s-team-%d", swarm, team), metav1.GetOptions{})
+		return err
+	})
 	if text := lease.Annotations["cfn.dev/report"]; text != "" {
 		if err := json.Unmarshal([]byte(text), &out); err != nil {
 			w.Fatalf("the report of %s: %v: %s", lease.Name, err, text)

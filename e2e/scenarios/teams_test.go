@@ -3,6 +3,7 @@ package scenarios
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,15 +56,15 @@ func TestTeams(t *testing.T) {
 	w.eventually(time.Minute, "all tasks over", over(tasks))
 	before := states()
 	if found := teams(api.tasks()); len(found) != 3 {
-		t.Fatalf("the tasks are not in three teams: %v", found)
+		w.Fatalf("the tasks are not in three teams: %v", found)
 	}
 	if before[bad] != "dead" {
-		t.Errorf("%s is %s instead of dead", bad, before[bad])
+		w.Errorf("%s is %s instead of dead", bad, before[bad])
 	}
 
 	_, err := w.try(time.Minute, "kubectl", "-n", w.ns, "patch", "swarm", "teams", "--type=merge", "-p", `{"spec":{"topology":{"teamSize":3}}}`)
 	if err == nil || !strings.Contains(err.Error(), "teams of a Swarm are fixed") {
-		t.Errorf("teamSize was changed, or the refusal does not say why: %v", err)
+		w.Errorf("teamSize was changed, or the refusal does not say why: %v", err)
 	}
 
 	for _, replicas := range []int{1, 4, 3} {
@@ -76,7 +77,7 @@ func TestTeams(t *testing.T) {
 		})
 		w.readySwarm("teams", replicas)
 		if after := states(); !maps.Equal(before, after) {
-			t.Errorf("at %d agents the tasks are %v, before %v", replicas, after, before)
+			w.Errorf("at %d agents the tasks are %v, before %v", replicas, after, before)
 		}
 	}
 	kept := states()
@@ -90,18 +91,89 @@ func TestTeams(t *testing.T) {
 	for _, pod := range w.live("teams", "worker") {
 		agents = append(agents, pod.Labels["cfn.dev/slot"])
 	}
-	arrived := 0
+	sent := map[string][]string{} // by receiver
 	for _, from := range w.live("teams", "worker") {
 		for _, to := range agents {
 			if to == from.Labels["cfn.dev/slot"] {
 				continue
 			}
-			if _, err := w.try(time.Minute, "kubectl", "-n", w.ns, "exec", from.Name, "-c", "agent", "--", "agentctl", "send", to, "hello"); err != nil {
-				t.Errorf("%s to %s: %v", from.Name, to, err)
-				continue
+			body := from.Labels["cfn.dev/slot"] + " to " + to
+			if _, err := w.inAgent("teams", from.Labels["cfn.dev/slot"], "agentctl", "send", to, body); err != nil {
+				w.Errorf("%s: %v", body, err)
 			}
-			arrived++
+			sent[to] = append(sent[to], body)
 		}
 	}
-	w.result("messages accepted from each agent to each other one, of three teams", teamsCommand, arrived, "6", arrived == 6)
+	arrived := 0
+	for to, bodies := range sent {
+		var got []string
+		for range bodies {
+			body, err := w.inAgent("teams", to, "agentctl", "recv", "--wait", "10s", "--ack")
+			if err != nil {
+				w.Errorf("%s receives: %v", to, err)
+			}
+			got = append(got, strings.TrimSpace(body))
+		}
+		slices.Sort(bodies)
+		slices.Sort(got)
+		if slices.Equal(got, bodies) {
+			arrived += len(got)
+		} else {
+			w.Errorf("%s received %q, was sent %q", to, got, bodies)
+		}
+		if more, err := w.inAgent("teams", to, "agentctl", "recv", "--wait", "500ms"); exitCode(err) != 3 {
+			w.Errorf("%s has another message (%v): %q", to, err, more)
+		}
+	}
+	w.result("messages from each agent to each other one, of three teams: received and acknowledged", teamsCommand, arrived, "6", arrived == 6)
+
+	// One team's coordinator is killed with a queue; the others' tasks go on, and all are done.
+	const third = 36
+	for i := range third {
+		api.submit(fmt.Sprintf("third-%d", i), "sleep 0.5; echo ok")
+	}
+	queued := 0
+	for id, state := range states() {
+		if strings.HasPrefix(id, "t-1-") && state == "queued" {
+			queued++
+		}
+	}
+	if queued < 3 {
+		w.Errorf("team 1 has a queue of %d: this proves nothing", queued)
+	}
+	for _, pod := range w.live("teams", "coordinator") {
+		if pod.Labels["cfn.dev/slot"] == "coordinator-1" {
+			w.deletePod(pod.Name, &killed)
+		}
+	}
+	begin := time.Now()
+	took := w.eventually(time.Minute, "as many tasks and those of the third round", over(2*tasks+third))
+	all := api.whole(api.tasks())
+	once := 0
+	for _, one := range all {
+		done := 0
+		for _, attempt := range one.History {
+			if attempt.Reason == "done" {
+				done++
+			}
+		}
+		if done == 1 && strings.HasPrefix(one.Labels["id"], "third-") {
+			once++
+		}
+	}
+	lead := w.eventually(time.Minute, "three coordinators", func() string {
+		n := 0
+		for _, pod := range w.live("teams", "coordinator") {
+			if ready(pod) {
+				n++
+			}
+		}
+		if n != 3 {
+			return fmt.Sprint(n)
+		}
+		return ""
+	})
+	t.Logf("all done %s after the deletion, three coordinators %s", seconds(took), seconds(lead+took))
+	w.result("one of three teams' coordinators killed with a queue: tasks done exactly once", teamsCommand,
+		fmt.Sprintf("%d of %d, %d of them queued there; %.1f s", once, third, queued, time.Since(begin).Seconds()), "all", once == third && len(all) == 2*tasks+third)
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -93,10 +94,18 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// theLab is the lab's command; "" where the cluster is another one, whose nodes and API server are left alone.
+func theLab() string {
+	if os.Getenv("LAB_AUDIT_LOG") == "" {
+		return ""
+	}
+	return os.Getenv("LAB")
+}
+
 // alone waits until no other run uses this machine's cluster: some scenarios stop the operator or the API server. The lock
 // ends with the process.
 func alone() error {
-	file, err := os.OpenFile(filepath.Join(os.TempDir(), "swarm-e2e.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(filepath.Join(os.TempDir(), "swarm-scenarios.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
@@ -112,6 +121,29 @@ type world struct {
 	*testing.T
 	ns  string
 	ctx context.Context
+}
+
+// What fails carries a word that scripts/e2e finds again: go test -json does not tell an error from a remark.
+const failed = "error: "
+
+func (w *world) Error(args ...any) {
+	w.Helper()
+	w.T.Error(failed + strings.TrimSuffix(fmt.Sprintln(args...), "\n"))
+}
+
+func (w *world) Errorf(format string, args ...any) {
+	w.Helper()
+	w.T.Errorf(failed+format, args...)
+}
+
+func (w *world) Fatal(args ...any) {
+	w.Helper()
+	w.T.Fatal(failed + strings.TrimSuffix(fmt.Sprintln(args...), "\n"))
+}
+
+func (w *world) Fatalf(format string, args ...any) {
+	w.Helper()
+	w.T.Fatalf(failed+format, args...)
 }
 
 type option func(*corev1.Namespace)
@@ -180,6 +212,9 @@ func (w *world) try(limit time.Duration, name string, args ...string) (string, e
 }
 
 func (w *world) tryIn(limit time.Duration, stdin, name string, args ...string) (string, error) {
+	if small() {
+		limit *= smallSlack
+	}
 	ctx, cancel := context.WithTimeout(w.ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -191,6 +226,19 @@ func (w *world) tryIn(limit time.Duration, stdin, name string, args ...string) (
 		return stdout.String(), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, stderr.String())
 	}
 	return stdout.String(), nil
+}
+
+// exitCode is that of a program run by try: -1 if it had none.
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	default:
+		return -1
+	}
 }
 
 func (w *world) must(out string, err error) string {
@@ -244,12 +292,24 @@ func (w *world) eventually(limit time.Duration, what string, look func() string)
 	return 0
 }
 
+// patiently repeats what the API server did not answer: it may have much to do.
+func (w *world) patiently(what string, call func() error) {
+	w.Helper()
+	w.eventually(30*time.Second, what, func() string {
+		if err := call(); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
 func (w *world) pods(selector string) []corev1.Pod {
 	w.Helper()
-	list, err := clientset.CoreV1().Pods(w.ns).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
-		w.Fatal(err)
-	}
+	var list *corev1.PodList
+	w.patiently("the list of pods", func() (err error) {
+		list, err = clientset.CoreV1().Pods(w.ns).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
+		return err
+	})
 	return list.Items
 }
 
@@ -295,6 +355,38 @@ func (w *world) tryKillEngine(pod string) error {
 	return err
 }
 
+// inAgent runs a command in the agent's container of the live pod that holds the slot.
+func (w *world) inAgent(swarm, slot string, command ...string) (string, error) {
+	w.Helper()
+	for _, pod := range w.live(swarm, "worker") {
+		if pod.Labels["cfn.dev/slot"] == slot {
+			return w.try(time.Minute, "kubectl", append([]string{"-n", w.ns, "exec", pod.Name, "-c", "agent", "--"}, command...)...)
+		}
+	}
+	return "", fmt.Errorf("%s has no pod for %s", swarm, slot)
+}
+
+// restarts is how often the sidecar of a pod was started again by the kubelet.
+func restarts(pod corev1.Pod) int32 {
+	for _, status := range pod.Status.InitContainerStatuses {
+		if status.Name == "cfn-sidecar" {
+			return status.RestartCount
+		}
+	}
+	return -1
+}
+
+// killSidecar ends the first process of a pod's sidecar with SIGKILL, from its node: the container ends, its mounts stay.
+func (w *world) killSidecar(lab string, pod corev1.Pod) error {
+	for _, status := range pod.Status.InitContainerStatuses {
+		if id, ok := strings.CutPrefix(status.ContainerID, "containerd://"); ok && status.Name == "cfn-sidecar" {
+			_, err := w.try(30*time.Second, lab, "on", pod.Spec.NodeName, "ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", id)
+			return err
+		}
+	}
+	return fmt.Errorf("%s has no container cfn-sidecar of containerd", pod.Name)
+}
+
 type condition struct{ Type, Status, Reason, Message string }
 
 type swarmObject struct {
@@ -322,10 +414,11 @@ type swarmObject struct {
 func (w *world) object(swarm string) swarmObject {
 	w.Helper()
 	// Not kubectl: this is polled, by many at once.
-	data, err := clientset.CoreV1().RESTClient().Get().AbsPath("/apis/cfn.dev/v1alpha1/namespaces/" + w.ns + "/swarms/" + swarm).DoRaw(w.ctx)
-	if err != nil {
-		w.Fatal(err)
-	}
+	var data []byte
+	w.patiently("swarm "+swarm, func() (err error) {
+		data, err = clientset.CoreV1().RESTClient().Get().AbsPath("/apis/cfn.dev/v1alpha1/namespaces/" + w.ns + "/swarms/" + swarm).DoRaw(w.ctx)
+		return err
+	})
 	var out swarmObject
 	if err := json.Unmarshal(data, &out); err != nil {
 		w.Fatal(err)

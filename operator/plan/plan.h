@@ -7,6 +7,7 @@
 //   - applied to the world it saw, a plan never makes more than one live pod for a slot, nor more
 //   live worker pods than
 //     workers.replicas; a rolling update never takes more than maxUnavailable ready workers away;
+//   - no rolling update takes the last pod that holds an accepted task;
 //   - a converged world gets no action and no status.
 // Not: an executor. operator/reconcile fills Observed, performs the actions in order (Conflict and
 // NotFound on deletes count as done), then writes the status, then the events: pod_events() of what
@@ -86,7 +87,8 @@ struct PodView {
   PodPhase phase = PodPhase::kPending;
   bool ready = false;        // condition Ready is True
   WallTime ready_since = 0;  // its lastTransitionTime (of either value; 0: no such condition)
-  std::optional<WallTime> deletion_time;  // metadata.deletionTimestamp
+  std::optional<WallTime> deletion_time;  // metadata.deletionTimestamp: when it is to be gone
+  WallTime deletion_grace = 0;            // so much before, its end began
   WallTime creation_time = 0;
   std::string node;            // spec.nodeName; "" when not scheduled
   std::string sidecar_image;   // image of initContainers[cfn-sidecar]
@@ -105,6 +107,7 @@ struct LeaseView {
   std::string resource_version;
   bool deleting = false;
   std::string holder;       // spec.holderIdentity
+  std::string holder_uid;   // annotation cfn.dev/holder-uid: the pod's, whose name may come again
   WallTime renew_time = 0;  // 0: never
   WallTime acquire_time = 0;
   std::string report;  // annotation cfn.dev/report as it stands; "" when absent
@@ -165,7 +168,9 @@ struct Memory {
     friend bool operator==(const SlotHistory&, const SlotHistory&) = default;
   };
   std::map<std::string, SlotHistory> slots;
-  std::vector<std::pair<WallTime, int>> creations;  // (when, how many) of the last minute
+  // Pods made in the last minute (when, how many): the shell adds what it did, since a plan may be
+  // cut short.
+  std::vector<std::pair<WallTime, int>> creations;
   WallTime status_written = 0;
   WallTime counts_written = 0;
   WallTime pods_blocked_since = 0;  // creations refused since then; 0: not

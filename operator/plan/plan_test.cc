@@ -525,6 +525,31 @@ TEST(Plan, SuspendKeepsThePodsAndSaysSo) {
   EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "False Settled");
 }
 
+TEST(Plan, SuspendedIsSaidWhenTheCoordinatorsKnow) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":4},"topology":{"teamSize":2}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.effective = 100;
+  report.suspended = false;
+  world.report(0, report);
+  world.report(1, report);
+  ASSERT_TRUE(world.settle());
+  world.set_spec(R"({"suspend":true,"workers":{"replicas":4},"topology":{"teamSize":2}})");
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Suspending");
+  report.suspended = true;
+  world.report(0, report);
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Suspending");
+  report.suspended.reset();  // of an older build: believed
+  world.report(1, report);
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Suspended");
+}
+
 TEST(Plan, ChangedChildIsPatchedWithPreconditions) {
   World world;
   ASSERT_TRUE(world.settle());
@@ -690,6 +715,270 @@ TEST(Plan, ACoordinatorWithTheOnlyCopiesIsNotUpdated) {
   EXPECT_THAT(message_of(world.swarm), HasSubstr("Next: kubectl scale swarm hello --replicas=1"));
   // With an agent that runs it is updated.
   world.set_spec(R"({"workers":{"replicas":1},"mailbox":{"sizeLimit":"32Mi"}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_NE(world.live_pods("coordinator").front()->uid, before);
+}
+
+// What the coordinator of team 0 says: these pods are joined and `queued` tasks have two copies.
+api::TeamReport joined_report(const World& world, int queued) {
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.tasks.queued = queued;
+  for (const PodView* pod : world.live_pods("worker")) {
+    report.workers[pod->slot] = worker_report(pod->name, false, "");
+  }
+  return report;
+}
+
+// A swarm whose agents crash; their sidecars run, and the queue is in them.
+void settle_with_crashing_agents(World& world, int replicas) {
+  world.set_spec(R"({"workers":{"replicas":)" + std::to_string(replicas) + "}}");
+  ASSERT_TRUE(world.settle());
+  world.report(0, joined_report(world, 5));
+  for (PodView& pod : world.seen.pods) {
+    if (pod.role == "worker") pod.ready = false;
+  }
+  world.now += 100'000;
+}
+
+std::string changed_for_all(int replicas) {
+  return R"({"mailbox":{"sizeLimit":"32Mi"},"workers":{"replicas":)" + std::to_string(replicas) +
+         "}}";
+}
+
+std::set<std::string> deleted_slots(const Plan& plan) {
+  std::set<std::string> slots;
+  for (const Action& action : plan.actions) {
+    if (const auto* gone = std::get_if<DeletePod>(&action)) slots.insert(gone->slot);
+  }
+  return slots;
+}
+
+// Until a plan deletes something, a second each; what it deletes.
+std::set<std::string> next_deleted(World& world, int limit) {
+  for (int i = 0; i < limit; ++i) {
+    world.now += 1000;
+    const std::set<std::string> slots = deleted_slots(world.step());
+    if (!slots.empty()) return slots;
+  }
+  return {};
+}
+
+TEST(Plan, SidecarsOfAgentsThatAreNotReadyKeepTheCopiesThroughAnUpdateOfBothRoles) {
+  World world;
+  settle_with_crashing_agents(world, 3);
+  world.set_spec(changed_for_all(3));
+  EXPECT_EQ(next_deleted(world, 5), std::set<std::string>{"coordinator-0"});
+  // Its replacement is on the way, starts, and collects.
+  world.finish_terminating();
+  EXPECT_EQ(next_deleted(world, 30), std::set<std::string>{});
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True UpdateHeld");
+  EXPECT_THAT(message_of(world.swarm),
+              HasSubstr("worker-0, worker-1, worker-2 may have the only copies of tasks while "
+                        "coordinator-0 is not ready or collects them"));
+  for (PodView& pod : world.seen.pods) {
+    if (pod.role == "coordinator") pod.phase = PodPhase::kRunning;
+    if (pod.role == "coordinator") pod.ready = true;
+  }
+  api::TeamReport report = joined_report(world, 5);
+  report.recovering = true;
+  world.report(0, report);
+  EXPECT_EQ(next_deleted(world, 30), std::set<std::string>{});
+  // It has them: one agent after the other, each when the one before it can hold a copy.
+  world.report(0, joined_report(world, 5));
+  std::set<std::string> left = {"worker-0", "worker-1", "worker-2"};
+  while (!left.empty()) {
+    const std::set<std::string> gone = next_deleted(world, 5);
+    ASSERT_EQ(gone.size(), 1U) << left.size();
+    EXPECT_EQ(left.erase(*gone.begin()), 1U);
+    world.finish_terminating();
+    EXPECT_EQ(next_deleted(world, 20), std::set<std::string>{}) << left.size();
+    report = joined_report(world, 5);
+    report.tasks.single_copy = 1;  // and not before the copies have moved
+    world.report(0, report);
+    EXPECT_EQ(next_deleted(world, 20), std::set<std::string>{});
+    world.report(0, joined_report(world, 5));
+  }
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(reason_of(world.swarm), "True Working");
+}
+
+TEST(Plan, AnAgentsPodWhoseSidecarNeverStartedIsReplacedAtOnce) {
+  World world;
+  settle_with_crashing_agents(world, 4);
+  api::TeamReport report = joined_report(world, 5);
+  report.workers.erase("worker-0");
+  report.workers.erase("worker-1");
+  for (PodView& pod : world.seen.pods) {
+    if (pod.role == "coordinator") pod.ready = false;  // away: its workers must stay
+    if (pod.role == "worker") pod.phase = PodPhase::kPending;
+    if (pod.slot == "worker-0") pod.unschedulable_message = "0/6 nodes are available";
+    if (pod.slot == "worker-1")
+      pod.containers.push_back(
+          {"cfn-sidecar", true, false, false, 0, "PodInitializing", "", {}, ""});
+    // The agent's image cannot be had: the sidecar runs before it.
+    if (pod.slot == "worker-2")
+      pod.containers.push_back({"agent", false, false, false, 0, "ImagePullBackOff", "", {}, ""});
+    if (pod.slot == "worker-3") {
+      report.workers.erase("worker-3");
+      pod.containers.push_back({"cfn-sidecar", true, true, true, 0, "", "", {}, ""});
+    }
+  }
+  world.report(0, report);
+  world.set_spec(R"({"workers":{"replicas":4,"template":{"spec":{"priority":7}}}})");
+  EXPECT_EQ(next_deleted(world, 5), (std::set<std::string>{"worker-0", "worker-1"}));
+  EXPECT_EQ(next_deleted(world, 90), std::set<std::string>{});
+}
+
+TEST(Plan, AFirstWrongImageIsCorrectedAtOnce) {
+  for (const bool led : {false, true}) {
+    World world;
+    world.set_spec(R"({"workers":{"replicas":8}})");
+    world.step();
+    world.step();
+    for (PodView& pod : world.seen.pods) {  // the sidecars run, the agents do not
+      pod.containers.push_back({"cfn-sidecar", true, true, true, 0, "", "", {}, ""});
+      if (pod.role == "coordinator") pod.ready = led;
+      if (pod.role == "coordinator") pod.phase = PodPhase::kRunning;
+    }
+    if (led) world.report(0, joined_report(world, 0));
+    world.set_spec(R"({"workers":{"replicas":8,"template":{"spec":{"priority":7}}}})");
+    EXPECT_EQ(next_deleted(world, 3).size(), 8U) << led;
+  }
+}
+
+TEST(Plan, SlotsThatStayEmptyStopTheUpdateOfACrashingFleetOnlyBeforeItsLastSidecar) {
+  World world;
+  settle_with_crashing_agents(world, 5);
+  api::TeamReport report = joined_report(world, 5);
+  for (PodView& pod : world.seen.pods) {  // no node has room for two
+    if (pod.slot != "worker-3" && pod.slot != "worker-4") continue;
+    pod.phase = PodPhase::kPending;
+    report.workers.erase(pod.slot);
+  }
+  world.report(0, report);
+  world.set_spec(R"({"workers":{"replicas":5,"template":{"spec":{"priority":7}}}})");
+  EXPECT_EQ(next_deleted(world, 3), (std::set<std::string>{"worker-3", "worker-4"}));
+  for (int i = 0; i < 2; ++i) {
+    world.finish_terminating();
+    EXPECT_EQ(next_deleted(world, 50), std::set<std::string>{});
+    EXPECT_EQ(next_deleted(world, 20).size(), 1U);
+  }
+  world.finish_terminating();
+  EXPECT_EQ(next_deleted(world, 300), std::set<std::string>{});
+  // One that starts takes its place.
+  for (PodView& pod : world.seen.pods) {
+    if (pod.slot == "worker-4") pod.phase = PodPhase::kRunning;
+  }
+  EXPECT_EQ(next_deleted(world, 3).size(), 1U);
+}
+
+TEST(Plan, ScaleDownLeavesSidecarsAloneWhileTheirCoordinatorIsAway) {
+  World world;
+  settle_with_crashing_agents(world, 3);
+  api::TeamReport report = joined_report(world, 5);
+  report.workers.erase("worker-0");
+  world.report(0, report);
+  for (PodView& pod : world.seen.pods) {
+    if (pod.slot == "worker-0") pod.phase = PodPhase::kPending;
+  }
+  // Its coordinator is lost with its node.
+  std::erase_if(world.seen.pods, [](const PodView& pod) { return pod.role == "coordinator"; });
+  world.set_spec(R"({"workers":{"replicas":1}})");
+  EXPECT_EQ(next_deleted(world, 1), std::set<std::string>{"worker-0"});
+  EXPECT_EQ(next_deleted(world, 50), std::set<std::string>{});  // it starts and collects
+  world.make_ready();
+  for (PodView& pod : world.seen.pods) {
+    if (pod.role == "worker") pod.ready = false;
+  }
+  world.report(0, joined_report(world, 5));
+  EXPECT_EQ(next_deleted(world, 3).size(), 1U);
+}
+
+TEST(Plan, ScaleDownMakesRoomForACoordinatorThatTheQuotaRefuses) {
+  World world;
+  settle_with_crashing_agents(world, 3);
+  std::erase_if(world.seen.pods, [](const PodView& pod) { return pod.role == "coordinator"; });
+  world.refuse_pods = "exceeded quota: compute";
+  world.step();
+  world.set_spec(R"({"workers":{"replicas":1}})");
+  EXPECT_EQ(next_deleted(world, 3).size(), 2U);
+}
+
+TEST(Plan, ACoordinatorThatCollectsItsTasksIsNotUpdated) {
+  for (const bool ready : {false, true}) {
+    World world;
+    world.set_spec(R"({"workers":{"replicas":2}})");
+    ASSERT_TRUE(world.settle());
+    world.now += 100'000;
+    for (PodView& pod : world.seen.pods) {
+      if (pod.role != "coordinator") continue;
+      pod.ready = ready;
+      pod.ready_since = pod.creation_time = world.now;
+    }
+    api::TeamReport report = joined_report(world, 5);
+    report.recovering = true;
+    world.report(0, report);
+    world.set_spec(changed_for_all(2));
+    EXPECT_EQ(next_deleted(world, 50), std::set<std::string>{}) << ready;
+    EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True UpdateHeld") << ready;
+    EXPECT_THAT(message_of(world.swarm), HasSubstr("coordinator-0 collects tasks from the agents' "
+                                                   "pods: not updated before that is over"));
+    EXPECT_EQ(next_deleted(world, 20), std::set<std::string>{"coordinator-0"}) << ready;
+  }
+}
+
+TEST(Plan, ACoordinatorThatIsNotReadyAndLeadsWaitsForSecondCopies) {
+  World world;
+  settle_with_crashing_agents(world, 2);
+  api::TeamReport report = joined_report(world, 5);
+  report.tasks.single_copy = 1;
+  world.report(0, report);
+  for (PodView& pod : world.seen.pods) {
+    pod.ready = false;
+    pod.creation_time = world.now;
+  }
+  world.set_spec(changed_for_all(2));
+  EXPECT_EQ(next_deleted(world, 30), std::set<std::string>{});
+  world.report(0, joined_report(world, 5));
+  EXPECT_EQ(next_deleted(world, 3), std::set<std::string>{"coordinator-0"});
+}
+
+TEST(Plan, ACoordinatorWaitsForTheCopiesOfAgentsThatEnd) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":2}})");
+  ASSERT_TRUE(world.settle());
+  world.now += 100'000;
+  const api::TeamReport before = joined_report(world, 5);
+  world.report(0, before);
+  world.set_spec(changed_for_all(1));
+  EXPECT_EQ(next_deleted(world, 5), std::set<std::string>{"worker-1"});
+  for (PodView& pod : world.seen.pods) {  // it has an hour for its task
+    if (!pod.deletion_time) continue;
+    pod.deletion_grace = 3'600'000;
+    *pod.deletion_time += pod.deletion_grace;
+  }
+  EXPECT_EQ(next_deleted(world, 55), std::set<std::string>{});
+  World told = world;
+  told.report(0, joined_report(told, 5));  // its copies have moved, it is gone
+  EXPECT_EQ(next_deleted(told, 2), std::set<std::string>{"coordinator-0"});
+  EXPECT_EQ(next_deleted(world, 10), std::set<std::string>{"coordinator-0"});
+}
+
+TEST(Plan, TheReportOfALostCoordinatorHoldsNoUpdateOfItsReplacement) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":0}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.tasks.queued = 3;
+  world.report(0, report);
+  // Its node is lost; the replacement cannot be scheduled, and the template is corrected.
+  std::erase_if(world.seen.pods, [](const PodView& pod) { return pod.role == "coordinator"; });
+  world.step();
+  const std::string before = world.live_pods("coordinator").front()->uid;
+  world.set_spec(R"({"workers":{"replicas":0},"mailbox":{"sizeLimit":"32Mi"}})");
   ASSERT_TRUE(world.settle());
   EXPECT_NE(world.live_pods("coordinator").front()->uid, before);
 }
@@ -1246,6 +1535,244 @@ TEST(PlanProperty, BrokenNewRevisionStopsTheUpdate) {
   }
   EXPECT_EQ(world.ready_count("worker"), 8);
   EXPECT_EQ(reason_of(world.swarm), "False Updating");
+}
+
+// The tasks' copies in a toy world, a second at a time: sidecars that start, join and end,
+// coordinators that take their team's Lease, collect, make second copies and report late.
+class Copies {
+ public:
+  enum class Kind { kHealthy, kCrashing, kNotStarting };
+
+  Copies(World& world, Random& random) : world_(world), random_(random) {}
+
+  Kind kind = Kind::kHealthy;  // of the agents made from now on
+
+  void tick() {
+    end_pods();
+    start_pods();
+    for (std::size_t team = 0; team < world_.seen.leases.size(); ++team) {
+      lead(static_cast<int>(team));
+    }
+    world_.now += 1000;
+  }
+
+  // Accepted tasks that no pod has any more.
+  [[nodiscard]] int lost() const {
+    return static_cast<int>(std::count_if(tasks_.begin(), tasks_.end(), [&](const Task& task) {
+      return std::none_of(task.holders.begin(), task.holders.end(),
+                          [&](const std::string& uid) { return find(uid) != nullptr; });
+    }));
+  }
+  [[nodiscard]] std::size_t accepted() const { return tasks_.size(); }
+
+ private:
+  struct Task {
+    int team = 0;
+    std::set<std::string> holders;  // UIDs
+  };
+  struct Leader {
+    std::string uid;
+    int collecting = 0;  // seconds left
+    int awaiting = 0;
+    int report_age = 0;
+  };
+
+  [[nodiscard]] const PodView* find(const std::string& uid) const {
+    for (const PodView& pod : world_.seen.pods) {
+      if (pod.uid == uid) return &pod;
+    }
+    return nullptr;
+  }
+  [[nodiscard]] int team_of(const PodView& pod) const {
+    const int index = std::stoi(pod.slot.substr(pod.slot.find('-') + 1));
+    return index % static_cast<int>(world_.seen.leases.size());
+  }
+  [[nodiscard]] bool is_worker(const PodView& pod, int team) const {
+    return pod.role == "worker" && team_of(pod) == team && started_.contains(pod.uid);
+  }
+  // Those that it can reach; `staying`: and that do not end.
+  [[nodiscard]] std::vector<const PodView*> workers(int team, bool staying) const {
+    std::vector<const PodView*> list;
+    for (const PodView& pod : world_.seen.pods) {
+      if (is_worker(pod, team) && !(staying && pod.deletion_time)) list.push_back(&pod);
+    }
+    return list;
+  }
+  [[nodiscard]] bool held_by(const Task& task, const std::vector<const PodView*>& pods) const {
+    return std::any_of(pods.begin(), pods.end(),
+                       [&](const PodView* pod) { return task.holders.contains(pod->uid); });
+  }
+  // Each task of the team has a copy in a worker's pod.
+  [[nodiscard]] bool copied(int team, bool staying) const {
+    const auto pods = workers(team, staying);
+    return std::all_of(tasks_.begin(), tasks_.end(),
+                       [&](const Task& task) { return task.team != team || held_by(task, pods); });
+  }
+
+  void end_pods() {
+    std::set<std::string> gone;
+    for (const PodView& pod : world_.seen.pods) {
+      if (ends(pod)) gone.insert(pod.uid);
+    }
+    std::erase_if(world_.seen.pods, [&](const PodView& pod) { return gone.contains(pod.uid); });
+  }
+
+  bool ends(const PodView& pod) {
+    if (pod.role == "worker") return pod.deletion_time && random_.chance(40);
+    const int team = team_of(pod);
+    if (!pod.deletion_time) return random_.chance(1) && copied(team, true);  // its node is lost
+    if (leaders_[team].uid != pod.uid || world_.now - *pod.deletion_time >= 10'000) return true;
+    return copied(team, false) && random_.chance(50);
+  }
+
+  void start_pods() {
+    for (PodView& pod : world_.seen.pods) {
+      if (!World::live(pod)) continue;
+      const Kind what = kinds_.emplace(pod.uid, kind).first->second;
+      if (pod.role == "worker" && what == Kind::kNotStarting) continue;
+      if (pod.phase == PodPhase::kPending && random_.chance(50)) {
+        pod.phase = PodPhase::kRunning;
+        started_.insert(pod.uid);
+        pod.containers = {{"cfn-sidecar", true, true, true, 0, "", "", {}, ""}};
+      }
+      if (pod.phase != PodPhase::kRunning || pod.ready || !random_.chance(50)) continue;
+      const Leader& leader = leaders_[team_of(pod)];
+      if (pod.role == "worker" ? what != Kind::kHealthy || leader.uid.empty()
+                               : leader.uid != pod.uid || leader.collecting > 0) {
+        continue;
+      }
+      pod.ready = true;
+      pod.ready_since = world_.now;
+    }
+  }
+
+  void lead(int team) {
+    Leader& leader = leaders_[team];
+    LeaseView& lease = world_.seen.leases[static_cast<std::size_t>(team)];
+    const PodView* pod = find(leader.uid);
+    if (pod == nullptr) {
+      leader = {};
+      for (const PodView* one : world_.live_pods("coordinator")) {
+        if (team_of(*one) == team && started_.contains(one->uid)) pod = one;
+      }
+      if (pod == nullptr) return;
+      leader = {pod->uid, 1 + random_.below(5), random_.chance(30) ? 1 + random_.below(10) : 0, 5};
+      lease.holder = pod->name;
+      lease.holder_uid = pod->uid;
+    }
+    const auto reachable = workers(team, false);
+    if (leader.collecting > 0 && --leader.collecting == 0) {
+      for (Task& task : tasks_) {
+        if (task.team == team && held_by(task, reachable)) task.holders.insert(leader.uid);
+      }
+    } else if (leader.collecting == 0) {
+      if (leader.awaiting > 0) --leader.awaiting;
+      copy(team, *pod);
+    }
+    if (++leader.report_age >= 5 || random_.chance(40)) report(team, *pod, reachable);
+  }
+
+  void copy(int team, const PodView& pod) {
+    const auto staying = workers(team, true);
+    if (staying.empty()) return;
+    const auto any = [&] {
+      return staying[static_cast<std::size_t>(random_.below(static_cast<int>(staying.size())))];
+    };
+    for (Task& task : tasks_) {
+      if (task.team != team || !task.holders.contains(pod.uid) || held_by(task, staying)) continue;
+      if (random_.chance(60)) task.holders = {pod.uid, any()->uid};  // nobody else needs one
+    }
+    if (pod.ready && !pod.deletion_time && tasks_.size() < 40 && random_.chance(50)) {
+      tasks_.push_back({team, {pod.uid, any()->uid}});
+    }
+  }
+
+  void report(int team, const PodView& pod, const std::vector<const PodView*>& reachable) {
+    Leader& leader = leaders_[team];
+    leader.report_age = 0;
+    api::TeamReport report;
+    report.time = world_.now;
+    report.recovering = leader.collecting > 0 || leader.awaiting > 0;
+    report.ready = leader.collecting == 0 && !pod.deletion_time;
+    report.effective = 100;
+    for (const Task& task : tasks_) {
+      if (task.team != team || !task.holders.contains(pod.uid)) continue;
+      ++report.tasks.queued;
+      if (!held_by(task, reachable)) ++report.tasks.single_copy;
+    }
+    for (const PodView* worker : reachable) {
+      report.workers[worker->slot] = worker_report(worker->name, false, "");
+    }
+    world_.seen.leases[static_cast<std::size_t>(team)].report = api::to_text(report);
+  }
+
+  World& world_;
+  Random& random_;
+  std::vector<Task> tasks_;
+  std::map<int, Leader> leaders_;
+  std::map<std::string, Kind> kinds_;  // by UID
+  std::set<std::string> started_;      // UIDs
+};
+
+class RandomUpdates : public testing::TestWithParam<unsigned> {};
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomUpdates, testing::Range(0U, 100U, 25U));
+
+TEST_P(RandomUpdates, LeaveEveryAcceptedTaskAHolder) {
+  std::size_t accepted = 0;
+  for (unsigned seed = GetParam() + 1; seed <= GetParam() + 25; ++seed) {
+    Random random(seed);
+    World world;
+    Copies copies(world, random);
+    const int teams = 1 + random.below(2);
+    const int at_first = teams == 1 ? 1 + random.below(5) : 4;
+    const std::string limit = std::to_string(1 + random.below(100)) + "%";
+    int revision = 0;
+    int mailbox = 32;
+    const auto change = [&](int replicas) {
+      ++revision;
+      json spec;
+      spec["topology"]["teamSize"] = teams == 1 ? 100 : 2;
+      spec["workers"]["replicas"] = replicas;
+      spec["workers"]["maxUnavailable"] = limit;
+      spec["workers"]["template"]["spec"]["priority"] = revision;
+      // Mostly both roles.
+      if (random.chance(70)) mailbox = 32 + revision;
+      spec["mailbox"]["sizeLimit"] = std::to_string(mailbox) + "Mi";
+      world.set_spec(spec.dump());
+    };
+    const auto second = [&] {
+      const Plan plan = world.step();
+      ASSERT_EQ(copies.lost(), 0) << "seed " << seed << ", by a pod that had ended";
+      copies.tick();
+      ASSERT_EQ(copies.lost(), 0) << "seed " << seed << "\n" << to_text(plan);
+    };
+    change(at_first);
+    second();  // the number of teams is fixed
+    for (int i = 0; i < 150; ++i) {
+      if (random.chance(6)) {
+        const int what = random.below(4);
+        copies.kind = what == 0   ? Copies::Kind::kNotStarting
+                      : what == 1 ? Copies::Kind::kHealthy
+                                  : Copies::Kind::kCrashing;
+        change(teams + random.below(5));
+      }
+      second();
+      if (HasFatalFailure()) return;
+    }
+    // The right image at last: it ends, and well.
+    copies.kind = Copies::Kind::kHealthy;
+    change(teams + random.below(5));
+    bool done = false;
+    for (int i = 0; i < 900 && !done; ++i) {
+      second();
+      if (HasFatalFailure()) return;
+      done = reason_of(world.swarm, "Reconciling") == "False Settled" &&
+             world.swarm.status.observed_generation == world.swarm.generation;
+    }
+    ASSERT_TRUE(done) << "seed " << seed << "\n" << message_of(world.swarm);
+    accepted += copies.accepted();
+  }
+  EXPECT_GT(accepted, 250U);  // it was about something
 }
 
 }  // namespace

@@ -43,7 +43,6 @@ class PodsPlanner {
     worker_slots(workers);
     update_coordinators(coordinators);
     update_workers(workers);
-    if (made_ > 0) memory_.creations.emplace_back(context_.now, made_);
     return std::move(plan_);
   }
 
@@ -171,6 +170,82 @@ class PodsPlanner {
 
   [[nodiscard]] bool is_kept(const PodView& pod) const { return !removed_.contains(pod.uid); }
 
+  // ---- who holds what
+
+  [[nodiscard]] int team_of(const PodView& pod) const {
+    return slot_index(Role::kWorker, pod.slot).value_or(0) % context_.topology.coordinators;
+  }
+
+  [[nodiscard]] const LeaseView* lease_of(int team) const {
+    const auto& leases = context_.observed.leases;
+    const std::string name = lease_name(context_.swarm, team);
+    const auto found = std::find_if(leases.begin(), leases.end(), [&](const LeaseView& lease) {
+      return lease.name == name && lease.owner_uid == context_.swarm.uid;
+    });
+    return found == leases.end() ? nullptr : &*found;
+  }
+
+  // True for the coordinator that has the team's Lease: the report is its own.
+  [[nodiscard]] bool leads(int team, const PodView& pod) const {
+    const LeaseView* lease = lease_of(team);
+    return lease != nullptr && lease->holder_uid == pod.uid;
+  }
+
+  // No coordinator of this team has ever had its Lease, so no task was ever accepted.
+  [[nodiscard]] bool never_led(int team) const {
+    const auto coordinator = context_.coordinators.find(team);
+    if (coordinator != context_.coordinators.end() && !coordinator->second.live.empty() &&
+        coordinator->second.live.front()->ready) {
+      return false;  // it leads now; the Lease has been made anew
+    }
+    const LeaseView* lease = lease_of(team);
+    return lease != nullptr && lease->holder.empty() && lease->holder_uid.empty() &&
+           lease->report.empty();
+  }
+
+  // True when its coordinator has said so of this very pod. Its name may have been another's, of
+  // which an older report speaks.
+  [[nodiscard]] bool is_joined(const PodView& worker) const {
+    const auto report = context_.reports.find(team_of(worker));
+    if (report == context_.reports.end() || report->second.time < worker.creation_time) {
+      return false;
+    }
+    const auto found = report->second.workers.find(worker.slot);
+    return found != report->second.workers.end() && found->second.pod == worker.name;
+  }
+
+  // True for a worker whose log may have copies. The sidecar starts before the agents and stores
+  // them whether or not these start; its log outlives its restarts.
+  [[nodiscard]] bool may_hold(const PodView& worker) const {
+    if (worker.ready) return true;
+    const bool started =
+        worker.phase != PodPhase::kPending || is_joined(worker) ||
+        std::any_of(
+            worker.containers.begin(), worker.containers.end(), [](const ContainerView& one) {
+              return one.name == kSidecarContainer &&
+                     (one.running || one.restart_count > 0 || one.last_exit_code.has_value());
+            });
+    return started && !never_led(team_of(worker));
+  }
+
+  // True when this team's coordinator has all that its workers hold, and stays.
+  [[nodiscard]] bool coordinator_complete(int team) const {
+    const auto found = context_.coordinators.find(team);
+    if (found == context_.coordinators.end() || found->second.live.empty()) return false;
+    for (const PodView* pod : found->second.live) {
+      if (!is_kept(*pod)) return false;
+    }
+    if (!found->second.live.front()->ready) return false;
+    const auto report = context_.reports.find(team);
+    return report == context_.reports.end() || !report->second.recovering;
+  }
+
+  [[nodiscard]] bool is_outdated_coordinator(int team) const {
+    const auto found = context_.coordinators.find(team);
+    return found != context_.coordinators.end() && !found->second.live.empty() &&
+           context_.is_outdated(*found->second.live.front(), Role::kCoordinator);
+  }
+
   // ---- rules
 
   // Two live pods of one slot: only after somebody else's hand, or a label was changed.
@@ -265,14 +340,19 @@ class PodsPlanner {
       return victim_key(*a) < victim_key(*b);
     });
     const bool wait = coordinators_recover();
+    bool waiting = false;
     std::map<int, int> left;  // by team
     for (const PodView* pod : victims) ++left[team_of(*pod)];
     // The last worker of a team goes only when there is nobody else to go.
     for (const bool last : {false, true}) {
+      if (last && waiting) break;
       for (const PodView* pod : victims) {
         if (count == 0) break;
         if (!is_kept(*pod) || (left[team_of(*pod)] == 1) != last) continue;
-        if (pod->ready && wait) break;
+        if (wait && may_hold(*pod)) {
+          waiting = true;
+          continue;
+        }
         remove(*pod, "Surplus",
                pod->ready && !context_.is_idle(*pod) ? "busy: it may finish its task" : "");
         --left[team_of(*pod)];
@@ -284,35 +364,34 @@ class PodsPlanner {
     }
   }
 
-  [[nodiscard]] int team_of(const PodView& pod) const {
-    return slot_index(Role::kWorker, pod.slot).value_or(0) % context_.topology.coordinators;
-  }
-
   // Not ready and not started first, then not ready, idle, busy; then lower deletion cost,
   // outdated, highest slot.
   [[nodiscard]] std::tuple<int, int, bool, int> victim_key(const PodView& pod) const {
-    const int rank =
-        !pod.ready ? (pod.phase == PodPhase::kPending ? 0 : 1) : (context_.is_idle(pod) ? 2 : 3);
+    const bool started = pod.phase != PodPhase::kPending || may_hold(pod);
+    const int rank = !pod.ready ? (started ? 1 : 0) : (context_.is_idle(pod) ? 2 : 3);
     return {rank, pod.deletion_cost, !context_.is_outdated(pod, Role::kWorker),
             -slot_index(Role::kWorker, pod.slot).value_or(0)};
   }
 
-  // True while taking a ready worker away could take the last copy of something: with one
-  // coordinator, its replacement collects tasks from the workers' sidecars. Bounded by
-  // kRecoveryWait.
+  // True while taking a worker away could take the last copy of something: a coordinator's
+  // replacement collects tasks from the workers' sidecars. Bounded by kRecoveryWait from when it is
+  // made; one that cannot be made, for a quota that the victims use up, is not waited for.
   bool coordinators_recover() {
     WallTime until = 0;
+    bool missing = false;
     for (int index = 0; index < context_.topology.coordinators; ++index) {
       const auto slot = context_.coordinators.find(index);
-      if (slot == context_.coordinators.end() || slot->second.live.empty()) continue;
+      if (slot == context_.coordinators.end() || slot->second.live.empty()) {
+        missing = missing || !context_.observed.create_failure;
+        continue;
+      }
       const PodView& pod = *slot->second.live.front();
       const auto report = context_.reports.find(index);
       const bool recovering = report != context_.reports.end() && report->second.recovering;
       if (!pod.ready || recovering) until = std::max(until, pod.creation_time + kRecoveryWait);
     }
-    if (until <= context_.now) return false;
-    again_at(until);
-    return true;
+    if (until > context_.now) again_at(until);
+    return missing || until > context_.now;
   }
 
   // True while something has a single copy and the last replacement is young. Bounded by
@@ -335,20 +414,56 @@ class PodsPlanner {
     return true;
   }
 
-  // True for a coordinator whose tasks nobody could hold meanwhile: none of its team's agents runs.
-  // At 0 agents nothing new is accepted, so a report that knows that they are gone is the last
-  // word.
+  // True for a coordinator whose tasks nobody could hold meanwhile: no sidecar of its team's agents
+  // is known to. At 0 agents nothing new is accepted, so a report that knows that they are gone is
+  // the last word; one of a pod before this one speaks of what went with that.
   [[nodiscard]] bool keeps_only_copies(int index, const PodView& pod) const {
     for (const auto& [number, slot] : context_.workers) {
       if (number % context_.topology.coordinators != index || slot.live.empty()) continue;
       const PodView& worker = *slot.live.front();
-      if (worker.ready || worker.phase == PodPhase::kRunning) return false;
+      if (is_kept(worker) && (worker.ready || is_joined(worker))) return false;
     }
     const auto found = context_.reports.find(index);
     if (found == context_.reports.end()) return false;  // it never had anything
+    if (!leads(index, pod)) return false;
     const api::TeamReport& report = found->second;
     if (held_tasks(report) + report.single_copy_messages > 0) return true;
     return pod.ready && !report.workers.empty();
+  }
+
+  // True for a coordinator that still collects its tasks, or awaits copies of a worker that is
+  // late. Bounded by kRecoveryWait.
+  bool is_collecting(int index, const PodView& pod) {
+    const auto report = context_.reports.find(index);
+    if (report == context_.reports.end() || !report->second.recovering || !leads(index, pod)) {
+      return false;
+    }
+    const WallTime until =
+        std::max(pod.creation_time, pod.ready ? pod.ready_since : 0) + kRecoveryWait;
+    if (until <= context_.now) return false;
+    again_at(until);
+    return true;
+  }
+
+  // True while this team's copies are on the move from workers that go: with this plan, or since so
+  // recently that the report names them or is older. Bounded by kRecoveryWait.
+  bool is_losing_workers(int team) {
+    const auto report = context_.reports.find(team);
+    bool losing = false;
+    for (const auto& [number, slot] : context_.workers) {
+      if (number % context_.topology.coordinators != team) continue;
+      for (const PodView* pod : slot.live) losing = losing || (!is_kept(*pod) && may_hold(*pod));
+      for (const PodView* pod : slot.terminating) {
+        const WallTime began = *pod->deletion_time - pod->deletion_grace;
+        const WallTime until = began + kRecoveryWait;
+        if (!may_hold(*pod) || until <= context_.now) continue;
+        const bool told = report != context_.reports.end() && report->second.time > began;
+        if (told && !is_joined(*pod)) continue;
+        again_at(until);
+        losing = true;
+      }
+    }
+    return losing;
   }
 
   static std::int64_t held_tasks(const api::TeamReport& report) {
@@ -372,12 +487,47 @@ class PodsPlanner {
                          0};
   }
 
+  void hold_collecting(const std::vector<int>& teams) {
+    std::vector<std::string> names;
+    for (const int team : teams) names.push_back(slot_name(Role::kCoordinator, team));
+    plan_.hold = Problem{"UpdateHeld",
+                         some_names(names) + (names.size() == 1 ? " collects" : " collect") +
+                             " tasks from the agents' pods: not updated before that is over",
+                         "nothing; it takes a minute at most", 0};
+  }
+
+  void hold_losing(const std::vector<int>& teams) {
+    std::vector<std::string> names;
+    for (const int team : teams) names.push_back(slot_name(Role::kCoordinator, team));
+    plan_.hold = Problem{"UpdateHeld",
+                         "agents of " + some_names(names) +
+                             " are ending, and may have the second copies of tasks: not updated "
+                             "before these have moved",
+                         "nothing; it takes a minute after the last of them at most", 0};
+  }
+
+  void hold_workers(const std::vector<const PodView*>& pods) {
+    std::vector<std::string> names;
+    for (const PodView* pod : pods) names.push_back(pod->slot);
+    const std::string coordinator = slot_name(Role::kCoordinator, team_of(*pods.front()));
+    plan_.hold =
+        Problem{"UpdateHeld",
+                some_names(names) + " may have the only copies of tasks while " + coordinator +
+                    " is not ready or collects them: not updated before it has them",
+                "see why " + coordinator +
+                    " is not ready, or delete the pods of these agents to give the tasks up",
+                0};
+  }
+
   // One coordinator after the other, each only when all teams have a pod, and a working one only
-  // when all are ready.
+  // when all are ready. None together with workers of its team: what these hold moves to it, or to
+  // its replacement from them.
   void update_coordinators(const PodGate& gate) {
     if (!gate.create || !gate.update) return;
     const PodView* candidate = nullptr;
+    bool leading = false;  // the candidate, its team
     std::vector<int> held;
+    std::vector<int> collecting, losing;
     bool all_ready = true;
     for (int index = 0; index < context_.topology.coordinators; ++index) {
       const auto found = context_.coordinators.find(index);
@@ -389,65 +539,140 @@ class PodsPlanner {
         held.push_back(index);
         continue;
       }
-      if (candidate == nullptr || (candidate->ready && !pod.ready)) candidate = &pod;
+      if (is_collecting(index, pod)) {
+        collecting.push_back(index);
+        continue;
+      }
+      if (is_losing_workers(index)) {
+        losing.push_back(index);
+        continue;
+      }
+      if (candidate == nullptr || (candidate->ready && !pod.ready)) {
+        candidate = &pod;
+        leading = leads(index, pod);
+      }
     }
-    if (!held.empty()) hold_update(held);
-    if (candidate == nullptr) return;
-    if (!candidate->ready) {
-      remove(*candidate, "Outdated");
-    } else if (all_ready && !copies_missing()) {
-      remove(*candidate, "Outdated");
+    if (!held.empty()) {
+      hold_update(held);
+    } else if (!collecting.empty()) {
+      hold_collecting(collecting);
+    } else if (!losing.empty() && candidate == nullptr) {
+      hold_losing(losing);
     }
+    held_.insert(held.begin(), held.end());
+    if (candidate == nullptr || (candidate->ready && !all_ready)) return;
+    // One that is not ready may still lead its team.
+    if ((candidate->ready || leading) && copies_missing()) return;
+    remove(*candidate, "Outdated");
   }
 
   [[nodiscard]] bool coordinators_current_and_ready() const {
     for (int index = 0; index < context_.topology.coordinators; ++index) {
-      const auto found = context_.coordinators.find(index);
-      if (found == context_.coordinators.end() || found->second.live.empty()) return false;
-      const PodView& pod = *found->second.live.front();
-      if (!pod.ready || context_.is_outdated(pod, Role::kCoordinator)) return false;
-      const auto report = context_.reports.find(index);
-      if (report != context_.reports.end() && report->second.recovering) return false;
+      if (!coordinator_complete(index) || is_outdated_coordinator(index)) return false;
     }
     return true;
   }
 
-  // Pods that are not ready serve nobody: they are replaced at once. Ready ones within
+  // Whether a worker of this team that serves nobody may go as far as copies are concerned: its
+  // coordinator has them and is not about to be updated. One whose update is held waits for new
+  // workers itself.
+  [[nodiscard]] bool may_lose_workers(int team) const {
+    return coordinator_complete(team) && (!is_outdated_coordinator(team) || held_.contains(team));
+  }
+
+  [[nodiscard]] bool holds_nothing(int team) const {
+    const auto report = context_.reports.find(team);
+    return report != context_.reports.end() &&
+           held_tasks(report->second) + report->second.single_copy_messages == 0;
+  }
+
+  // Pods that are not ready serve nobody: those that never started are replaced at once. What the
+  // others may hold counts: they go when their coordinator has all of it, and so that at most
+  // maxUnavailable slots are without a sidecar that could hold a copy. Ready ones within
   // maxUnavailable, after the coordinators, idle ones first.
   void update_workers(const PodGate& gate) {
     if (!gate.create || !gate.update) return;
+    int live = 0;
     int ready = 0;
+    WallTime newest = 0;
+    std::map<int, int> holders;  // by team
+    int holding = 0;
     std::vector<const PodView*> outdated;
     for (const auto& [index, slot] : context_.workers) {
       if (slot.live.empty() || !is_kept(*slot.live.front())) continue;
       const PodView& pod = *slot.live.front();
+      newest = std::max(newest, pod.creation_time);
+      ++live;
       if (pod.ready) ++ready;
+      const bool holds = may_hold(pod);
+      if (holds) {
+        ++holders[team_of(pod)];
+        ++holding;
+      }
       if (!context_.is_outdated(pod, Role::kWorker)) continue;
-      if (pod.ready) {
+      if (holds) {
         outdated.push_back(&pod);
       } else {
         remove(pod, "Outdated");
+        --live;
       }
     }
-    const int unavailable = std::max(0, context_.workers_wanted - ready);
-    int budget = max_unavailable(context_.swarm.spec) - unavailable;
-    if (outdated.empty() || budget <= 0 || !coordinators_current_and_ready() || copies_missing()) {
-      return;
-    }
+    if (outdated.empty()) return;
+    const int limit = max_unavailable(context_.swarm.spec);
+    int ready_budget = limit - std::max(0, context_.workers_wanted - ready);
+    int budget = limit - std::max(0, context_.workers_wanted - holding);
     std::sort(outdated.begin(), outdated.end(), [this](const PodView* a, const PodView* b) {
       return victim_key(*a) < victim_key(*b);
     });
+
+    const bool ready_may_go = ready_budget > 0 && coordinators_current_and_ready();
+    std::vector<const PodView*> candidates;
+    std::vector<const PodView*> held;
     for (const PodView* pod : outdated) {
-      if (budget == 0) break;
-      if (!remove(*pod, "Outdated")) break;
-      --budget;
+      if (pod->ready ? ready_may_go : may_lose_workers(team_of(*pod))) {
+        candidates.push_back(pod);
+      } else if (!pod->ready && coordinator_is_away(team_of(*pod))) {
+        held.push_back(pod);
+      }
     }
+    std::sort(held.begin(), held.end(), [](const PodView* a, const PodView* b) {
+      return slot_index(Role::kWorker, a->slot) < slot_index(Role::kWorker, b->slot);
+    });
+    if (!held.empty() && !plan_.hold) hold_workers(held);
+    if (candidates.empty() || copies_missing()) return;
+
+    // Pods that do not start (no node has room, the new revision is wrong) stop this only for so
+    // long, and for ever only where the last sidecar of a team would go.
+    const bool filled = live >= context_.workers_wanted;
+    const bool forced = budget <= 0 && filled && newest + kRecoveryWait <= context_.now;
+    if (budget <= 0 && filled && !forced) again_at(newest + kRecoveryWait);
+    if (forced) budget = 1;
+    for (const PodView* pod : candidates) {
+      const int team = team_of(*pod);
+      const bool empty = !pod->ready && holds_nothing(team);
+      if (!empty) {
+        if (budget <= 0 || (pod->ready && ready_budget <= 0)) continue;
+        if (forced && holders[team] == 1) continue;
+      }
+      if (!remove(*pod, "Outdated")) break;
+      --holders[team];
+      if (!empty) --budget;
+      if (pod->ready) --ready_budget;
+    }
+  }
+
+  // Not only just replaced by this plan.
+  [[nodiscard]] bool coordinator_is_away(int team) const {
+    const auto found = context_.coordinators.find(team);
+    if (found == context_.coordinators.end() || found->second.live.empty()) return true;
+    return is_kept(*found->second.live.front()) && !coordinator_complete(team);
   }
 
   const Context& context_;
   Memory& memory_;
   PodsPlan plan_;
   std::set<std::string> removed_;  // UIDs
+  std::set<int> held_;             // teams whose coordinator has the only copies
   int made_ = 0;
   int recent_creations_ = 0;
   std::unique_ptr<PodMaker> worker_maker_;

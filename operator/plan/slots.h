@@ -17,10 +17,12 @@ inline constexpr WallTime kMaxBackoff = 300'000;
 inline constexpr WallTime kForgetFailures = 600'000;
 // How long a creation or dry run that was refused is left alone.
 inline constexpr WallTime kRetryRefused = 30'000;
-// Ready workers are not taken away while a coordinator younger than this collects its tasks, nor
-// while messages or tasks have a single copy and a pod is younger than this. Bounded, so that a
-// swarm that cannot recover can still be changed. Not bounded where nobody could take a second
-// copy: a coordinator whose team has no agent is not updated while it holds tasks.
+// Workers whose sidecar may hold copies are not taken away while a coordinator younger than this
+// collects its tasks, nor while messages or tasks have a single copy and a pod is younger than
+// this; a coordinator stays as long after its workers begin to end. Bounded, so that a swarm that
+// cannot recover can still be changed. Not bounded where copies would go for good: a coordinator
+// whose team has no agent is not updated while it holds tasks, nor is a worker while its
+// coordinator is away.
 inline constexpr WallTime kRecoveryWait = 60'000;
 
 struct PodGate {
@@ -37,7 +39,7 @@ struct PodsPlan {
   int surplus_coordinators_kept = 0;  // they still hold tasks
 };
 
-// gates: [coordinator, worker]. memory is brought up to date (failures seen, creations planned).
+// gates: [coordinator, worker]. memory is brought up to date (failures seen).
 PodsPlan plan_pods(const Context& context, const PodGate& coordinators, const PodGate& workers,
                    Memory& memory);
 

@@ -332,12 +332,25 @@ class Builder {
            " of the last report wait for the coordinator; their copies are in other pods.";
   }
 
+  // Some coordinator may still hand out tasks.
+  [[nodiscard]] bool suspending() const {
+    return std::any_of(context_.reports.begin(), context_.reports.end(), [&](const auto& entry) {
+      const auto& [team, report] = entry;
+      return report.ready && !report.suspended.value_or(true) &&
+             !context_.is_surplus_coordinator(team);
+    });
+  }
+
   [[nodiscard]] Condition good_condition(const Counts& counts) const {
     const std::string& name = context_.swarm.name;
     const std::string tasks = count_of(counts.tasks.queued, "task") + " queued, " +
                               std::to_string(counts.tasks.running) + " running";
     Condition ready{"Ready", "True", "", "", 0, 0};
-    if (context_.swarm.spec.suspend) {
+    if (context_.swarm.spec.suspend && suspending()) {
+      ready.reason = "Suspending";
+      ready.message = "Some coordinator may still hand out tasks: " + tasks +
+                      ". Next: wait for Suspended, it takes a second.";
+    } else if (context_.swarm.spec.suspend) {
       ready.reason = "Suspended";
       ready.message = "No task is handed out: " + tasks +
                       "; the coordinators keep them. Next: set spec.suspend to false.";

@@ -102,10 +102,12 @@ struct World {
   Plan step() {
     Plan result = plan(swarm, seen, settings, now);
     seen.memory = result.memory;
+    const int made_before = pods_made;
     for (const Action& action : result.actions) {
       ++writes;
       if (!std::visit([this](const auto& one) { return apply(one); }, action)) break;
     }
+    if (pods_made > made_before) seen.memory.creations.emplace_back(now, pods_made - made_before);
     if (result.status) {
       ++writes;
       // Through the wire and back, as the real one.
@@ -148,8 +150,11 @@ struct World {
 
   void report(int team, const api::TeamReport& report) {
     for (LeaseView& one : seen.leases) {
-      if (one.name == swarm.name + "-team-" + std::to_string(team))
-        one.report = api::to_text(report);
+      if (one.name != swarm.name + "-team-" + std::to_string(team)) continue;
+      one.report = api::to_text(report);
+      for (const PodView* pod : live_pods("coordinator")) {
+        if (pod->slot == "coordinator-" + std::to_string(team)) one.holder_uid = pod->uid;
+      }
     }
   }
 

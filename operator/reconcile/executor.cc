@@ -221,10 +221,11 @@ Outcome Executor::perform(SwarmMemory& memory, const api::Swarm& swarm, const pl
   const MonoTime begin = mono_now();
   const auto out_of_time = [&] { return mono_now() - begin >= kMaxActTime; };
   bool failing = false;
+  int pods_made = 0;
   for (const plan::Action& action : plan.actions) {
     if (stop.stop_requested()) {
       result.stopped = true;
-      return result;
+      break;
     }
     if (out_of_time()) {
       result.more = true;
@@ -235,7 +236,11 @@ Outcome Executor::perform(SwarmMemory& memory, const api::Swarm& swarm, const pl
     const int writes = result.writes + one.writes;
     if (!one.ok || one.stopped || one.view_stale) result = one;
     result.writes = writes;
-    if (one.stopped) return result;
+    if (const auto* made = std::get_if<plan::CreateObject>(&action);
+        made != nullptr && made->kind == "Pod" && (one.ok || one.uncertain)) {
+      ++pods_made;
+    }
+    if (one.stopped) break;
     if (one.ok) {
       if (!one.view_stale) succeeded.push_back(&action);
       continue;
@@ -251,7 +256,9 @@ Outcome Executor::perform(SwarmMemory& memory, const api::Swarm& swarm, const pl
     }
     if (!(one.refused && std::holds_alternative<plan::PatchObject>(action))) break;
   }
-  if (!failing) memory.failing.reset();
+  if (pods_made > 0) memory.plan.creations.emplace_back(wall_now(), pods_made);
+  if (result.stopped) return result;
+  if (!failing && !result.more) memory.failing.reset();
   for (const plan::Event& event : plan::pod_events(succeeded)) emit(swarm, event);
   if (plan.status) {
     const Outcome status = write_status(memory, swarm, *plan.status);
@@ -291,8 +298,8 @@ Outcome Executor::failed(SwarmMemory& memory, const kube::Reply& reply, std::str
   out.why = what + ": " + reply.error.message;
   if (reply.http_status == 0 && reply.transport == Code::kCancelled) out.stopped = true;
   out.retry_after = reply.error.retry_after;
-  if (!reply.certain() || reply.http_status >= 500)
-    uncertain(memory, kind);  // it may have happened all the same
+  out.uncertain = !reply.certain() || reply.http_status >= 500;
+  if (out.uncertain) uncertain(memory, kind);  // it may have happened all the same
   return out;
 }
 

@@ -80,6 +80,7 @@ struct Outcome {
   bool stopped = false;     // not the leader any more, or shutting down
   bool view_stale = false;  // somebody else wrote meanwhile: soon again, not a failure
   bool more = false;        // cut off by kMaxActTime: again when others had their turn
+  bool uncertain = false;   // !ok, but it may have happened all the same
   bool refused = false;     // !ok: the API server's decision, which will be the same next time
   std::optional<Milliseconds> retry_after;
   std::string why;

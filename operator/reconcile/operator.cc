@@ -72,6 +72,11 @@ struct Operator::State final : Lists {
     };
   }
 
+  telemetry::Counter& watch_failures(const kube::Resource& resource) {
+    return metrics.counter("swarm_operator_watch_failures_total", "Lists and watches that failed.",
+                           {{"resource", std::string(resource.plural)}});
+  }
+
   // What a person needs to know besides the API server's words.
   static std::string with_remedy(const kube::Resource& resource, const std::string& why) {
     if (resource.kind != kube::kSwarms.kind || !why.starts_with("HTTP 404")) return why;
@@ -113,13 +118,11 @@ struct Operator::State final : Lists {
         watch.selector.labels =
             std::string(plan::kManagedByLabel) + "=" + std::string(plan::kManagedBy);
       }
+      watch_failures(kWatched[i]).add(0);  // seen before the first one
       informers[i] = std::make_unique<kube::Informer>(
           http, watch, world.sink(i),
           [this](const kube::Resource& resource, int failures, const std::string& why) {
-            metrics
-                .counter("swarm_operator_watch_failures_total", "Lists and watches that failed.",
-                         {{"resource", std::string(resource.plural)}})
-                .add();
+            watch_failures(resource).add();
             if (failures % kTroubleLogEvery == 1) {
               telemetry::warn("watch failed", {{"resource", resource.plural},
                                                {"failures", failures},

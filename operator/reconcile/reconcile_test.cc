@@ -451,6 +451,9 @@ TEST_F(ExecutorTest, ASlowApiServerEndsThePlanSoThatOtherSwarmsHaveTheirTurn) {
   EXPECT_TRUE(outcome.ok);
   EXPECT_TRUE(outcome.more);
   EXPECT_EQ(cluster.writes().size(), 1U);
+  ASSERT_EQ(memory.plan.creations.size(), 1U);
+  EXPECT_EQ(memory.plan.creations[0].second, 1)
+      << "what was cut off does not count against the cap";
 }
 
 TEST_F(ExecutorTest, OverloadIsNoRefusalAndItsRetryAfterIsKept) {
@@ -540,7 +543,7 @@ TEST(Views, TakeAnythingForAPod) {
   }
   const plan::PodView view =
       pod_view(json::parse(R"({"metadata":{"name":"p","labels":{"cfn.dev/slot":"worker-1"},
-    "annotations":{"controller.kubernetes.io/pod-deletion-cost":"-5"},"deletionTimestamp":"2026-01-02T03:04:05Z"},
+    "annotations":{"controller.kubernetes.io/pod-deletion-cost":"-5"},"deletionTimestamp":"2026-01-02T03:04:05Z","deletionGracePeriodSeconds":140},
     "spec":{"initContainers":[{"name":"cfn-sidecar","image":"i"}],"nodeName":"n"},
     "status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"},
       {"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"no room"}],
@@ -549,6 +552,7 @@ TEST(Views, TakeAnythingForAPod) {
   EXPECT_EQ(view.slot, "worker-1");
   EXPECT_EQ(view.deletion_cost, -5);
   EXPECT_TRUE(view.deletion_time);
+  EXPECT_EQ(view.deletion_grace, 140'000);
   EXPECT_EQ(view.sidecar_image, "i");
   EXPECT_EQ(view.unschedulable_message, "no room");
   ASSERT_EQ(view.containers.size(), 1U);

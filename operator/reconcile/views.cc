@@ -83,7 +83,11 @@ plan::PodView pod_view(const json& pod) {
   out.phase = phase_of(text_at(pod, "status.phase"));
   out.creation_time = parse_time(text_at(pod, "metadata.creationTimestamp"));
   const std::string deleted = text_at(pod, "metadata.deletionTimestamp");
-  if (!deleted.empty()) out.deletion_time = parse_time(deleted);
+  if (!deleted.empty()) {
+    out.deletion_time = parse_time(deleted);
+    const int seconds = small(number_at(pod, "metadata.deletionGracePeriodSeconds"));
+    out.deletion_grace = WallTime{1000} * std::max(0, seconds);
+  }
   out.node = text_at(pod, "spec.nodeName");
   out.status_reason = text_at(pod, "status.reason");
   out.status_message = text_at(pod, "status.message").substr(0, kMaxMessageBytes);
@@ -124,6 +128,7 @@ plan::LeaseView lease_view(const json& lease) {
   out.resource_version = text_at(lease, "metadata.resourceVersion");
   out.deleting = !text_at(lease, "metadata.deletionTimestamp").empty();
   out.holder = text_at(lease, "spec.holderIdentity");
+  out.holder_uid = entry(lease, "metadata.annotations", api::kHolderUidAnnotation);
   out.renew_time = parse_time(text_at(lease, "spec.renewTime"));
   out.acquire_time = parse_time(text_at(lease, "spec.acquireTime"));
   out.report = entry(lease, "metadata.annotations", api::kReportAnnotation);

@@ -137,7 +137,9 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     socket_.close(ignored);
     // Later: what waits holds this connection, which is in the middle of something.
     loop_.post([self = shared_from_this()] {
-      if (*self->alive_) self->owner_.mail_.forget_receivers(self.get());
+      if (!*self->alive_) return;
+      self->owner_.mail_.forget_receivers(self.get());
+      if (self->owner_.worker_ != nullptr) self->owner_.worker_->forget_nexts(self.get());
     });
   }
 
@@ -403,7 +405,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (worker == nullptr) return fail(rid, {Code::kDenied, "a coordinator's pod takes no tasks"});
     if (op == "task_next") {
       ++outstanding_;
-      worker->next(milliseconds_of(request, "waitMs", 0),
+      worker->next(milliseconds_of(request, "waitMs", 0), this,
                    [self = shared_from_this(), rid](const Result<Worker::Leased>& leased) {
                      --self->outstanding_;
                      if (self->closed_) return false;
@@ -425,6 +427,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                             {"maxAttempts", leased->max_attempts},
                             {"version", leased->version == tasks::Version::kV1 ? "V1" : "V2"},
                             {"leaseMs", leased->lease.count()},
+                            {"maxResultBytes", self->owner_.config_.max_message_bytes},
                             {"labels", leased->labels}};
                      put_bytes(t, "body", leased->body);
                      if (!leased->command.empty()) t["command"] = leased->command;

@@ -13,7 +13,7 @@ namespace swarm::engine {
 namespace {
 
 constexpr Milliseconds kCallDeadline{5000};
-constexpr Milliseconds kReportPeriod{5000};
+constexpr Milliseconds kReportPeriod{5000}, kSoonPeriod{1000};
 constexpr Milliseconds kFirstPause{100}, kMaxPause{5000};
 
 TeamSettings settings_of(const api::Swarm& swarm, const Config& config) {
@@ -72,8 +72,8 @@ class Cluster::OwnSwarm final : public kube::WatchSink {
   bool there_ = false;
 };
 
-Cluster::Cluster(Loop& loop, const Config& config, Events events)
-    : loop_(loop), config_(config), events_(std::move(events)) {}
+Cluster::Cluster(Loop& loop, const Config& config, Events events, Milliseconds look_period)
+    : loop_(loop), config_(config), events_(std::move(events)), look_period_(look_period) {}
 
 Cluster::~Cluster() {
   lease_.request_stop();
@@ -94,7 +94,12 @@ Status Cluster::start() {
   options.token_file = config_.api_path + "/token";
   auto client = net::make_beast_client(options);
   if (!client) return client.error();
-  client_ = *std::move(client);
+  start(*std::move(client));
+  return {};
+}
+
+void Cluster::start(std::unique_ptr<net::HttpClient> client) {
+  client_ = std::move(client);
   lease_ = std::jthread([this](const std::stop_token& stop) { lease_thread(stop); });
   kube::WatchOptions own;
   own.resource = kube::kSwarms;
@@ -106,7 +111,6 @@ Status Cluster::start() {
         tell("the Swarm can't be read from the API server");
       });
   informer_->start();
-  return {};
 }
 
 void Cluster::tell(const std::string& text) {
@@ -124,10 +128,11 @@ bool Cluster::pause(const std::stop_token& stop, Milliseconds time) {
   return !stop.stop_requested();
 }
 
-void Cluster::report(std::string text, std::string comparable) {
+void Cluster::report_changed(bool soon) {
   const std::lock_guard lock(mutex_);
-  report_ = std::move(text);
-  comparable_ = std::move(comparable);
+  if (changed_report_ && (soon_ || !soon)) return;
+  changed_report_ = true;
+  soon_ = soon_ || soon;
   changed_.notify_all();
 }
 
@@ -156,15 +161,19 @@ bool Cluster::acquire(const std::stop_token& stop) {
   std::uint64_t wanted = 0;
   {
     const std::lock_guard lock(mutex_);
+    // Whoever told us of a higher epoch had it from the present holder.
+    if (epoch_ != 0 && present > epoch_ &&
+        text_of(annotations, std::string(api::kHolderUidAnnotation).c_str()) != config_.pod_uid) {
+      wanted_epoch_ = 0;
+      loop_.post([this] { events_.superseded(); });
+      return false;
+    }
     wanted = wanted_epoch_;
   }
   const std::uint64_t epoch = std::max(present + 1, wanted);
-  std::vector<Coordinator::Former> former;
-  if (auto report =
-          api::parse_report(text_of(annotations, std::string(api::kReportAnnotation).c_str()))) {
-    for (const auto& [name, worker] : report->workers)
-      former.push_back({AgentName{name}, worker.address});
-  }
+  const auto parsed =
+      api::parse_report(text_of(annotations, std::string(api::kReportAnnotation).c_str()));
+  const api::TeamReport last = parsed ? *parsed : api::TeamReport{};
   annotations[std::string(api::kEpochAnnotation)] = std::to_string(epoch);
   annotations[std::string(api::kHolderUidAnnotation)] = config_.pod_uid;
   metadata.erase("managedFields");
@@ -179,60 +188,89 @@ bool Cluster::acquire(const std::stop_token& stop) {
   {
     const std::lock_guard lock(mutex_);
     epoch_ = epoch;
-    sent_.clear();
     last_problem_.clear();
   }
-  loop_.post([this, epoch, former] { events_.acquired(epoch, former); });
+  sent_.clear();
+  loop_.post([this, epoch, last] { events_.acquired(epoch, last); });
   return true;
 }
 
-void Cluster::push_report(const std::stop_token& stop) {
+// False: there is something else to do.
+bool Cluster::wait_for_news(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, stop, look_period_, [&] { return changed_report_ || must_acquire(); });
+  changed_.wait_for(lock, stop, next_soon_ - mono_now(), [&] { return must_acquire(); });
+  changed_.wait_for(lock, stop, next_report_ - mono_now(), [&] { return soon_ || must_acquire(); });
+  return !must_acquire() && !stop.stop_requested();
+}
+
+// False: again, when it is time.
+bool Cluster::push_report(const std::stop_token& stop) {
   const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name +
                            "/leases/" + config_.swarm + "-team-" + std::to_string(config_.team);
-  std::string text, comparable;
+  api::TeamReport report;
   std::uint64_t epoch = 0;
   {
-    const std::lock_guard lock(mutex_);
-    if (comparable_.empty() || comparable_ == sent_) return;
-    text = report_;
-    comparable = comparable_;
+    std::unique_lock lock(mutex_);
+    report_.reset();
+    loop_.post([this] {
+      auto made = events_.report();
+      const std::lock_guard guard(mutex_);
+      report_ = std::move(made);
+      changed_.notify_all();
+    });
+    if (!changed_.wait(lock, stop, [&] { return report_.has_value(); })) return false;
+    report = *std::move(report_);
     epoch = epoch_;
   }
+  const auto text = api::to_text(report);
+  // Time alone is no news: converged means no writes.
+  report.time = 0;
+  report.tasks.oldest_queued_seconds = 0;
+  auto comparable = api::to_text(report);
+  next_soon_ = next_report_ = mono_now() + kSoonPeriod;
+  // The Lease is looked at though there is no news: it may have been made anew.
+  if (comparable == sent_ && mono_now() < next_look_) return true;
+  next_report_ = mono_now() + kReportPeriod;
   auto reply = client_->send({"GET", path, "", "", {}}, kCallDeadline, stop);
-  if (!reply || reply->status != 200)
-    return tell("the report can't be written: the team's Lease can't be read");
+  if (!reply || reply->status != 200) {
+    tell("the report can't be written: the team's Lease can't be read");
+    return false;
+  }
   auto lease = parse_object(reply->body);
-  if (!lease) return;
+  if (!lease) return false;
   const json annotations = lease->value("/metadata/annotations"_json_pointer, json::object());
   const std::uint64_t present = std::strtoull(
       text_of(annotations, std::string(api::kEpochAnnotation).c_str(), "0").c_str(), nullptr, 10);
   if (present > epoch) {
     loop_.post([this] { events_.superseded(); });
-    return;
+    return true;
   }
+  if (present < epoch) {  // made anew: without the epoch our successor would begin from 1
+    raise_epoch(epoch + 1);
+    return false;
+  }
+  next_look_ = mono_now() + look_period_;
+  if (comparable == sent_) return true;
   const json patch{{"metadata",
                     {{"resourceVersion", text_of((*lease)["metadata"], "resourceVersion")},
                      {"annotations", {{std::string(api::kReportAnnotation), text}}}}}};
   reply = client_->send({"PATCH", path, "application/merge-patch+json", patch.dump(), {}},
                         kCallDeadline, stop);
   if (!reply || reply->status != 200) {
-    return tell("the report can't be written" +
-                (reply ? ": HTTP " + std::to_string(reply->status) : std::string()));
+    tell("the report can't be written" +
+         (reply ? ": HTTP " + std::to_string(reply->status) : std::string()));
+    return false;
   }
-  const std::lock_guard lock(mutex_);
-  sent_ = comparable;
+  sent_ = std::move(comparable);
+  return true;
 }
 
 void Cluster::lease_thread(const std::stop_token& stop) {
   auto wait = kFirstPause;
   while (!stop.stop_requested()) {
-    std::uint64_t epoch = 0, wanted = 0;
-    {
-      const std::lock_guard lock(mutex_);
-      epoch = epoch_;
-      wanted = wanted_epoch_;
-    }
-    if (epoch == 0 || wanted > epoch) {
+    if (!wait_for_news(stop)) {
+      if (stop.stop_requested()) return;
       if (acquire(stop)) {
         wait = kFirstPause;
       } else {
@@ -241,10 +279,13 @@ void Cluster::lease_thread(const std::stop_token& stop) {
       }
       continue;
     }
-    push_report(stop);
-    if (!pause(stop, kReportPeriod)) return;
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, stop, [&] { return comparable_ != sent_ || wanted_epoch_ > epoch_; });
+    bool soon = false;
+    {
+      const std::lock_guard lock(mutex_);
+      soon = soon_;
+      changed_report_ = soon_ = false;
+    }
+    if (!push_report(stop)) report_changed(soon);
   }
 }
 

@@ -10,9 +10,9 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "base/ids.h"
 #include "engine/config.h"
@@ -26,39 +26,50 @@ namespace swarm::engine {
 class Cluster {
  public:
   struct Events {
-    // The Lease is ours under this epoch; `former`: workers that the last holder reported.
-    std::function<void(std::uint64_t epoch, std::vector<Coordinator::Former> former)> acquired;
-    std::function<void()> superseded;  // somebody else holds a higher epoch
+    // The Lease is ours under this epoch; `last`: the last holder's report, empty if there is none.
+    std::function<void(std::uint64_t epoch, const api::TeamReport& last)> acquired;
+    std::function<void()> superseded;         // somebody else holds a higher epoch
+    std::function<api::TeamReport()> report;  // asked for when it is about to be sent
     std::function<void(TeamSettings)> settings;
     std::function<void()> deleted;  // our Swarm is gone or on its way out; told at least once
     std::function<void(std::string)> problem;  // for the log; constant text, no secrets
   };
-  Cluster(Loop& loop, const Config& config, Events events);
+  static constexpr Milliseconds kLookPeriod{20000};  // at the Lease, when there is no news
+  Cluster(Loop& loop, const Config& config, Events events, Milliseconds look_period = kLookPeriod);
   ~Cluster();  // waits for the threads (≤ one HTTP deadline)
   Cluster(const Cluster&) = delete;
   Cluster& operator=(const Cluster&) = delete;
 
   Status start();  // reads the environment's API server and starts the threads
-  void report(std::string json,
-              std::string comparable);  // patched when `comparable` has changed, at most every 5 s
-  void raise_epoch(std::uint64_t at_least);  // take the Lease again with a higher epoch
+  void start(std::unique_ptr<net::HttpClient> client);
+  // The report may be another now. It is patched if it is, at most every 5 s; `soon`: 1 s after the
+  // last one, because somebody awaits it (a successor those that it names).
+  void report_changed(bool soon);
+  // Take the Lease again with a higher epoch, unless somebody else has it.
+  void raise_epoch(std::uint64_t at_least);
 
  private:
   void lease_thread(const std::stop_token& stop);
   bool acquire(const std::stop_token& stop);
-  void push_report(const std::stop_token& stop);
+  [[nodiscard]] bool must_acquire() const { return epoch_ == 0 || wanted_epoch_ > epoch_; }
+  bool wait_for_news(const std::stop_token& stop);
+  bool push_report(const std::stop_token& stop);
   void tell(const std::string& text);
   bool pause(const std::stop_token& stop, Milliseconds time);
 
   Loop& loop_;
   const Config& config_;
   Events events_;
+  const Milliseconds look_period_;
   std::unique_ptr<net::HttpClient> client_;
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::string report_, comparable_, sent_;      // guarded by mutex_
-  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;  // guarded by mutex_
-  std::string last_problem_;                    // both threads; guarded by mutex_
+  std::optional<api::TeamReport> report_;               // as asked for; guarded by mutex_
+  bool changed_report_ = false, soon_ = false;          // guarded by mutex_
+  std::uint64_t wanted_epoch_ = 0, epoch_ = 0;          // guarded by mutex_
+  std::string last_problem_;                            // both threads; guarded by mutex_
+  std::string sent_;                                    // the lease thread's
+  MonoTime next_soon_{}, next_report_{}, next_look_{};  // the lease thread's: not before
   std::jthread lease_;
   class OwnSwarm;
   std::unique_ptr<OwnSwarm> own_swarm_;

@@ -22,6 +22,7 @@ namespace {
 
 // Of a PEER_LIST: what is beyond is left out, the frame has a limit.
 constexpr std::size_t kMaxPeerListBytes = link::kMaxPayloadBytes - 4096;
+constexpr std::uint64_t kMaxEpoch = 1ULL << 31U;  // sessions carry it in their upper half
 
 std::uint64_t random_word(void*) {
   const auto bytes = random_bytes(8);
@@ -74,49 +75,66 @@ Coordinator::~Coordinator() {
 }
 
 void Coordinator::restore(const log::Record& record) {
+  if (record.kind == tasks::kComplete) {
+    link::PayloadReader in(record.payload);
+    const auto epoch = in.u64();
+    if (!in.done()) return;
+    if (complete_record_ != 0) superseded_.push_back(complete_record_);
+    complete_record_ = record.sequence;
+    complete_epoch_ = epoch;
+    return;
+  }
   if (record.kind != tasks::kTask) return;
   auto task = tasks::decode(record.payload);
-  if (!task) return;  // counted as corrupt by the log unless our own bug; its mirror has it
-  auto& version = versions_[task->id];
-  if (task->version < version) return;
-  version = task->version;
-  records_[task->id] = record.sequence;
-  std::erase_if(restored_, [&](const tasks::Task& t) { return t.id == task->id; });
-  restored_.push_back(*std::move(task));
+  if (!task) {  // a bug of ours; its mirror has it
+    damaged_ = true;
+    return;
+  }
+  const auto known = restored_.find(task->id);
+  if (known != restored_.end() && task->version < known->second.version) {
+    superseded_.push_back(record.sequence);
+    return;
+  }
+  auto& sequence = records_[task->id];
+  if (known != restored_.end()) superseded_.push_back(sequence);
+  sequence = record.sequence;
+  restored_.insert_or_assign(task->id, *std::move(task));
 }
 
-void Coordinator::attach(log::Log& log, bool fresh) {
+void Coordinator::attach(log::Log& log, bool damaged) {
   log_ = &log;
-  fresh_ = fresh;
+  damaged_ = damaged_ || damaged;
+  // Else an old record would be the task again once the newest is erased.
+  for (const auto sequence : std::exchange(superseded_, {})) log_->finish(sequence);
 }
 
-void Coordinator::announce(const AgentName& name) {
-  auto& announcement = announcing_.at(name);
+void Coordinator::announce(const tasks::Expected& worker) {
+  auto& announcement = announcing_.at(worker);
   boost::system::error_code e;
   const auto address = boost::asio::ip::make_address(announcement.address, e);
   if (e) {  // an older report without addresses: that worker finds us by DNS
-    announcing_.erase(name);
+    announcing_.erase(worker);
     return;
   }
   if (!announcement.unanswered_since) announcement.unanswered_since = mono_now();
   Session::Events events;
-  events.ready = [this, name, alive = alive_](Session& session) {
+  events.ready = [this, worker, alive = alive_](Session& session) {
     if (!*alive) return;
     session.send(FrameType::kSuccessor, "");
-    gathering_.reachable(name);
-    if (const auto found = announcing_.find(name); found != announcing_.end())
+    gathering_.reachable(worker);
+    if (const auto found = announcing_.find(worker); found != announcing_.end())
       found->second.unanswered_since.reset();
   };
   events.frame = [](Session&, const link::Frame&) {};  // the worker answers on a link of its own
-  events.closed = [this, name, alive = alive_](Session& session, const Error&) {
-    if (*alive) announcement_ended(name, session);
+  events.closed = [this, worker, alive = alive_](Session& session, const Error&) {
+    if (*alive) announcement_ended(worker, session);
   };
-  announcement.session = Session::connect(loop_, {address, config_.link_port}, options_, {name, {}},
-                                          std::move(events));
+  announcement.session = Session::connect(loop_, {address, config_.link_port}, options_,
+                                          {worker.name, {}}, std::move(events));
 }
 
-void Coordinator::announcement_ended(const AgentName& name, const Session& session) {
-  const auto found = announcing_.find(name);
+void Coordinator::announcement_ended(const tasks::Expected& worker, const Session& session) {
+  const auto found = announcing_.find(worker);
   if (found == announcing_.end() || found->second.session.get() != &session) return;
   auto& announcement = found->second;
   const auto now = mono_now();
@@ -124,7 +142,7 @@ void Coordinator::announcement_ended(const AgentName& name, const Session& sessi
   announcement.again_at = now + kAnnounceAgain;
   // Its pod went with the former coordinator, most likely; if not, it comes later.
   if (announcement.unanswered_since && now - *announcement.unanswered_since >= kUnreachableAfter) {
-    gathering_.unreachable(name);
+    gathering_.unreachable(worker);
     announcement.again_at = now + kAnnounceUnreachable;
   }
   look_at_recovery();
@@ -132,61 +150,97 @@ void Coordinator::announcement_ended(const AgentName& name, const Session& sessi
   arm();
 }
 
-void Coordinator::stop_announcing(const AgentName& name, const char* why) {
-  const auto found = announcing_.find(name);
+void Coordinator::stop_announcing(const tasks::Expected& worker, const char* why) {
+  const auto found = announcing_.find(worker);
   if (found == announcing_.end()) return;
   const auto session = std::move(found->second.session);
   announcing_.erase(found);
   if (session) session->close(Error{Code::kCancelled, why});
 }
 
-void Coordinator::activate(std::uint64_t epoch, const std::vector<Former>& former) {
+void Coordinator::activate(std::uint64_t epoch, const api::TeamReport& last) {
   const auto now = mono_now();
+  if (active_) {
+    // Not the next one: a worker has seen others, so there are copies that nobody reported to us.
+    if (epoch > epoch_ + 1) gathering_.expect_unnamed(now);
+    epoch_ = epoch;
+    look_at_recovery();
+    perform();
+    arm();
+    if (on_change) on_change(true);
+    return;
+  }
+  if (complete_epoch_ >= epoch && on_higher_epoch) return on_higher_epoch(complete_epoch_ + 1);
   epoch_ = epoch;
-  if (active_) return;
   active_ = true;
   engine_->begin_recovery(now);
-  for (auto& task : restored_) engine_->restore(now, wall_now(), std::move(task), std::nullopt);
+  for (auto& [id, task] : restored_) {
+    note_open(task);
+    engine_->restore(now, wall_now(), std::move(task), std::nullopt);
+  }
   restored_.clear();
-  // A log of our own knows every task that was ever accepted; only an empty one has to ask.
-  std::set<AgentName> expected;
-  for (const auto& worker : former) {
-    if (owner_.contains(worker.name)) continue;
-    if (fresh_) expected.insert(worker.name);
-    announcing_[worker.name].address = worker.address;
-  }
-  const Milliseconds lost_after = config_.health_period * config_.failure_threshold;
-  gathering_ = tasks::Gathering(now, std::move(expected), lost_after);
-  announce_until_ = now + std::max(lost_after, tasks::kRecoveryLimit);
-  for (const auto& worker : former) {
-    if (announcing_.contains(worker.name)) announce(worker.name);
-  }
+  tasks::Takeover takeover;
+  takeover.epoch = epoch;
+  takeover.log_epoch = damaged_ ? 0 : complete_epoch_;
+  takeover.report_epoch = last.epoch;
+  const auto reported = [&](const std::string& name, const std::string& pod,
+                            const std::string& address) {
+    const tasks::Expected worker{{name}, pod};
+    takeover.reported.insert(worker);
+    announcing_[worker].address = address;
+  };
+  for (const auto& [name, worker] : last.workers) reported(name, worker.pod, worker.address);
+  for (const auto& pod : last.awaited) reported(pod.name, pod.pod, pod.address);
+  gathering_ = tasks::Gathering(now, takeover);
+  announce_until_ = now + tasks::kAwaitLimit;
+  for (const auto& worker : takeover.reported) announce(worker);
   look_at_recovery();
   perform();
   arm();
-  if (on_change) on_change();
+  if (on_change) on_change(true);
 }
 
 bool Coordinator::recovering() const { return active_ && engine_->recovering(); }
+
+bool Coordinator::incomplete() const { return recovering() || (active_ && engine_->awaiting()); }
 
 void Coordinator::look_at_recovery() {
   if (!active_) return;
   const auto now = mono_now();
   const bool telling = std::any_of(by_session_.begin(), by_session_.end(),
                                    [](const auto& m) { return !m.second.joined; });
-  engine_->await_copies(gathering_.awaits(now, telling));
-  if (!recovering() || !gathering_.done(now, telling)) return;
-  engine_->end_recovery(now, wall_now());
-  for (auto& [session, member] : by_session_) note_work(member);
-  if (on_change) on_change();
+  const bool was_incomplete = incomplete();
+  engine_->await_copies(gathering_.awaits(now, telling), gathering_.refuses_ids(now, telling));
+  if (recovering() && gathering_.done(now, telling)) {
+    promote_standbys();
+    engine_->end_recovery(now, wall_now());
+    for (auto& [session, member] : by_session_) note_work(member);
+    if (on_change) on_change(false);
+  } else if (incomplete() != was_incomplete && on_change) {
+    on_change(false);
+  }
+}
+
+// From now on a restart need not ask anybody: what the log holds is all there is.
+void Coordinator::note_complete() {
+  if (!active_ || incomplete() || !unstored_.empty() || complete_epoch_ == epoch_) return;
+  std::string epoch;
+  link::put_u64(epoch, epoch_);
+  const auto record = log_->append(tasks::kComplete, epoch);
+  if (!record) return;  // full: when it is not
+  if (complete_record_ != 0) log_->finish(complete_record_);
+  complete_record_ = *record;
+  complete_epoch_ = epoch_;
+  loop_.after_commit([] {});
 }
 
 void Coordinator::configure(const TeamSettings& settings) {
+  const bool soon = settings.suspended != settings_.suspended;  // the status waits for it
   settings_ = settings;
   engine_->configure(mono_now(), wall_now(), engine_settings(config_, settings_));
   perform();
   arm();
-  if (on_change) on_change();
+  if (on_change) on_change(soon);
 }
 
 // ---- workers
@@ -206,6 +260,7 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   if (!peer.name.value.starts_with("worker-")) return session.close(invalid("only workers join"));
 
   const auto prior = number_of(head, "session");
+  if ((prior >> 32U) >= kMaxEpoch) return session.close(invalid("an impossible session"));
   if ((prior >> 32U) > epoch_) {
     if (on_higher_epoch) on_higher_epoch((prior >> 32U) + 1);
     return session.close(unavailable("a higher epoch exists; taking a new one"));
@@ -269,8 +324,9 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   session_of_[&session] = number;
   auto& placed = by_session_[number] = std::move(member);
   gathering_.heard(mono_now());
-  look_at_recovery();
+  stop_announcing({peer.name, peer.pod}, "it came");
   pull(placed, session);
+  look_at_recovery();
   perform();
   arm();
 }
@@ -293,35 +349,52 @@ void Coordinator::note_work(Member& member) {
   member.at_work = running.has_value();
 }
 
+// The engine hears of it.
+void Coordinator::enter(Member& member) {
+  const auto now = mono_now();
+  const auto wall = wall_now();
+  engine_->worker_joined(now, wall, member.worker, member.running, std::exchange(member.held, {}));
+  if (member.leaving || member.superseded) engine_->worker_leaving(now, wall, member.worker);
+}
+
 void Coordinator::finish_join(Member& member) {
   member.joined = true;
-  member.standby = predecessor_busy(member);
-  if (!member.standby)
-    engine_->worker_joined(mono_now(), wall_now(), member.worker, member.running, member.held);
-  if (!member.standby && (member.leaving || member.superseded))
-    engine_->worker_leaving(mono_now(), wall_now(), member.worker);
-  member.held.clear();
+  member.standby = recovering() || predecessor_busy(member);
+  if (!member.standby) enter(member);
+  if (const auto open = open_.find(member.name); open != open_.end())
+    open->second.erase(member.worker.session);
   if (auto session = member.session.lock()) {
     session->send(FrameType::kJoined,
                   control(json{{"session", member.worker.session}, {"epoch", epoch_}}));
   }
   note_work(member);
-  gathering_.came(member.name);
-  stop_announcing(member.name, "it came");
+  gathering_.came({member.name, member.worker.pod});
   look_at_recovery();
   perform();
   arm();
-  if (on_change) on_change();
+  if (on_change) on_change(true);
 }
 
+// At the end of recovery nobody has a lease yet: who may have one is known by what it said of
+// itself and by the tasks that have come.
 bool Coordinator::predecessor_busy(const Member& member) const {
-  if (!engine_->running_on(member.name)) return false;
+  const auto running = engine_->running_on(member.name);
+  if (!running && !recovering()) return false;
   for (const auto& [number, other] : by_session_) {
-    if (other.name == member.name && number < member.worker.session && other.joined &&
-        !other.standby)
-      return true;
+    if (other.name != member.name || number >= member.worker.session || !other.joined) continue;
+    if (running ? !other.standby : !other.running.empty()) return true;
   }
-  return false;
+  const auto open = open_.find(member.name);
+  if (open == open_.end() || open->second.empty()) return false;
+  if (recovering()) return *open->second.begin() < member.worker.session;
+  const auto task = engine_->find(running->id);
+  const auto session = task && !(*task)->history.empty() ? (*task)->history.back().session : 0;
+  return session < member.worker.session && open->second.contains(session);
+}
+
+void Coordinator::note_open(const tasks::Task& task) {
+  if (task.state == tasks::TaskState::kRunning)
+    open_[task.history.back().agent].insert(task.history.back().session);
 }
 
 std::optional<tasks::Engine::Running> Coordinator::running_of(const Member& member) const {
@@ -340,9 +413,7 @@ void Coordinator::promote_standbys() {
     if (!member.standby || predecessor_busy(member)) continue;
     member.standby = false;
     const auto now = mono_now();
-    engine_->worker_joined(now, wall_now(), member.worker, member.running, {});
-    if (member.leaving || member.superseded)
-      engine_->worker_leaving(now, wall_now(), member.worker);
+    enter(member);
     for (const auto& [request, deadline] : std::exchange(member.nexts, {}))
       engine_->next(now, wall_now(), member.worker, request, deadline);
     note_work(member);
@@ -360,7 +431,7 @@ void Coordinator::session_down(Session& session) {
   look_at_recovery();
   perform();
   arm();
-  if (on_change) on_change();
+  if (on_change) on_change(false);
 }
 
 bool Coordinator::take(Session& session, const link::Frame& frame) {
@@ -389,6 +460,15 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
   }
   if (frame.type == FrameType::kJoin) {
     join(session, frame);
+    return true;
+  }
+  if (frame.type == FrameType::kEpochSeen) {
+    link::PayloadReader in(frame.payload);
+    const auto seen = in.u64();
+    if (in.done() && active_ && seen > epoch_ && seen < kMaxEpoch && on_higher_epoch &&
+        session.peer().name.value.starts_with("worker-"))
+      on_higher_epoch(seen + 1);
+    session.close(unavailable("a higher epoch exists"));
     return true;
   }
   const auto now = mono_now();
@@ -460,8 +540,10 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
         session.close(invalid("a COPY that nobody asked for"));
         return true;
       }
-      if (version > 0 && task && task->id == id)
+      if (version > 0 && task && task->id == id) {
+        if (recovering()) note_open(*task);
         engine_->restore(now, wall, *std::move(task), worker);
+      }
       gathering_.heard(now);
       pull(*member, session);
       break;
@@ -553,6 +635,11 @@ void Coordinator::locate(const AgentName& name, const Located& done) {
     return done(Location{config_.pod_ip, config_.link_port, {config_.name, {}}});
   const auto owner = owner_.find(name);
   const auto member = owner == owner_.end() ? by_session_.end() : by_session_.find(owner->second);
+  // A former worker that is expected back is not one that is not there.
+  const bool announced = std::any_of(announcing_.begin(), announcing_.end(),
+                                     [&](const auto& a) { return a.first.name == name; });
+  if (member == by_session_.end() && (recovering() || announced))
+    return done(unavailable(name.value + " has not come to the new coordinator yet"));
   if (member == by_session_.end()) return done(not_found(name.value + " is not connected now"));
   done(Location{member->second.address, config_.link_port, {name, member->second.log_id}});
 }
@@ -586,6 +673,8 @@ void Coordinator::store(const tasks::Store& out) {
   auto record = log_->append(tasks::kTask, out.bytes);
   if (!record) {
     unstored_[out.id] = out;
+    if (complete_record_ != 0) log_->finish(complete_record_);
+    complete_record_ = complete_epoch_ = 0;
     return;
   }
   unstored_.erase(out.id);
@@ -595,7 +684,7 @@ void Coordinator::store(const tasks::Store& out) {
 }
 
 void Coordinator::perform() {
-  promote_standbys();
+  if (!recovering()) promote_standbys();
   bool changed = false;
   for (auto& output : engine_->take_outputs()) {
     changed = true;
@@ -683,7 +772,8 @@ void Coordinator::perform() {
       }
     }
   }
-  if (changed && on_change) on_change();
+  note_complete();
+  if (changed && on_change) on_change(false);
 }
 
 // ---- time
@@ -693,11 +783,12 @@ void Coordinator::tick() {
   for (const auto& [id, out] : std::map(unstored_)) store(out);
   if (active_) engine_->tick(now, wall_now());
   look_at_recovery();
-  for (const auto& [name, announcement] : std::map(announcing_)) {
+  const bool given_up = !announcing_.empty() && now >= announce_until_;
+  for (const auto& [worker, announcement] : std::map(announcing_)) {
     if (now >= announce_until_)
-      stop_announcing(name, "announced long enough");
+      stop_announcing(worker, "announced long enough");
     else if (!announcement.session && announcement.again_at <= now)
-      announce(name);
+      announce(worker);
   }
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     if (it->deadline > now) {
@@ -709,6 +800,7 @@ void Coordinator::tick() {
   }
   perform();
   arm();
+  if (given_up && on_change) on_change(false);  // they stood in the report
 }
 
 void Coordinator::arm() {
@@ -719,7 +811,7 @@ void Coordinator::arm() {
   for (const auto& waiter : waiters_) sooner(waiter.deadline);
   if (const auto t = gathering_.next_deadline(now); t && active_) sooner(*t);
   if (!announcing_.empty()) sooner(announce_until_);
-  for (const auto& [name, announcement] : announcing_) {
+  for (const auto& [worker, announcement] : announcing_) {
     if (!announcement.session) sooner(announcement.again_at);
   }
   if (!unstored_.empty()) sooner(now + Milliseconds{500});

@@ -42,26 +42,29 @@ struct TeamSettings {
 
 class Coordinator {
  public:
-  struct Former {  // a worker that the last holder of the Lease reported
-    AgentName name;
-    std::string address;
-  };
   Coordinator(Loop& loop, const Config& config, const Session::Options& options, Mail& mail);
   ~Coordinator();
   Coordinator(const Coordinator&) = delete;
   Coordinator& operator=(const Coordinator&) = delete;
 
-  void restore(const log::Record& record);
-  void attach(log::Log& log, bool fresh);
-  // The Lease is ours. The former holder's workers are told so; a fresh log waits for their copies.
-  void activate(std::uint64_t epoch, const std::vector<Former>& former);
+  void restore(const log::Record& record);   // before attach()
+  void attach(log::Log& log, bool damaged);  // damaged: records of it are lost
+  // The Lease is ours. The workers of the last report are told so; unless our log is known to be
+  // complete, we wait for their copies.
+  void activate(std::uint64_t epoch, const api::TeamReport& last);
   void configure(const TeamSettings& settings);
   [[nodiscard]] bool active() const { return active_; }
+  // Collecting: takes no tasks and hands none out, so it is not ready.
   [[nodiscard]] bool recovering() const;
+  // Collecting, or at work while a worker may still bring tasks: what is listed and counted may not
+  // be all.
+  [[nodiscard]] bool incomplete() const;
   [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
-  // A worker has seen a higher epoch than ours: somebody else was coordinator in between.
+  // A worker, or our log, has seen an epoch that is not below ours: somebody else was coordinator
+  // in between, or the Lease was made anew.
   std::function<void(std::uint64_t at_least)> on_higher_epoch;
-  std::function<void()> on_change;  // something in report() may have changed
+  // Something in report() may have changed; `soon`: and somebody awaits it.
+  std::function<void(bool soon)> on_change;
 
   bool take(Session& session, const link::Frame& frame);
   void session_down(Session& session);
@@ -84,9 +87,10 @@ class Coordinator {
     tasks::PullWindow pulls;
     std::vector<tasks::Engine::Running> running;
     bool joined = false, leaving = false, superseded = false;
-    // Its predecessor in the same slot is shutting down but still at work: mail goes here already,
-    // the engine hears of it when the predecessor has finished or gone. Otherwise its arrival would
-    // end that work.
+    // Mail goes here already, the engine does not know it yet. Either its predecessor in the same
+    // slot is shutting down but still at work, until it has finished or gone: otherwise this one's
+    // arrival would end that work. Or, as long as tasks are collected, nobody knows whether that is
+    // so.
     bool standby = false;
     std::map<std::uint64_t, MonoTime> nexts;  // standby: requests for tasks, with their deadlines
     bool at_work = false;
@@ -116,20 +120,24 @@ class Coordinator {
 
   Member* member_of(Session& session);
   void join(Session& session, const link::Frame& frame);
+  void enter(Member& member);
   void finish_join(Member& member);
   [[nodiscard]] bool predecessor_busy(const Member& member) const;
+  void note_open(const tasks::Task& task);
+  void note_complete();
   void promote_standbys();
   [[nodiscard]] std::optional<tasks::Engine::Running> running_of(const Member& member) const;
   void pull(Member& member, Session& session);
   void note_work(Member& member);
-  void announce(const AgentName& name);
-  void announcement_ended(const AgentName& name, const Session& session);
-  void stop_announcing(const AgentName& name, const char* why);
+  void announce(const tasks::Expected& worker);
+  void announcement_ended(const tasks::Expected& worker, const Session& session);
+  void stop_announcing(const tasks::Expected& worker, const char* why);
   void look_at_recovery();  // ends it when everybody has come that will
   void perform();           // the engine's outputs
   void store(const tasks::Store& out);
   void send_to(const tasks::Worker& worker, link::FrameType type, const std::string& payload);
   void answer_task(const TaskId& id, const net::Respond& respond);
+  [[nodiscard]] bool overloaded() const;  // kMaxUnderWay requests are being handled
   void forward(std::uint32_t team, net::HttpRequest request, net::Respond respond);
   void list_tasks(const net::HttpRequest& request, const net::Respond& respond);
   // The same question to every other team; `own` is our part of the answer's list `field`.
@@ -148,7 +156,7 @@ class Coordinator {
   log::Log* log_ = nullptr;
   TeamSettings settings_;
   std::unique_ptr<tasks::Engine> engine_;
-  bool active_ = false, fresh_ = true, leaving_ = false;
+  bool active_ = false, damaged_ = false, leaving_ = false;
   std::uint64_t epoch_ = 0, next_session_ = 1, next_ticket_ = 1;
   std::map<std::uint64_t, Member> by_session_;
   // Who got which session, by the log that makes an incarnation; the youngest kMaxGranted.
@@ -158,14 +166,19 @@ class Coordinator {
   std::map<Session*, Told> told_early_;
   std::map<AgentName, std::uint64_t> owner_;  // name -> highest session
   std::map<TaskId, log::Sequence> records_;
-  std::map<TaskId, std::uint64_t> versions_;
   std::map<TaskId, tasks::Store> unstored_;  // the log was full: tried again at every tick
   std::map<std::uint64_t, net::Respond> tickets_;
   std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;  // under way in the engine
   std::vector<Waiter> waiters_;
-  std::vector<tasks::Task> restored_;
+  std::map<TaskId, tasks::Task> restored_;
+  std::vector<log::Sequence> superseded_;  // records that a crash has left beside newer ones
+  // The epoch in which the log was noted to have every task, and the note.
+  std::uint64_t complete_epoch_ = 0;
+  log::Sequence complete_record_ = 0;
+  // Sessions at work according to restored tasks, of workers that have not come yet.
+  std::map<AgentName, std::set<std::uint64_t>> open_;
   tasks::Gathering gathering_;
-  std::map<AgentName, Announcement> announcing_;  // they have not come yet
+  std::map<tasks::Expected, Announcement> announcing_;  // they have not sent JOIN yet
   MonoTime announce_until_{};
   TeamHttp forwarders_{loop_, config_};
   boost::asio::steady_timer timer_;

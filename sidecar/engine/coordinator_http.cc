@@ -25,6 +25,8 @@ constexpr std::uint64_t kMaxForwardedWaitSeconds =
 constexpr Milliseconds kMirrorLimit{10000};  // as a submission's
 constexpr Milliseconds kMirrorLook{10};
 constexpr const char* kRetryAfterSeconds = "2";
+constexpr const char* kOverloaded =
+    "too many requests are being handled here; try again in a moment";
 constexpr const char* kForwarded = "x-swarm-forwarded";
 
 net::HttpResponse ok_json(const json& value, int status = 200) {
@@ -77,7 +79,7 @@ struct MirrorWait : std::enable_shared_from_this<MirrorWait> {
 
 // Walks over the teams until a page is full. Keeps itself alive by the callbacks that it waits for.
 struct Lister : std::enable_shared_from_this<Lister> {
-  Lister(TaskPage p, std::function<json(const TaskPage::Ask&)> o,
+  Lister(TaskPage p, std::function<Result<json>(const TaskPage::Ask&)> o,
          std::function<void(const TaskPage::Ask&, TeamHttp::Done)> a, std::uint32_t t,
          net::Respond r)
       : page(std::move(p)),
@@ -90,24 +92,32 @@ struct Lister : std::enable_shared_from_this<Lister> {
     while (const auto next = page.next()) {
       if (next->team != own_team) {
         return ask(*next, [self = shared_from_this()](const net::HttpResponse& part) {
+          if (part.status == 404) return self->respond(part);  // the cursor is not known there
           auto list = part.status == 200 ? parse_object(part.body) : Result<json>(json::object());
           self->page.take(list ? *std::move(list) : json::object());
           self->go_on();
         });
       }
-      page.take(own(*next));
+      auto part = own(*next);
+      if (!part) return respond(net::error_response(part.error()));
+      page.take(*std::move(part));
     }
     respond(ok_json(std::move(page).finish()));
   }
 
   TaskPage page;
-  std::function<json(const TaskPage::Ask&)> own;
+  std::function<Result<json>(const TaskPage::Ask&)> own;
   std::function<void(const TaskPage::Ask&, TeamHttp::Done)> ask;
   std::uint32_t own_team;
   net::Respond respond;
 };
 
 }  // namespace
+
+bool Coordinator::overloaded() const {
+  return waiters_.size() + tickets_.size() + forwarders_.carried() + forwarders_.polling() >=
+         kMaxUnderWay;
+}
 
 void Coordinator::later(const net::Respond& respond, net::HttpResponse response) {
   loop_.after_commit([respond, response = std::move(response)] { respond(response); });
@@ -156,8 +166,18 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     return respond(net::error_response(
         unavailable("this coordinator does not hold its team's Lease yet; try again")));
 
+  constexpr std::string_view kPrefix = "/v1/tasks/";
+  const bool reads = request.method == "GET";
+  const bool lists = reads && request.path == "/v1/tasks";
+  const bool looks = reads && request.path.starts_with(kPrefix) &&
+                     request.path.find('/', kPrefix.size()) == std::string::npos;
+  const auto known = lists   ? check_parameters(request.query, {"state", "limit", "after"})
+                     : looks ? check_parameters(request.query, {"waitSeconds"})
+                             : check_parameters(request.query, {});
+  if (!known) return respond(net::error_response(known.error()));
+
   if (request.path == "/v1/tasks" && request.method == "POST") return submit(request, respond);
-  if (request.path == "/v1/tasks" && request.method == "GET") return list_tasks(request, respond);
+  if (lists) return list_tasks(request, respond);
   const bool everywhere = settings_.coordinators > 1 && request.header(kForwarded).empty();
   if (request.path == "/v1/agents" && request.method == "GET") {
     if (!everywhere) return respond({200, "application/json", agents_json(), {}});
@@ -169,7 +189,6 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
     return gather(request, "stats", own, respond);
   }
 
-  constexpr std::string_view kPrefix = "/v1/tasks/";
   if (!request.path.starts_with(kPrefix))
     return respond(
         net::error_response(not_found("no such path; see /v1/tasks, /v1/agents, /v1/stats")));
@@ -274,9 +293,7 @@ void Coordinator::submit(const net::HttpRequest& request, const net::Respond& re
          "the coordinator's mailbox is full (" + std::to_string(log_->stats().live_bytes >> 20U) +
              " MiB in use); raise spec.mailbox.sizeLimit or wait until tasks are done"}));
   }
-  if (waiters_.size() + tickets_.size() + forwarders_.carried() + forwarders_.polling() >=
-      kMaxUnderWay)
-    return respond(busy("too many requests are being handled here; try again in a moment"));
+  if (overloaded()) return respond(busy(kOverloaded));
   const auto ticket = next_ticket_++;
   tickets_[ticket] = respond;
   engine_->submit(mono_now(), wall_now(), ticket, *std::move(submission));
@@ -307,16 +324,20 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
     }
     limit = std::stoul(*given);
   }
-  const auto own = [this, states](const TaskId& after, std::size_t most) {
+  const auto own = [this, states](const TaskId& after, std::size_t most) -> Result<json> {
     json out{{"tasks", json::array()}};
     const auto page = engine_->list(states, after, most);
-    for (const auto* task : page) out["tasks"].push_back(task_json(*task, {}, "", true));
-    if (page.size() == most) out["next"] = page.back()->id.value;
-    if (recovering()) out["recovering"] = true;
+    if (!page) return page.error();
+    for (const auto* task : *page) out["tasks"].push_back(task_json(*task, {}, "", true));
+    if (page->size() == most) out["next"] = page->back()->id.value;
+    if (incomplete()) out["recovering"] = true;
     return out;
   };
   const std::string after = request.parameter("after").value_or("");
-  if (!request.header(kForwarded).empty()) return respond(ok_json(own(TaskId{after}, limit)));
+  if (!request.header(kForwarded).empty()) {
+    const auto part = own(TaskId{after}, limit);
+    return respond(part ? ok_json(*part) : net::error_response(part.error()));
+  }
   auto begin = decode_cursor(after);
   if (!begin) return respond(net::error_response(begin.error()));
   std::set<std::uint32_t> teams{config_.team};
@@ -374,8 +395,8 @@ api::TeamReport Coordinator::report() const {
   api::TeamReport out;
   out.time = wall_now();
   out.epoch = epoch_;
-  out.recovering = recovering();
-  out.ready = active_ && !out.recovering && !leaving_;
+  out.recovering = incomplete();
+  out.ready = active_ && !recovering() && !leaving_;
   const auto n = [](std::uint64_t v) { return static_cast<std::int64_t>(v); };
   out.tasks.queued = n(counts.queued);
   out.tasks.running = n(counts.running);
@@ -384,12 +405,28 @@ api::TeamReport Coordinator::report() const {
   out.tasks.cancelled = n(counts.cancelled);
   out.tasks.oldest_queued_seconds = counts.oldest_queued_seconds;
   out.tasks.single_copy = n(counts.single_copy);
+  const auto full = [&] {
+    return out.workers.size() + out.awaited.size() >= api::kMaxReportWorkers;
+  };
   for (const auto& [number, m] : by_session_) {
-    if (m.superseded || !m.joined || out.workers.size() >= api::kMaxReportWorkers) continue;
+    if (m.superseded || !m.joined || full()) continue;
     const auto running = running_of(m);
     out.workers[m.name.value] = {m.worker.pod, running.has_value(),
                                  running ? running->id.value : "", m.address};
   }
+  // Our successor has to ask these, too.
+  for (const auto& [number, m] : by_session_) {
+    if (m.superseded && m.joined && !full())
+      out.awaited.push_back({m.name.value, m.worker.pod, m.address});
+  }
+  for (const auto& worker : gathering_.awaited(mono_now())) {
+    const auto announcement = announcing_.find(worker);
+    if (!full())
+      out.awaited.push_back(
+          {worker.name.value, worker.pod,
+           announcement == announcing_.end() ? "" : announcement->second.address});
+  }
+  out.suspended = settings_.suspended;
   out.effective = settings_.v1_command.empty() ? 100 : settings_.v2_percentage;
   out.v1 = n(counts.v1_first);
   out.v2 = n(counts.v2_first);
@@ -402,9 +439,7 @@ api::TeamReport Coordinator::report() const {
 // ---- other teams
 
 void Coordinator::forward(std::uint32_t team, net::HttpRequest request, net::Respond respond) {
-  if (waiters_.size() + tickets_.size() + forwarders_.carried() + forwarders_.polling() >=
-      kMaxUnderWay)
-    return respond(busy("too many requests are being handled here; try again in a moment"));
+  if (overloaded()) return respond(busy(kOverloaded));
   forwarders_.carry(team, call_of(request, config_.name), std::move(respond));
 }
 

@@ -128,6 +128,26 @@ TEST_F(TaskApi, AListIsReadPageByPage) {
   EXPECT_EQ(part["next"], "t-0-3") << "between coordinators it is a task's id";
 }
 
+TEST_F(TaskApi, AListFromAnUnknownPlaceIsRefused) {
+  for (const auto& headers : {std::map<std::string, std::string>{},
+                              std::map<std::string, std::string>{{"x-swarm-forwarded", "c"}}}) {
+    const auto answer = ask("GET", "/v1/tasks", {{"after", "t-0-nosuch"}}, "", headers);
+    EXPECT_EQ(answer.status, 404);
+    EXPECT_THAT(answer.body, HasSubstr("list again from the start"));
+  }
+}
+
+TEST_F(TaskApi, UnknownParametersAreRefused) {
+  for (const char* path :
+       {"/v1/tasks", "/v1/tasks/t-0-1", "/v1/tasks/t-0-1/result", "/v1/agents"}) {
+    const auto answer = ask("GET", path, {{"states", "queued"}});
+    EXPECT_EQ(answer.status, 400) << path;
+    EXPECT_THAT(answer.body, HasSubstr("unknown parameter")) << path;
+  }
+  EXPECT_EQ(ask("GET", "/v1/tasks", {{"state", "queued"}, {"limit", "5"}}).status, 200);
+  EXPECT_EQ(ask("GET", "/v1/tasks/t-0-1", {{"waitSeconds", "0"}}).status, 200);
+}
+
 TEST_F(TaskApi, TeamsThatDoNotAnswerAreNamed) {
   TeamSettings settings;
   settings.coordinators = 3;

@@ -29,12 +29,16 @@ CoordinatorLink::~CoordinatorLink() {
   if (session_) session_->close(Error{Code::kCancelled, "no longer needed"});
 }
 
-void CoordinatorLink::look_for_successor() { search(); }
+void CoordinatorLink::look_for_successor() {
+  successor_wanted_ = true;
+  search();
+}
 
 void CoordinatorLink::look_at(const std::string& address) {
   boost::system::error_code e;
   const auto parsed = boost::asio::ip::make_address(address, e);
   if (e || candidates_.size() >= kMaxCandidates) return;
+  if (session_ && session_->up() && session_->peer().address == address) return;  // it has us
   candidates_.push_back({parsed, config_.link_port});
   if (trying_) return;  // it comes after the one being tried
   searching_ = true;
@@ -57,12 +61,16 @@ void CoordinatorLink::search() {
                                   candidates_.push_back(entry.endpoint());
                               }
                             }
-                            try_next();
+                            if (!trying_) try_next();
                           });
 }
 
 void CoordinatorLink::try_next() {
-  if (candidates_.empty()) return retry_later();
+  if (candidates_.empty()) {
+    if (!session_ || successor_wanted_) return retry_later();
+    searching_ = false;  // a hint that led nowhere
+    return;
+  }
   const auto to = candidates_.back();
   candidates_.pop_back();
   Session::Events events;
@@ -70,14 +78,21 @@ void CoordinatorLink::try_next() {
     if (!*alive) return;
     const auto& standing = session.peer_standing();
     const bool newer = !session_ || standing.epoch > session_->peer_standing().epoch;
-    if (!standing.active || standing.epoch < known_epoch_ || !newer) {
+    // Superseded, or its Lease was made anew and begins from 0: it finds out, and closes.
+    if (standing.active && standing.epoch < known_epoch_) {
+      std::string seen;
+      link::put_u64(seen, known_epoch_);
+      return session.send(link::FrameType::kEpochSeen, seen);
+    }
+    if (!standing.active || !newer) {
       return session.close(unavailable("not the active coordinator"));
     }
     known_epoch_ = standing.epoch;
     const auto former = session_;
     session_ = session.shared_from_this();
     trying_.reset();
-    searching_ = false;
+    candidates_.clear();
+    searching_ = successor_wanted_ = false;
     backoff_ = Milliseconds{0};
     if (former) former->close(Error{Code::kCancelled, "superseded"});
     events_.ready(session);
@@ -93,6 +108,7 @@ void CoordinatorLink::try_next() {
     }
     if (session_.get() != &session) return;
     session_.reset();
+    successor_wanted_ = false;
     events_.lost();
     search();
   };
@@ -105,7 +121,7 @@ void CoordinatorLink::retry_later() {
   backoff_ = backoff_ == Milliseconds{0} ? kFirstBackoff : std::min(backoff_ * 2, kMaxBackoff);
   timer_.expires_after(backoff_);
   timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
-    if (e || !*alive) return;
+    if (e || !*alive || trying_) return;
     searching_ = false;
     search();
   });

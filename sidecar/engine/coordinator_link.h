@@ -39,6 +39,8 @@ class CoordinatorLink {
   void look_for_successor();
   // Somebody there says that it is the new coordinator; believed only after its handshake.
   void look_at(const std::string& address);
+  // For a first one, or, with a session, for its successor.
+  [[nodiscard]] bool searching() const { return searching_; }
   [[nodiscard]] std::uint64_t known_epoch() const { return known_epoch_; }
   void know_epoch(std::uint64_t epoch) { known_epoch_ = std::max(known_epoch_, epoch); }
 
@@ -58,6 +60,7 @@ class CoordinatorLink {
   std::shared_ptr<Session> session_, trying_;
   std::uint64_t known_epoch_ = 0;
   bool searching_ = false;
+  bool successor_wanted_ = false;  // the session's other end is leaving
   Milliseconds backoff_{0};
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

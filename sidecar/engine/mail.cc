@@ -14,6 +14,8 @@ namespace {
 constexpr Milliseconds kFirstBackoff{50}, kMaxBackoff{1000};
 constexpr Milliseconds kMaxDebtBackoff{5000};  // to whom only acks are to be told
 constexpr Milliseconds kFirstFullBackoff{20}, kMaxFullBackoff{500};
+// Whoever was given up as gone for ever asks for what became of its messages when it is back.
+static_assert(2 * mailbox::kAskAgainAfter <= std::min(Silence::kAbsent, Silence::kSilent));
 
 Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
   return current == Milliseconds{0} ? first : std::min(current * 2, most);
@@ -140,7 +142,13 @@ void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
   if (!acked->debt) return done({});
   const auto& debt = *acked->debt;
   const auto now = mono_now();
-  const bool over = impatient(debt.sender, now);
+  const bool over = absent(debt.sender, now);
+  // The same ack again while the first call still waits: the newer caller gets the answer.
+  if (const auto older = acks_.find(debt.inbox); older != acks_.end()) {
+    const auto previous = std::move(older->second.done);
+    acks_.erase(older);
+    previous(Error{Code::kUnknown, "the same ack was sent again; that call gets the answer"});
+  }
   if (!over) acks_[debt.inbox] = {now + timeout, done, debt.sender};
   debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
   send_debts(debt.sender);
@@ -309,7 +317,9 @@ bool Mail::take(Session& session, const link::Frame& frame) {
 }
 
 void Mail::session_up(const std::shared_ptr<Session>& session) {
-  by_log_[session->peer().log_id] = session;
+  auto& sessions = by_log_[session->peer().log_id];
+  std::erase_if(sessions, [](const auto& known) { return known.expired(); });
+  sessions.push_back(session);
   silent_.erase(session->peer().name);
   send_debts(session->peer().name);
   schedule_work();
@@ -318,8 +328,34 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
 void Mail::session_down(Session& session) {
   const auto found = by_log_.find(session.peer().log_id);
   if (found == by_log_.end()) return;
-  const auto live = found->second.lock();
-  if (!live || live.get() == &session) by_log_.erase(found);
+  std::erase_if(found->second, [&](const auto& known) {
+    const auto live = known.lock();
+    return !live || live.get() == &session;
+  });
+  if (found->second.empty())
+    by_log_.erase(found);
+  else
+    send_debts(session.peer().name);  // what went out on this one may not have arrived
+}
+
+std::shared_ptr<Session> Mail::session_with(const LogId& log) const {
+  const auto found = by_log_.find(log);
+  if (found == by_log_.end()) return nullptr;
+  for (auto it = found->second.rbegin(); it != found->second.rend(); ++it) {
+    if (auto live = it->lock(); live && live->up()) return live;
+  }
+  return nullptr;
+}
+
+bool Mail::is_up(const AgentName& name) const {
+  const auto peer = peers_.find(name);
+  return peer != peers_.end() && peer->second.session && peer->second.session->up();
+}
+
+bool Mail::hears_debts(const AgentName& name) const {
+  const auto debts = box_.ack_debts(name);
+  return std::any_of(debts.begin(), debts.end(),
+                     [&](const auto& debt) { return session_with(debt.sender_log) != nullptr; });
 }
 
 void Mail::look_again() {
@@ -328,7 +364,12 @@ void Mail::look_again() {
 }
 
 std::size_t Mail::unsettled() const {
-  return box_.destinations().size() + box_.ack_creditors().size();
+  std::size_t waiting = box_.destinations().size();
+  for (const auto& name : box_.ack_creditors()) {
+    // Where its name lives elsewhere, no link from its log comes any more.
+    if (!is_up(name) || hears_debts(name)) ++waiting;
+  }
+  return waiting;
 }
 
 // ---- links to receivers
@@ -369,7 +410,7 @@ void Mail::ensure(const AgentName& name) {
       ready.last_error.clear();
       const auto& log_id = session.peer().log_id;
       settle(box_.on_incarnation(name, log_id));
-      box_.on_link_up(name, log_id);
+      box_.on_link_up(mono_now(), name, log_id);
       session_up(ready.session);
       pump(name);
     };
@@ -400,9 +441,11 @@ void Mail::peer_failed(const AgentName& name, const Error& why) {
   peer.backoff = grow(peer.backoff, kFirstBackoff, mail ? kMaxBackoff : kMaxDebtBackoff);
   peer.retry_at = now + peer.backoff;
   peer.last_error = why.message;
-  auto& silence = silent_[name];
-  silence.failed(now, why.code);
-  if (silence.gone(now)) settle(box_.on_gone(name));
+  if (!hears_debts(name)) {  // else it is told on its own link
+    auto& silence = silent_[name];
+    silence.failed(now, why.code);
+    if (silence.gone(now)) settle(box_.on_gone(name));
+  }
   schedule_work();
 }
 
@@ -432,9 +475,8 @@ void Mail::pump(const AgentName& name) {
 void Mail::send_debts(const AgentName& name) {
   for (const auto& debt : box_.ack_debts(name)) {
     debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
-    const auto session = by_log_.find(debt.sender_log);
-    const auto live = session == by_log_.end() ? nullptr : session->second.lock();
-    if (!live || !live->up()) continue;
+    const auto live = session_with(debt.sender_log);
+    if (!live) continue;
     std::string payload;
     link::put_u64(payload, debt.sender_sequence);
     live->send(FrameType::kAcked, payload);
@@ -458,9 +500,30 @@ void Mail::settle(const std::vector<log::Sequence>& inboxes) {
   for (const auto inbox : ended) settle(inbox);
 }
 
-bool Mail::impatient(const AgentName& sender, MonoTime now) const {
+void Mail::settle_strangers(MonoTime now) {
+  if (now < strangers_due_) return;
+  strangers_due_ = now + kStrangerCheck;
+  std::map<LogId, MonoTime> still;
+  for (const auto& [name, logs] : box_.senders()) {
+    if (!is_up(name)) continue;
+    for (const auto& log : logs) {
+      if (session_with(log)) continue;
+      const auto known = strangers_.find(log);
+      const auto since = known == strangers_.end() ? now : known->second;
+      if (now - since >= kStrangerLimit)
+        settle(box_.on_former(name, log));
+      else
+        still[log] = since;
+    }
+  }
+  strangers_ = std::move(still);
+}
+
+bool Mail::absent(const AgentName& sender, MonoTime now) const {
   const auto silence = silent_.find(sender);
-  return silence != silent_.end() && silence->second.patience_ends() <= now;
+  if (silence == silent_.end()) return false;
+  const auto ends = silence->second.patience_ends();
+  return ends && *ends <= now;
 }
 
 void Mail::finish(log::Sequence sequence, Result<Accepted> result) {
@@ -526,6 +589,7 @@ void Mail::work() {
       peer.session->close(unavailable("idle"));
     }
   }
+  settle_strangers(now);
   collect();
 
   std::vector<log::Sequence> late;
@@ -549,11 +613,24 @@ void Mail::work() {
                          "; nothing was sent"));
     }
   }
-  std::vector<log::Sequence> late_acks;
-  for (const auto& [inbox, wait] : acks_) {
-    if (wait.deadline <= now || impatient(wait.sender, now)) late_acks.push_back(inbox);
+  std::vector<log::Sequence> of_absent;
+  std::vector<std::pair<OnStatus, Error>> late_acks;
+  for (auto it = acks_.begin(); it != acks_.end();) {
+    auto& wait = it->second;
+    if (absent(wait.sender, now)) {
+      of_absent.push_back(it->first);
+    } else if (wait.deadline <= now) {
+      late_acks.emplace_back(
+          std::move(wait.done),
+          Error{Code::kUnknown, "acknowledged here, and it does not come again from this pod; " +
+                                    wait.sender.value + "'s pod has not recorded it yet"});
+      it = acks_.erase(it);
+      continue;
+    }
+    ++it;
   }
-  for (const auto inbox : late_acks) settle(inbox);
+  for (const auto inbox : of_absent) settle(inbox);
+  for (auto& [done, why] : late_acks) done(why);
   std::erase_if(silent_, [&](const auto& silence) { return !needed.contains(silence.first); });
   arm();
 }
@@ -576,8 +653,9 @@ void Mail::arm() {
   for (const auto& [sequence, waiting] : sends_) sooner(waiting.deadline);
   for (const auto& [inbox, wait] : acks_) {
     sooner(wait.deadline);
-    if (const auto silence = silent_.find(wait.sender); silence != silent_.end())
-      sooner(silence->second.patience_ends());
+    if (const auto silence = silent_.find(wait.sender); silence != silent_.end()) {
+      if (const auto ends = silence->second.patience_ends()) sooner(*ends);
+    }
   }
   for (const auto& receiver : receivers_) sooner(receiver.deadline);
   std::set<AgentName> needed;

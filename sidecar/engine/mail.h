@@ -34,21 +34,27 @@ inline constexpr Milliseconds kIdleLinkLimit{60000};
 inline constexpr std::size_t kMaxPeerLinks = 256;
 inline constexpr std::uint32_t kMaxDeadPerCall =
     256;  // dead letters that one call ends or puts back: the loop serves others in between
+// Acks owed to a log with which there has been no link for so long, while its name lives in another
+// one, are not owed any more. A pod that takes its predecessor's name links to us sooner.
+inline constexpr Milliseconds kStrangerLimit{60000}, kStrangerCheck{15000};
 
 // How long a name has not been reached, and what follows for messages of it that were acked here.
 // Pure.
 class Silence {
  public:
-  // kAckPatience: then an ack is OK though the sender's pod has not recorded it. What is not
-  // recorded there comes again only if this pod is lost, too: to its successor, from a sender that
-  // is back.
+  // So long its coordinator must have said that it is not there; then an ack is OK though the
+  // sender's pod has not recorded it (docs/decisions/0008). That it can't be reached, or that
+  // nobody can be asked, says nothing: the sender may be well.
   static constexpr Milliseconds kAckPatience{1000};
   // Then the sender is gone for ever and is not looked for on account of acks any more. kAbsent:
   // its coordinator says all the time that it is not there; kSilent: for whatever reason.
   static constexpr Milliseconds kAbsent{600'000}, kSilent{3'600'000};
 
   void failed(MonoTime now, Code why);
-  [[nodiscard]] MonoTime patience_ends() const { return since_ + kAckPatience; }
+  // nullopt: an ack has to wait for the sender's pod.
+  [[nodiscard]] std::optional<MonoTime> patience_ends() const {
+    return absent_since_ ? std::optional(*absent_since_ + kAckPatience) : std::nullopt;
+  }
   [[nodiscard]] bool gone(MonoTime now) const;
 
  private:
@@ -85,8 +91,9 @@ class Mail {
                const void* who, OnReceived done);
   void forget_receivers(
       const void* who);  // it has gone: it gets nothing and costs no message an attempt
-  // OK: the message never comes again from this pod. The sender's pod has recorded it, too, unless
-  // it can't be told within `timeout` or is silent (Silence): then that is done later.
+  // OK: the sender's pod has recorded it, or is not there any more (Silence). kUnknown: acked here,
+  // it does not come again from this pod, but the sender's pod has not recorded it within
+  // `timeout`; it is told when it can be, and the same call again waits for it again.
   void ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done);
   Status nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease);
@@ -156,9 +163,14 @@ class Mail {
   void send_debts(const AgentName& name);
   Status end_dead(const MessageId& id, std::set<AgentName>& creditors);
   Swept sweep(const std::function<Status(const MessageId&)>& each);
+  [[nodiscard]] std::shared_ptr<Session> session_with(const LogId& log) const;
+  [[nodiscard]] bool is_up(const AgentName& name) const;  // our link to where it lives
+  // Some log that acks of its messages are owed to has a link.
+  [[nodiscard]] bool hears_debts(const AgentName& name) const;
   void settle(log::Sequence inbox);
   void settle(const std::vector<log::Sequence>& inboxes);  // and the debts of these
-  [[nodiscard]] bool impatient(const AgentName& sender, MonoTime now) const;
+  void settle_strangers(MonoTime now);
+  [[nodiscard]] bool absent(const AgentName& sender, MonoTime now) const;
   void work();  // everything that time or news makes due
   void arm();
   void schedule_work();
@@ -169,12 +181,15 @@ class Mail {
   Session::Options options_;
   std::function<void(const AgentName&, Located)> locate_;
   std::map<AgentName, Peer> peers_;
-  std::map<LogId, std::weak_ptr<Session>> by_log_;
+  // The sessions of an incarnation, the youngest last: a short one must not hide the main one.
+  std::map<LogId, std::vector<std::weak_ptr<Session>>> by_log_;
   std::map<log::Sequence, Waiting> sends_;
   std::list<Receiver> receivers_;
   std::map<log::Sequence, AckWait> acks_;                           // by our inbox record
   std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts_;  // sender's record -> ours
   std::map<AgentName, Silence> silent_;  // of those we look for, who has not been reached
+  std::map<LogId, MonoTime> strangers_;  // logs under kStrangerLimit, since when
+  MonoTime strangers_due_{};
   boost::asio::steady_timer timer_;
   bool work_scheduled_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

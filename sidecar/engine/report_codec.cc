@@ -25,6 +25,8 @@ std::string encode_report(std::uint64_t request, const tasks::Report& report) {
   for (const auto& [kind, name] : kKinds) {
     if (kind == report.kind) head["kind"] = name;
   }
+  if (!report.leased) head["leased"] = false;
+  if (!report.taken) head["taken"] = false;
   if (report.exit_code) head["exitCode"] = *report.exit_code;
   head["message"] = printable(report.message);
   head["lastLines"] = json::array();
@@ -46,6 +48,8 @@ Result<tasks::Report> decode_report(std::string_view payload, std::uint64_t* req
   if (!tasks::is_task_id(report.id.value)) return invalid("a report of what is not a task's id");
   report.attempt = static_cast<std::uint32_t>(number_of(head, "attempt"));
   report.done = flag_of(head, "done");
+  report.leased = flag_of(head, "leased", true);
+  report.taken = flag_of(head, "taken", true);
   const auto kind = text_of(head, "kind", "failed");
   bool known = false;
   for (const auto& [value, name] : kKinds) {

@@ -7,10 +7,13 @@
 #include <unistd.h>
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/write.hpp>
 #include <filesystem>
 #include <fstream>
 #include <set>
 
+#include "engine/agent_socket.h"
 #include "engine/control_json.h"
 #include "engine/coordinator.h"
 #include "engine/mail.h"
@@ -31,12 +34,13 @@ struct Pod {
       std::uint16_t port, const std::string& token_file)
       : loop(io),
         acceptor(io),
-        path(testing::TempDir() + "swarm-link-" + name + "-" + std::to_string(::getpid())) {
+        path(testing::TempDir() + "swarm-link-" + name + "-" + address + "-" +
+             std::to_string(::getpid())) {
     std::filesystem::create_directory(path);
     directory = *os::open_directory(path);
     config.coordinator = name.starts_with("coordinator-");
     config.name.value = name;
-    config.pod = name + "-pod";
+    config.pod = name + "-at-" + address;
     config.pod_ip = address;
     config.node = address;
     config.submit_token_file = token_file;
@@ -48,7 +52,7 @@ struct Pod {
     acceptor.listen();
     config.link_port = acceptor.local_endpoint().port();
     LogId id;
-    id.bytes.fill(static_cast<std::uint8_t>(std::hash<std::string>{}(name) | 1U));
+    id.bytes.fill(static_cast<std::uint8_t>(std::hash<std::string>{}(name + address) | 1U));
     log::Options options;
     options.max_bytes = kLogBytes;
     log::Recovery recovery;
@@ -68,7 +72,7 @@ struct Pod {
         [](const AgentName&, const Located& done) { done(unavailable("there is no mail here")); });
     if (config.coordinator) {
       coordinator = std::make_unique<Coordinator>(loop, config, session, *mail);
-      coordinator->attach(*log, true);
+      coordinator->attach(*log, false);
     } else {
       worker = std::make_unique<Worker>(loop, config, session, *mail);
     }
@@ -76,6 +80,11 @@ struct Pod {
   }
 
   ~Pod() { std::filesystem::remove_all(path); }
+  // To all others as if it was gone.
+  void cut_off() {
+    acceptor.close();
+    for (const auto& peer : inbound) peer->close(unavailable("gone"));
+  }
   Pod(const Pod&) = delete;
   Pod& operator=(const Pod&) = delete;
 
@@ -91,14 +100,16 @@ struct Pod {
     acceptor.async_accept([this](error_code e, tcp::socket socket) {
       if (e) return;
       Session::Events events;
-      events.ready = [](Session&) {};
+      events.ready = [this](Session& from) { mail->session_up(from.shared_from_this()); };
       events.frame = [this](Session& from, const link::Frame& frame) {
+        if (mail->take(from, frame)) return;
         if (coordinator && coordinator->take(from, frame)) return;
         if (worker && frame.type == link::FrameType::kSuccessor) return worker->successor_at(from);
         from.close(invalid("a frame that has no place here"));
       };
       events.closed = [this](Session& from, const Error& why) {
         closed.push_back(why.message);
+        mail->session_down(from);
         if (coordinator) coordinator->session_down(from);
       };
       inbound.push_back(Session::accept(loop, std::move(socket), session, std::move(events)));
@@ -141,9 +152,38 @@ class Team : public testing::Test {
     return done();
   }
   // The former coordinator's workers: ours, and what else is said.
-  void activate(std::vector<Coordinator::Former> others = {}) {
-    others.push_back({worker_->config.name, worker_->config.pod_ip});
-    coordinator().activate(1, others);
+  void activate(const std::map<std::string, std::string>& others = {}) {
+    auto last = reported({worker_.get()});
+    for (const auto& [name, address] : others)
+      last.workers[name] = {name + "-at-" + address, false, "", address};
+    coordinator().activate(1, last);
+  }
+  static api::TeamReport reported(const std::vector<const Pod*>& pods, std::uint64_t epoch = 0) {
+    api::TeamReport last;
+    last.epoch = epoch;
+    for (const auto* pod : pods)
+      last.workers[pod->config.name.value] = {pod->config.pod, false, "", pod->config.pod_ip};
+    return last;
+  }
+  // Our coordinator tells `to` where it is.
+  std::shared_ptr<Session> invite(const Pod& to) {
+    Session::Events events;
+    events.ready = [](Session& session) { session.send(link::FrameType::kSuccessor, ""); };
+    events.frame = [](Session&, const link::Frame&) {};
+    events.closed = [](Session&, const Error&) {};
+    return Session::connect(coordinator_->loop,
+                            {boost::asio::ip::make_address(to.config.pod_ip), port()},
+                            coordinator_->session, {to.config.name, {}}, std::move(events));
+  }
+  // A coordinator that has nothing takes the place of ours.
+  void replace_coordinator() {
+    coordinator_->cut_off();
+    EXPECT_TRUE(run_until([&] { return !worker().joined(); }));
+    auto next = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.6", port(), token_file_);
+    former_ = std::exchange(coordinator_, std::move(next));
+  }
+  void wait(Milliseconds time) {
+    run_until([] { return false; }, time);
   }
   bool recovered() { return coordinator().active() && !coordinator().recovering(); }
 
@@ -170,7 +210,7 @@ class Team : public testing::Test {
   }
   Worker::Leased lease() {
     std::optional<Worker::Leased> leased;
-    worker().next(Milliseconds{5000}, [&](Result<Worker::Leased> given) {
+    worker().next(Milliseconds{5000}, this, [&](Result<Worker::Leased> given) {
       if (given) leased = *given;
       return true;
     });
@@ -190,7 +230,7 @@ class Team : public testing::Test {
 
   boost::asio::io_context io_{1};
   std::string token_file_;
-  std::unique_ptr<Pod> coordinator_, worker_;
+  std::unique_ptr<Pod> coordinator_, former_, worker_;
 };
 
 std::string replica(const tasks::Task& task) {
@@ -198,6 +238,15 @@ std::string replica(const tasks::Task& task) {
   link::put_u64(out, task.version);
   link::put_text(out, task.id.value);
   return out + tasks::encode(task);
+}
+
+tasks::Task task(const std::string& id) {
+  tasks::Task out;
+  out.id.value = id;
+  out.version = 1;
+  out.created_at = out.updated_at = 1;
+  out.body = "b";
+  return out;
 }
 
 TEST_F(Team, AReplacementGetsBackMoreThanALinkMayHaveUnsent) {
@@ -221,13 +270,336 @@ TEST_F(Team, AReplacementGetsBackMoreThanALinkMayHaveUnsent) {
 TEST_F(Team, WhoeverCannotBeReachedIsNotWaitedForToTheEnd) {
   worker_->start();
   const auto begun = mono_now();
-  activate({{AgentName{"worker-1"}, "127.0.0.3"}});
+  activate({{"worker-1", "127.0.0.3"}});
   EXPECT_TRUE(run_until([&] { return recovered(); }));
   EXPECT_LT(mono_now() - begun, tasks::kRecoveryLimit - Milliseconds{1000});
   // It may have been the only one to know of these.
   EXPECT_EQ(call("GET", "/v1/tasks/t-0-1")["status"], 503);
   EXPECT_EQ(call("POST", "/v1/tasks", {{"body", "b"}, {"id", "order-1"}})["status"], 503);
   EXPECT_EQ(call("POST", "/v1/tasks", {{"body", "b"}})["status"], 201);
+  // So what is listed and reported is not all; but the coordinator is at work.
+  api::TeamReport last = coordinator().report();
+  EXPECT_TRUE(last.recovering);
+  EXPECT_TRUE(last.ready);
+  EXPECT_EQ(call("GET", "/v1/tasks")["recovering"], true);
+  const auto located = [&](const char* name) {
+    Code code = Code::kInternal;
+    coordinator().locate({name}, [&](const Result<Location>& where) {
+      if (!where) code = where.error().code;
+    });
+    return code;
+  };
+  EXPECT_EQ(located("worker-1"), Code::kUnavailable) << "it may be on its way";
+  EXPECT_EQ(located("worker-5"), Code::kNotFound);
+  coordinator().on_change = [&](bool) { last = coordinator().report(); };
+  Pod late(io_, "worker-1", "127.0.0.3", port(), token_file_);
+  late.start();
+  EXPECT_TRUE(run_until([&] { return late.worker->joined(); }));
+  EXPECT_FALSE(last.recovering) << "and that was news";
+  EXPECT_FALSE(call("GET", "/v1/tasks").contains("recovering"));
+  coordinator().on_change = nullptr;
+}
+
+TEST_F(Team, WhomACoordinatorAwaitedItsSuccessorAwaitsAndCalls) {
+  worker_->start();
+  activate({{"worker-1", "127.0.0.3"}});
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const auto last = coordinator().report();
+  replace_coordinator();
+  coordinator().activate(2, last);
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  EXPECT_EQ(call("GET", "/v1/tasks/t-0-1")["status"], 503);
+  Pod late(io_, "worker-1", "127.0.0.3", port(), token_file_);
+  late.start();
+  EXPECT_TRUE(run_until([&] { return late.worker->joined(); }));
+  EXPECT_EQ(call("GET", "/v1/tasks/t-0-1")["status"], 404);
+}
+
+TEST_F(Team, ANewPodOfTheNameDoesNotEndTheWaitForTheOldOne) {
+  Pod fresh(io_, "worker-1", "127.0.0.4", port(), token_file_);
+  fresh.start();
+  worker_->start();
+  activate({{"worker-1", "127.0.0.3"}});
+  const auto hint = invite(fresh);
+  ASSERT_TRUE(
+      run_until([&] { return recovered() && worker().joined() && fresh.worker->joined(); }));
+  EXPECT_TRUE(coordinator().incomplete());
+  const auto last = coordinator().report();
+  EXPECT_EQ(last.workers.at("worker-1").pod, fresh.config.pod);
+  const api::AwaitedPod old{"worker-1", "worker-1-at-127.0.0.3", "127.0.0.3"};
+  EXPECT_EQ(last.awaited, std::vector{old});
+  Pod late(io_, "worker-1", "127.0.0.3", port(), token_file_);
+  late.remember(tasks::kReplica, replica(task("t-0-1")));
+  late.start();
+  EXPECT_TRUE(run_until([&] { return !coordinator().incomplete(); }));
+  EXPECT_EQ(call("GET", "/v1/tasks/t-0-1")["status"], 200);
+}
+
+TEST_F(Team, WorkersThatKnowAHigherEpochRaiseTheirCoordinators) {
+  worker_->start();
+  coordinator().activate(7, reported({worker_.get()}, 6));
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  replace_coordinator();
+  // Somebody has deleted the Lease.
+  coordinator().on_higher_epoch = [&](std::uint64_t at_least) {
+    coordinator().activate(at_least, {});
+  };
+  coordinator().activate(1, {});
+  const auto hint = invite(*worker_);
+  EXPECT_TRUE(run_until([&] { return coordinator().epoch() == 8; }));
+  EXPECT_FALSE(worker().joined());
+  const auto again = invite(*worker_);
+  ASSERT_TRUE(run_until([&] { return worker().joined(); }));
+  EXPECT_EQ(call("GET", "/v1/tasks/" + id.value)["state"], "queued");
+}
+
+// The pod of a worker is replaced while its agent works on, in its grace; then the coordinator is.
+class Grace : public Team, public testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Comes, Grace, testing::Values("first", "last", "last, unannounced"));
+
+TEST_P(Grace, TheOldPodOfAWorkerFinishesWhateverHappensToTheCoordinator) {
+  Pod mirror(io_, "worker-1", "127.0.0.3", port(), token_file_);
+  mirror.start();
+  worker_->start();
+  coordinator().activate(1, reported({worker_.get(), &mirror}));
+  ASSERT_TRUE(
+      run_until([&] { return recovered() && worker().joined() && mirror.worker->joined(); }));
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  worker().leaving();
+  Pod heir(io_, "worker-0", "127.0.0.4", port(), token_file_);
+  heir.start();
+  const auto hint = invite(heir);
+  ASSERT_TRUE(run_until([&] { return heir.worker->joined(); }));
+  wait(Milliseconds{200});  // the mirror has the lease
+  auto last = coordinator().report();
+  EXPECT_EQ(last.workers.at("worker-0").pod, heir.config.pod);
+  ASSERT_EQ(last.awaited.size(), 1U);
+  EXPECT_EQ(last.awaited[0].pod, worker_->config.pod);
+
+  replace_coordinator();
+  ASSERT_TRUE(run_until([&] { return !heir.worker->joined() && !mirror.worker->joined(); }));
+  if (GetParam() != std::string("first")) worker_->acceptor.close();
+  if (GetParam() == std::string("last, unannounced")) last.awaited.clear();
+  coordinator().activate(2, last);
+  ASSERT_TRUE(run_until([&] { return heir.worker->joined() && mirror.worker->joined(); }));
+  if (GetParam() == std::string("last, unannounced")) {
+    ASSERT_TRUE(run_until([&] { return recovered(); }));
+    wait(Milliseconds{300});
+  }
+  if (!worker_->acceptor.is_open()) {
+    worker_->acceptor = tcp::acceptor(
+        io_, tcp::endpoint(boost::asio::ip::make_address(worker_->config.pod_ip), port()), true);
+    worker_->accept();
+  }
+  const auto again = invite(*worker_);
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  std::optional<Result<bool>> extended;
+  worker().extend(id, 1, nullptr, [&](Result<bool> answer) { extended = std::move(answer); });
+  ASSERT_TRUE(run_until([&] { return extended.has_value(); }));
+  ASSERT_TRUE(extended->ok()) << extended->error().message;
+  EXPECT_FALSE(**extended) << "nobody ends it";
+  EXPECT_TRUE(report(id, 1).ok());
+  const json done = call("GET", "/v1/tasks/" + id.value);
+  EXPECT_EQ(done["state"], "done");
+  EXPECT_EQ(done["history"].size(), 1U);
+  // Now it is the new pod's turn.
+  const std::string next = call("POST", "/v1/tasks", {{"body", "b"}})["id"];
+  std::string given;
+  heir.worker->next(Milliseconds{5000}, this, [&](Result<Worker::Leased> leased) {
+    if (leased) given = leased->id.value;
+    return true;
+  });
+  EXPECT_TRUE(run_until([&] { return !given.empty(); }));
+  EXPECT_EQ(given, next);
+}
+
+TEST_F(Team, AnOldCopyDoesNotOutliveTheNewest) {
+  auto newest = task("t-0-1");
+  newest.version = 3;
+  worker_->remember(tasks::kReplica, replica(task("t-0-1")));
+  worker_->remember(tasks::kReplica, replica(newest));
+  worker_->remember(tasks::kReplica, replica(task("t-0-1")));
+  EXPECT_EQ(worker_->log->stats().live_records, 3U);
+  worker_->start();
+  EXPECT_EQ(worker_->log->stats().live_records, 1U);
+  activate();
+  EXPECT_TRUE(run_until([&] { return recovered() && coordinator().counts().queued == 1; }));
+}
+
+TEST_F(Team, AResultOfATaskThatALateMirrorBringsIsTaken) {
+  Pod mirror(io_, "worker-1", "127.0.0.4", port(), token_file_);
+  mirror.start();
+  coordinator().activate(1, reported({&mirror}));
+  ASSERT_TRUE(run_until([&] { return recovered() && mirror.worker->joined(); }));
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  worker_->start();
+  const auto first = invite(*worker_);
+  ASSERT_TRUE(run_until([&] { return worker().joined(); }));
+  ASSERT_EQ(lease().id, id);
+  wait(Milliseconds{200});  // the mirror has the lease
+  replace_coordinator();
+  coordinator().activate(2, reported({worker_.get()}, 1));
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  EXPECT_EQ(report(id, 1).error().code, Code::kNotFound) << "nobody has told of the mirror";
+  EXPECT_EQ(report(id, 1).error().code, Code::kNotFound) << "its agent tries for minutes";
+  const auto second = invite(mirror);
+  ASSERT_TRUE(run_until([&] { return mirror.worker->joined(); }));
+  EXPECT_TRUE(report(id, 1).ok());
+  const json task = call("GET", "/v1/tasks/" + id.value);
+  EXPECT_EQ(task["state"], "done");
+  EXPECT_EQ(task["history"].size(), 1U);
+  EXPECT_EQ(worker().leased(), 0U);
+}
+
+TEST_F(Team, AResultThatWasConfirmedIsOkAfterARestartOfTheSidecar) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  EXPECT_TRUE(report(id, 1).ok());
+  worker_->worker =
+      std::make_unique<Worker>(worker_->loop, worker_->config, worker_->session, *worker_->mail);
+  worker_->start();
+  const auto hint = invite(*worker_);
+  ASSERT_TRUE(run_until([&] { return worker().joined(); }));
+  wait(Milliseconds{100});  // the copy is here again
+  const auto records = worker_->log->stats().live_records;
+  EXPECT_TRUE(report(id, 1).ok()) << "the agent has not read the first answer";
+  EXPECT_EQ(report(id, 2).error().code, Code::kDenied);
+  EXPECT_EQ(worker().reports_pending(), 0U);
+  EXPECT_EQ(worker_->log->stats().live_records, records) << "questions are not kept";
+}
+
+TEST_F(Team, AgentsThatAskedAndWentGetNoTask) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  AgentSocket socket(worker_->loop, worker_->config, *worker_->mail, &worker());
+  const std::string path = worker_->path + "/agent.sock";
+  ASSERT_TRUE(socket.start(path));
+  const std::string ask = R"({"op":"task_next","rid":1,"waitMs":600000})";
+  // More than a worker may have waiting: they must not stand in the way of the next ones either.
+  for (std::size_t i = 0; i < tasks::kMaxCallsPerWorker + 10; ++i) {
+    boost::asio::local::stream_protocol::socket agent(io_);
+    agent.connect(path);
+    boost::asio::write(agent, boost::asio::buffer(ask + "\n"));
+    wait(Milliseconds{5});
+  }
+  wait(Milliseconds{200});
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  const auto given = lease();
+  EXPECT_EQ(given.id, id);
+  EXPECT_EQ(given.attempt, 1U);
+  EXPECT_EQ(call("GET", "/v1/tasks/" + id.value)["history"].size(), 1U);
+  socket.stop();
+  wait(Milliseconds{20});
+}
+
+// The agent went while the lease was on its way.
+TEST_F(Team, ALeaseThatReachesNobodyIsGivenBackForNothing) {
+  worker_->start();
+  activate();
+  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  for (std::uint32_t i = 0; i < 2 * tasks::kMaxLosses; ++i)
+    worker().next(Milliseconds{600000}, this, [](const Result<Worker::Leased>&) { return false; });
+  wait(Milliseconds{200});
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  const auto given = lease();
+  EXPECT_EQ(given.id, id);
+  EXPECT_EQ(given.attempt, 2 * tasks::kMaxLosses + 1);
+  json task = call("GET", "/v1/tasks/" + id.value);
+  EXPECT_EQ(task["history"].size(), 1U);
+  EXPECT_EQ(task["historyDropped"], 2 * tasks::kMaxLosses);
+}
+
+TEST_F(Team, AHintThatLeadsNowhereEndsTheSearch) {
+  coordinator().activate(1, {});
+  Pod other(io_, "coordinator-0", "127.0.0.7", port(), token_file_);
+  other.coordinator->activate(1, {});
+  std::size_t found = 0;
+  CoordinatorLink link(worker_->loop, worker_->config, worker_->session, 0,
+                       {[&](Session&) { ++found; }, [](Session&, const link::Frame&) {}, [] {}});
+  link.look_at("127.0.0.1");
+  ASSERT_TRUE(run_until([&] { return found == 1; }));
+  EXPECT_FALSE(link.searching());
+  link.look_at("127.0.0.1");
+  link.look_at("127.0.0.7");
+  ASSERT_TRUE(run_until([&] { return !other.closed.empty(); }));
+  wait(Milliseconds{300});
+  EXPECT_FALSE(link.searching()) << "else it connects for ever";
+  EXPECT_EQ(coordinator_->inbound.size(), 1U) << "it is connected there";
+  link.look_for_successor();
+  wait(Milliseconds{300});
+  EXPECT_TRUE(link.searching());
+  other.coordinator->activate(2, {});
+  link.look_at("127.0.0.7");
+  EXPECT_TRUE(run_until([&] { return found == 2; }));
+  EXPECT_FALSE(link.searching());
+}
+
+// A worker that is calls and frames.
+std::shared_ptr<Session> connect_as(const Pod& pod, const Session::Options& options, const Pod& to,
+                                    std::vector<link::Frame>& heard) {
+  Session::Events events;
+  events.ready = [](Session&) {};
+  events.frame = [&heard](Session&, const link::Frame& frame) { heard.push_back(frame); };
+  events.closed = [](Session&, const Error&) {};
+  return Session::connect(const_cast<Pod&>(pod).loop,
+                          {boost::asio::ip::make_address(to.config.pod_ip), to.config.link_port},
+                          options, {to.config.name, {}}, std::move(events));
+}
+
+TEST_F(Team, WhoeverIsJoiningIsNotAnnouncedTo) {
+  auto options = worker_->session;
+  options.self.name.value = "worker-1";
+  options.self.pod = "worker-1-at-127.0.0.8";
+  api::TeamReport last;
+  last.workers["worker-1"] = {options.self.pod, false, "", "127.0.0.8"};
+  coordinator().activate(1, last);
+  std::vector<link::Frame> heard;
+  const auto session = connect_as(*worker_, options, *coordinator_, heard);
+  ASSERT_TRUE(run_until([&] { return session->up(); }));
+  session->send(link::FrameType::kHeld, control(json{{"held", {{"t-0-1", 1}}}}));
+  session->send(link::FrameType::kJoin, control(json::object()));
+  ASSERT_TRUE(run_until([&] { return !heard.empty(); }));
+  EXPECT_EQ(heard[0].type, link::FrameType::kPull) << "and it takes its time";
+  tcp::acceptor at(io_, {boost::asio::ip::make_address("127.0.0.8"), port()}, true);
+  bool announced = false;
+  at.async_accept([&](error_code e, const tcp::socket&) { announced = !e; });
+  wait(kAnnounceUnreachable + Milliseconds{500});
+  EXPECT_FALSE(announced);
+  at.close();
+  wait(Milliseconds{20});
+}
+
+TEST_F(Team, AShortLinkDoesNotHideTheMainOne) {
+  auto options = coordinator_->session;
+  options.self.name.value = "worker-9";
+  std::vector<link::Frame> main_heard, short_heard;
+  const auto main = connect_as(*coordinator_, options, *worker_, main_heard);
+  ASSERT_TRUE(run_until([&] { return main->up(); }));
+  mailbox::Message message;
+  message.id.value = "m-1";
+  message.from = options.self.name;
+  message.to = worker_->config.name;
+  std::string payload;
+  link::put_u64(payload, 7);
+  link::put_u64(payload, 0);
+  main->send(link::FrameType::kMessage, payload + mailbox::encode(message));
+  ASSERT_TRUE(run_until([&] { return !main_heard.empty(); }));
+  const auto passing = connect_as(*coordinator_, options, *worker_, short_heard);
+  ASSERT_TRUE(run_until([&] { return passing->up() && worker_->inbound.size() == 2; }));
+  passing->close(unavailable("not the active coordinator"));
+  ASSERT_TRUE(run_until([&] { return worker_->closed.size() == 1; }));
+  ASSERT_TRUE(worker_->box->receive(mono_now(), Milliseconds{60000}, std::nullopt));
+  worker_->mail->ack({"m-1"}, 1, Milliseconds{60000}, [](const Status&) {});
+  EXPECT_TRUE(run_until([&] { return main_heard.size() == 2; }, Milliseconds{3000}));
+  EXPECT_EQ(main_heard.back().type, link::FrameType::kAcked);
+  main->close(Error{Code::kCancelled, "enough"});
+  wait(Milliseconds{50});
 }
 
 TEST_F(Team, WhoeverStartsLateIsAnnouncedToAgain) {
@@ -235,7 +607,7 @@ TEST_F(Team, WhoeverStartsLateIsAnnouncedToAgain) {
   late.acceptor.close();  // not listening yet
   worker_->start();
   late.start();
-  activate({{AgentName{"worker-1"}, "127.0.0.4"}});
+  activate({{"worker-1", "127.0.0.4"}});
   run_until([] { return false; }, Milliseconds{300});
   EXPECT_TRUE(coordinator().recovering());
   late.acceptor =
@@ -260,8 +632,8 @@ TEST_F(Team, WhatIsNoTaskIsNeitherReportedNorTold) {
   worker_->start();
   activate();
   ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
-  EXPECT_EQ(report(TaskId{"t-0-" + std::string(300000, 'c')}, 1).error().code, Code::kDenied);
-  EXPECT_EQ(report(TaskId{"t-0-1"}, 1).error().code, Code::kDenied) << "not leased to this pod";
+  EXPECT_EQ(report(TaskId{"t-0-" + std::string(300000, 'c')}, 1).error().code, Code::kInvalid);
+  EXPECT_EQ(report(TaskId{"t-0-1"}, 1).error().code, Code::kNotFound);
   EXPECT_EQ(worker().reports_pending(), 0U);
 }
 
@@ -315,13 +687,7 @@ TEST_F(Team, AgentsSayWhatTheyDoSinceWhenAndWhatTheyHaveDone) {
   // The same incarnation on a new link; a report that the coordinator has heard already.
   coordinator_->inbound.back()->close(unavailable("lost"));
   ASSERT_TRUE(run_until([&] { return !worker().joined(); }));
-  Session::Events events;
-  events.ready = [](Session& session) { session.send(link::FrameType::kSuccessor, ""); };
-  events.frame = [](Session&, const link::Frame&) {};
-  events.closed = [](Session&, const Error&) {};
-  const auto hint =
-      Session::connect(coordinator_->loop, {boost::asio::ip::make_address("127.0.0.2"), port()},
-                       coordinator_->session, {worker_->config.name, {}}, std::move(events));
+  const auto hint = invite(*worker_);
   ASSERT_TRUE(run_until([&] { return worker().joined(); }));
   EXPECT_EQ(agent()["tasksDone"], 1);
   tasks::Report again;

@@ -90,7 +90,7 @@ class Sidecar {
   void drain_step();
   void finish(const lifecycle::Remaining& dropped);
   void locate(const AgentName& name, const Located& done);
-  void push_report();
+  void report_changed(bool soon);
 
   const Config& config_;
   lifecycle::Lifecycle life_;
@@ -275,14 +275,16 @@ Status Sidecar::start() {
     };
     worker_->attach(*log_);
   } else {
-    coordinator_->attach(*log_, recovery_.fresh);
+    coordinator_->attach(*log_, recovery_.corrupt_records > 0);
     Cluster::Events events;
-    events.acquired = [this](std::uint64_t epoch, const std::vector<Coordinator::Former>& former) {
-      telemetry::info("team's lease acquired",
-                      {{"team", config_.team}, {"epoch", epoch}, {"formerWorkers", former.size()}});
-      coordinator_->activate(epoch, former);
-      push_report();
+    events.acquired = [this](std::uint64_t epoch, const api::TeamReport& last) {
+      telemetry::info("team's lease acquired", {{"team", config_.team},
+                                                {"epoch", epoch},
+                                                {"formerWorkers", last.workers.size()},
+                                                {"awaitedBefore", last.awaited.size()}});
+      coordinator_->activate(epoch, last);
     };
+    events.report = [this] { return coordinator_->report(); };
     events.superseded = [this] {
       if (life_.phase() >= lifecycle::Phase::kLeaving) return;
       telemetry::warn("another coordinator holds a higher epoch; leaving",
@@ -301,7 +303,7 @@ Status Sidecar::start() {
       telemetry::warn("API server", {{"problem", text}});
     };
     cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events));
-    coordinator_->on_change = [this] { push_report(); };
+    coordinator_->on_change = [this](bool soon) { report_changed(soon); };
     coordinator_->on_higher_epoch = [this](std::uint64_t at_least) {
       cluster_->raise_epoch(at_least);
     };
@@ -316,16 +318,9 @@ Status Sidecar::start() {
   return {};
 }
 
-void Sidecar::push_report() {
-  if (!coordinator_ || !coordinator_->active() || life_.phase() == lifecycle::Phase::kStopped ||
-      !cluster_)
-    return;
-  auto report = coordinator_->report();
-  auto text = api::to_text(report);
-  // Time alone is no news: converged means no writes.
-  report.time = 0;
-  report.tasks.oldest_queued_seconds = 0;
-  cluster_->report(std::move(text), api::to_text(report));
+void Sidecar::report_changed(bool soon) {
+  if (coordinator_->active() && life_.phase() != lifecycle::Phase::kStopped && cluster_)
+    cluster_->report_changed(soon);
 }
 
 void Sidecar::look_at_parts() {
@@ -364,18 +359,22 @@ std::string Sidecar::metrics_text() {
   const auto set = [&](const char* name, const char* help, double value) {
     metrics_.gauge(name, help).set(value);
   };
+  const auto total = [&](const char* name, const char* help, double value) {
+    telemetry::Counter& counter = metrics_.counter(name, help);
+    counter.add(std::max(0.0, value - counter.value()));
+  };
   const auto n = [](auto value) { return static_cast<double>(value); };
-  set("swarm_mailbox_messages_accepted_total",
-      "Messages sent from this pod that two pods (or this pod alone, for local ones) hold",
-      n(books.accepted));
-  set("swarm_mailbox_messages_refused_total", "Messages refused to their senders in this pod",
-      n(books.refused));
-  set("swarm_mailbox_messages_delivered_total",
-      "Messages handed to agents of this pod, redeliveries included", n(books.delivered));
-  set("swarm_mailbox_messages_redelivered_total", "Messages handed out again",
-      n(books.redelivered));
-  set("swarm_mailbox_messages_acknowledged_total", "Messages acknowledged by agents of this pod",
-      n(books.acked));
+  total("swarm_mailbox_messages_accepted_total",
+        "Messages sent from this pod that two pods (or this pod alone, for local ones) hold",
+        n(books.accepted));
+  total("swarm_mailbox_messages_refused_total", "Messages refused to their senders in this pod",
+        n(books.refused));
+  total("swarm_mailbox_messages_delivered_total",
+        "Messages handed to agents of this pod, redeliveries included", n(books.delivered));
+  total("swarm_mailbox_messages_redelivered_total", "Messages handed out again",
+        n(books.redelivered));
+  total("swarm_mailbox_messages_acknowledged_total", "Messages acknowledged by agents of this pod",
+        n(books.acked));
   set("swarm_mailbox_dead_letters", "Messages given up after too many attempts, kept",
       n(books.dead_live));
   set("swarm_mailbox_messages_redriven_total", "Dead letters put back into the inbox",
@@ -396,7 +395,7 @@ std::string Sidecar::metrics_text() {
                                        {"failed", counts.failed},
                                        {"dead", counts.dead},
                                        {"cancelled", counts.cancelled}}) {
-      metrics_.gauge("swarm_tasks_count", "Tasks by state", {{"state", state}}).set(n(value));
+      metrics_.gauge("swarm_team_tasks", "Tasks by state", {{"state", state}}).set(n(value));
     }
     set("swarm_tasks_single_copy", "Tasks without a confirmed second copy", n(counts.single_copy));
     set("swarm_tasks_oldest_queued_seconds", "Age of the oldest queued task",
@@ -426,7 +425,7 @@ void Sidecar::leave() {
   if (worker_) worker_->leaving();
   if (coordinator_) {
     coordinator_->leaving();
-    push_report();
+    report_changed(false);
   }
 }
 

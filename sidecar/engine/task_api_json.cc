@@ -8,10 +8,7 @@
 namespace swarm::engine {
 namespace {
 
-constexpr std::size_t kMaxKeyBytes = 256;
-constexpr std::size_t kMaxLabels = 32;
 constexpr std::size_t kMaxLabelBytes = 63;
-constexpr std::uint64_t kMaxAttempts = 100;
 constexpr std::size_t kMaxTeamDigits = 6;
 
 // The digits of a team's number; nullopt: something else.
@@ -35,11 +32,6 @@ Result<std::string> text_field(const json& object, const char* name, const std::
   return field->get<std::string>();
 }
 
-std::uint64_t unsigned_of(const json& object, const char* name) {
-  const auto field = object.find(name);
-  return field != object.end() && field->is_number_unsigned() ? field->get<std::uint64_t>() : 0;
-}
-
 // Adds the whole numbers of `part`[`name`] to those of `all`[`name`].
 void add_counts(json& all, const json& part, const char* name) {
   const auto counts = part.find(name);
@@ -47,7 +39,7 @@ void add_counts(json& all, const json& part, const char* name) {
   json& sum = all[name];
   for (const auto& [key, value] : counts->items()) {
     if (value.is_number_unsigned())
-      sum[key] = unsigned_of(sum, key.c_str()) + value.get<std::uint64_t>();
+      sum[key] = number_of(sum, key.c_str()) + value.get<std::uint64_t>();
   }
 }
 
@@ -84,19 +76,21 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
         std::to_string(max_bytes) +
         " (spec.mailbox.maxMessageBytes); put larger input into a file or repository and name it");
   }
-  auto key = text_field(*object, "key", "at most " + std::to_string(kMaxKeyBytes) + " bytes");
+  auto key =
+      text_field(*object, "key", "at most " + std::to_string(tasks::kMaxKeyBytes) + " bytes");
   if (!key) return key.error();
   auto id = text_field(*object, "id", "^[A-Za-z0-9._:-]{1,128}$");
   if (!id) return id.error();
   out.key = *std::move(key);
   out.idempotency_id = *std::move(id);
-  if (out.key.size() > kMaxKeyBytes)
-    return invalid("key: at most " + std::to_string(kMaxKeyBytes) + " bytes");
-  if (!out.idempotency_id.empty() && !is_message_id(out.idempotency_id))
+  if (out.key.size() > tasks::kMaxKeyBytes)
+    return invalid("key: at most " + std::to_string(tasks::kMaxKeyBytes) + " bytes");
+  if (object->contains("id") && !is_message_id(out.idempotency_id))
     return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
   if (const auto labels = object->find("labels"); labels != object->end()) {
-    if (!labels->is_object() || labels->size() > kMaxLabels)
-      return invalid("labels: an object of at most " + std::to_string(kMaxLabels) + " strings");
+    if (!labels->is_object() || labels->size() > tasks::kMaxLabels)
+      return invalid("labels: an object of at most " + std::to_string(tasks::kMaxLabels) +
+                     " strings");
     for (const auto& [name, value] : labels->items()) {
       if (!value.is_string() || name.size() > kMaxLabelBytes ||
           value.get_ref<const std::string&>().size() > kMaxLabelBytes) {
@@ -108,21 +102,28 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
   }
   if (const auto n = object->find("maxAttempts"); n != object->end()) {
     if (!n->is_number_unsigned() || n->get<std::uint64_t>() < 1 ||
-        n->get<std::uint64_t>() > kMaxAttempts)
-      return invalid("maxAttempts: a number, 1 to " + std::to_string(kMaxAttempts));
+        n->get<std::uint64_t>() > tasks::kMaxMaxAttempts)
+      return invalid("maxAttempts: a number, 1 to " + std::to_string(tasks::kMaxMaxAttempts));
     out.max_attempts = n->get<std::uint32_t>();
   }
   return out;
 }
 
-std::optional<std::uint32_t> team_of(const std::string& id) {
-  if (!id.starts_with("t-") || id.size() > 64) return std::nullopt;
-  const auto dash = id.find('-', 2);
-  if (dash == std::string::npos || dash + 1 == id.size()) return std::nullopt;
-  for (std::size_t i = dash + 1; i < id.size(); ++i) {
-    if (!((id[i] >= '0' && id[i] <= '9') || (id[i] >= 'a' && id[i] <= 'z'))) return std::nullopt;
+Status check_parameters(const std::map<std::string, std::string>& query,
+                        std::initializer_list<std::string_view> allowed) {
+  for (const auto& [name, value] : query) {
+    if (std::find(allowed.begin(), allowed.end(), name) != allowed.end()) continue;
+    std::string names;
+    for (const auto& one : allowed) names += (names.empty() ? "" : ", ") + std::string(one);
+    return invalid("unknown parameter \"" + printable(name.substr(0, 40)) +
+                   "\", allowed: " + (names.empty() ? "none" : names));
   }
-  return parse_team(std::string_view(id).substr(2, dash - 2));
+  return {};
+}
+
+std::optional<std::uint32_t> team_of(const std::string& id) {
+  if (!tasks::is_task_id(id)) return std::nullopt;
+  return parse_team(std::string_view(id).substr(2, id.find('-', 2) - 2));
 }
 
 std::uint32_t team_for(std::string_view key, std::uint32_t teams) {
@@ -206,17 +207,18 @@ bool add_stats(json& all, json part) {
   const auto tasks = part.find("tasks");
   if (tasks == part.end() || !tasks->is_object()) return false;
   const char* const kOldest = "oldestQueuedSeconds";
-  const auto oldest = std::max(unsigned_of(all["tasks"], kOldest), unsigned_of(*tasks, kOldest));
+  const auto oldest = std::max(number_of(all["tasks"], kOldest), number_of(*tasks, kOldest));
   add_counts(all, part, "tasks");
   all["tasks"][kOldest] = oldest;
   add_counts(all, part, "messages");
-  const auto effective = unsigned_of(all["rollout"], "effective");
+  const auto effective = number_of(all["rollout"], "effective");
   add_counts(all, part, "rollout");
-  const auto v1 = unsigned_of(all["rollout"], "v1"), v2 = unsigned_of(all["rollout"], "v2");
+  const auto v1 = number_of(all["rollout"], "v1"), v2 = number_of(all["rollout"], "v2");
   all["rollout"]["effective"] = effective;
   all["rollout"]["measured"] = v1 + v2 == 0 ? 0 : v2 * 100 / (v1 + v2);
   all["ready"] = flag_of(all, "ready") && flag_of(part, "ready");
   all["recovering"] = flag_of(all, "recovering") || flag_of(part, "recovering");
+  all["suspended"] = flag_of(all, "suspended") && flag_of(part, "suspended");
   if (const auto workers = part.find("workers"); workers != part.end() && workers->is_object())
     all["workers"].update(*workers);
   return true;

@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -20,6 +22,10 @@ namespace swarm::engine {
 // A submission from its JSON. kInvalid names the field and what is allowed: a field that is unknown
 // or of the wrong type is refused, never passed over.
 Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_t max_bytes);
+
+// kInvalid for a query with a parameter that is not `allowed`; the message names those that are.
+Status check_parameters(const std::map<std::string, std::string>& query,
+                        std::initializer_list<std::string_view> allowed);
 
 // The team in a task's id; nullopt: not an id.
 std::optional<std::uint32_t> team_of(const std::string& id);

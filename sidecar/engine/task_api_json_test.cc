@@ -7,7 +7,10 @@ namespace swarm::engine {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Lt;
+using ::testing::SizeIs;
 
 TEST(Submission, IsWhatItSays) {
   const auto all = parse_submission(
@@ -41,6 +44,7 @@ TEST(Submission, NothingIsPassedOver) {
       {R"({"body":"x","id":null})", "id: a string"},
       {R"({"body":"x","id":{"a":1}})", "id: a string"},
       {R"({"body":"x","id":"a b"})", "id must match"},
+      {R"({"body":"x","id":""})", "id must match"},
       {R"({"body":"x","key":7})", "key: a string"},
       {R"({"body":"x","key":["k"]})", "key: a string"},
       {R"({"body":"x","key":true})", "key: a string"},
@@ -61,6 +65,17 @@ TEST(Submission, NothingIsPassedOver) {
                   .error()
                   .message,
               HasSubstr("at most 256 bytes"));
+}
+
+TEST(Parameters, UnknownOnesAreRefused) {
+  EXPECT_TRUE(check_parameters({}, {}));
+  EXPECT_TRUE(check_parameters({{"limit", "1"}}, {"state", "limit"}));
+  const auto status = check_parameters({{"limit", "1"}, {"states", "queued"}}, {"state", "limit"});
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, Code::kInvalid);
+  EXPECT_EQ(status.error().message, "unknown parameter \"states\", allowed: state, limit");
+  EXPECT_THAT(check_parameters({{std::string(9000, 'x'), ""}}, {}).error().message,
+              AllOf(HasSubstr("allowed: none"), SizeIs(Lt(100U))));
 }
 
 TEST(Teams, AnIdNamesItsTeam) {
@@ -172,17 +187,18 @@ TEST(TaskPage, ATeamThatIsNoMoreIsPassedOver) {
 
 TEST(Stats, AreAddedUp) {
   json all = json::parse(
-      R"({"time":"t0","epoch":3,"ready":true,"recovering":false,
+      R"({"time":"t0","epoch":3,"ready":true,"recovering":false,"suspended":true,
           "tasks":{"queued":1,"running":2,"done":3,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0},
           "workers":{"worker-0":{"pod":"p0","busy":true}},
           "rollout":{"effective":50,"v1":1,"v2":3,"measured":75},"messages":{"deadLetters":1,"singleCopy":0}})");
-  EXPECT_TRUE(add_stats(all, json::parse(
-                                 R"({"time":"t1","epoch":9,"ready":false,"recovering":true,
+  EXPECT_TRUE(
+      add_stats(all, json::parse(
+                         R"({"time":"t1","epoch":9,"ready":false,"recovering":true,"suspended":true,
           "tasks":{"queued":10,"running":20,"done":30,"dead":1,"cancelled":2,"oldestQueuedSeconds":2,"singleCopy":5},
           "workers":{"worker-1":{"pod":"p1","busy":false}},
           "rollout":{"effective":50,"v1":3,"v2":1,"measured":25},"messages":{"deadLetters":2,"singleCopy":1}})")));
   EXPECT_EQ(all, json::parse(
-                     R"({"time":"t0","epoch":3,"ready":false,"recovering":true,
+                     R"({"time":"t0","epoch":3,"ready":false,"recovering":true,"suspended":true,
           "tasks":{"queued":11,"running":22,"done":33,"dead":1,"cancelled":2,"oldestQueuedSeconds":4,"singleCopy":5},
           "workers":{"worker-0":{"pod":"p0","busy":true},"worker-1":{"pod":"p1","busy":false}},
           "rollout":{"effective":50,"v1":4,"v2":4,"measured":50},"messages":{"deadLetters":3,"singleCopy":1}})"));

@@ -54,8 +54,11 @@ void Worker::restore(const log::Record& record) {
     const TaskId id{std::string(in.text())};
     if (!tasks::is_task_id(id.value)) return;
     auto& copy = copies_[id];
-    if (version >= copy.version)  // a crash may have left the older one undone
-      copy = {record.sequence, version, record.payload.size()};
+    // A crash may have left the older one undone; it must not outlive the newer.
+    const bool newer = version >= copy.version;
+    if (const auto old = newer ? copy.record : record.sequence; old != 0)
+      superseded_.push_back(old);
+    if (newer) copy = {record.sequence, version, record.payload.size()};
   } else if (record.kind == tasks::kLeased) {
     link::PayloadReader in(record.payload);
     const auto attempt = in.u32();
@@ -74,6 +77,7 @@ void Worker::restore(const log::Record& record) {
 
 void Worker::attach(log::Log& log) {
   log_ = &log;
+  for (const auto sequence : std::exchange(superseded_, {})) log_->finish(sequence);
   home_ = std::make_unique<CoordinatorLink>(
       loop_, config_, options_, config_.team,
       CoordinatorLink::Events{[this](Session& s) { join(s); },
@@ -108,7 +112,7 @@ void Worker::join(Session& session) {
   };
   for (const auto& [key, lease] : leased_) name(key);
   for (const auto& [key, pending] : reports_) {
-    if (!leased_.contains(key)) name(key);
+    if (pending.record != 0 && !leased_.contains(key)) name(key);
   }
   session.send(FrameType::kJoin, control(json{{"session", session_number_},
                                               {"running", running},
@@ -225,12 +229,15 @@ void Worker::take(Session& session, const link::Frame& frame) {
         return;  // recovering: it asks again when joined anew, or by the timer
       auto pending = std::move(found->second);
       reports_.erase(found);
-      log_->finish(pending.record);
-      if (const auto leased = leased_.find(key); leased != leased_.end()) {
+      if (pending.record != 0) log_->finish(pending.record);
+      // A task that the coordinator does not know may still come, with a worker that is late: the
+      // lease stays for the agent's next try.
+      const auto leased = leased_.find(key);
+      if (leased != leased_.end() && (status || status.error().code != Code::kNotFound)) {
         log_->finish(leased->second.record);
         leased_.erase(leased);
+        cancels_.erase(key);
       }
-      cancels_.erase(key);
       if (status) {
         reported_.push_back(key);
         if (reported_.size() > kRememberedReports) reported_.pop_front();
@@ -307,7 +314,7 @@ void Worker::send_next(std::uint64_t request, const Next& next) {
                 control(json{{"request", request}, {"waitMs", left.count()}}));
 }
 
-void Worker::next(Milliseconds wait, OnLease done) {
+void Worker::next(Milliseconds wait, const void* who, OnLease done) {
   if (leaving_) {
     done(Error{Code::kDenied, "this pod is shutting down: no more tasks"});
     return;
@@ -318,9 +325,22 @@ void Worker::next(Milliseconds wait, OnLease done) {
     return;
   }
   const auto request = ++last_request_;
-  nexts_[request] = {mono_now() + wait, std::move(done)};
+  nexts_[request] = {mono_now() + wait, std::move(done), who};
   send_next(request, nexts_[request]);
   arm();
+}
+
+void Worker::forget_nexts(const void* who) {
+  for (auto it = nexts_.begin(); it != nexts_.end();) {
+    if (it->second.who != who) {
+      ++it;
+      continue;
+    }
+    // Without a session nothing is to be said: who waits is told to the next coordinator anew.
+    if (Session* session = home())
+      session->send(FrameType::kTaskForgetNext, control(json{{"request", it->first}}));
+    it = nexts_.erase(it);
+  }
 }
 
 void Worker::take_lease(Session& session, const link::Frame& frame) {
@@ -349,9 +369,10 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   const TaskAttempt key{lease.id, lease.attempt};
   const auto give_back = [&](const char* why) {
     tasks::Report back;
-    back.id = lease.id;
-    back.attempt = lease.attempt;
+    back.id = key.first;  // the lease itself may have been moved from
+    back.attempt = key.second;
     back.kind = tasks::FailKind::kReleased;
+    back.taken = false;
     back.message = why;
     keep(std::move(back),
          [](Status) {});  // nobody waits: the report is kept and repeated until confirmed
@@ -359,14 +380,18 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   std::string payload;
   link::put_u32(payload, lease.attempt);
   link::put_text(payload, lease.id.value);
-  if (!leased_.contains(key)) {
+  const bool known = leased_.contains(key);
+  if (!known) {
     make_room_for_lease();
     auto record = log_->append(tasks::kLeased, payload);
     if (!record) return give_back("the pod's mailbox is full");
     leased_[key] = {*record, mono_now()};
   }
   const auto found = nexts_.find(number_of(head, "request"));
-  if (found == nexts_.end()) return give_back("nobody was waiting any more");
+  if (found == nexts_.end()) {
+    if (!known) give_back("nobody was waiting any more");  // else a repetition: it was dealt with
+    return;
+  }
   auto done = std::move(found->second.done);
   nexts_.erase(found);
   if (!done(std::move(lease))) give_back("the agent had gone");
@@ -408,10 +433,8 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
 void Worker::report(tasks::Report report, Mail::OnStatus done) {
   const TaskAttempt key{report.id, report.attempt};
   if (std::find(reported_.begin(), reported_.end(), key) != reported_.end()) return done({});
-  if (!leased_.contains(key) && !reports_.contains(key)) {
-    return done(Error{Code::kDenied, "attempt " + std::to_string(key.second) + " of " +
-                                         key.first.value + " is not leased to this pod"});
-  }
+  if (!tasks::is_task_id(key.first.value)) return done(invalid("not a task's id"));
+  report.taken = true;  // whatever the agent says
   keep(std::move(report), std::move(done));
 }
 
@@ -424,10 +447,15 @@ void Worker::keep(tasks::Report report, Mail::OnStatus done) {
                                          " results of this pod wait for the coordinator"});
     }
     Pending pending;
+    // What this pod knows of no lease for was perhaps confirmed before a restart: the coordinator
+    // is asked, and nothing is kept of it.
+    report.leased = leased_.contains(key);
     pending.payload = encode_report(0, report);
-    auto record = log_->append(tasks::kResult, pending.payload);
-    if (!record) return done(record.error().in("keeping the result"));
-    pending.record = *record;
+    if (report.leased) {
+      auto record = log_->append(tasks::kResult, pending.payload);
+      if (!record) return done(record.error().in("keeping the result"));
+      pending.record = *record;
+    }
     found = reports_.emplace(key, std::move(pending)).first;
     send_reports();
   }
@@ -531,17 +559,24 @@ void Worker::tick() {
   expire(extends_, now, [](Extend& call) { call.done(false); });
   expire(peer_calls_, now,
          [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
-  for (auto& [key, pending] : reports_) {
-    if (!pending.waiting.empty() && (swarm_deleted_ || pending.answer_by <= now)) {
-      auto waiting = std::move(pending.waiting);
-      pending.waiting.clear();
-      const Error why =
-          swarm_deleted_
-              ? Error{Code::kDenied, "the Swarm is deleted: nobody takes results any more"}
-              : Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"};
-      for (auto& done : waiting) done(why);
+  std::vector<std::pair<Mail::OnStatus, Error>> late;
+  for (auto it = reports_.begin(); it != reports_.end();) {
+    auto& pending = it->second;
+    if (pending.waiting.empty() || !(swarm_deleted_ || pending.answer_by <= now)) {
+      ++it;
+      continue;
     }
+    const bool kept = pending.record != 0;
+    const Error why =
+        swarm_deleted_ ? Error{Code::kDenied, "the Swarm is deleted: nobody takes results any more"}
+        : kept ? Error{Code::kUnknown, "kept in this pod; the coordinator has not confirmed it yet"}
+               : unavailable("attempt " + std::to_string(it->first.second) + " of " +
+                             it->first.first.value +
+                             " is not leased to this pod, and the coordinator can't be asked now");
+    for (auto& done : std::exchange(pending.waiting, {})) late.emplace_back(std::move(done), why);
+    it = kept ? std::next(it) : reports_.erase(it);
   }
+  for (auto& [done, why] : late) done(why);
   send_reports();
   arm();
 }

@@ -3,8 +3,9 @@
 //
 // What it must not forget stands in the pod's log before anybody hears of it: copies (kReplica),
 // what is at work here (kLeased), and reports that the coordinator has not confirmed (kResult). All
-// of it is told to the next coordinator. An agent reports only what is leased to its pod, so no
-// more is kept than was handed out.
+// of it is told to the next coordinator. Only reports of what is leased to this pod are kept, so no
+// more is kept than was handed out; others are questions to the coordinator, which may have
+// confirmed them before.
 //
 // Threads: the loop's.
 #pragma once
@@ -28,7 +29,7 @@ inline constexpr std::size_t kMaxWaitingTaskCalls = 1024;
 // Leases remembered: a multiple of what the coordinator gives one worker. An agent that dies
 // without a word leaves one behind; the one that was not extended for longest makes room.
 inline constexpr std::size_t kMaxLeased = 8 * tasks::kMaxCallsPerWorker;
-inline constexpr std::size_t kMaxKeptReports = 1024;  // not confirmed; beyond: kFull
+inline constexpr std::size_t kMaxKeptReports = 1024;  // not answered; beyond: kFull
 inline constexpr std::size_t kReportWindowBytes =
     4U << 20U;  // of what a link has unsent: more reports wait
 
@@ -60,11 +61,15 @@ class Worker {
   void restore(const log::Record& record);  // before attach()
   void attach(log::Log& log);               // then it connects
 
-  void next(Milliseconds wait, OnLease done);
+  // `who` waits, as in Mail::receive().
+  void next(Milliseconds wait, const void* who, OnLease done);
+  // It has gone: its calls are not answered any more, here or by the coordinator.
+  void forget_nexts(const void* who);
   void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
               OnExtended done);
-  // kDenied: not leased to this pod; kFull: too many wait for the coordinator; kUnknown: kept, but
-  // not confirmed in time.
+  // kDenied: another attempt owns the task, or it was never leased to this pod; kNotFound: the
+  // coordinator does not know the task, the lease stays; kFull: too many wait for the coordinator;
+  // kUnknown: kept, but not confirmed in time; kUnavailable: not kept, nobody could be asked.
   void report(tasks::Report report, Mail::OnStatus done);
   void peers(OnPeers done);
   void locate(const AgentName& name, Located done);
@@ -91,8 +96,8 @@ class Worker {
     log::Sequence record = 0;
     MonoTime extended{};  // or taken
   };
-  struct Pending {  // a report on its way
-    log::Sequence record = 0;
+  struct Pending {             // a report on its way
+    log::Sequence record = 0;  // 0: not kept, only asked until `answer_by`
     std::string payload;
     std::vector<Mail::OnStatus> waiting;
     MonoTime answer_by{}, sent_at{};
@@ -101,6 +106,7 @@ class Worker {
   struct Next {
     MonoTime deadline;
     OnLease done;
+    const void* who;
   };
   struct Resolve {
     MonoTime deadline;
@@ -139,6 +145,7 @@ class Worker {
   std::unique_ptr<CoordinatorLink> home_;
   std::map<std::uint32_t, std::unique_ptr<CoordinatorLink>> others_;
   std::map<TaskId, Copy> copies_;
+  std::vector<log::Sequence> superseded_;  // until attach()
   std::map<TaskAttempt, Lease> leased_;
   std::map<TaskAttempt, std::string> cancels_;  // the coordinator wants them ended
   std::map<TaskAttempt, Pending> reports_;

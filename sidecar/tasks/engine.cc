@@ -27,6 +27,8 @@ constexpr int kResendsPerTimeout =
 
 constexpr std::string_view kWorkerLost = "worker_lost";
 constexpr std::string_view kLeaseExpired = "lease_expired";
+constexpr std::string_view kCancelled = "cancelled";
+constexpr std::string_view kNotTaken = "not_taken";
 
 // Ended by us, not by a report: the work may still be going on.
 bool is_lost(const Attempt& a) {
@@ -46,7 +48,7 @@ std::string_view reason_of(FailKind kind) {
     case FailKind::kIdleTimeout:
       return "idle_timeout";
     case FailKind::kCancelled:
-      return "cancelled";
+      return std::string_view(kCancelled);
     case FailKind::kReleased:
       return "released";
   }
@@ -135,6 +137,7 @@ class Engine::Impl {
     Task task;
     std::uint64_t arrival = 0;
     bool pending = false;      // submitted, not accepted yet: nobody sees it
+    bool sent = false;         // some worker was sent a copy, and may hold it whatever it answers
     bool unsettled = false;    // restored, recovery not over
     bool touched = false;      // changed since it was restored
     bool granted = false;      // leased by this engine
@@ -318,6 +321,7 @@ class Engine::Impl {
       m.in_flight[id] = {r->task.version, bytes.size()};
       m.in_flight_bytes += bytes.size();
       out(Replicate{m.worker, id, r->task.version, std::move(bytes)});
+      r->sent = true;
       r->resend_at = now + settings_.mirror_timeout / kResendsPerTimeout;
       retime(*r);
     }
@@ -431,12 +435,15 @@ class Engine::Impl {
     r.stored = r.task.version;
     out(Store{r.task.id, r.task.version, std::move(bytes)});
   }
+  // The random part keeps the versions of two coordinators apart that began with the same copy.
+  std::uint64_t next_epoch(std::uint64_t version) {
+    return (version / kVersionStep + 1) * kVersionStep + random_(context_) % (kVersionStep / 2);
+  }
+
   // After every change that matters: version, local log, mirror, waiters.
   void changed(Record& r, MonoTime now, WallTime wall) {
     if (r.base != 0 && !r.touched) {
-      // Two epochs may begin with the same copy: the random part keeps their versions apart.
-      r.task.version = (r.task.version / kVersionStep + 1) * kVersionStep +
-                       random_(context_) % (kVersionStep / 2);
+      r.task.version = next_epoch(r.task.version);
     } else {
       r.task.version++;
     }
@@ -482,6 +489,10 @@ class Engine::Impl {
   }
   void open_attempt(Record& r, const Member& m, std::uint32_t number, WallTime wall) {
     Task& t = r.task;
+    if (!t.history.empty() && t.history.back().reason == kNotTaken) {  // however many there were
+      t.history.pop_back();
+      t.history_dropped++;
+    }
     if (t.route == Version::kUndecided) {
       t.route = route(t.key.empty() ? t.id.value : t.key, settings_.v2_percentage);
     }
@@ -606,7 +617,7 @@ class Engine::Impl {
       unqueue(r);
       const std::uint32_t last = r.task.history.empty() ? 0 : r.task.history.back().number;
       const std::uint32_t number = std::max(last, r.seen) + 1;
-      if (!r.task.history.empty()) retries_++;
+      if (!r.task.history.empty() && r.task.history.back().reason != kNotTaken) retries_++;
       open_attempt(r, m, number, wall);
       r.granted = true;
       take_lease(r, m, now + settings_.lease, true);
@@ -732,6 +743,16 @@ class Engine::Impl {
     while (finals_.size() > kMaxFinal) erase(*finals_.begin()->second);
   }
 
+  [[nodiscard]] std::string no_mirror() const {
+    const bool alone = std::none_of(members_.begin(), members_.end(), [](const auto& one) {
+      return one.second.connected && !one.second.leaving;
+    });
+    return alone ? "no agent is up whose pod could hold the second copy; nothing was accepted. "
+                   "Scale the Swarm's workers to 1 or more, or wait until one is ready"
+                 : "no second pod was there in time to store the task; nothing was accepted, try "
+                   "again";
+  }
+
   void on_due(Record& r, MonoTime now, WallTime wall) {
     const auto late = [&](const SubmitWaiter& w) { return w.deadline <= now; };
     if (std::any_of(r.submits.begin(), r.submits.end(), late)) {
@@ -739,24 +760,28 @@ class Engine::Impl {
         accept(r);
       } else if (r.pending) {
         const std::vector<SubmitWaiter> waiting = std::exchange(r.submits, {});
+        // Whoever was sent a copy is told to forget it; but if it can't be told before this
+        // coordinator is lost, it brings the copy to the next one, and the task is done.
+        const Error why =
+            r.sent ? Error{Code::kUnknown,
+                           std::string("another pod was sent the task and has not confirmed it in "
+                                       "time: it may be done yet; ") +
+                               (r.task.idempotency_id.empty()
+                                    ? "without an id to repeat it with it may be done twice"
+                                    : "repeat it with the same id")}
+                   : unavailable(no_mirror());
         erase(r);
-        for (const SubmitWaiter& w : waiting) {
-          out(Submitted{w.ticket,
-                        unavailable("no second pod stored the task in time; nothing was accepted"),
-                        "",
-                        false,
-                        {}});
-        }
+        for (const SubmitWaiter& w : waiting) out(Submitted{w.ticket, why, "", false, {}});
         return;
       } else {
         for (const SubmitWaiter& w : r.submits) {
           if (late(w)) {
-            out(Submitted{
-                w.ticket,
-                unavailable("task " + r.task.id.value + " exists, but no second pod holds it now"),
-                "",
-                true,
-                {}});
+            out(Submitted{w.ticket,
+                          Error{Code::kUnknown, "task " + r.task.id.value +
+                                                    " exists, but no second pod holds it now"},
+                          "",
+                          true,
+                          {}});
           }
         }
         std::erase_if(r.submits, late);
@@ -896,7 +921,7 @@ class Engine::Impl {
         break;
       case Claim::kNo: {
         const Attempt* a = knows(r->task, attempt, m.worker.name, m.worker.session);
-        if (a == nullptr || is_lost(*a))
+        if (a == nullptr || is_lost(*a) || a->reason == kCancelled)
           out(Cancel{m.worker, id, attempt});  // else only its report is repeated
         return;
       }
@@ -974,8 +999,9 @@ class Engine::Impl {
   }
   // Two tasks may carry one idempotency id: the holder of the first was away for so long that the
   // client's repetition made the second. Both were promised, so both stay; but at most one of them
-  // is queued, running or done. Kept is the done one, else the one that got furthest, else the
-  // older; what else is not final yet is cancelled and says whose duplicate it is.
+  // has a future. Kept is the done one, else the one that got furthest, else the older; what else
+  // is not final yet is cancelled. If both are done, both were carried out, and somebody may have
+  // been told so of either: both stay done. The one that is not kept says whose duplicate it is.
   static int progress_of(const Record& r) {
     if (r.pending) return 0;
     if (r.task.state == TaskState::kDone) return 5;
@@ -1009,11 +1035,16 @@ class Engine::Impl {
     retime(kept);
     retime(spare);
     if (spare.pending) return erase(spare);  // nobody was promised anything
-    if (is_final(spare.task.state) || spare.task.cancel_requested) return;
-    spare.task.last_output =
+    const bool done = spare.task.state == TaskState::kDone;
+    if ((is_final(spare.task.state) && !done) || spare.task.cancel_requested) return;
+    std::string what =
         "a duplicate of task " + kept.task.id.value + ", which was submitted under the same id";
+    if (done && spare.task.last_output == what) return;  // an earlier coordinator has found it
+    spare.task.last_output = std::move(what);
     spare.task.last_output_at = wall;
-    if (spare.task.state == TaskState::kQueued) {
+    if (done) {
+      // its outcome stands
+    } else if (spare.task.state == TaskState::kQueued) {
       finish(spare, now, wall, TaskState::kCancelled);
     } else {
       spare.task.cancel_requested = true;
@@ -1040,7 +1071,7 @@ class Engine::Impl {
   Settings settings_;
   std::uint64_t (*random_)(void*);
   void* context_;
-  bool recovering_ = false, awaiting_ = false;
+  bool recovering_ = false, awaiting_ = false, refuse_ids_ = false;
   MonoTime now_{};  // of the call in progress
   std::uint64_t arrivals_ = 0;
   std::uint64_t next_waiter_ = 0;
@@ -1090,14 +1121,21 @@ void Engine::begin_recovery(MonoTime now) {
 
 bool Engine::recovering() const { return impl_->recovering_; }
 
-void Engine::await_copies(bool awaited) { impl_->awaiting_ = awaited; }
+void Engine::await_copies(bool awaited, bool refuse_ids) {
+  impl_->awaiting_ = awaited;
+  impl_->refuse_ids_ = refuse_ids;
+}
+
+bool Engine::awaiting() const { return impl_->awaiting_; }
 
 bool Engine::wants(const TaskId& id, std::uint64_t version) const {
   if (impl_->erased_.contains(id) || team_of(id) != impl_->settings_.team) return false;
   const auto* r = impl_->lookup(id);
   if (r == nullptr) return true;
   if (r->pending) return false;
-  return version > r->task.version || Impl::from_dead_epoch(*r, version);
+  if (version > r->task.version || Impl::from_dead_epoch(*r, version)) return true;
+  // A coordinator that went on from an older copy may have told of a result.
+  return version < r->base && version >= kVersionStep && r->task.state != TaskState::kDone;
 }
 
 void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional<Worker>& mirror) {
@@ -1115,6 +1153,10 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   const std::uint64_t version = task.version;
   Impl::Record* r = e.lookup(id);
   bool settle = false;
+  // Nothing follows upon done: a copy that is not, whatever its version, is of a coordinator that
+  // went on from an older one.
+  const bool done = task.state == TaskState::kDone;
+  const bool is_done = r != nullptr && r->task.state == TaskState::kDone;
   if (r == nullptr) {
     r = &e.records_[id];
     r->arrival = ++e.arrivals_;
@@ -1126,17 +1168,24 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
   } else if (r->pending) {
     // ours, on its way to be accepted: what a worker has of it is the copy we sent
   } else if (r->unsettled) {
-    if (version > r->task.version) {
+    const std::uint64_t highest = std::max(version, r->task.version);
+    if (done == is_done ? version > r->task.version : done) {
       e.put(*r, std::move(task));
       r->base = version;
+    }
+    if (r->task.version < highest) {  // ours passes the one that was not taken
+      r->task.version = e.next_epoch(highest);
+      r->base = highest;
+      r->touched = true;
     }
   } else {
     // The task has a life here already. Untouched: a higher version is the task. Else the copy
     // comes from a dead epoch, or from another that began where we did: its outcome counts if we
     // have none, and our version passes it.
     const bool newer = version > r->task.version;
-    if (newer || Impl::from_dead_epoch(*r, version)) {
-      if ((newer && !r->touched) || (is_final(task.state) && !is_final(r->task.state))) {
+    if (newer || (done && !is_done) || Impl::from_dead_epoch(*r, version)) {
+      if ((newer && !r->touched && (done || !is_done)) ||
+          (is_final(task.state) && !is_final(r->task.state))) {
         e.unsettle(*r);
         const std::uint64_t ours = r->task.version;
         for (const Attempt& a :
@@ -1442,8 +1491,17 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
   Task& t = r->task;
   Impl::Member& m = *e.present(worker);
   const Attempt* known = Impl::knows(t, report.attempt, worker.name, worker.session);
+  if (known != nullptr && known->reason == kCancelled &&
+      (report.done || report.kind != FailKind::kCancelled)) {
+    return refuse(Error{Code::kDenied, "attempt " + std::to_string(report.attempt) + " of " +
+                                           t.id.value + " was cancelled"});
+  }
   if (known != nullptr && known->ended_at != 0 && !is_lost(*known)) {
     return e.answer_when_mirrored(*r, worker, request, now);  // repeated
+  }
+  if (known == nullptr && !report.leased) {
+    return refuse(Error{Code::kDenied, "attempt " + std::to_string(report.attempt) + " of " +
+                                           t.id.value + " was not leased to " + worker.name.value});
   }
   if (e.claim(*r, m, report.attempt, now, wall) == Impl::Claim::kNo) {
     return refuse(
@@ -1470,7 +1528,12 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
   const bool kind_charged =
       report.done || report.kind == FailKind::kFailed || report.kind == FailKind::kBadTask ||
       report.kind == FailKind::kTimeout || report.kind == FailKind::kIdleTimeout;
-  e.close_attempt(*r, wall, report.done ? "done" : reason_of(report.kind), kind_charged);
+  const bool untaken = !report.done && report.kind == FailKind::kReleased && !report.taken;
+  e.close_attempt(*r, wall,
+                  report.done ? "done"
+                  : untaken   ? kNotTaken
+                              : reason_of(report.kind),
+                  kind_charged);
   if (kind_charged) {
     t.charged_attempts++;
     t.losses_in_a_row = 0;
@@ -1496,6 +1559,8 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
     } else {
       e.enqueue(*r, now, wall, e.backoff(kLaterBase, t.later_in_a_row - 1));
     }
+  } else if (untaken) {  // says nothing about the task
+    e.enqueue(*r, now, wall, Milliseconds(0));
   } else if (report.kind == FailKind::kReleased) {
     t.losses_in_a_row++;
     e.again_after_loss(*r, now, wall);
@@ -1536,7 +1601,7 @@ void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submissio
       }
       return;
     }
-    if (e.awaiting_)
+    if (e.refuse_ids_)
       return refuse(unavailable(
           "a worker that may hold the task of this id has not come back yet; try again"));
   }
@@ -1640,6 +1705,9 @@ Result<Task> Engine::retry(MonoTime now, WallTime wall, const TaskId& id) {
                  "at most " + std::to_string(e.settings_.max_queued) + " tasks may be queued"};
   }
   e.finals_.erase({r->finished, r->arrival});
+  // A lost attempt of a task that was over has been told to end, or will be: it has no say in the
+  // task's new life, neither by its end nor by a result.
+  if (!t.history.empty() && is_lost(t.history.back())) t.history.back().reason = kCancelled;
   t.charged_attempts = 0;
   t.losses_in_a_row = 0;
   t.later_in_a_row = 0;
@@ -1659,8 +1727,8 @@ Result<const Task*> Engine::find(const TaskId& id) const {
   return &r->task;
 }
 
-std::vector<const Task*> Engine::list(const std::vector<TaskState>& states, const TaskId& after,
-                                      std::size_t limit) const {
+Result<std::vector<const Task*>> Engine::list(const std::vector<TaskState>& states,
+                                              const TaskId& after, std::size_t limit) const {
   const Impl& e = *impl_;
   std::vector<const Task*> found;
   auto it = e.order_.begin();
@@ -1670,7 +1738,8 @@ std::vector<const Task*> Engine::list(const std::vector<TaskState>& states, cons
     } else if (const auto gone = e.erased_.find(after); gone != e.erased_.end()) {
       it = e.order_.upper_bound({gone->second.created_at, gone->second.arrival});
     } else {
-      return found;  // from the start would page for ever
+      return not_found("the place where this page begins, task " + after.value +
+                       ", is not known any more; list again from the start");
     }
   }
   limit = std::min(limit, kListLimit);

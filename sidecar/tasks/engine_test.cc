@@ -135,7 +135,7 @@ TEST(Submit, IsAnsweredAfterStoreAndConfirmation) {
   EXPECT_EQ(copy.mirror, worker(1));
   EXPECT_EQ(copy.bytes, store.bytes);
   EXPECT_EQ(d.engine->find(store.id).ok(), false);
-  EXPECT_TRUE(d.engine->list({}, {}, 10).empty());
+  EXPECT_TRUE(d.engine->list({}, {}, 10)->empty());
   d.engine->replicated(d.now, d.wall(), worker(1), copy.id, copy.version);
   out = d.take();
   const Submitted answer = std::get<Submitted>(out[0]);
@@ -174,11 +174,43 @@ TEST(Submit, WithoutAMirrorIsUnavailableAndForgotten) {
   EXPECT_EQ(Desk::only<Erase>(out).at(0).id, id);
   const auto answers = Desk::only<Submitted>(out);
   EXPECT_EQ(answers.at(0).result.error().code, Code::kUnavailable);
+  EXPECT_NE(answers.at(0).result.error().message.find("workers to 1 or more"), std::string::npos);
   EXPECT_EQ(d.engine->find(id).error().code, Code::kNotFound);
   EXPECT_EQ(d.engine->next_deadline(), std::nullopt);
   // Its mirror, when it comes back with a copy, is told to forget it.
   d.engine->worker_joined(d.now, d.wall(), worker(1), {}, {{id, 1}});
   EXPECT_EQ(d.take_all<Forget>().at(0).id, id);
+}
+
+TEST(Submit, WhatAMirrorMayHoldIsNotSaidToBeRefused) {
+  Desk d;
+  d.join(worker(1));
+  d.take();
+  d.engine->submit(d.now, d.wall(), 1, {"b", "", "order-1", {}, {}});
+  const Replicate sent = d.take_all<Replicate>().at(0);
+  d.engine->worker_disconnected(d.now, d.wall(), worker(1));  // it has stored the copy
+  d.pass(d.settings.mirror_timeout);
+  EXPECT_EQ(d.take_all<Submitted>().at(0).result.error().code, Code::kUnknown);
+  d.renew();
+  d.engine->begin_recovery(d.now);
+  d.engine->end_recovery(d.now, d.wall());
+  ASSERT_TRUE(d.engine->wants(sent.id, sent.version));
+  d.engine->restore(d.now, d.wall(), *decode(sent.bytes), worker(1));
+  d.engine->worker_joined(d.now, d.wall(), worker(1), {}, {{sent.id, sent.version}});
+  EXPECT_EQ(d.submit({"b", "", "order-1", {}, {}}), sent.id);
+}
+
+TEST(Submit, OfATaskThatIsThereAlreadyIsNotSaidToBeRefused) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit({"b", "", "order-1", {}, {}});
+  d.engine->worker_disconnected(d.now, d.wall(), worker(1));
+  d.pass(d.settings.worker_lost_after);
+  d.take();
+  d.engine->submit(d.now, d.wall(), 9, {"b", "", "order-1", {}, {}});
+  d.pass(d.settings.mirror_timeout);
+  EXPECT_EQ(d.take_all<Submitted>().at(0).result.error().code, Code::kUnknown);
+  EXPECT_EQ(d.state(id), TaskState::kQueued);
 }
 
 TEST(Submit, AMirrorThatDoesNotAnswerIsReplacedInTime) {
@@ -266,9 +298,9 @@ TEST(Submit, TheSameIdIsTheSameTask) {
   EXPECT_TRUE(answers[1].duplicate);
   d.engine->submit(d.now, d.wall(), 3, {"other body", "", "order-1", {}, {}});
   answers = d.take_all<Submitted>();
-  EXPECT_EQ(*answers.at(0).result, d.engine->list({}, {}, 10).at(0)->id);
+  EXPECT_EQ(*answers.at(0).result, d.engine->list({}, {}, 10)->at(0)->id);
   EXPECT_TRUE(answers.at(0).duplicate);
-  EXPECT_EQ(d.engine->list({}, {}, 10).size(), 1U);
+  EXPECT_EQ(d.engine->list({}, {}, 10)->size(), 1U);
 }
 
 // ---- mirrors
@@ -567,6 +599,42 @@ TEST(Lease, TenLostInARowAreEnough) {
   EXPECT_EQ(d.engine->counts(d.wall()).retries, 9U);
 }
 
+TEST(Lease, ThatReachedNoAgentCountsForNothing) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  d.lease(worker(1));
+  ASSERT_TRUE(d.report(worker(1), id, 1, FailKind::kReleased).ok());
+  std::uint32_t attempt = 1;
+  const auto give_back = [&] {
+    Report r;
+    r.id = id;
+    r.attempt = attempt;
+    r.kind = FailKind::kReleased;
+    r.taken = false;
+    d.engine->report(d.now, d.wall(), worker(1), ++d.requests, r);
+    return Desk::only<Reported>(d.settle()).at(0).status;
+  };
+  for (std::uint32_t i = 0; i < 5 * kMaxLosses; ++i) {
+    const auto lease = d.lease(worker(1));
+    ASSERT_TRUE(lease) << i;
+    ASSERT_EQ(lease->attempt, ++attempt) << "numbers are not used twice";
+    ASSERT_TRUE(give_back().ok());
+    ASSERT_TRUE(give_back().ok()) << "repeated";
+  }
+  const Task& t = d.task(id);
+  EXPECT_EQ(t.state, TaskState::kQueued);
+  EXPECT_EQ(t.losses_in_a_row, 1U);
+  ASSERT_EQ(t.history.size(), 2U) << "they do not push out what happened";
+  EXPECT_EQ(t.history[0].reason, "released");
+  EXPECT_EQ(t.history[1].reason, "not_taken");
+  EXPECT_EQ(t.history.size() + t.history_dropped, attempt);
+  EXPECT_EQ(d.engine->counts(d.wall()).retries, 1U);
+  d.lease(worker(1));
+  EXPECT_TRUE(d.report(worker(1), id, attempt + 1).ok());
+  EXPECT_EQ(d.state(id), TaskState::kDone);
+}
+
 TEST(Lease, ADisconnectedWorkerKeepsItForAWhile) {
   Desk d;
   d.join(worker(1));
@@ -863,6 +931,26 @@ TEST(Retry, StartsAnewAndKeepsTheHistory) {
   EXPECT_EQ(d.engine->retry(d.now, d.wall(), id).error().code, Code::kConflict);
 }
 
+TEST(Retry, IsNotUndoneByAnAttemptFromBefore) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  d.lease(worker(1));
+  ASSERT_TRUE(d.engine->cancel(d.now, d.wall(), id).ok());
+  d.engine->worker_disconnected(d.now, d.wall(), worker(1));  // it was told
+  d.pass(d.settings.worker_lost_after);
+  ASSERT_EQ(d.state(id), TaskState::kCancelled);
+  ASSERT_TRUE(d.engine->retry(d.now, d.wall(), id).ok());
+  d.take();
+  d.engine->worker_joined(d.now, d.wall(), worker(1), {{id, 1}}, {});
+  EXPECT_EQ(d.take_all<Cancel>().at(0).attempt, 1U) << "if it was not";
+  EXPECT_TRUE(d.report(worker(1), id, 1, FailKind::kCancelled).ok());
+  EXPECT_EQ(d.state(id), TaskState::kQueued);
+  EXPECT_EQ(d.report(worker(1), id, 1).error().code, Code::kDenied) << "nor is it done";
+  EXPECT_EQ(d.state(id), TaskState::kQueued);
+  EXPECT_EQ(d.lease(worker(1))->attempt, 2U);
+}
+
 TEST(Retention, FinalTasksGoAndAreAnsweredExpired) {
   Desk d;
   d.join(worker(1));
@@ -906,18 +994,20 @@ TEST(List, PagesInOrderAndFilters) {
   std::vector<TaskId> ids;
   for (int i = 0; i < 5; ++i) ids.push_back(d.submit());
   ASSERT_TRUE(d.engine->cancel(d.now, d.wall(), ids[1]).ok());
-  const auto page = d.engine->list({}, {}, 2);
+  const auto page = *d.engine->list({}, {}, 2);
   ASSERT_EQ(page.size(), 2U);
   EXPECT_EQ(page[0]->id, ids[0]);
   EXPECT_EQ(page[1]->id, ids[1]);
-  EXPECT_EQ(d.engine->list({}, ids[1], 100).at(0)->id, ids[2]);
-  EXPECT_EQ(d.engine->list({TaskState::kQueued}, {}, 100).size(), 4U);
-  EXPECT_EQ(d.engine->list({TaskState::kCancelled, TaskState::kDone}, {}, 100).size(), 1U);
-  EXPECT_TRUE(d.engine->list({}, TaskId{"t-0-unknown"}, 100).empty());
+  EXPECT_EQ(d.engine->list({}, ids[1], 100)->at(0)->id, ids[2]);
+  EXPECT_EQ(d.engine->list({TaskState::kQueued}, {}, 100)->size(), 4U);
+  EXPECT_EQ(d.engine->list({TaskState::kCancelled, TaskState::kDone}, {}, 100)->size(), 1U);
+  const auto unknown = d.engine->list({}, TaskId{"t-0-unknown"}, 100);
+  ASSERT_FALSE(unknown.ok()) << "an empty list would say that nothing is left";
+  EXPECT_EQ(unknown.error().code, Code::kNotFound);
   d.pass(seconds(7));
   EXPECT_EQ(d.engine->counts(d.wall()).oldest_queued_seconds, 7);
   d.pass(d.settings.result_retention);
-  EXPECT_EQ(d.engine->list({}, ids[1], 100).at(0)->id,
+  EXPECT_EQ(d.engine->list({}, ids[1], 100)->at(0)->id,
             ids[2]);  // paging goes on after an erased one
 }
 
@@ -1192,6 +1282,44 @@ TEST(Recovery, ACopyOfAnotherEpochDoesNotConfirmOurReport) {
   EXPECT_EQ(Desk::only<Reported>(d.settle()).size(), 1U);
 }
 
+// Two coordinators went on from the same copy; the one whose versions are higher is not the one
+// that told of a result.
+TEST(Recovery, NothingFollowsUponDone) {
+  for (const bool recovering : {true, false}) {
+    for (const bool done_first : {true, false}) {
+      Desk d;
+      d.join(worker(1));
+      const TaskId id = d.submit();
+      d.lease(worker(1));
+      Task other = d.task(id);
+      ASSERT_TRUE(d.report(worker(1), id, 1).ok());
+      Task done = d.task(id);
+      ASSERT_EQ(done.state, TaskState::kDone);
+      done.version += kVersionStep;
+      other.version = 40 * kVersionStep;
+      d.renew();
+      d.engine->begin_recovery(d.now);
+      const Task& first = done_first ? done : other;
+      const Task& second = done_first ? other : done;
+      d.engine->restore(d.now, d.wall(), first, std::nullopt);
+      if (recovering) {
+        EXPECT_TRUE(d.engine->wants(id, second.version));
+        d.engine->restore(d.now, d.wall(), second, std::nullopt);
+      }
+      d.engine->end_recovery(d.now, d.wall());
+      if (!recovering) {
+        EXPECT_TRUE(d.engine->wants(id, second.version));
+        d.engine->restore(d.now, d.wall(), second, worker(2));
+      }
+      d.engine->worker_joined(d.now, d.wall(), worker(2), {}, {{id, second.version}});
+      d.settle();
+      EXPECT_EQ(d.state(id), TaskState::kDone) << recovering << done_first;
+      EXPECT_GT(d.task(id).version, other.version) << "the other one's holders take it";
+      EXPECT_FALSE(d.engine->wants(id, other.version));
+    }
+  }
+}
+
 TEST(Recovery, AMirrorThatHoldsMoreIsNotSentLess) {
   Desk d;
   d.join(worker(1));
@@ -1218,7 +1346,7 @@ TEST(Recovery, WhatIsUnknownIsNotDeniedWhileAWorkerMayBringIt) {
   Desk d;
   d.join(worker(1));
   const TaskId mine = d.submit({"b", "", "known", {}, {}});
-  d.engine->await_copies(true);
+  d.engine->await_copies(true, true);
   const TaskId id{"t-0-abc"};
   EXPECT_EQ(d.engine->find(id).error().code, Code::kUnavailable);
   EXPECT_EQ(d.engine->cancel(d.now, d.wall(), id).error().code, Code::kUnavailable);
@@ -1233,9 +1361,41 @@ TEST(Recovery, WhatIsUnknownIsNotDeniedWhileAWorkerMayBringIt) {
   EXPECT_EQ(submitted("order-1").error().code, Code::kUnavailable);
   EXPECT_EQ(*submitted("known"), mine);
   EXPECT_TRUE(submitted("").ok());
-  d.engine->await_copies(false);
+  d.engine->await_copies(true, false);
+  EXPECT_TRUE(submitted("order-0").ok());
+  EXPECT_EQ(d.engine->find(id).error().code, Code::kUnavailable);
+  EXPECT_TRUE(d.engine->awaiting());
+  d.engine->await_copies(false, false);
   EXPECT_EQ(d.engine->find(id).error().code, Code::kNotFound);
   EXPECT_TRUE(submitted("order-1").ok());
+}
+
+TEST(Recovery, AReportWithoutALeaseNeverTakesATask) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  const Task saved = d.task(id);
+  d.renew();
+  d.engine->begin_recovery(d.now);
+  d.engine->restore(d.now, d.wall(), saved, std::nullopt);
+  d.join(worker(1));
+  d.engine->end_recovery(d.now, d.wall());
+  d.settle();
+  const auto report = [&](bool leased) {
+    Report r;
+    r.id = id;
+    r.attempt = 1;
+    r.done = true;
+    r.leased = leased;
+    d.engine->report(d.now, d.wall(), worker(1), ++d.requests, r);
+    return Desk::only<Reported>(d.settle()).at(0).status;
+  };
+  const Status refused = report(false);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kDenied);
+  EXPECT_EQ(d.state(id), TaskState::kQueued);
+  EXPECT_TRUE(report(true).ok()) << "an attempt that the earlier epoch gave";
+  EXPECT_TRUE(report(false).ok()) << "a repetition";
 }
 
 // Two tasks of one idempotency id: `early` comes with its holder after `late` was accepted.
@@ -1304,6 +1464,30 @@ TEST(Duplicates, TheDoneOneIsKeptAndTheOtherIsEndedThoughAtWork) {
   EXPECT_EQ(d.again(), d.early);
 }
 
+TEST(Duplicates, OfTwoDoneOnesBothStayDoneAndOneSaysSo) {
+  Twins d({}, true);
+  d.late = d.again();
+  d.lease(worker(2));
+  EXPECT_TRUE(d.report(worker(2), d.late, 1).ok());
+  d.early_comes();
+  d.settle();
+  EXPECT_EQ(d.state(d.early), TaskState::kDone);
+  EXPECT_EQ(d.state(d.late), TaskState::kDone) << "somebody was told so";
+  EXPECT_EQ(d.task(d.late).result->bytes, "result");
+  EXPECT_NE(d.task(d.late).last_output.find("duplicate of task " + d.early.value),
+            std::string::npos);
+  EXPECT_EQ(d.again(), d.early);
+  const Task late = d.task(d.late);
+  const Task early = d.task(d.early);
+  d.renew();  // said once
+  d.engine->begin_recovery(d.now);
+  d.engine->restore(d.now, d.wall(), late, std::nullopt);
+  d.engine->restore(d.now, d.wall(), early, std::nullopt);
+  d.engine->end_recovery(d.now, d.wall());
+  EXPECT_EQ(d.task(d.late).version, late.version);
+  EXPECT_EQ(d.task(d.early).last_output, early.last_output);
+}
+
 TEST(Duplicates, AFailedOneDoesNotEndTheOther) {
   Twins d(FailKind::kBadTask);
   d.late = d.again();
@@ -1370,7 +1554,7 @@ TEST(Recovery, ForeignAndBrokenCopiesAreIgnored) {
   d.engine->restore(d.now, d.wall(), foreign, std::nullopt);
   d.engine->restore(d.now, d.wall(), broken, std::nullopt);
   d.engine->end_recovery(d.now, d.wall());
-  EXPECT_TRUE(d.engine->list({}, {}, 10).empty());
+  EXPECT_TRUE(d.engine->list({}, {}, 10)->empty());
   EXPECT_FALSE(d.engine->wants(foreign.id, 1));
 }
 

@@ -29,17 +29,22 @@
 // given the task since (then it counts: work is not thrown away). An attempt that ends without the
 // agent's fault (worker_lost, lease_expired, released, try_later) is not charged, but kMaxLosses of
 // the first three, or kMaxTryLater of the last, in a row make the task dead: nothing loops for
-// ever.
+// ever. A lease that reached no agent (not_taken) counts for nothing: each has used up a next().
 //
 // After a coordinator's replacement: begin_recovery(); then restore() with every copy that workers
 // hold, worker_joined() for each; queued tasks are not handed out, and unknown ids answer
 // kUnavailable, until end_recovery(). Copies of workers that come later: restore() each that
-// wants() says is of interest, at any time before or after worker_joined(). Until such workers are
-// here or lost (await_copies()), unknown ids go on to answer kUnavailable, and a submission under
-// an idempotency id that is unknown is not accepted: the task may exist. If it comes all the same
-// with one that comes later still, at most one of the two is queued, running or done: kept is the
-// done one, else the one that got furthest, else the older; the other is cancelled and its
-// last_output names the one that was kept.
+// wants() says is of interest, at any time before or after worker_joined(). As long as such workers
+// are awaited (await_copies()), unknown ids go on to answer kUnavailable; for the first part of
+// that time a submission under an idempotency id that is unknown is not accepted: the task may
+// exist. If it comes all the same with one that comes later, one of the two is kept: the done one,
+// else the one that got furthest, else the older. The other is cancelled, unless it is done, too:
+// then both stay done, since both were carried out. Its last_output names the one that was kept.
+//
+// What is known of tasks that were erased, and of submissions that were given up, is kept in memory
+// only. A worker that is away when its copy becomes useless, and comes back to a later coordinator,
+// brings it as a task that nobody knows: it is done (again). So a submission is only said not to be
+// accepted (kUnavailable) if no worker was sent a copy.
 //
 // Threads: none, one owner. Ownership: owns all tasks; pointers from find() and list() live until
 // the next call that is not const. Limits: below; memory is bounded by max_queued, kMaxFinal and
@@ -64,10 +69,11 @@ namespace swarm::tasks {
 
 // Record kinds in the log (mailbox uses 1…15).
 enum RecordKind : std::uint8_t {
-  kTask = 16,     // coordinator: encoded task
-  kReplica = 17,  // worker: encoded task held for a coordinator
-  kLeased = 18,   // worker: {task id, attempt} at work here, so that a restarted sidecar knows
-  kResult = 19,   // worker: a report the coordinator has not confirmed yet
+  kTask = 16,      // coordinator: encoded task
+  kReplica = 17,   // worker: encoded task held for a coordinator
+  kLeased = 18,    // worker: {task id, attempt} at work here, so that a restarted sidecar knows
+  kResult = 19,    // worker: a report the coordinator has not confirmed yet
+  kComplete = 20,  // coordinator: u64 epoch in which this log had every task of the team
 };
 
 enum class TaskState : std::uint8_t { kQueued, kRunning, kDone, kFailed, kDead, kCancelled };
@@ -151,9 +157,8 @@ struct Settings {
   bool suspended = false;
   int v2_percentage = 100;
   std::vector<std::string> v1_command;
-  bool require_mirror = true;  // accept only when a second pod holds it
-  Milliseconds mirror_timeout{
-      10000};  // then the submission is answered kUnavailable (and forgotten: never accepted)
+  bool require_mirror = true;          // accept only when a second pod holds it
+  Milliseconds mirror_timeout{10000};  // then the submission is answered kUnavailable or kUnknown
   std::uint64_t max_bytes =
       32U << 20U;  // of all tasks, encoded; beyond it submissions are answered kFull
 };
@@ -242,6 +247,11 @@ struct Report {
   std::string message;
   std::vector<std::string> last_lines;
   TaskResult result;  // when done
+  // False: the worker's sidecar knows of no such lease. Then it counts only for an attempt that
+  // this engine knows to be the worker's, never for one that an earlier epoch may have given.
+  bool leased = true;
+  // False, with kReleased: no agent of that worker ever got the lease.
+  bool taken = true;
 };
 
 struct Counts {
@@ -304,8 +314,10 @@ class Engine {
   void end_recovery(MonoTime now, WallTime wall);
   [[nodiscard]] bool recovering() const;
   // Whether workers may still come with tasks that are unknown here; the shell knows, and says when
-  // they have come or count as lost.
-  void await_copies(bool awaited);
+  // they have come or it has waited long enough. `refuse_ids`: so likely that no submission under
+  // an unknown idempotency id is taken.
+  void await_copies(bool awaited, bool refuse_ids);
+  [[nodiscard]] bool awaiting() const;
 
   // ---- workers
   struct Running {
@@ -350,22 +362,24 @@ class Engine {
               Report report);
 
   // ---- clients
-  // Answered by Submitted: ok, kInvalid, kFull, kUnavailable. The same idempotency id gives the
-  // same task again, until that is erased (duplicate = true).
+  // Answered by Submitted: ok, kInvalid, kFull, kUnavailable (nothing was accepted), kUnknown (a
+  // worker that was sent the copy has not confirmed it). The same idempotency id gives the same
+  // task again, until that is erased (duplicate = true).
   void submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submission submission);
   // Queued: cancelled at once. Running: the worker gets Cancel, the task is cancelled when it
   // reports or its lease ends. kConflict: already final otherwise.
   Result<Task> cancel(MonoTime now, WallTime wall, const TaskId& id);
   // From failed, dead, cancelled to queued with all attempts. kConflict otherwise, and while
-  // another task of the same idempotency id is queued, running or done; kFull.
+  // another task of the same idempotency id is queued, running or done; kFull. An attempt that was
+  // lost is fenced: it ends as cancelled.
   Result<Task> retry(MonoTime now, WallTime wall, const TaskId& id);
   // kNotFound ("expired" when it was here); unknown while recovering or awaiting copies:
   // kUnavailable.
   [[nodiscard]] Result<const Task*> find(const TaskId& id) const;
   // Oldest first, after `after` (empty: from the start), only states in `states` (empty: all), ≤
-  // limit (≤ 1000).
-  [[nodiscard]] std::vector<const Task*> list(const std::vector<TaskState>& states,
-                                              const TaskId& after, std::size_t limit) const;
+  // limit (≤ 1000). kNotFound: nothing is known of `after`, so neither of what came behind it.
+  [[nodiscard]] Result<std::vector<const Task*>> list(const std::vector<TaskState>& states,
+                                                      const TaskId& after, std::size_t limit) const;
   [[nodiscard]] Counts counts(WallTime wall) const;
   // Workers that have confirmed a copy, at whatever version.
   [[nodiscard]] std::vector<AgentName> mirrors_of(const TaskId& id) const;

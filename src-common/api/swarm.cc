@@ -17,7 +17,8 @@ constexpr std::size_t kMaxObjectBytes = 3 << 20;  // the API server's own limit 
 constexpr std::size_t kMaxNameBytes = 40;
 constexpr std::size_t kMaxMountPathBytes = 90;
 constexpr std::size_t kMaxConditions = 16;
-constexpr std::size_t kMaxWordBytes = 4096;
+// 2048 characters; all words and the body of a task fit into one frame of the link.
+constexpr std::size_t kMaxWordBytes = 8192;
 
 const json kAbsent;  // null: stands for every field that is not there
 
@@ -232,7 +233,7 @@ void read_rollout(Reader& reader, const json& spec, std::optional<RolloutSpec>& 
         if (!command[i].is_string() ||
             command[i].get_ref<const std::string&>().size() > kMaxWordBytes) {
           reader.wrong_value(here + "[" + std::to_string(i) + "]", command[i],
-                             "a string of at most 4096 bytes");
+                             "a string of at most 2048 characters");
         } else {
           rollout.v1_command.push_back(command[i].get<std::string>());
         }
@@ -499,6 +500,9 @@ Result<TeamReport> parse_report(std::string_view text) {
   }
   reader.read(object, "", "ready", report.ready);
   reader.read(object, "", "recovering", report.recovering);
+  if (!field(object, "suspended").is_null()) {
+    reader.read(object, "", "suspended", report.suspended.emplace());
+  }
 
   const json& tasks = reader.object(object, "", "tasks");
   read_count(reader, tasks, "tasks", "queued", report.tasks.queued);
@@ -527,6 +531,22 @@ Result<TeamReport> parse_report(std::string_view text) {
       report.workers.emplace(name, std::move(worker));
     }
   }
+  const json& awaited = field(object, "awaited");
+  if (!awaited.is_null() && (!awaited.is_array() || awaited.size() > kMaxReportWorkers)) {
+    reader.wrong("awaited", "is not a list of at most 2000 pods");
+  } else {
+    for (const json& value : awaited) {
+      AwaitedPod one;
+      one.name = reader.text(value, "awaited", "name").value_or("");
+      one.pod = reader.text(value, "awaited", "pod").value_or("");
+      one.address = reader.text(value, "awaited", "address").value_or("");
+      if (is_agent_name(one.name)) {
+        report.awaited.push_back(std::move(one));
+      } else {
+        reader.wrong("awaited", "has a member that is not an agent");
+      }
+    }
+  }
 
   const json& rollout = reader.object(object, "", "rollout");
   reader.read(rollout, "rollout", "effective", 0, 100, report.effective);
@@ -549,7 +569,11 @@ std::string to_text(const TeamReport& report) {
     if (!worker.task.empty()) one["task"] = worker.task;
     workers[name] = std::move(one);
   }
-  const json object = {
+  json awaited = json::array();
+  for (const auto& one : report.awaited) {
+    awaited.push_back({{"name", one.name}, {"pod", one.pod}, {"address", one.address}});
+  }
+  json object = {
       {"time", format_time(report.time)},
       {"epoch", report.epoch},
       {"ready", report.ready},
@@ -563,6 +587,7 @@ std::string to_text(const TeamReport& report) {
         {"oldestQueuedSeconds", report.tasks.oldest_queued_seconds},
         {"singleCopy", report.tasks.single_copy}}},
       {"workers", std::move(workers)},
+      {"awaited", std::move(awaited)},
       {"rollout",
        {{"effective", report.effective},
         {"v1", report.v1},
@@ -571,6 +596,7 @@ std::string to_text(const TeamReport& report) {
       {"messages",
        {{"deadLetters", report.dead_letters}, {"singleCopy", report.single_copy_messages}}},
   };
+  if (report.suspended) object["suspended"] = *report.suspended;
   return dump(object);
 }
 

@@ -35,7 +35,7 @@ inline constexpr int kMaxCoordinators =
     100;  // a bound on what teamSize can ask for; the planner clamps
 inline constexpr std::int64_t kMinMailboxBytes = 8LL << 20;
 inline constexpr std::int64_t kMaxMailboxBytes = 16LL << 30;
-inline constexpr int kMaxCommandWords = 64;
+inline constexpr int kMaxCommandWords = 32;
 
 enum class TopologyType { kAuto, kFlat, kHybrid };
 std::string_view to_string(TopologyType type);  // "Auto", "Flat", "Hybrid"
@@ -232,13 +232,22 @@ struct WorkerReport {
   friend bool operator==(const WorkerReport&, const WorkerReport&) = default;
 };
 
+// A pod that may hold copies of tasks and is not among the workers: it has not come to this
+// coordinator yet, or another pod has its name already.
+struct AwaitedPod {
+  std::string name, pod, address;
+  friend bool operator==(const AwaitedPod&, const AwaitedPod&) = default;
+};
+
 struct TeamReport {
   WallTime time = 0;
   std::uint64_t epoch = 0;
   bool ready = false;
   bool recovering = false;
+  std::optional<bool> suspended;  // hands out nothing as the spec asks; unknown: an older build
   TaskCounts tasks;
   std::map<std::string, WorkerReport> workers;  // by slot
+  std::vector<AwaitedPod> awaited;
   int effective = 0;
   std::int64_t v1 = 0, v2 = 0;
   int measured = 0;

@@ -165,17 +165,20 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
 
 TEST(TeamReport, TheDocumentsExampleIsRead) {
   const auto report = parse_report(
-      R"({"time":"2026-01-02T03:04:05Z","epoch":3,"ready":true,"recovering":false,
+      R"({"time":"2026-01-02T03:04:05Z","epoch":3,"ready":true,"recovering":false,"suspended":true,
  "tasks":{"queued":1,"running":2,"done":3,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0},
  "workers":{"worker-3":{"pod":"S-w3-ab12","busy":true,"task":"t-1f2","address":"10.0.0.3"}},
+ "awaited":[{"name":"worker-7","pod":"S-w7-cd34","address":"10.0.0.7"}],
  "rollout":{"effective":50,"v1":12,"v2":13,"measured":52},
  "messages":{"deadLetters":0,"singleCopy":0}})");
   ASSERT_TRUE(report.ok()) << report.error().message;
   EXPECT_EQ(report->epoch, 3U);
   EXPECT_TRUE(report->ready);
+  EXPECT_EQ(report->suspended, true);
   EXPECT_EQ(report->tasks.running, 2);
   EXPECT_EQ(report->workers.at("worker-3"), (WorkerReport{"S-w3-ab12", true, "t-1f2", "10.0.0.3"}));
   EXPECT_EQ(report->measured, 52);
+  EXPECT_EQ(report->awaited, (std::vector<AwaitedPod>{{"worker-7", "S-w7-cd34", "10.0.0.7"}}));
   const auto again = parse_report(to_text(*report));
   ASSERT_TRUE(again.ok());
   EXPECT_EQ(*again, *report);
@@ -185,6 +188,9 @@ TEST(TeamReport, HostileTextIsRefused) {
   for (const char* text :
        {"", "[]", "{}", R"({"time":"yesterday"})", R"({"time":"2026-01-02T03:04:05Z","epoch":-1})",
         R"({"time":"2026-01-02T03:04:05Z","tasks":{"queued":-5}})",
+        R"({"time":"2026-01-02T03:04:05Z","awaited":{}})",
+        R"({"time":"2026-01-02T03:04:05Z","awaited":[7]})",
+        R"({"time":"2026-01-02T03:04:05Z","awaited":[{"name":"../x"}]})",
         R"({"time":"2026-01-02T03:04:05Z","tasks":[]})",
         R"({"time":"2026-01-02T03:04:05Z","rollout":{"effective":101}})",
         R"({"time":"2026-01-02T03:04:05Z","workers":{"../../etc":{}}})",

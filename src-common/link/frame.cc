@@ -37,6 +37,7 @@ bool known(std::uint8_t type) {
     case FrameType::kLeaving:
     case FrameType::kPeers:
     case FrameType::kPeerList:
+    case FrameType::kEpochSeen:
     case FrameType::kReplicate:
     case FrameType::kReplicated:
     case FrameType::kForget:

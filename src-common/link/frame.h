@@ -45,6 +45,7 @@ enum class FrameType : std::uint8_t {
   kLeaving = 36,
   kPeers = 37,
   kPeerList = 38,
+  kEpochSeen = 39,
   // copies of tasks
   kReplicate = 40,
   kReplicated = 41,

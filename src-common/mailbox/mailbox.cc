@@ -29,7 +29,8 @@ constexpr std::size_t kRecentGenerated = 1024;    // generated ids remembered in
 constexpr std::size_t kRecentAcks = 1024;         // acks whose repetition is answered OK
 constexpr std::size_t kMaxAwaited = 4096;         // replies waited for at once
 constexpr std::size_t kMaxDestinations = 16384;
-constexpr std::size_t kMaxNames = 65536;   // incarnations remembered
+constexpr std::size_t kMaxNames = 65536;   // whose incarnations are remembered
+constexpr std::size_t kMaxFormer = 8;      // of each
 constexpr std::size_t kMaxTransmit = 256;  // messages a call
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
@@ -211,6 +212,7 @@ class Mailbox::Impl {
   struct Destination {
     bool linked = false;
     LogId peer;
+    MonoTime heard{};  // its latest link or answer
     std::map<std::uint8_t, OutStream> streams;
     std::set<Sequence> all;
     std::uint32_t messages = 0, replies = 0;
@@ -237,10 +239,10 @@ class Mailbox::Impl {
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
-  void on_link_up(const AgentName& to, const LogId& peer);
+  void on_link_up(MonoTime now, const AgentName& to, const LogId& peer);
   void on_link_down(const AgentName& to);
-  void on_answer(const AgentName& to, const LogId& peer, Sequence sequence, Answer answer,
-                 const std::string& reason);
+  void on_answer(MonoTime now, const AgentName& to, const LogId& peer, Sequence sequence,
+                 Answer answer, const std::string& reason);
   void on_retry(const AgentName& to);
   bool on_acked(const AgentName& to, Sequence sequence);
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
@@ -256,7 +258,9 @@ class Mailbox::Impl {
   void on_ack_recorded(Sequence inbox);
   std::vector<AckDebt> ack_debts(const AgentName& sender) const;
   std::vector<AgentName> ack_creditors() const;
+  std::map<AgentName, std::set<LogId>> senders() const;
   std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
+  std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   std::vector<Sequence> on_gone(const AgentName& name);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
@@ -298,7 +302,10 @@ class Mailbox::Impl {
   bool write_cursor(const StreamKey& key, Stream& stream);
   void shrink_anchor(Sequence sequence);
   bool room_for_stream();
-  bool sender_is_gone(const Entry& e) const;
+  // `log` was an incarnation of `name` and is none any more. One that we have not met on a link of
+  // ours may be its next one.
+  bool is_former(const AgentName& name, const LogId& log) const;
+  bool sender_is_gone(const Entry& e) const { return is_former(e.from, e.sender_log); }
   Result<Sequence> store(MonoTime now, const LogId& sender_log, Sequence sequence,
                          const Message& message);
   bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
@@ -345,7 +352,11 @@ class Mailbox::Impl {
   std::unordered_map<std::string, Sequence> by_pair_;   // sender and id → live or acked
   std::map<MessageId, int> leased_ids_;
   std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor
-  std::map<AgentName, LogId> current_;
+  struct Incarnations {
+    LogId current;
+    std::deque<LogId> former;  // the youngest last, at most kMaxFormer
+  };
+  std::map<AgentName, Incarnations> incarnations_;
   std::uint32_t counted_ = 0, live_ = 0, dead_ = 0;
   std::set<Sequence> large_anchors_;
   std::deque<std::pair<MessageId, std::uint16_t>> recent_acks_;
@@ -668,9 +679,11 @@ Status Mailbox::Impl::mark_attempts(Sequence sequence, const Entry& e) {
 
 // ---- receiving: streams
 
-bool Mailbox::Impl::sender_is_gone(const Entry& e) const {
-  const auto it = current_.find(e.from);
-  return it != current_.end() && it->second != e.sender_log;
+bool Mailbox::Impl::is_former(const AgentName& name, const LogId& log) const {
+  const auto it = incarnations_.find(name);
+  if (it == incarnations_.end()) return false;
+  const auto& former = it->second.former;
+  return std::find(former.begin(), former.end(), log) != former.end();
 }
 
 // Makes `record` the carrier of the stream's high-water mark; the one before it is no longer needed
@@ -1104,21 +1117,41 @@ std::vector<AgentName> Mailbox::Impl::ack_creditors() const {
   return out;
 }
 
+std::map<AgentName, std::set<LogId>> Mailbox::Impl::senders() const {
+  std::map<AgentName, std::set<LogId>> out;
+  for (const auto& [sequence, e] : inbox_) {
+    if (e.where != Where::kAnchor && !e.local()) out[e.from].insert(e.sender_log);
+  }
+  return out;
+}
+
 std::vector<Sequence> Mailbox::Impl::on_incarnation(const AgentName& name, const LogId& current) {
+  if (is_former(name, current)) return {};  // somebody's view is old; it does not come back
+  const auto known = incarnations_.find(name);
+  if (known == incarnations_.end()) {
+    if (incarnations_.size() < kMaxNames) incarnations_[name].current = current;
+    return {};
+  }
+  if (known->second.current == current) return {};
+  return on_former(name, std::exchange(known->second.current, current));
+}
+
+std::vector<Sequence> Mailbox::Impl::on_former(const AgentName& name, const LogId& log) {
+  const auto known = incarnations_.find(name);
+  if (known == incarnations_.end() || known->second.current == log) return {};
+  auto& former = known->second.former;
+  if (!is_former(name, log)) former.push_back(log);
+  if (former.size() > kMaxFormer) former.pop_front();
   std::vector<Sequence> settled;
-  const auto known = current_.find(name);
-  if (known != current_.end() && known->second == current) return settled;
-  if (known == current_.end() && current_.size() >= kMaxNames) return settled;
-  current_[name] = current;
   for (const AckDebt& debt : ack_debts(name)) {
-    if (debt.sender_log == current) continue;
+    if (debt.sender_log != log) continue;
     settled.push_back(debt.inbox);
     on_ack_recorded(debt.inbox);
   }
-  // An older log of this name sends nothing any more: its marks have served.
+  // It sends nothing any more: its marks have served.
   for (auto it = streams_.begin(); it != streams_.end();) {
     Stream& stream = it->second;
-    if (stream.from == name && it->first.first != current && stream.live.empty()) {
+    if (stream.from == name && it->first.first == log && stream.live.empty()) {
       drop_carrier(stream);
       it = streams_.erase(it);
     } else {
@@ -1471,15 +1504,17 @@ void Mailbox::Impl::doubt(Destination& d, Outgoing& o) {
   make_due(d, o);
 }
 
-void Mailbox::Impl::on_link_up(const AgentName& to, const LogId& peer) {
+void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& to, const LogId& peer) {
   on_link_down(to);
   Destination& d = destinations_[to];
   d.linked = true;
   d.peer = peer;
+  const bool ask_again = now - d.heard >= kAskAgainAfter;
+  d.heard = now;
   for (auto& [index, stream] : d.streams) stream.blocked = false;
   for (const Sequence sequence : d.all) {
     Outgoing& o = out_.at(sequence);
-    if (o.state == Out::kStored && o.stored_at != peer) make_due(d, o);
+    if (o.state == Out::kStored && (ask_again || o.stored_at != peer)) make_due(d, o);
   }
 }
 
@@ -1554,14 +1589,15 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   return out;
 }
 
-void Mailbox::Impl::on_answer(const AgentName& to, const LogId& peer, Sequence sequence,
-                              Answer answer, const std::string& reason) {
+void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& peer,
+                              Sequence sequence, Answer answer, const std::string& reason) {
   const auto dest = destinations_.find(to);
   Outgoing* o = find_out(to, sequence);
   if (o == nullptr || dest == destinations_.end() || !dest->second.linked ||
       dest->second.peer != peer)
     return;
   Destination& d = dest->second;
+  d.heard = now;
   OutStream& stream = stream_for(d, *o);
   switch (answer) {
     case Answer::kStored:
@@ -1723,13 +1759,13 @@ std::vector<AgentName> Mailbox::destinations() const { return impl_->destination
 std::vector<Outbound> Mailbox::transmit(const AgentName& to, std::size_t max_bytes) {
   return impl_->transmit(to, max_bytes);
 }
-void Mailbox::on_link_up(const AgentName& to, const LogId& peer_log) {
-  impl_->on_link_up(to, peer_log);
+void Mailbox::on_link_up(MonoTime now, const AgentName& to, const LogId& peer_log) {
+  impl_->on_link_up(now, to, peer_log);
 }
 void Mailbox::on_link_down(const AgentName& to) { impl_->on_link_down(to); }
-void Mailbox::on_answer(MonoTime, const AgentName& to, const LogId& peer_log, Sequence sequence,
+void Mailbox::on_answer(MonoTime now, const AgentName& to, const LogId& peer_log, Sequence sequence,
                         Answer answer, const std::string& reason) {
-  impl_->on_answer(to, peer_log, sequence, answer, reason);
+  impl_->on_answer(now, to, peer_log, sequence, answer, reason);
 }
 void Mailbox::on_retry(const AgentName& to) { impl_->on_retry(to); }
 bool Mailbox::on_acked(const AgentName& to, Sequence sequence) {
@@ -1758,8 +1794,12 @@ std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const {
   return impl_->ack_debts(sender);
 }
 std::vector<AgentName> Mailbox::ack_creditors() const { return impl_->ack_creditors(); }
+std::map<AgentName, std::set<LogId>> Mailbox::senders() const { return impl_->senders(); }
 std::vector<Sequence> Mailbox::on_incarnation(const AgentName& name, const LogId& current) {
   return impl_->on_incarnation(name, current);
+}
+std::vector<Sequence> Mailbox::on_former(const AgentName& name, const LogId& log) {
+  return impl_->on_former(name, log);
 }
 std::vector<Sequence> Mailbox::on_gone(const AgentName& name) { return impl_->on_gone(name); }
 Status Mailbox::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) {

@@ -25,8 +25,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -81,6 +83,11 @@ enum class Answer : std::uint8_t {
   kGap = 4,        // something before it is missing: send again from there
   kRefused = 5,    // never: unknown mailbox, too large, draining
 };
+
+// A receiver that has not answered for so long is asked again, when it is back, for what it has
+// stored: it may have given its sender up (Mailbox::on_gone), and then it never says that its agent
+// has acknowledged. Far below the time after which anybody is given up.
+inline constexpr Milliseconds kAskAgainAfter{300'000};
 
 struct Outbound {
   Sequence sequence = 0, prev = 0;
@@ -173,8 +180,9 @@ class Mailbox {
   // least one message).
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
   // A link to this incarnation of `to` is up: everything unanswered is due again; if the
-  // incarnation is not the one that had stored them, so is everything stored but not acknowledged.
-  void on_link_up(const AgentName& to, const LogId& peer_log);
+  // incarnation is not the one that had stored them, or has not answered for kAskAgainAfter, so is
+  // everything stored but not acknowledged.
+  void on_link_up(MonoTime now, const AgentName& to, const LogId& peer_log);
   void on_link_down(const AgentName& to);
   // The receiver's answer. kFull keeps the message due again after on_retry(to) (the engine waits);
   // the engine withdraws at the deadline.
@@ -199,7 +207,8 @@ class Mailbox {
   // The sender's pod recorded it, or is known to be gone for ever: the inbox record is done.
   void on_ack_recorded(Sequence inbox);
   // `name` counts as gone for ever: all debts to it are settled. Returns the inbox records. Should
-  // it come back all the same, nothing that was acked here comes again here.
+  // it come back all the same, nothing that was acked here comes again here, and it is told so when
+  // it asks (kAskAgainAfter).
   std::vector<Sequence> on_gone(const AgentName& name);
   // Ends a dead letter: as if it had been acknowledged. kNotFound when `id` is not a dead letter
   // here. (Two senders may have chosen the same id: then the letter that came first; redrive, too.)
@@ -212,9 +221,15 @@ class Mailbox {
   [[nodiscard]] std::vector<AckDebt> ack_debts(
       const AgentName& sender) const;  // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
-  // `name` now lives in log `current`; debts to older logs of that name are settled (their copy is
-  // gone). Returns settled inbox records.
+  // Whose messages are in the inbox, acked ones that are still owed included, and of which logs.
+  [[nodiscard]] std::map<AgentName, std::set<LogId>> senders() const;
+  // `name` lives in log `current`, as a link to it showed. The one that was its current before has
+  // become former: debts to it are settled (its copy is gone), its streams end. Returns the settled
+  // inbox records. A log that never was current is not taken for former: a new pod's first mail
+  // arrives before we have a link to it.
   std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
+  // The same for a log that never was current here. Nothing while `name` has no current one.
+  std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
   // Ends leases and delays that are over; returns true when something became ready.

@@ -75,7 +75,7 @@ struct Mailboxes : ::testing::Test {
   }
   void link() {
     for (auto [x, y] : {std::pair(&a, &b), std::pair(&b, &a)}) {
-      x->box->on_link_up(y->name, y->log->id());
+      x->box->on_link_up(now, y->name, y->log->id());
       x->box->on_incarnation(y->name, y->log->id());
     }
   }
@@ -344,6 +344,51 @@ TEST_F(Mailboxes, DebtsAndMarksSurviveARestart) {
   EXPECT_TRUE(b.box->ack_debts(kA).empty());
 }
 
+// A new pod of a name sends before we have a link to it: what its predecessor was is no reason to
+// owe it nothing, nor to forget what it has sent.
+TEST_F(Mailboxes, ANewIncarnationIsOwedItsAcksBeforeThereIsALinkToIt) {
+  Pod fresh{kA};
+  ASSERT_TRUE(fresh.start(now, 3));
+  fresh.box->on_link_up(now, kB, b.log->id());
+  send(fresh, message("m0", kA, kB));
+  const auto out = fresh.box->transmit(kB, 1 << 20);
+  ASSERT_EQ(out.size(), 1U);
+  const auto deliver = [&] {
+    return b.box->deliver(now, fresh.log->id(), out[0].sequence, out[0].prev, out[0].message);
+  };
+  ASSERT_EQ(deliver(), Answer::kStored);
+  EXPECT_EQ(receive(b), "m0/1");
+  const auto acked = b.box->ack(now, {"m0"}, 1);
+  ASSERT_TRUE(acked);
+  ASSERT_TRUE(acked->debt);
+  // Its predecessor, found once more by an old view: nothing of the new one ends by that.
+  EXPECT_TRUE(b.box->on_incarnation(kA, a.log->id()).empty());
+  EXPECT_EQ(b.box->ack_debts(kA).size(), 1U);
+  EXPECT_EQ(deliver(), Answer::kFinished);
+  // From now on the predecessor is former, and does not come back.
+  EXPECT_TRUE(b.box->on_incarnation(kA, fresh.log->id()).empty());
+  EXPECT_TRUE(b.box->on_incarnation(kA, a.log->id()).empty());
+  EXPECT_EQ(b.box->ack_debts(kA).size(), 1U);
+  EXPECT_EQ(deliver(), Answer::kFinished);
+  b.box->on_ack_recorded(acked->debt->inbox);
+  EXPECT_TRUE(b.box->ack_debts(kA).empty());
+}
+
+TEST_F(Mailboxes, ALogThatNeverWasCurrentEndsWhenItIsSaidToBeFormer) {
+  send(a, message("m0", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m0/1");
+  ASSERT_TRUE(b.start(now, 9));  // what was current is not in the log
+  EXPECT_EQ(receive(b), "m0/2");
+  ASSERT_TRUE(b.box->ack(now, {"m0"}, 2));
+  EXPECT_TRUE(b.box->on_former(kA, a.log->id()).empty()) << "there is no other";
+  EXPECT_TRUE(b.box->on_incarnation(kA, log_id(77)).empty());
+  ASSERT_EQ(b.box->ack_debts(kA).size(), 1U);
+  EXPECT_TRUE(b.box->on_former(kA, log_id(77)).empty()) << "that is the current one";
+  EXPECT_EQ(b.box->on_former(kA, a.log->id()).size(), 1U);
+  EXPECT_TRUE(b.box->ack_debts(kA).empty());
+}
+
 TEST_F(Mailboxes, ASenderThatIsGoneIsOwedNothing) {
   send(a, message("m1", kA, kB));
   send(a, message("m2", kA, kB));
@@ -365,6 +410,28 @@ TEST_F(Mailboxes, ASenderThatIsGoneIsOwedNothing) {
       << "should it be back all the same, nothing comes twice";
 }
 
+TEST_F(Mailboxes, ASenderThatWasGivenUpAsksWhatBecameOfItsMessages) {
+  const auto again = [&](Milliseconds after) {
+    a.box->on_link_down(kB);
+    now += after;
+    a.box->on_link_up(now, kB, b.log->id());
+    return carry(a, b);
+  };
+  send(a, message("m1", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m1/1");
+  ASSERT_TRUE(b.box->ack(now, {"m1"}, 1)->debt);
+  EXPECT_EQ(b.box->on_gone(kA).size(), 1U);
+  EXPECT_TRUE(again(kAskAgainAfter - Milliseconds{1}).empty());
+  now += kAskAgainAfter;
+  send(a, message("m2", kA, kB));
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});
+  EXPECT_TRUE(again(Milliseconds{1}).empty()) << "it has just answered";
+  EXPECT_EQ(a.box->books().outbox_live, 2U);
+  EXPECT_EQ(again(kAskAgainAfter), (std::vector{Answer::kFinished, Answer::kDuplicate}));
+  EXPECT_EQ(a.box->books().outbox_live, 1U) << "else it stays until a restart";
+}
+
 TEST_F(Mailboxes, LargeAnchorsBecomeCursors) {
   send(a, message("m-00000000000000aa", kA, kB, std::string(900, 'x')));
   (void)carry(a, b);
@@ -383,7 +450,7 @@ TEST_F(Mailboxes, AWipedReceiverGetsEverythingAgainInOrder) {
   (void)a.box->take_outcomes();
   b.directory.wipe();
   ASSERT_TRUE(b.start(now, 22));
-  a.box->on_link_up(kB, b.log->id());
+  a.box->on_link_up(now, kB, b.log->id());
   EXPECT_EQ(a.box->books().single_copy, 3U);
   EXPECT_EQ(carry(a, b), (std::vector{Answer::kStored, Answer::kStored, Answer::kStored}));
   EXPECT_TRUE(a.box->take_outcomes().empty()) << "one outcome a message";
@@ -486,12 +553,12 @@ TEST_F(Mailboxes, ARefusalNeverDropsWhatWasAcceptedBefore) {
   b.directory.wipe();
   ASSERT_TRUE(b.start(now, 22));
   b.box->stop_intake();
-  a.box->on_link_up(kB, b.log->id());
+  a.box->on_link_up(now, kB, b.log->id());
   EXPECT_EQ(carry(a, b), std::vector{Answer::kRefused});
   EXPECT_EQ(a.box->books().outbox_live, 1U);
   b.directory.wipe();
   ASSERT_TRUE(b.start(now, 23));
-  a.box->on_link_up(kB, b.log->id());
+  a.box->on_link_up(now, kB, b.log->id());
   EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});
 }
 
@@ -503,7 +570,7 @@ TEST_F(Mailboxes, WithdrawIsTrueOnlyWhenItIsCertain) {
   EXPECT_FALSE(a.box->withdraw(s)) << "on its way";
   a.box->on_link_down(kB);
   EXPECT_FALSE(a.box->withdraw(s)) << "its answer was lost";
-  a.box->on_link_up(kB, b.log->id());
+  a.box->on_link_up(now, kB, b.log->id());
   ASSERT_EQ(a.box->transmit(kB, 1000).size(), 1U);
   a.box->on_answer(now, kB, b.log->id(), s, Answer::kFull, "");
   EXPECT_TRUE(a.box->withdraw(s)) << "the same incarnation has it not";
@@ -512,7 +579,7 @@ TEST_F(Mailboxes, WithdrawIsTrueOnlyWhenItIsCertain) {
 TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {
   Pod c{kA, {.max_outbox_messages = 100}};
   ASSERT_TRUE(c.start(now, 5));
-  c.box->on_link_up(kB, log_id(2));
+  c.box->on_link_up(now, kB, log_id(2));
   for (int i = 0; i < 30; ++i) {
     Message m = message("m-00000000000000" + std::to_string(10 + i), kA, kB);
     m.priority = static_cast<Priority>(i % 3);
@@ -957,12 +1024,23 @@ class World {
     if (linked_) return;
     for (auto& n : nodes_) {
       Node& peer = other(*n);
-      n->box->on_link_up(peer.name, peer.log->id());
+      n->box->on_link_up(now_, peer.name, peer.log->id());
       for (const Sequence settled : n->box->on_incarnation(peer.name, peer.log->id()))
         ack_is_complete(*n, settled);
+      strangers_end(*n);
       resend_debts(*n);
     }
     linked_ = true;
+  }
+
+  // A pod here has ended before its successor starts: what was not heard of for long enough.
+  void strangers_end(Node& n) {
+    const auto& peer = other(n);
+    for (const AckDebt& d : n.box->ack_debts(peer.name)) {
+      if (d.sender_log == peer.log->id()) continue;
+      for (const Sequence settled : n.box->on_former(peer.name, d.sender_log))
+        ack_is_complete(n, settled);
+    }
   }
 
   void resend_debts(Node& n) {
@@ -1391,6 +1469,7 @@ class World {
         if (round > 20) purge(*n);  // dead letters may fill an inbox until somebody ends them
         flush(*n);
         (void)n->box->tick(now_);
+        strangers_end(*n);
         const Books b = n->box->books();
         busy = busy || b.inbox_live + b.outbox_live + b.dead_live > 0 ||
                !n->box->ack_creditors().empty();
@@ -1418,6 +1497,7 @@ class World {
       now_ += Milliseconds{200000001};
       for (int i = 0; i < 40; ++i) (void)n->box->tick(now_);
       n->box->on_incarnation(other(*n).name, other(*n).log->id());
+      strangers_end(*n);
       EXPECT_LE(n->log->stats().live_records, 6U);
     }
   }

@@ -311,6 +311,7 @@ Result<HttpResponse> Cluster::call(const std::string& name, const std::string& m
   bool token_read_again = false;
   for (bool first = true;; first = false) {
     const bool had_token = tokens_.contains(name);
+    const MonoTime begin = mono_now();
     Result<HttpResponse> response = try_once(name, request, deadline);
     if (response) return response;
     const Code code = response.error().code;
@@ -321,7 +322,10 @@ Result<HttpResponse> Cluster::call(const std::string& name, const std::string& m
     uncertain = uncertain || code == Code::kUnknown;
     const bool again = (code == Code::kUnavailable && (reached_ || insistent_)) ||
                        (code == Code::kUnknown && repeatable) || (code == Code::kFull && patient_);
-    if (!again || mono_now() + wait >= deadline) {
+    // A refusal is certain. Another try that is cut off before its answer would make it unknown.
+    const bool refused = code == Code::kUnavailable && method != "GET";
+    const MonoTime now = mono_now();
+    if (!again || now + wait + (refused ? now - begin : MonoTime::duration{}) >= deadline) {
       if (uncertain && code == Code::kUnavailable && method != "GET") {
         return Error{Code::kUnknown,
                      response.error().message + "\nAn earlier try may have been carried out."};
@@ -361,6 +365,11 @@ Result<Listing> Cluster::tasks(const std::string& name, const std::string& query
                              (query.empty() ? "" : "&" + query) +
                              (after.empty() ? "" : "&after=" + percent_encode(after));
     const Result<json> page = call_json(name, "GET", path, "", true, deadline);
+    if (!page && page.error().code == Code::kNotFound && !after.empty()) {
+      return unavailable("the tasks of swarm " + name +
+                         " changed too much while they were listed; list them again (" +
+                         page.error().message + ")");
+    }
     if (!page) return page.error();
     out.add(*page, "tasks");
     const std::string next = get_text(*page, "next");

@@ -61,8 +61,8 @@ struct Listing {
 
 class Cluster {
  public:
-  Cluster(HttpClient http, std::string name_space)
-      : http_(std::move(http)), namespace_(std::move(name_space)) {}
+  Cluster(const HttpClient& http, std::string name_space)
+      : http_(http), namespace_(std::move(name_space)) {}
 
   [[nodiscard]] const std::string& name_space() const { return namespace_; }
 

@@ -3,6 +3,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <tuple>
 
 #include "commands/command.h"
 #include "text/format.h"
@@ -16,7 +17,7 @@ using nlohmann::json;
 using text::get_text;
 using text::Row;
 
-const std::vector<std::string> kStates{"queued", "running", "done", "failed", "dead", "cancelled"};
+const std::vector<std::string> kStates{"queued", "running", "done", "dead", "cancelled"};
 
 Status check_states(const std::string& states) {
   std::string left = states;
@@ -28,7 +29,7 @@ Status check_states(const std::string& states) {
       const std::string near = text::nearest(state, kStates);
       return invalid("--state " + state + ": " +
                      (near.empty() ? "" : "did you mean " + near + "? ") +
-                     "The states are queued, running, done, failed, dead, cancelled");
+                     "The states are queued, running, done, dead, cancelled");
     }
   }
   return {};
@@ -47,6 +48,13 @@ Result<cluster::Listing> fetch(cluster::Cluster& cluster, const Options& options
         cluster.call_json(swarm, "GET", "/agents", "", true, options.deadline());
     if (!all) return all.error();
     list.add(*all, "agents");
+    // The coordinators tell them in no order; worker-2 stands before worker-10.
+    const auto place = [](const json& agent) {
+      const std::string name = get_text(agent, "name");
+      return std::tuple(get_text(agent, "role"), name.size(), name);
+    };
+    std::sort(list.items.begin(), list.items.end(),
+              [&](const json& a, const json& b) { return place(a) < place(b); });
   }
   if (options.selector.empty()) return list;
   std::vector<json> chosen;

@@ -259,6 +259,20 @@ TEST_F(Program, EveryRefusalHasItsExitCode) {
   }
 }
 
+TEST_F(Program, ARefusalStandsWhenAnotherTryCouldNotBeAnsweredInTime) {
+  cluster_.add_swarm("hello");
+  std::atomic<int> calls{0};
+  cluster_.task_api("hello", "POST", "/tasks", [&](const FakeRequest&) {
+    ++calls;
+    std::this_thread::sleep_for(std::chrono::milliseconds(400));
+    return FakeResponse{503, R"({"code":"unavailable","message":"nothing was accepted"})"};
+  });
+  const auto ran = cluster_.run({"submit", "hello", "x", "--timeout", "900ms"});
+  EXPECT_EQ(ran.code, 6) << ran.err;
+  EXPECT_THAT(ran.err, HasSubstr("nothing was accepted"));
+  EXPECT_EQ(calls, 1);
+}
+
 TEST_F(Program, ASwarmThatIsNotThereIsNamedWithThoseThatAre) {
   cluster_.add_swarm("hello");
   cluster_.add_swarm("refactor");
@@ -333,6 +347,40 @@ TEST_F(Program, LinesAreTasks) {
   EXPECT_EQ(cluster_.run({"submit", "hello", "--lines", "/nonexistent"}).code, 2);
 }
 
+TEST_F(Program, LinesStopWhereNobodyTakesTheAnswers) {
+  cluster_.add_swarm("hello");
+  std::atomic<int> number{0};
+  cluster_.task_api("hello", "POST", "/tasks", [&](const FakeRequest&) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return FakeResponse{201,
+                        R"({"id":"t-0-)" + std::to_string(++number) + R"(","survives":"node"})"};
+  });
+  std::string lines;
+  for (int i = 0; i < 500; ++i) lines += "line\n";
+  const auto cut = cluster_.run({"submit", "hello", "--lines", "-"}, lines, "", "/dev/full");
+  const std::size_t sent = cluster_.received("POST", "/v1/tasks").size();
+  EXPECT_LT(sent, 200U);
+  EXPECT_EQ(cut.code, 8);
+  EXPECT_THAT(cut.err, HasSubstr("standard output: No space left on device"));
+  EXPECT_THAT(cut.err, HasSubstr("nothing after line " + std::to_string(sent) + " was sent"));
+  // All were sent, and still somebody has to know that an answer is missing.
+  const auto last = cluster_.run({"submit", "hello", "--lines", "-"}, "one\n", "", "/dev/full");
+  EXPECT_EQ(last.code, 1);
+  EXPECT_THAT(last.err, HasSubstr("standard output: No space left on device"));
+  EXPECT_THAT(last.err, testing::Not(HasSubstr("was sent")));
+}
+
+TEST_F(Program, LinesThatCannotBeReadAreNoEnd) {
+  cluster_.add_swarm("hello");
+  const std::string folder = cluster_.directory();
+  const auto named = cluster_.run({"submit", "hello", "--lines", folder});
+  EXPECT_EQ(named.code, 1);
+  EXPECT_THAT(named.err, HasSubstr("--lines " + folder + " could not be read after line 0: Is a"));
+  const auto input = cluster_.run({"submit", "hello", "--lines", "-"}, "", folder);
+  EXPECT_EQ(input.code, 1);
+  EXPECT_THAT(input.err, HasSubstr("--lines - could not be read after line 0: Is a directory"));
+}
+
 TEST_F(Program, GetTasksReadsAllPages) {
   cluster_.add_swarm("hello");
   cluster_.task_api("hello", "GET", "/tasks", [](const FakeRequest& request) {
@@ -350,6 +398,7 @@ TEST_F(Program, GetTasksReadsAllPages) {
             "t-0-2   queued    -/-       -          -         -     -             -\n");
   EXPECT_THAT(cluster_.received("GET", "/v1/tasks")[0].query, HasSubstr("state=queued,running"));
   EXPECT_EQ(cluster_.run({"get", "tasks", "-o", "name", "-l", "a=b"}).out, "task/t-0-2\n");
+  EXPECT_EQ(cluster_.run({"get", "tasks", "-o=name", "-l=a=b"}).out, "task/t-0-2\n");  // as kubectl
   EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["tasks"].size(), 2U);
   task("hello", R"("state":"done","result":{"preview":"3"})");
   EXPECT_EQ(cluster_.run({"get", "task/t-0-1"}).out,
@@ -358,6 +407,19 @@ TEST_F(Program, GetTasksReadsAllPages) {
   EXPECT_EQ(json::parse(cluster_.run({"get", "task", "t-0-1", "-o", "json"}).out)["state"], "done");
   EXPECT_THAT(cluster_.run({"get", "tasks", "-o", "yaml"}).out,
               HasSubstr("tasks:\n- agent: worker-1\n  id: t-0-1\n"));
+}
+
+TEST_F(Program, AListThatCannotBeReadToItsEndIsNone) {
+  cluster_.add_swarm("hello");
+  cluster_.task_api("hello", "GET", "/tasks", [](const FakeRequest& request) {
+    if (request.query.find("after=") != std::string::npos)
+      return FakeResponse{404, R"({"code":"not_found","message":"list again from the start"})"};
+    return FakeResponse{200, R"({"tasks":[{"id":"t-0-1","state":"done"}],"next":"0:t-0-1"})"};
+  });
+  const auto ran = cluster_.run({"get", "tasks", "hello"});
+  EXPECT_EQ(ran.code, 6);
+  EXPECT_EQ(ran.out, "");
+  EXPECT_THAT(ran.err, HasSubstr("list them again"));
 }
 
 TEST_F(Program, ATeamThatDoesNotAnswerIsNamed) {
@@ -378,12 +440,13 @@ TEST_F(Program, ATeamThatDoesNotAnswerIsNamed) {
   }
   EXPECT_EQ(json::parse(cluster_.run({"get", "tasks", "-o", "json"}).out)["missingTeams"],
             json::parse("[1]"));
-  cluster_.task_api("hello", "GET", "/agents", 200,
-                    R"({"agents":[{"name":"worker-3"}],"missingTeams":[2,4]})");
+  cluster_.task_api(
+      "hello", "GET", "/agents", 200,
+      R"({"agents":[{"name":"worker-10"},{"name":"worker-3"}],"missingTeams":[2,4]})");
   cluster_.task_api("hello", "GET", "/stats", 200, R"({"tasks":{"queued":1},"missingTeams":[2]})");
   const auto agents = cluster_.run({"get", "agents", "hello", "-o", "name"});
   EXPECT_EQ(agents.code, 8);
-  EXPECT_EQ(agents.out, "agent/worker-3\n");
+  EXPECT_EQ(agents.out, "agent/worker-3\nagent/worker-10\n");
   EXPECT_THAT(agents.err, HasSubstr("team 2 did not answer: its agents"));
   EXPECT_THAT(agents.err, HasSubstr("team 4 did not answer: its agents"));
   EXPECT_EQ(cluster_.run({"describe", "agent/worker-9"}).code, 6) << "it may be in those teams";
@@ -546,6 +609,7 @@ TEST_F(Program, WrongCallsSayWhatToWrite) {
       {{"get", "task5"}, "did you mean tasks?"},
       {{"get", "swarms"}, "kubectl get swarms"},
       {{"get", "tasks", "--state", "runing"}, "did you mean running?"},
+      {{"get", "tasks", "--state", "failed"}, "are queued, running, done, dead, cancelled"},
       {{"get", "task/t-0-1", "-w"}, "get task/T shows one task"},
       {{"describe", "pod/x"}, "write task/T, agent/A"},
       {{"describe", "task/17"}, "task/t-0-1f"},

@@ -142,19 +142,39 @@ class Bulk {
       for (std::size_t i = 0; i < kInFlight; ++i) workers.emplace_back([this] { work(); });
     }
     if (progress_) std::fprintf(stderr, "\r%zu accepted, %zu not\n", accepted_, refused_);
-    if (accepted_ > 0 && refused_ == 0) return 0;
     if (refused_ > 0) {
       std::fprintf(stderr, "error: %zu of %zu lines were not accepted\n", refused_,
                    accepted_ + refused_);
-      return accepted_ > 0 ? kExitPartial : first_code_;
     }
+    if (!print_error_.empty()) {
+      std::fprintf(stderr, "error: standard output: %s%s\n", print_error_.c_str(),
+                   over_ ? "" : not_sent().c_str());
+    } else if (!over_) {
+      std::fprintf(stderr, "error: stopped%s\n", not_sent().c_str());
+    }
+    if (!read_error_.empty()) {
+      fail(invalid("--lines " + options_.lines + " could not be read after line " +
+                   std::to_string(number_) + ": " + read_error_));
+    }
+    if (accepted_ > 0) {
+      if (refused_ > 0 || !over_ || !read_error_.empty()) return kExitPartial;
+      return print_error_.empty() ? 0 : 1;
+    }
+    if (refused_ > 0) return first_code_;
+    if (!read_error_.empty()) return 1;
     return fail(invalid("--lines " + options_.lines + ": there is no line in it"));
   }
 
  private:
   bool next(std::string& line, std::size_t& number) {
     const std::lock_guard lock(mutex_);
-    while (!stop_ && std::getline(lines_, line)) {
+    while (!stop_ && !over_) {
+      errno = 0;
+      if (!std::getline(lines_, line)) {
+        over_ = true;
+        if (lines_.bad()) read_error_ = std::strerror(errno == 0 ? EIO : errno);
+        return false;
+      }
       ++number_;
       if (!line.empty() && line.back() == '\r') line.pop_back();
       if (line.find_first_not_of(" \t") == std::string::npos) continue;
@@ -162,6 +182,10 @@ class Bulk {
       return true;
     }
     return false;
+  }
+
+  [[nodiscard]] std::string not_sent() const {
+    return "; nothing after line " + std::to_string(number_) + " was sent";
   }
 
   void work() {
@@ -192,7 +216,10 @@ class Bulk {
     const std::lock_guard lock(mutex_);
     if (accepted) {
       ++accepted_;
-      if (!print(out)) stop_ = true;  // nobody reads any more
+      if (print_error_.empty() && !print(out)) {
+        print_error_ = std::strerror(errno);
+        stop_ = true;  // what is accepted now could not be told
+      }
     } else {
       if (refused_++ == 0) first_code_ = exit_code(accepted.error().code);
       std::fprintf(stderr, "%sline %zu: %s\n", progress_ ? "\r" : "", number,
@@ -217,6 +244,9 @@ class Bulk {
   std::size_t refused_ = 0;
   int first_code_ = 1;
   bool stop_ = false;
+  bool over_ = false;        // the last line has been read, or none can be
+  std::string print_error_;  // "": every answer was printed
+  std::string read_error_;   // "": the lines ended where the file does
 };
 
 }  // namespace
@@ -284,6 +314,7 @@ int submit(const Options& options) {
   const Result<cluster::Cluster*> cluster = session.open();
   if (!cluster) return fail(cluster.error());
   if (!bulk) return submit_one(**cluster, options, *swarm);
+  std::ios::sync_with_stdio(false);  // synchronised, a failed read would look like the end
   return Bulk(**cluster, options, *swarm, options.lines == "-" ? std::cin : file).run();
 }
 

@@ -74,7 +74,6 @@ int act(const Options& options, const std::string& verb) {
   const std::string state = text::shorten(get_text(*task, "state"), 20);
   if (verb == "retry") return print("task/" + id + " is " + state + " again\n") ? 0 : 1;
   if (state == "cancelled") return print("task/" + id + " cancelled\n") ? 0 : 1;
-  if (text::is_final(*task)) return print("task/" + id + " was already " + state + "\n") ? 0 : 1;
   return print("task/" + id + " is being cancelled (now " + state + ")\n") ? 0 : 1;
 }
 

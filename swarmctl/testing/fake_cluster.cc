@@ -256,19 +256,22 @@ void FakeCluster::serve(int fd) {
 }
 
 FakeCluster::Ran FakeCluster::run(const std::vector<std::string>& arguments,
-                                  const std::string& input) {
-  const std::string in = directory_ + "/in";
-  const std::string out = directory_ + "/out";
+                                  const std::string& input, const std::string& input_path,
+                                  const std::string& output_path) {
+  const std::string in = input_path.empty() ? directory_ + "/in" : input_path;
+  const std::string out = output_path.empty() ? directory_ + "/out" : output_path;
   const std::string err = directory_ + "/err";
-  std::ofstream(in, std::ios::binary) << input;
+  if (input_path.empty()) std::ofstream(in, std::ios::binary) << input;
   std::vector<std::string> words{"kubectl-swarm"};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<std::string> environment{"PATH=" + directory_ + "/bin:/usr/bin:/bin",
                                        "TMPDIR=" + directory_ + "/tmp", "HOME=" + directory_};
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::vector<char*> envp;
+  envp.reserve(environment.size() + 1);
   for (std::string& entry : environment) envp.push_back(entry.data());
   envp.push_back(nullptr);
   const pid_t pid = ::fork();
@@ -293,7 +296,7 @@ FakeCluster::Ran FakeCluster::run(const std::vector<std::string>& arguments,
     ::kill(pid, SIGTERM);  // it cleans up after itself
     ::waitpid(pid, &status, 0);
   }
-  ran.out = slurp(out);
+  if (output_path.empty()) ran.out = slurp(out);
   ran.err = slurp(err);
   return ran;
 }

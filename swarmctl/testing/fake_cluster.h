@@ -57,8 +57,10 @@ class FakeCluster {
     std::string out;
     std::string err;
   };
-  // Runs the program with the fake kubectl in PATH.
-  Ran run(const std::vector<std::string>& arguments, const std::string& input = "");
+  // Runs the program with the fake kubectl in PATH. Not "": what its standard input and output are
+  // instead of `input` and a file, which is `out`.
+  Ran run(const std::vector<std::string>& arguments, const std::string& input = "",
+          const std::string& input_path = "", const std::string& output_path = "");
   // What the fake kubectl was called with, one line per call.
   std::string kubectl_calls();
   // The fake proxies that are still alive.

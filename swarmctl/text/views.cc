@@ -253,7 +253,7 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   field(out, "Topology",
         word(topology, "type") + ", coordinators " + number(topology, "coordinators"));
   if (get_flag(spec, "suspend"))
-    field(out, "Suspended", "yes: no task is handed out; pods and queue stay");
+    field(out, "Suspended", "yes: no task is handed out once Ready says so; pods and queue stay");
   const json& agents = get(status, "agents");
   field(out, "Agents", word(agents, "summary") + " ready, busy " + number(agents, "busy"));
   const json& tasks = get(status, "tasks");
@@ -315,7 +315,7 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
   }
   out += "\n";
   std::string line = "tasks ";
-  for (const char* state : {"queued", "running", "done", "failed", "dead", "cancelled"}) {
+  for (const char* state : {"queued", "running", "done", "dead", "cancelled"}) {
     line += std::string(" ") + state + " " + number(tasks, state) + " ";
   }
   if (get_number(tasks, "queued") > 0 && tasks.contains("oldestQueuedSeconds")) {

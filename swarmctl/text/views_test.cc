@@ -157,7 +157,7 @@ TEST(Views, TopShowsTheBusyFirst) {
       R"([{"name":"worker-0","state":"idle"},{"name":"worker-1","state":"busy","sinceSeconds":3},
     {"name":"worker-2","state":"busy","sinceSeconds":9}])");
   const std::string page = top("hello", stats, agents);
-  EXPECT_THAT(page, HasSubstr("queued 1  running 1  done 5"));
+  EXPECT_THAT(page, HasSubstr("queued 1  running 1  done 5  dead 0  cancelled 0"));
   EXPECT_THAT(page, HasSubstr("oldest queued 7s"));
   EXPECT_THAT(page, HasSubstr("agents 3, busy 2"));
   EXPECT_LT(page.find("worker-2"), page.find("worker-1"));
