@@ -6,13 +6,13 @@ export CONTEXT REGISTRY SCENARIO ONLY NODES
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
-demo: ## from nothing to agents at work and a verdict; 12 min the first time, 90 s later; CONTEXT=name: on your cluster
+demo: ## from nothing to agents at work and a verdict; 17 min the first time, 2 min later; CONTEXT=name: on your cluster
 	@scripts/demo
 demo-down: ## take the demo away and look that nothing is left; 5 s
 	@scripts/demo down
 build: ## packages and programs into build/release/bin; 4 min the first time
 	@scripts/build
-test: ## everything a change must pass; 20 min from nothing, 11 min warm
+test: ## everything a change must pass; 33 min from nothing, 11 min warm
 	@scripts/test
 test-unit: ## tests that need no cluster; 1 min after build
 	@scripts/test-unit

@@ -113,8 +113,9 @@ void serve_team_lease(const std::string& address, std::uint16_t port,
       if (watches.size() > kMaxWatches) watches.pop_front();
       continue;
     }
-    if (target.find("/swarms/") != std::string::npos) {
-      connection->answer(kSwarm);
+    if (target.find("/swarms?") != std::string::npos) {
+      connection->answer(std::string(R"({"metadata":{"resourceVersion":"1"},"items":[)") + kSwarm +
+                         "]}");
       continue;
     }
     if (target.starts_with("PUT ")) lease = request.substr(request.find("\r\n\r\n") + 4);

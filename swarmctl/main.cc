@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstring>
+#include <set>
 
 #include "commands/command.h"
 #include "text/format.h"
@@ -133,6 +134,7 @@ void add_flags(CLI::App& command, const std::string& name, Options& options, std
     flag("--state", options.states, "STATE,…", "only tasks in these states");
     flag("-l,--selector", options.selector, "LABELS", "only tasks with these labels: a=b,c!=d");
     command.add_flag("-w,--watch", options.watch, "go on and show what changes");
+    command.add_flag("--no-headers", options.no_headers, "a table without its first line");
   }
   if (name == "logs") {
     command.add_flag("-f,--follow", options.follow, "go on until the task is over");
@@ -147,15 +149,30 @@ void add_flags(CLI::App& command, const std::string& name, Options& options, std
   }
 }
 
+// The flags of any verb that take a value: -o, --output, …
+std::set<std::string> value_flags() {
+  std::set<std::string> out;
+  for (const Verb& verb : kVerbs) {
+    Options options;
+    std::string timeout;
+    CLI::App command;
+    add_flags(command, verb.name, options, timeout);
+    for (const CLI::Option* option : command.get_options()) {
+      if (option->get_items_expected_max() == 0) continue;
+      for (const std::string& name : option->get_snames()) out.insert("-" + name);
+      for (const std::string& name : option->get_lnames()) out.insert("--" + name);
+    }
+  }
+  return out;
+}
+
 // kubectl reads -o=json as -o json; CLI11 would take the = for a part of the value.
-void split_short_flags(std::vector<std::string>& words) {
+void split_short_flags(std::vector<std::string>& words, const std::set<std::string>& take_value) {
   for (std::size_t i = 0; i < words.size(); ++i) {
     std::string& word = words[i];
     if (word == "--") return;
-    const bool value =
-        i > 0 && (words[i - 1] == "--key" || words[i - 1] == "--id" || words[i - 1] == "--label");
-    if (!value && word.size() > 3 && word[0] == '-' && word[2] == '=' &&
-        std::string_view("nol").find(word[1]) != std::string_view::npos) {
+    const bool value = i > 0 && take_value.contains(words[i - 1]);
+    if (!value && word.size() > 3 && word[2] == '=' && take_value.contains(word.substr(0, 2))) {
       word.erase(2, 1);
     }
   }
@@ -184,13 +201,11 @@ std::string subcommand_help(const Verb& verb, const CLI::App& command) {
 int main(int argc, char** argv) {
   // The verb is the first word that is no flag; flags that stand before it are read as its own.
   std::vector<std::string> words(argv + 1, argv + argc);
+  const std::set<std::string> take_value = value_flags();
   std::size_t at = 0;
   while (at < words.size() && words[at].size() > 1 && words[at][0] == '-') {
-    const bool takes_value = words[at] == "-n" || words[at] == "--namespace" ||
-                             words[at] == "--context" || words[at] == "--kubeconfig" ||
-                             words[at] == "--timeout";
     if (words[at] == "--help" || words[at] == "-h" || words[at] == "--version") break;
-    at += takes_value ? 2 : 1;
+    at += take_value.contains(words[at]) ? 2 : 1;
   }
   std::string name = at < words.size() ? words[at] : "";
   if (name == "help" && at + 1 < words.size()) {  // help VERB
@@ -225,7 +240,7 @@ int main(int argc, char** argv) {
         (near.empty() ? "; kubectl swarm --help lists them" : "; did you mean " + near + "?"));
   }
   words.erase(words.begin() + static_cast<std::ptrdiff_t>(at));
-  split_short_flags(words);
+  split_short_flags(words, take_value);
 
   Options options;
   std::string timeout;

@@ -217,6 +217,7 @@ void Program::stop() {
   while (::waitid(P_PID, static_cast<id_t>(pid_), &ignored, WSTOPPED) != 0 && errno == EINTR) {
   }
 }
+
 std::string Program::out() const { return slurp(out_path_); }
 std::string Program::err() const { return slurp(err_path_); }
 

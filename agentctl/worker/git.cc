@@ -199,6 +199,23 @@ bool clone_from(const std::string& repository, const GitJob& job, std::string& b
          0;
 }
 
+// In this order, since an attempt that has lost its task may still be here: what the next owner
+// pushes is either seen, then the lease is not confirmed any more, or makes git refuse this push.
+bool replace_branch(const GitJob& job, const std::string& ref,
+                    const std::function<void()>& confirm) {
+  const std::string& clone = job.clone_directory;
+  const Ran url = git({"remote", "get-url", "--push", "origin"}, clone);
+  if (url.code != 0) return false;
+  const Ran seen = git({"ls-remote", url.out, ref}, clone);
+  if (seen.code != 0) return false;
+  confirm();
+  const std::string expected = seen.out.substr(0, seen.out.find('\t'));  // "": no such branch
+  return git({"push", "--quiet", "--force-with-lease=" + ref + ":" + expected, "origin",
+              "HEAD:" + ref},
+             clone)
+             .code == 0;
+}
+
 }  // namespace
 
 Result<GitSource> parse_git_source(const std::string& text) {
@@ -274,7 +291,7 @@ int git_prepare(const GitJob& job) {
   return 0;
 }
 
-int git_finish(const GitJob& job, const std::string& base) {
+int git_finish(const GitJob& job, const std::string& base, const std::function<void()>& confirm) {
   set_git_environment(job);
   const std::string& clone = job.clone_directory;
   const Ran unmerged = git({"ls-files", "--unmerged"}, clone);
@@ -298,9 +315,7 @@ int git_finish(const GitJob& job, const std::string& base) {
   if (head.out == base) return 0;  // no change, no push
   const std::string branch = task_branch(job.task);
   Milliseconds wait{500};
-  for (int attempt = 1;; ++attempt) {
-    if (git({"push", "--quiet", "--force", "origin", "HEAD:refs/heads/" + branch}, clone).code == 0)
-      break;
+  for (int attempt = 1; !replace_branch(job, "refs/heads/" + branch, confirm); ++attempt) {
     if (attempt == kPushTries) return 1;
     std::this_thread::sleep_for(wait);
     wait *= 2;

@@ -7,6 +7,7 @@
 // flock. Nothing in it is needed: whatever is wrong with it, it is made again.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "base/ids.h"
@@ -41,8 +42,9 @@ std::string task_branch(const TaskId& task);
 // Clones; prints "base <commit>". Exit code 0, or 1 after a message on stderr.
 int git_prepare(const GitJob& job);
 // Commits what is left, pushes when there is something new; then prints "branch <b>" and "commit
-// <c>". As above.
-int git_finish(const GitJob& job, const std::string& base);
+// <c>". As above. `confirm` returns once the coordinator has said that this attempt still owns the
+// task; it is asked before each try to push.
+int git_finish(const GitJob& job, const std::string& base, const std::function<void()>& confirm);
 
 // $TMPDIR or /tmp, plus agentctl-cache-<uid>.
 std::string default_cache_root();

@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "base/check.h"
 #include "base/ids.h"
@@ -70,6 +71,21 @@ Status write_whole_file(const std::string& path, std::string_view bytes) {
   }
   if (!fd.open()) return internal_error(path + ": " + std::strerror(errno));
   return {};
+}
+
+// Returns once the coordinator has said that the lease is still this attempt's. Runs in the process
+// of a git step, so over a connection of its own; until then it asks on, and the loop ends the step
+// when the lease is lost, the task cancelled, or the step too long.
+void await_confirmation(const std::string& path, const TaskId& task, std::int64_t attempt) {
+  agent::SocketClient socket(path);
+  for (Milliseconds pause = kReportFirstRetry;; pause = std::min(pause * 2, kReportMostRetry)) {
+    Request request("task_extend");
+    request.set("taskId", task.value).set_number("attempt", attempt).set_flag("confirm", true);
+    const Answer answer = socket.call(std::move(request), mono_now() + kAnswerWait);
+    if (answer.ok && !answer.fields.flag("cancel")) return;
+    say("not pushed yet: " + (answer.ok ? "the task is cancelled" : answer.message));
+    std::this_thread::sleep_for(pause);
+  }
 }
 
 // What the swarm takes (spec.mailbox.maxMessageBytes; an older sidecar does not say) may be less
@@ -231,8 +247,7 @@ void Loop::release_unwanted(const Object& task, MonoTime now) {
   Request request("task_fail");
   request.set("taskId", task.text("id"))
       .set_number("attempt", task.number("attempt", 1))
-      .set("kind", "released")
-      .set_flag("taken", false);
+      .set("kind", "released");
   request.set("message", "the agent is being shut down").set_texts("lastLines", {});
   releases_.push_back(socket_.submit(std::move(request), now + Milliseconds(2000)));
 }
@@ -328,8 +343,9 @@ void Loop::start_step(Step step, MonoTime now) {
   if (step == Step::kPrepare) {
     spec.function = [git] { return git_prepare(git); };
   } else if (step == Step::kFinish) {
-    const std::string base = job.base;
-    spec.function = [git, base] { return git_finish(git, base); };
+    spec.function = [git, base = job.base, path = socket_.path(), attempt = job.attempt] {
+      return git_finish(git, base, [&] { await_confirmation(path, git.task, attempt); });
+    };
   } else {
     spec.argv = job.command.empty() ? options_.command : job.command;
     spec.directory = job.work_directory;
@@ -633,6 +649,10 @@ int Loop::run() {
     }
     now = mono_now();
     if (log_entry != 0 && entries[log_entry].revents != 0) write_log();
+    // Signals after the socket and before its answers: a task that comes together with SIGTERM is
+    // not begun. And before reap(): of a child that ends they tell once.
+    socket_.pump(now);
+    on_signals(now);
     Exit exit;
     const bool ended = reap(job_ ? job_->child.pid : -1, &exit);
     if (log_.size() < kLogBufferBytes) read_child(false, now);
@@ -640,8 +660,6 @@ int Loop::run() {
       job_->exited = exit;
       end_step(now);
     }
-    socket_.pump(now);
-    on_signals(now);  // before a task is begun that came together with SIGTERM
     for (const Answer& answer : socket_.take()) on_answer(answer, now);
     sample_cpu(now);
     if (job_) perform(job_->run.on_tick(now), now);

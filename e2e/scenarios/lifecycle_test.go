@@ -29,12 +29,15 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
+// lifeGrace is longer than anything here takes, on any machine: what ends earlier has been ended.
+const lifeGrace = 120
+
 func (w *world) life() {
 	l := lifetime{world: w, name: "life"}
 	l.explain()
 	begin := time.Now()
 	w.apply(swarmOf{name: l.name, replicas: 2, agent: object{"command": []string{"agentctl", "work", "--", "sh"}}, // a task is a script
-		workers: object{"taskGraceSeconds": 30, "maxUnavailable": 1}, spec: object{"shutdown": object{"drainTimeoutSeconds": 5}}}.manifest())
+		workers: object{"taskGraceSeconds": lifeGrace, "maxUnavailable": 1}, spec: object{"shutdown": object{"drainTimeoutSeconds": 5}}}.manifest())
 	w.readySwarm(l.name, 2)
 	l.time("apply to Ready, 2 agents", begin, time.Minute)
 	l.api = w.taskAPI(l.name)
@@ -432,7 +435,9 @@ func (l *lifetime) sidecars() {
 			if !found {
 				l.Fatalf("%s is gone", pod.Name)
 			}
-			if restarts(after) <= restarts(pod) || !ready(after) {
+			if n := restarts(after) - restarts(pod); n > 1 {
+				l.Fatalf("%s: its sidecar was started again %d times", pod.Name, n)
+			} else if n == 0 || !ready(after) {
 				return fmt.Sprintf("%s: sidecar restarted %d times, before %d; ready: %t", pod.Name, restarts(after), restarts(pod), ready(after))
 			}
 		}
@@ -514,5 +519,5 @@ func (l *lifetime) remove() {
 		}
 		return ""
 	})
-	l.time(fmt.Sprintf("Swarm deleted, until its %d objects of %d kinds are gone, agents at work and a grace of 30 s", len(before), len(kinds)), begin, time.Minute)
+	l.time(fmt.Sprintf("Swarm deleted, until its %d objects of %d kinds are gone, agents at work and a grace of %d s", len(before), len(kinds), lifeGrace), begin, time.Minute)
 }

@@ -124,26 +124,26 @@ type world struct {
 }
 
 // What fails carries a word that scripts/e2e finds again: go test -json does not tell an error from a remark.
-const failed = "error: "
+const failed = "error:"
 
 func (w *world) Error(args ...any) {
 	w.Helper()
-	w.T.Error(failed + strings.TrimSuffix(fmt.Sprintln(args...), "\n"))
+	w.T.Error(append([]any{failed}, args...)...)
 }
 
 func (w *world) Errorf(format string, args ...any) {
 	w.Helper()
-	w.T.Errorf(failed+format, args...)
+	w.T.Errorf(failed+" "+format, args...)
 }
 
 func (w *world) Fatal(args ...any) {
 	w.Helper()
-	w.T.Fatal(failed + strings.TrimSuffix(fmt.Sprintln(args...), "\n"))
+	w.T.Fatal(append([]any{failed}, args...)...)
 }
 
 func (w *world) Fatalf(format string, args ...any) {
 	w.Helper()
-	w.T.Fatalf(failed+format, args...)
+	w.T.Fatalf(failed+" "+format, args...)
 }
 
 type option func(*corev1.Namespace)

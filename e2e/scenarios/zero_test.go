@@ -15,7 +15,7 @@ func TestZero(t *testing.T) {
 	t.Parallel()
 	l := lifetime{world: newWorld(t, restricted), name: "none"}
 	l.apply(swarmOf{name: l.name, replicas: 3, agent: object{"command": []string{"agentctl", "work", "--", "sh"}}, // a task is a script
-		workers: object{"taskGraceSeconds": 30}, spec: object{"shutdown": object{"drainTimeoutSeconds": 5}}}.manifest())
+		workers: object{"taskGraceSeconds": lifeGrace}, spec: object{"shutdown": object{"drainTimeoutSeconds": 5}}}.manifest())
 	l.readySwarm(l.name, 3)
 	l.api = l.taskAPI(l.name)
 	started, agents := l.holdAtWork(3), l.agents()

@@ -325,18 +325,25 @@ std::optional<Event> dropped_on_delete(const api::Swarm& swarm, const Observed& 
   const Context context(swarm, observed, Settings{}, 0);
   std::int64_t queued = 0;
   std::int64_t running = 0;
+  int known = 0;
   for (const auto& [team, report] : context.reports) {
     queued += report.tasks.queued;
     running += report.tasks.running;
+    if (!context.is_surplus_coordinator(team)) ++known;
   }
-  if (context.reports.empty()) {  // the Leases may be gone already
-    queued = swarm.status.tasks.queued;
-    running = swarm.status.tasks.running;
+  const int teams = context.topology.coordinators;
+  if (known < teams) {  // the operator was away when its Lease went, or it was never seen
+    queued = std::max(queued, swarm.status.tasks.queued);
+    running = std::max(running, swarm.status.tasks.running);
   }
   if (queued + running == 0) return std::nullopt;
+  const std::string text = count_of(queued, "queued task") + " and " + std::to_string(running) +
+                           " running; they are dropped with it";
+  if (known == teams) return Event{"Warning", "SwarmDeleted", "Deleted with " + text};
   return Event{"Warning", "SwarmDeleted",
-               "Deleted with " + count_of(queued, "queued task") + " and " +
-                   std::to_string(running) + " running; they are dropped with it"};
+               "Deleted with about " + text + ". About: the operator knows the last report of " +
+                   std::to_string(known) + " of " + count_of(teams, "team") +
+                   ", and a status up to " + std::to_string(kCountsInterval / 1000) + " s old"};
 }
 
 std::string to_text(const Plan& plan) {

@@ -289,8 +289,9 @@ Plan plan_cut_off(const api::Swarm& swarm, std::string_view why, const Memory& m
 // What to tell about pods that were made and deleted: `done` are the actions that succeeded.
 std::vector<Event> pod_events(const std::vector<const Action*>& done);
 
-// For the DELETED watch event of a Swarm: what was dropped with it, from the last reports; nullopt
-// when nothing was.
+// For the DELETED watch event of a Swarm: what was dropped with it, from the last report of each
+// team in observed.leases, also of those that are gone; nullopt when nothing was. Where one is
+// missing, the status has a say, and the Event says so.
 std::optional<Event> dropped_on_delete(const api::Swarm& swarm, const Observed& observed);
 
 // For people: one line per action, then the status conditions, events, when it will look again.

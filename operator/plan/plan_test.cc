@@ -518,6 +518,11 @@ TEST(Plan, SuspendKeepsThePodsAndSaysSo) {
   World world;
   world.set_spec(R"({"workers":{"replicas":2}})");
   ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = report.suspended.emplace() = true;
+  report.effective = 100;
+  world.report(0, report);
   world.set_spec(R"({"suspend":true,"workers":{"replicas":2}})");
   const Plan plan = world.step();
   EXPECT_TRUE(plan.actions.empty()) << to_text(plan);
@@ -535,13 +540,16 @@ TEST(Plan, SuspendedIsSaidWhenTheCoordinatorsKnow) {
   report.effective = 100;
   report.suspended = false;
   world.report(0, report);
-  world.report(1, report);
   ASSERT_TRUE(world.settle());
   world.set_spec(R"({"suspend":true,"workers":{"replicas":4},"topology":{"teamSize":2}})");
   world.step();
   EXPECT_EQ(reason_of(world.swarm), "True Suspending");
   report.suspended = true;
   world.report(0, report);
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Suspending") << "of team 1 nothing is known";
+  report.suspended = false;
+  world.report(1, report);
   world.step();
   EXPECT_EQ(reason_of(world.swarm), "True Suspending");
   report.suspended.reset();  // of an older build: believed
@@ -1052,6 +1060,29 @@ TEST(Plan, WhatWasDroppedIsCounted) {
   ASSERT_TRUE(event);
   EXPECT_EQ(event->message,
             "Deleted with 114 queued tasks and 2 running; they are dropped with it");
+}
+
+TEST(Plan, WhatWasDroppedIsOnlyAboutRightWithoutEveryTeamsReport) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":4},"topology":{"type":"Hybrid","teamSize":2}})");
+  ASSERT_TRUE(world.settle());
+  ASSERT_EQ(world.seen.leases.size(), 2U);
+  EXPECT_FALSE(dropped_on_delete(world.swarm, world.seen)) << "nothing was ever queued";
+  api::TeamReport report;
+  report.time = world.now;
+  report.tasks.queued = 4;
+  report.tasks.running = 3;
+  world.report(0, report);
+  world.swarm.status.tasks.queued = 9;  // of both teams, up to 30 s ago
+  world.swarm.status.tasks.running = 2;
+  const auto event = dropped_on_delete(world.swarm, world.seen);
+  ASSERT_TRUE(event);
+  EXPECT_EQ(event->message,
+            "Deleted with about 9 queued tasks and 3 running; they are dropped with it. About: the "
+            "operator knows the last report of 1 of 2 teams, and a status up to 30 s old");
+  world.report(1, {});
+  EXPECT_EQ(dropped_on_delete(world.swarm, world.seen)->message,
+            "Deleted with 4 queued tasks and 3 running; they are dropped with it");
 }
 
 TEST(Plan, CreationsPerMinuteAreCapped) {

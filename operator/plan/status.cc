@@ -332,13 +332,14 @@ class Builder {
            " of the last report wait for the coordinator; their copies are in other pods.";
   }
 
-  // Some coordinator may still hand out tasks.
+  // Some coordinator may still hand out tasks: one that has not said otherwise.
   [[nodiscard]] bool suspending() const {
-    return std::any_of(context_.reports.begin(), context_.reports.end(), [&](const auto& entry) {
-      const auto& [team, report] = entry;
-      return report.ready && !report.suspended.value_or(true) &&
-             !context_.is_surplus_coordinator(team);
-    });
+    for (int team = 0; team < context_.topology.coordinators; ++team) {
+      const auto found = context_.reports.find(team);
+      if (found == context_.reports.end()) return true;
+      if (found->second.ready && !found->second.suspended.value_or(true)) return true;
+    }
+    return false;
   }
 
   [[nodiscard]] Condition good_condition(const Counts& counts) const {

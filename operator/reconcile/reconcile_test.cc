@@ -17,6 +17,7 @@ namespace {
 
 using nlohmann::json;
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 using Verdict = FakeCluster::Verdict;
 using Fault = FakeCluster::Fault;
 
@@ -527,6 +528,103 @@ TEST_F(ExecutorTest, EventsAreCountedUpInOneObject) {
   for (int i = 0; i < 3; ++i) executor.emit(swarm, {"Normal", "Scaled", "3 pods"});
   ASSERT_EQ(cluster.all("events").size(), 1U);
   EXPECT_EQ(cluster.all("events")[0]["count"], 3);
+}
+
+// ---- What the Event says of a Swarm that is gone.
+
+class DeletedTest : public ExecutorTest {
+ protected:
+  DeletedTest() {
+    given = swarm_object(2);
+    // Of half a minute ago.
+    given["status"] = {{"topology", {{"coordinators", 2}}}, {"tasks", {{"queued", 90}}}};
+    swarms.put(given);
+    leases.put(lease(0, 4, 1));
+    leases.put(lease(1, 3, 2));
+  }
+  static json lease(int team, int queued, int running) {
+    api::TeamReport report;
+    report.time = 1;
+    report.tasks.queued = queued;
+    report.tasks.running = running;
+    json out = json::parse(
+        object("Lease", "hello-team-" + std::to_string(team), "0a1b2c3d-aaaa").manifest);
+    out["metadata"]["annotations"][std::string(api::kReportAnnotation)] = api::to_text(report);
+    return out;
+  }
+  std::vector<std::string> told() {
+    reconciler.reconcile({"n", "hello"}, {}, {});
+    std::vector<std::string> messages;
+    for (const json& event : cluster.all("events")) {
+      if (event["reason"] == "SwarmDeleted") messages.push_back(event["message"]);
+    }
+    return messages;
+  }
+
+  const std::vector<std::string> all{
+      "Deleted with 7 queued tasks and 3 running; they are dropped with it"};
+  json given;
+  kube::WatchSink& swarms = world.sink(*watched_index("Swarm"));
+  kube::WatchSink& leases = world.sink(*watched_index("Lease"));
+  Reconciler reconciler{world, executor};
+};
+
+TEST_F(DeletedTest, ItsLeasesGoBeforeTheWorkerHasTime) {
+  swarms.removed(given);
+  leases.removed(lease(0, 4, 1));
+  leases.removed(lease(1, 3, 2));
+  EXPECT_EQ(told(), all);
+}
+
+TEST_F(DeletedTest, ItsLeasesGoBeforeTheSwarm) {  // kubectl delete --cascade=foreground
+  given["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z";
+  swarms.put(given);
+  leases.removed(lease(0, 4, 1));
+  leases.removed(lease(1, 3, 2));
+  EXPECT_EQ(told(), std::vector<std::string>{});
+  swarms.removed(given);
+  EXPECT_EQ(told(), all);
+}
+
+TEST_F(DeletedTest, OneLeaseGoesBeforeTheSwarm) {
+  leases.removed(lease(0, 4, 1));
+  swarms.removed(given);
+  EXPECT_EQ(told(), all);
+}
+
+TEST_F(DeletedTest, AListSaysThatTheyAreGone) {
+  for (kube::WatchSink* sink : {&leases, &swarms}) {
+    sink->list_started();
+    sink->list_finished("200");
+  }
+  EXPECT_EQ(told(), all);
+}
+
+TEST_F(DeletedTest, ALeaseMadeAnewCountsAsSoonAsItHasAReport) {
+  json bare = lease(0, 0, 0);
+  bare["metadata"].erase("annotations");
+  leases.removed(lease(0, 4, 1));
+  leases.put(bare);
+  leases.removed(bare);
+  leases.put(bare);
+  leases.removed(lease(1, 9, 9));
+  leases.put(lease(1, 3, 2));
+  swarms.removed(given);
+  EXPECT_EQ(told(), all);
+}
+
+TEST_F(DeletedTest, ASwarmOfTheSameNameIsNotCounted) {
+  json other = given;
+  other["metadata"]["uid"] = "ffffffff-bbbb";
+  leases.removed(lease(0, 4, 1));
+  swarms.put(other);
+  json foreign = lease(0, 50, 0);
+  foreign["metadata"]["ownerReferences"][0]["uid"] = "ffffffff-bbbb";
+  leases.put(foreign);
+  EXPECT_EQ(told(), all);
+  leases.removed(lease(1, 3, 2));  // its owner has been told about
+  swarms.removed(other);
+  EXPECT_THAT(told(), UnorderedElementsAre(all[0], HasSubstr("1 of 2 teams")));
 }
 
 TEST(Views, TakeAnythingForAPod) {

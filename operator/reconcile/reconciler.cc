@@ -13,18 +13,19 @@ constexpr Milliseconds kStaleRecheck{100};
 Reconciler::Reconciler(World& world, Executor& executor) : world_(world), executor_(executor) {}
 
 void Reconciler::say_what_was_dropped(const Key& key) {
-  for (const auto& gone : world_.take_deleted(key)) {
+  for (DeletedSwarm& gone : world_.take_deleted(key)) {
+    const api::Swarm& swarm = gone.entry->swarm;
     plan::Observed observed;
-    world_.observe(key, observed);
+    observed.leases = std::move(gone.leases);
     telemetry::info("swarm deleted", {{"swarm", key.name}, {"namespace", key.namespace_name}});
-    if (const std::optional<plan::Event> event = plan::dropped_on_delete(gone->swarm, observed)) {
+    if (const std::optional<plan::Event> event = plan::dropped_on_delete(swarm, observed)) {
       telemetry::warn(
           "work was dropped with the swarm",
           {{"swarm", key.name}, {"namespace", key.namespace_name}, {"what", event->message}});
-      executor_.emit(gone->swarm, *event);
+      executor_.emit(swarm, *event);
     }
     const auto memory = memories_.find(key);
-    if (memory != memories_.end() && memory->second.uid == gone->swarm.uid) memories_.erase(memory);
+    if (memory != memories_.end() && memory->second.uid == swarm.uid) memories_.erase(memory);
   }
 }
 

@@ -38,13 +38,12 @@ class Store {
     by_swarm_[key][id] = {std::move(object), generation_};
     return touched;
   }
-  std::vector<Key> remove(const std::string& id) {
+  std::vector<std::pair<Key, Pointer>> remove(const std::string& id) {
     const auto found = owner_.find(id);
     if (found == owner_.end()) return {};
     const Key key = found->second;
-    take_out(id, key);
-    owner_.erase(id);
-    return {key};
+    owner_.erase(found);
+    return {{key, take_out(id, key)}};
   }
   std::vector<std::pair<Key, Pointer>> sweep() {
     std::vector<std::pair<Key, Pointer>> gone;
@@ -80,11 +79,12 @@ class Store {
     Pointer object;
     std::uint64_t generation = 0;
   };
-  void take_out(const std::string& id, const Key& key) {
+  Pointer take_out(const std::string& id, const Key& key) {
     const auto group = by_swarm_.find(key);
-    if (group == by_swarm_.end()) return;
-    group->second.erase(id);
+    check(group != by_swarm_.end() && group->second.contains(id), "an object is where it belongs");
+    Pointer object = std::move(group->second.extract(id).mapped().object);
     if (group->second.empty()) by_swarm_.erase(group);
+    return object;
   }
 
   std::map<Key, std::map<std::string, Item>> by_swarm_;
@@ -112,15 +112,34 @@ struct World::State {
   Store<plan::PodView> pods;
   Store<plan::LeaseView> leases;
   std::array<Store<plan::ChildView>, kWatchedKinds> children;  // those of pods and such stay empty
-  std::map<Key, std::vector<std::shared_ptr<const SwarmEntry>>> deleted;
+  std::map<Key, std::vector<DeletedSwarm>> deleted;
   std::size_t deleted_count = 0;
+  // The Leases with a report that have gone before their Swarm, by name.
+  using Leases = std::map<std::string, std::shared_ptr<const plan::LeaseView>>;
+  std::map<Key, Leases> gone_leases;
   std::array<std::atomic<std::uint64_t>, kWatchedKinds> versions{};
   std::array<std::atomic<bool>, kWatchedKinds> listed{};
   std::array<std::unique_ptr<kube::WatchSink>, kWatchedKinds> sinks;
 
+  void remember_lease(const Key& key, const std::shared_ptr<const plan::LeaseView>& lease) {
+    if (lease->report.empty()) return;
+    swarms.each(key, [&](const std::shared_ptr<const SwarmEntry>& entry) {
+      if (entry->swarm.uid != lease->owner_uid) return;
+      Leases& gone = gone_leases[key];
+      if (gone.size() < api::kMaxCoordinators || gone.contains(lease->name)) {
+        gone[lease->name] = lease;
+      }
+    });
+  }
   void remember_deleted(const Key& key, std::shared_ptr<const SwarmEntry> entry) {
+    Leases last;
+    if (auto gone = gone_leases.extract(key)) last = std::move(gone.mapped());
     if (deleted_count >= kMaxDeletedKept) return;  // their drop counts are lost, nothing else
-    deleted[key].push_back(std::move(entry));
+    leases.each(key, [&](const std::shared_ptr<const plan::LeaseView>& lease) {
+      if (!lease->report.empty() && lease->owner_uid == entry->swarm.uid) last[lease->name] = lease;
+    });
+    DeletedSwarm& one = deleted[key].emplace_back(DeletedSwarm{std::move(entry), {}});
+    for (const auto& [name, lease] : last) one.leases.push_back(*lease);
     ++deleted_count;
   }
 };
@@ -159,12 +178,14 @@ template <typename T>
 class ChildSink final : public SinkBase {
  public:
   using Decode = std::function<T(const json&)>;
+  using Gone = std::function<void(const Key&, const std::shared_ptr<const T>&)>;  // under the lock
   ChildSink(std::mutex& mutex, Store<T>& store, Decode decode, std::atomic<std::uint64_t>& version,
-            std::atomic<bool>& listed, const World::Notify& notify)
+            std::atomic<bool>& listed, const World::Notify& notify, Gone gone = {})
       : SinkBase(version, listed, notify),
         mutex_(mutex),
         store_(store),
-        decode_(std::move(decode)) {}
+        decode_(std::move(decode)),
+        gone_(std::move(gone)) {}
 
   void list_started() override {
     const std::lock_guard lock(mutex_);
@@ -183,7 +204,7 @@ class ChildSink final : public SinkBase {
     std::vector<Key> touched;
     {
       const std::lock_guard lock(mutex_);
-      touched = store_.remove(id_of(object));
+      touched = forget(store_.remove(id_of(object)));
     }
     tell(touched, false);
   }
@@ -191,16 +212,26 @@ class ChildSink final : public SinkBase {
     std::vector<Key> touched;
     {
       const std::lock_guard lock(mutex_);
-      for (auto& [key, object] : store_.sweep()) touched.push_back(key);
+      touched = forget(store_.sweep());
     }
     finished(version);
     tell(touched, false);
   }
 
  private:
+  std::vector<Key> forget(const std::vector<std::pair<Key, std::shared_ptr<const T>>>& gone) {
+    std::vector<Key> keys;
+    for (const auto& [key, object] : gone) {
+      if (gone_) gone_(key, object);
+      keys.push_back(key);
+    }
+    return keys;
+  }
+
   std::mutex& mutex_;
   Store<T>& store_;
   const Decode decode_;
+  const Gone gone_;
 };
 
 class SwarmSink final : public SinkBase {
@@ -304,7 +335,8 @@ World::World(Notify notify) : state_(std::make_unique<State>()) {
                                                               s.versions[i], s.listed[i], s.notify);
     } else if (kWatched[i].kind == kube::kLeases.kind) {
       s.sinks[i] = std::make_unique<ChildSink<plan::LeaseView>>(
-          s.mutex, s.leases, lease_view, s.versions[i], s.listed[i], s.notify);
+          s.mutex, s.leases, lease_view, s.versions[i], s.listed[i], s.notify,
+          [&s](const Key& key, const auto& lease) { s.remember_lease(key, lease); });
     } else {
       s.sinks[i] = std::make_unique<ChildSink<plan::ChildView>>(
           s.mutex, s.children[i],
@@ -334,11 +366,11 @@ std::shared_ptr<const SwarmEntry> World::swarm(const Key& key) const {
   return out;
 }
 
-std::vector<std::shared_ptr<const SwarmEntry>> World::take_deleted(const Key& key) {
+std::vector<DeletedSwarm> World::take_deleted(const Key& key) {
   const std::lock_guard lock(state_->mutex);
   const auto found = state_->deleted.find(key);
   if (found == state_->deleted.end()) return {};
-  std::vector<std::shared_ptr<const SwarmEntry>> out = std::move(found->second);
+  std::vector<DeletedSwarm> out = std::move(found->second);
   state_->deleted.erase(found);
   state_->deleted_count -= out.size();
   return out;

@@ -37,6 +37,13 @@ struct SwarmEntry {
   std::string errors;  // of the spec
 };
 
+struct DeletedSwarm {
+  std::shared_ptr<const SwarmEntry> entry;
+  // Each of its Leases as it was last seen with a report: when the garbage collector takes them,
+  // and before or after the Swarm, does not matter.
+  std::vector<plan::LeaseView> leases;
+};
+
 class World {
  public:
   // Told which Swarm has changed; urgent = its own object did. Called without the lock.
@@ -59,7 +66,7 @@ class World {
   [[nodiscard]] std::shared_ptr<const SwarmEntry> swarm(const Key& key) const;  // nullptr: none
   // The Swarms that were deleted and not taken yet under this key (made anew meanwhile: both are
   // there).
-  std::vector<std::shared_ptr<const SwarmEntry>> take_deleted(const Key& key);
+  std::vector<DeletedSwarm> take_deleted(const Key& key);
   // Pods, Leases and children with the Swarm's label.
   void observe(const Key& key, plan::Observed& out) const;
 

@@ -444,6 +444,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       const auto progress = text_of(request, "message");
       worker->extend(
           id, attempt, op == "task_progress" || request.contains("message") ? &progress : nullptr,
+          flag_of(request, "confirm"),
           once([self = shared_from_this(), rid](const Result<bool>& cancel) {
             cancel ? self->reply(rid, {{"cancel", *cancel}}) : self->fail(rid, cancel.error());
           }));

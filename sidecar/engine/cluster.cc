@@ -43,27 +43,33 @@ class Cluster::OwnSwarm final : public kube::WatchSink {
 
   void list_started() override { there_ = false; }
   void put(const json& object) override {
+    if (!is_ours(object)) return;
+    there_ = true;
     const auto swarm = api::parse(object);
     if (!swarm) return cluster_.tell("the Swarm can't be read; the settings stay as they were");
-    if (swarm->uid != cluster_.config_.swarm_uid) return;  // another one of the same name
-    there_ = true;
     cluster_.loop_.post([&c = cluster_, settings = settings_of(*swarm, cluster_.config_)] {
       c.events_.settings(settings);
     });
     if (swarm->deletion_time) deleted();
   }
   void removed(const json& object) override {
-    const auto metadata = object.find("metadata");
-    if (metadata != object.end() && metadata->is_object() &&
-        text_of(*metadata, "uid") == cluster_.config_.swarm_uid)
-      deleted();
+    if (is_ours(object)) deleted();
   }
   void list_finished(std::string_view /*resource_version*/) override {
     if (!there_) deleted();
+    const std::lock_guard lock(cluster_.mutex_);
+    cluster_.listed_ = true;
+    cluster_.changed_.notify_all();
   }
   void advanced(std::string_view /*resource_version*/) override {}
 
  private:
+  // Another one may have the same name.
+  [[nodiscard]] bool is_ours(const json& object) const {
+    const auto metadata = object.find("metadata");
+    return metadata != object.end() && metadata->is_object() &&
+           text_of(*metadata, "uid") == cluster_.config_.swarm_uid;
+  }
   void deleted() {
     cluster_.loop_.post([&c = cluster_] { c.events_.deleted(); });
   }
@@ -81,7 +87,7 @@ Cluster::~Cluster() {
   changed_.notify_all();
 }
 
-Status Cluster::start() {
+Status Cluster::start(std::uint64_t led_epoch) {
   const char* host = std::getenv("KUBERNETES_SERVICE_HOST");
   const char* port = std::getenv("KUBERNETES_SERVICE_PORT");
   if (host == nullptr || port == nullptr)
@@ -94,15 +100,17 @@ Status Cluster::start() {
   options.token_file = config_.api_path + "/token";
   auto client = net::make_beast_client(options);
   if (!client) return client.error();
-  start(*std::move(client));
+  start(*std::move(client), led_epoch);
   return {};
 }
 
-void Cluster::start(std::unique_ptr<net::HttpClient> client) {
+void Cluster::start(std::unique_ptr<net::HttpClient> client, std::uint64_t led_epoch) {
   client_ = std::move(client);
+  led_epoch_ = led_epoch;
   lease_ = std::jthread([this](const std::stop_token& stop) { lease_thread(stop); });
   kube::WatchOptions own;
   own.resource = kube::kSwarms;
+  own.list_deadline = kCallDeadline;  // the Lease waits for it
   own.namespace_name = config_.namespace_name;
   own.selector.fields = "metadata.name=" + config_.swarm;
   own_swarm_ = std::make_unique<OwnSwarm>(*this);
@@ -142,6 +150,12 @@ void Cluster::raise_epoch(std::uint64_t at_least) {
   changed_.notify_all();
 }
 
+// The pod leaves for good. A Lease that is made anew later is the other one's to take again.
+void Cluster::superseded() {
+  superseded_ = true;
+  loop_.post([this] { events_.superseded(); });
+}
+
 bool Cluster::acquire(const std::stop_token& stop) {
   const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + config_.namespace_name +
                            "/leases/" + config_.swarm + "-team-" + std::to_string(config_.team);
@@ -161,11 +175,12 @@ bool Cluster::acquire(const std::stop_token& stop) {
   std::uint64_t wanted = 0;
   {
     const std::lock_guard lock(mutex_);
-    // Whoever told us of a higher epoch had it from the present holder.
-    if (epoch_ != 0 && present > epoch_ &&
+    // Whoever told us of a higher epoch had it from the present holder. And a pod that has led
+    // after us was made to take our place, whatever our engine has forgotten since.
+    const auto led = std::max(epoch_, led_epoch_);
+    if (led != 0 && present > led &&
         text_of(annotations, std::string(api::kHolderUidAnnotation).c_str()) != config_.pod_uid) {
-      wanted_epoch_ = 0;
-      loop_.post([this] { events_.superseded(); });
+      superseded();
       return false;
     }
     wanted = wanted_epoch_;
@@ -243,7 +258,7 @@ bool Cluster::push_report(const std::stop_token& stop) {
   const std::uint64_t present = std::strtoull(
       text_of(annotations, std::string(api::kEpochAnnotation).c_str(), "0").c_str(), nullptr, 10);
   if (present > epoch) {
-    loop_.post([this] { events_.superseded(); });
+    superseded();
     return true;
   }
   if (present < epoch) {  // made anew: without the epoch our successor would begin from 1
@@ -267,8 +282,14 @@ bool Cluster::push_report(const std::stop_token& stop) {
 }
 
 void Cluster::lease_thread(const std::stop_token& stop) {
+  {
+    // Whoever leads with settings that are not the Swarm's hands out what is suspended. They were
+    // posted before, so they come before `acquired`.
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait(lock, stop, [&] { return listed_; })) return;
+  }
   auto wait = kFirstPause;
-  while (!stop.stop_requested()) {
+  while (!stop.stop_requested() && !superseded_) {
     if (!wait_for_news(stop)) {
       if (stop.stop_requested()) return;
       if (acquire(stop)) {

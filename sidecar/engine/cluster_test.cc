@@ -1,4 +1,5 @@
-// What a coordinator does with its Lease, against an API server that is a Lease in memory.
+// What a coordinator does with its Lease and its Swarm, against an API server that has both in
+// memory.
 #include "engine/cluster.h"
 
 #include <gtest/gtest.h>
@@ -12,11 +13,20 @@ namespace {
 
 using nlohmann::json;
 
-// Shared with the client that reads and writes it on the lease's thread.
+json suspended_swarm() {
+  return json::parse(R"({"apiVersion":"cfn.dev/v1alpha1","kind":"Swarm",
+    "metadata":{"name":"s","namespace":"ns","uid":"uid-s","generation":1,"resourceVersion":"7"},
+    "spec":{"suspend":true,
+      "workers":{"template":{"spec":{"containers":[{"name":"agent","image":"i"}]}}}}})");
+}
+
+// Shared with the client that reads and writes it on the threads of the lease and of the Swarm.
 struct Lease {
   std::mutex mutex;
   std::map<std::string, std::string> annotations;
   int version = 1, puts = 0, patches = 0;
+  json swarms = json::array({suspended_swarm()});
+  int lists = 0, list_status = 200;
 
   std::string get(std::string_view name) {
     const std::lock_guard lock(mutex);
@@ -42,6 +52,11 @@ class Api final : public net::HttpClient {
   explicit Api(Lease& lease) : lease_(lease) {}
   Result<net::HttpReply> send(const net::HttpCall& call, Milliseconds, std::stop_token) override {
     const std::lock_guard lock(lease_.mutex);
+    if (call.target.starts_with("/apis/cfn.dev/v1alpha1/namespaces/ns/swarms?")) {
+      ++lease_.lists;
+      const json list{{"metadata", {{"resourceVersion", "7"}}}, {"items", lease_.swarms}};
+      return net::HttpReply{lease_.list_status, {}, list.dump()};
+    }
     if (call.target != "/apis/coordination.k8s.io/v1/namespaces/ns/leases/s-team-0")
       return net::HttpReply{404, {}, ""};
     if (call.method != "GET") {
@@ -73,10 +88,15 @@ class ClusterTest : public testing::Test {
   ClusterTest() {
     config_.namespace_name = "ns";
     config_.swarm = "s";
+    config_.swarm_uid = "uid-s";
     config_.pod = "c0";
     config_.pod_uid = "uid-0";
+    cluster_ = make();
+  }
+  std::unique_ptr<Cluster> make() {
     Cluster::Events events;
     events.acquired = [this](std::uint64_t epoch, const api::TeamReport& last) {
+      told_.emplace_back("acquired");
       epochs_.push_back(epoch);
       last_ = last;
       report_.epoch = epoch;
@@ -87,12 +107,16 @@ class ClusterTest : public testing::Test {
       ++asked_;
       return report_;
     };
-    events.settings = [](const TeamSettings&) {};
-    events.deleted = [] {};
+    events.settings = [this](const TeamSettings& settings) {
+      told_.emplace_back(settings.suspended ? "suspended" : "not suspended");
+    };
+    events.deleted = [this] { told_.emplace_back("deleted"); };
     events.problem = [](const std::string&) {};
-    cluster_ = std::make_unique<Cluster>(loop_, config_, std::move(events), Milliseconds{3000});
+    return std::make_unique<Cluster>(loop_, config_, std::move(events), Milliseconds{3000});
   }
-  void start() { cluster_->start(std::make_unique<Api>(lease_)); }
+  void start(std::uint64_t led_epoch = 0) {
+    cluster_->start(std::make_unique<Api>(lease_), led_epoch);
+  }
   bool run_until(const std::function<bool()>& done, Milliseconds limit = Milliseconds{10000}) {
     const auto end = mono_now() + limit;
     while (!done() && mono_now() < end) {
@@ -112,6 +136,7 @@ class ClusterTest : public testing::Test {
   Loop loop_{io_};
   api::TeamReport report_, last_;
   std::vector<std::uint64_t> epochs_;
+  std::vector<std::string> told_;
   int superseded_ = 0, asked_ = 0;
   std::unique_ptr<Cluster> cluster_;
 };
@@ -156,6 +181,35 @@ TEST_F(ClusterTest, TheLastReportIsHandedOver) {
   EXPECT_EQ(last_.awaited, before.awaited);
 }
 
+// Else what is queued is handed out though the Swarm is suspended.
+TEST_F(ClusterTest, NobodyLeadsBeforeTheSwarmWasRead) {
+  lease_.list_status = 429;
+  start();
+  EXPECT_TRUE(run_until([&] { return lease_.count(lease_.lists) >= 3; }));
+  EXPECT_EQ(told_, std::vector<std::string>{});
+  EXPECT_EQ(lease_.count(lease_.puts), 0);
+  {
+    const std::lock_guard lock(lease_.mutex);
+    lease_.list_status = 200;
+  }
+  EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
+  EXPECT_EQ(told_, (std::vector<std::string>{"suspended", "acquired"}));
+}
+
+TEST_F(ClusterTest, ASwarmThatIsGoneIsNotWaitedFor) {
+  lease_.swarms[0]["metadata"]["uid"] = "of another one";
+  start();
+  EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
+  EXPECT_EQ(told_, (std::vector<std::string>{"deleted", "acquired"}));
+}
+
+TEST_F(ClusterTest, ASwarmThatCannotBeReadIsNeitherWaitedForNorDeleted) {
+  lease_.swarms[0]["spec"] = 1;
+  start();
+  EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
+  EXPECT_EQ(told_, std::vector<std::string>{"acquired"});
+}
+
 TEST_F(ClusterTest, ALeaseThatWasMadeAnewGetsAHigherEpochThanBefore) {
   lease_.set({{std::string(api::kEpochAnnotation), "6"}});
   start();
@@ -195,6 +249,32 @@ TEST_F(ClusterTest, AHigherEpochIsTakenUnlessSomebodyElseHasIt) {
   run(Milliseconds{500});
   EXPECT_EQ(lease_.count(lease_.puts), puts) << "the other one works";
   EXPECT_EQ(held(api::kEpochAnnotation), "9");
+}
+
+// Its engine was restarted and does not remember that it was told to leave.
+TEST_F(ClusterTest, WhoeverHasLedTakesNothingBack) {
+  lease_.set({{std::string(api::kEpochAnnotation), "5"},
+              {std::string(api::kHolderUidAnnotation), "uid-1"}});
+  start(4);
+  EXPECT_TRUE(run_until([&] { return superseded_ != 0; }));
+  lease_.set({});
+  run(Milliseconds{4000});
+  EXPECT_EQ(epochs_, std::vector<std::uint64_t>{}) << "the other one will look, too";
+  EXPECT_EQ(lease_.count(lease_.puts), 0);
+}
+
+TEST_F(ClusterTest, WhoeverHasLedGoesOnUnlessSomebodyElseHas) {
+  const std::string epoch(api::kEpochAnnotation), holder(api::kHolderUidAnnotation);
+  using Annotations = std::map<std::string, std::string>;
+  for (const auto& lease : {Annotations{{epoch, "5"}, {holder, "uid-0"}}, Annotations{},
+                            Annotations{{epoch, "3"}, {holder, "uid-before"}}}) {
+    lease_.set(lease);
+    start(4);
+    EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
+    EXPECT_EQ(superseded_, 0);
+    epochs_.clear();
+    cluster_ = make();
+  }
 }
 
 TEST_F(ClusterTest, AnAnswerThatWasLostIsNotAnotherHolder) {

@@ -4,6 +4,7 @@
 // by post().
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <map>
@@ -49,6 +50,11 @@ class Coordinator {
 
   void restore(const log::Record& record);   // before attach()
   void attach(log::Log& log, bool damaged);  // damaged: records of it are lost
+  // Before activate(): an epoch that this pod has led in, according to its log, which is no other
+  // pod's. Perhaps not the last one; 0: the log does not show that it has.
+  [[nodiscard]] std::uint64_t led_epoch() const {
+    return std::max<std::uint64_t>(complete_epoch_, restored_.empty() ? 0 : 1);
+  }
   // The Lease is ours. The workers of the last report are told so; unless our log is known to be
   // complete, we wait for their copies.
   void activate(std::uint64_t epoch, const api::TeamReport& last);
@@ -164,7 +170,10 @@ class Coordinator {
   static constexpr std::size_t kMaxGranted = 8192;
   std::map<Session*, std::uint64_t> session_of_;
   std::map<Session*, Told> told_early_;
-  std::map<AgentName, std::uint64_t> owner_;  // name -> highest session
+  // name -> highest session. Outlives the member: an older incarnation that comes back must not
+  // pass for the newest. As many as there are names of workers: the operator gives the lowest free
+  // number, so about api::kMaxReplicas.
+  std::map<AgentName, std::uint64_t> owner_;
   std::map<TaskId, log::Sequence> records_;
   std::map<TaskId, tasks::Store> unstored_;  // the log was full: tried again at every tick
   std::map<std::uint64_t, net::Respond> tickets_;

@@ -39,6 +39,11 @@ net::HttpResponse busy(const std::string& message) {
   return response;
 }
 
+Error refused_number(const std::string& parameter, const std::string& given,
+                     const std::string& allowed) {
+  return invalid(parameter + ": \"" + printable(given.substr(0, 40)) + "\", allowed: " + allowed);
+}
+
 // As another team's coordinator gets it.
 net::HttpCall call_of(const net::HttpRequest& request, const AgentName& self) {
   net::HttpCall call;
@@ -205,7 +210,7 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
   if (const auto wait = request.parameter("waitSeconds"); wait && verb.empty()) {
     if (wait->empty() || wait->size() > 4 ||
         wait->find_first_not_of("0123456789") != std::string::npos) {
-      return respond(net::error_response(invalid("waitSeconds: 0 to 55")));
+      return respond(net::error_response(refused_number("waitSeconds", *wait, "0 to 55")));
     }
     seconds = std::min<std::uint64_t>(std::stoul(*wait), request.header(kForwarded).empty()
                                                              ? kMaxWaitSeconds
@@ -320,7 +325,7 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
     if (given->empty() || given->size() > 4 ||
         given->find_first_not_of("0123456789") != std::string::npos || std::stoul(*given) < 1 ||
         std::stoul(*given) > 1000) {
-      return respond(net::error_response(invalid("limit: 1 to 1000")));
+      return respond(net::error_response(refused_number("limit", *given, "1 to 1000")));
     }
     limit = std::stoul(*given);
   }

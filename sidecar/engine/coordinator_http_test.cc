@@ -148,6 +148,27 @@ TEST_F(TaskApi, UnknownParametersAreRefused) {
   EXPECT_EQ(ask("GET", "/v1/tasks/t-0-1", {{"waitSeconds", "0"}}).status, 200);
 }
 
+TEST_F(TaskApi, ANumberThatIsNoneIsQuoted) {
+  const struct {
+    const char *path, *parameter, *given, *part;
+  } rows[] = {
+      {"/v1/tasks", "limit", "abc", R"(limit: \"abc\", allowed: 1 to 1000)"},
+      {"/v1/tasks", "limit", "0", R"(limit: \"0\", allowed)"},
+      {"/v1/tasks", "limit", "1001", R"(limit: \"1001\", allowed)"},
+      {"/v1/tasks", "limit", "", R"(limit: \"\", allowed)"},
+      {"/v1/tasks", "limit", "99999999999999999999999999999999999999999999",
+       R"(limit: \"9999999999999999999999999999999999999999\", allowed)"},
+      {"/v1/tasks", "limit", "1\xff", R"(limit: \"1?\", allowed)"},
+      {"/v1/tasks/t-0-1", "waitSeconds", "5s", R"(waitSeconds: \"5s\", allowed: 0 to 55)"},
+      {"/v1/tasks/t-0-1", "waitSeconds", "-1", R"(waitSeconds: \"-1\", allowed)"},
+  };
+  for (const auto& row : rows) {
+    const auto answer = ask("GET", row.path, {{row.parameter, row.given}});
+    EXPECT_EQ(answer.status, 400) << row.part;
+    EXPECT_THAT(answer.body, HasSubstr(row.part));
+  }
+}
+
 TEST_F(TaskApi, TeamsThatDoNotAnswerAreNamed) {
   TeamSettings settings;
   settings.coordinators = 3;

@@ -247,6 +247,22 @@ TEST_F(Recovery, ALeaseThatWasMadeAnewIsRaisedToWhatTheLogKnows) {
   EXPECT_FALSE(second->incomplete());
 }
 
+TEST_F(Recovery, ALogKnowsThatItsPodHasLed) {
+  {
+    Life first(directory_);
+    EXPECT_EQ(first->led_epoch(), 0U);
+    first->activate(7, report_of(6, {}));
+    EXPECT_TRUE(first.run_until([&] { return !first->incomplete(); }));
+  }
+  EXPECT_EQ(Life(directory_)->led_epoch(), 7U);
+  sim::FakeDirectory another{20U << 20U};
+  {
+    Life first(another);
+    ASSERT_TRUE(first.log().append(tasks::kTask, tasks::encode(task("t-0-1", 1))).ok());
+  }
+  EXPECT_EQ(Life(another)->led_epoch(), 1U) << "it was lost while it collected";
+}
+
 TEST_F(Recovery, AnEpochThatOthersHaveSeenIsAWaitForTheirTasks) {
   Life life(directory_);
   life->activate(1, {});

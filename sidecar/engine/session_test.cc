@@ -36,7 +36,7 @@ struct Pod {
         acceptor(io),
         path(testing::TempDir() + "swarm-link-" + name + "-" + address + "-" +
              std::to_string(::getpid())) {
-    std::filesystem::create_directory(path);
+    std::filesystem::create_directory(path);  // or what a former engine has left
     directory = *os::open_directory(path);
     config.coordinator = name.starts_with("coordinator-");
     config.name.value = name;
@@ -55,9 +55,11 @@ struct Pod {
     id.bytes.fill(static_cast<std::uint8_t>(std::hash<std::string>{}(name + address) | 1U));
     log::Options options;
     options.max_bytes = kLogBytes;
+    std::vector<std::pair<log::Record, std::string>> kept;
     log::Recovery recovery;
     log = *log::Log::open(
-        *directory, options, id, [](const log::Record&) {}, &recovery);
+        *directory, options, id,
+        [&](const log::Record& record) { kept.emplace_back(record, record.payload); }, &recovery);
     box = std::make_unique<mailbox::Mailbox>(config.name, mailbox::Limits{});
     box->attach(*log, mono_now());
     loop.attach(*log);
@@ -72,14 +74,20 @@ struct Pod {
         [](const AgentName&, const Located& done) { done(unavailable("there is no mail here")); });
     if (config.coordinator) {
       coordinator = std::make_unique<Coordinator>(loop, config, session, *mail);
-      coordinator->attach(*log, false);
     } else {
       worker = std::make_unique<Worker>(loop, config, session, *mail);
     }
+    for (auto& [record, payload] : kept) {
+      record.payload = payload;
+      coordinator ? coordinator->restore(record) : worker->restore(record);
+    }
+    if (coordinator) coordinator->attach(*log, false);
     accept();
   }
 
-  ~Pod() { std::filesystem::remove_all(path); }
+  ~Pod() {
+    if (!volume_stays) std::filesystem::remove_all(path);
+  }
   // To all others as if it was gone.
   void cut_off() {
     acceptor.close();
@@ -121,6 +129,7 @@ struct Pod {
   Loop loop;
   tcp::acceptor acceptor;
   std::string path;
+  bool volume_stays = false;
   std::unique_ptr<os::Directory> directory;
   std::unique_ptr<log::Log> log;
   std::unique_ptr<mailbox::Mailbox> box;
@@ -137,11 +146,12 @@ class Team : public testing::Test {
   Team() : token_file_(testing::TempDir() + "swarm-token-" + std::to_string(::getpid())) {
     std::ofstream(token_file_) << "token";
     coordinator_ = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.1", 0, token_file_);
+    port_ = coordinator_->config.link_port;
     worker_ = std::make_unique<Pod>(io_, "worker-0", "127.0.0.2", port(), token_file_);
   }
   ~Team() override { std::filesystem::remove(token_file_); }
 
-  std::uint16_t port() const { return coordinator_->config.link_port; }
+  std::uint16_t port() const { return port_; }
   Coordinator& coordinator() { return *coordinator_->coordinator; }
   Worker& worker() { return *worker_->worker; }
 
@@ -181,6 +191,21 @@ class Team : public testing::Test {
     EXPECT_TRUE(run_until([&] { return !worker().joined(); }));
     auto next = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.6", port(), token_file_);
     former_ = std::exchange(coordinator_, std::move(next));
+  }
+  // The coordinator leads and the worker has joined it.
+  bool begin() {
+    worker_->start();
+    activate();
+    return run_until([&] { return recovered() && worker().joined(); });
+  }
+  // The engine ends and begins anew in the same pod. A worker's is still to be started.
+  void restart(std::unique_ptr<Pod>& pod) {
+    const auto name = pod->config.name.value, address = pod->config.pod_ip;
+    pod->cut_off();
+    wait(Milliseconds{50});
+    pod->volume_stays = true;
+    pod.reset();
+    pod = std::make_unique<Pod>(io_, name, address, port_, token_file_);
   }
   void wait(Milliseconds time) {
     run_until([] { return false; }, time);
@@ -230,6 +255,7 @@ class Team : public testing::Test {
 
   boost::asio::io_context io_{1};
   std::string token_file_;
+  std::uint16_t port_ = 0;
   std::unique_ptr<Pod> coordinator_, former_, worker_;
 };
 
@@ -354,6 +380,31 @@ TEST_F(Team, WorkersThatKnowAHigherEpochRaiseTheirCoordinators) {
   EXPECT_EQ(call("GET", "/v1/tasks/" + id.value)["state"], "queued");
 }
 
+// What the coordinator has not said itself confirms no lease, though the work goes on.
+TEST_F(Team, OnlyTheCoordinatorConfirmsALease) {
+  ASSERT_TRUE(begin());
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  std::vector<std::string> answers;
+  const auto extend = [&](bool confirm) {
+    const auto at = answers.size();
+    answers.emplace_back();
+    worker().extend(id, 1, nullptr, confirm, [&answers, at](const Result<bool>& cancel) {
+      answers[at] = cancel ? (*cancel ? "cancel" : "go on") : code_name(cancel.error().code);
+    });
+  };
+  extend(true);
+  ASSERT_TRUE(run_until([&] { return !answers.back().empty(); }));
+  extend(true);
+  extend(false);
+  coordinator_->cut_off();  // before it has read them
+  ASSERT_TRUE(run_until([&] { return !worker().joined(); }));
+  extend(true);
+  extend(false);
+  EXPECT_EQ(answers,
+            (std::vector<std::string>{"go on", "unavailable", "go on", "unavailable", "go on"}));
+}
+
 // The pod of a worker is replaced while its agent works on, in its grace; then the coordinator is.
 class Grace : public Team, public testing::WithParamInterface<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Comes, Grace, testing::Values("first", "last", "last, unannounced"));
@@ -396,7 +447,7 @@ TEST_P(Grace, TheOldPodOfAWorkerFinishesWhateverHappensToTheCoordinator) {
   const auto again = invite(*worker_);
   ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
   std::optional<Result<bool>> extended;
-  worker().extend(id, 1, nullptr, [&](Result<bool> answer) { extended = std::move(answer); });
+  worker().extend(id, 1, nullptr, true, [&](Result<bool> answer) { extended = std::move(answer); });
   ASSERT_TRUE(run_until([&] { return extended.has_value(); }));
   ASSERT_TRUE(extended->ok()) << extended->error().message;
   EXPECT_FALSE(**extended) << "nobody ends it";
@@ -454,9 +505,7 @@ TEST_F(Team, AResultOfATaskThatALateMirrorBringsIsTaken) {
 }
 
 TEST_F(Team, AResultThatWasConfirmedIsOkAfterARestartOfTheSidecar) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
   ASSERT_EQ(lease().id, id);
   EXPECT_TRUE(report(id, 1).ok());
@@ -473,10 +522,48 @@ TEST_F(Team, AResultThatWasConfirmedIsOkAfterARestartOfTheSidecar) {
   EXPECT_EQ(worker_->log->stats().live_records, records) << "questions are not kept";
 }
 
-TEST_F(Team, AgentsThatAskedAndWentGetNoTask) {
+TEST_F(Team, AnAttemptGoesOnThoughBothEnginesWereRestarted) {
+  ASSERT_TRUE(begin());
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  const auto last = coordinator().report();
+  restart(worker_);
+  restart(coordinator_);
   worker_->start();
-  activate();
+  coordinator().activate(2, last);
   ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  const auto begun = mono_now();
+  EXPECT_TRUE(report(id, 1).ok());
+  EXPECT_LT(mono_now() - begun, Milliseconds{2000}) << "it waits for nobody but itself";
+  const json done = call("GET", "/v1/tasks/" + id.value);
+  EXPECT_EQ(done["state"], "done");
+  EXPECT_EQ(done["history"].size(), 1U);
+}
+
+TEST_F(Team, APodThatWasReplacedDoesNotComeBackAsTheNewer) {
+  ASSERT_TRUE(begin());
+  Pod heir(io_, "worker-0", "127.0.0.4", port(), token_file_);
+  heir.start();
+  const auto first = invite(heir);
+  ASSERT_TRUE(run_until([&] { return heir.worker->joined(); }));
+  replace_coordinator();
+  restart(worker_);
+  coordinator().activate(2, reported({&heir}, 1));
+  ASSERT_TRUE(run_until([&] { return recovered() && heir.worker->joined(); }));
+  worker_->start();
+  const auto second = invite(*worker_);
+  ASSERT_TRUE(run_until([&] { return worker().joined(); }));
+  ASSERT_EQ(call("POST", "/v1/tasks", {{"body", "b"}})["status"], 201);
+  bool given = false;
+  heir.worker->next(Milliseconds{3000}, this, [&](const Result<Worker::Leased>& leased) {
+    given = leased.ok();
+    return true;
+  });
+  EXPECT_TRUE(run_until([&] { return given; }, Milliseconds{4000}));
+}
+
+TEST_F(Team, AgentsThatAskedAndWentGetNoTask) {
+  ASSERT_TRUE(begin());
   AgentSocket socket(worker_->loop, worker_->config, *worker_->mail, &worker());
   const std::string path = worker_->path + "/agent.sock";
   ASSERT_TRUE(socket.start(path));
@@ -500,9 +587,7 @@ TEST_F(Team, AgentsThatAskedAndWentGetNoTask) {
 
 // The agent went while the lease was on its way.
 TEST_F(Team, ALeaseThatReachesNobodyIsGivenBackForNothing) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   for (std::uint32_t i = 0; i < 2 * tasks::kMaxLosses; ++i)
     worker().next(Milliseconds{600000}, this, [](const Result<Worker::Leased>&) { return false; });
   wait(Milliseconds{200});
@@ -629,9 +714,7 @@ TEST_F(Team, WhatIsNoTaskIsNeitherReportedNorTold) {
     link::put_text(leased, report.id.value);
     worker_->remember(tasks::kLeased, leased);
   }
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   EXPECT_EQ(report(TaskId{"t-0-" + std::string(300000, 'c')}, 1).error().code, Code::kInvalid);
   EXPECT_EQ(report(TaskId{"t-0-1"}, 1).error().code, Code::kNotFound);
   EXPECT_EQ(worker().reports_pending(), 0U);
@@ -656,9 +739,7 @@ TEST_F(Team, ManyLeasesThatNobodyReportsDoNotPileUp) {
     link::put_text(leased, "t-0-" + std::to_string(i));
     worker_->remember(tasks::kLeased, leased);
   }
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   const std::string id = call("POST", "/v1/tasks", {{"body", "b"}})["id"];
   EXPECT_EQ(lease().id.value, id);
   EXPECT_EQ(worker().leased(), kMaxLeased);
@@ -666,9 +747,7 @@ TEST_F(Team, ManyLeasesThatNobodyReportsDoNotPileUp) {
 }
 
 TEST_F(Team, AgentsSayWhatTheyDoSinceWhenAndWhatTheyHaveDone) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   run_until([] { return false; }, Milliseconds{2100});
   EXPECT_GE(agent()["sinceSeconds"], 2);
   const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
@@ -708,9 +787,7 @@ TEST_F(Team, APeerListStopsWhereAFrameDoes) {
   ::setrlimit(RLIMIT_NOFILE, &files);
   constexpr std::size_t kCrowd = 1700;  // with the longest names of nodes: beyond a frame
   if (files.rlim_cur < 2 * kCrowd + 200) GTEST_SKIP() << "too few descriptors";
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   const std::string node(253, 'n');
   std::size_t joined = 0;
   std::vector<std::shared_ptr<Session>> links;
@@ -744,9 +821,7 @@ TEST_F(Team, APeerListStopsWhereAFrameDoes) {
 }
 
 TEST_F(Team, WhatAPeerSaysIsBoundedBeforeItIsAnswered) {
-  worker_->start();
-  activate();
-  ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
+  ASSERT_TRUE(begin());
   Session& session = *coordinator_->inbound.back();
   const std::string name(link::kMaxPayloadBytes - 100, 'n');
   coordinator().take(session, {link::FrameType::kResolve, control(json{{"name", name}})});

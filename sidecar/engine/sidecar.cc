@@ -309,7 +309,7 @@ Status Sidecar::start() {
     };
     // Restarted after `leaving`: the Lease is, or will be, the successor's.
     if (!config_.leaving) {
-      if (auto status = cluster_->start(); !status) return status;
+      if (auto status = cluster_->start(coordinator_->led_epoch()); !status) return status;
     }
   }
   started_ = true;
@@ -331,7 +331,7 @@ void Sidecar::look_at_parts() {
                "waiting for coordinator-" + std::to_string(config_.team));
     life_.part(Part::kQueue, true, "");
   } else if (coordinator_) {
-    life_.part(Part::kTeam, coordinator_->active(), "waiting for the team's Lease");
+    life_.part(Part::kTeam, coordinator_->active(), "waiting for the Swarm and the team's Lease");
     life_.part(Part::kQueue, coordinator_->active() && !coordinator_->recovering(),
                "collecting tasks from the workers");
   }

@@ -12,6 +12,8 @@ using link::FrameType;
 
 namespace {
 
+Error replaced() { return unavailable("the coordinator is being replaced"); }
+
 constexpr Milliseconds kCallTimeout{10000};   // resolve, extend, peers
 constexpr Milliseconds kReportAnswer{25000};  // then the agent hears "unknown" and asks again
 constexpr Milliseconds kRepeatReport{5000};   // unanswered so long: sent again
@@ -72,6 +74,10 @@ void Worker::restore(const log::Record& record) {
       pending.payload = record.payload;
       reports_[{report->id, report->attempt}] = std::move(pending);
     }
+  } else if (record.kind == tasks::kSession) {
+    link::PayloadReader in(record.payload);
+    session_number_ = in.u64();
+    session_record_ = record.sequence;
   }
 }
 
@@ -120,20 +126,27 @@ void Worker::join(Session& session) {
                                               {"version", SWARM_VERSION}}));
 }
 
+// What our log has at work was leased under it: with another one we would be our own successor.
+void Worker::keep_session(std::uint64_t number) {
+  if (number == session_number_ && session_record_ != 0) return;
+  session_number_ = number;
+  if (session_record_ != 0) log_->finish(std::exchange(session_record_, 0));
+  std::string payload;
+  link::put_u64(payload, number);
+  // Full: tick() tries again. Until then the coordinator knows it, unless it is restarted, too.
+  if (const auto record = log_->append(tasks::kSession, payload)) session_record_ = *record;
+}
+
 void Worker::lost() {
   joined_ = false;
   // What waits for a task goes on waiting and asks the next coordinator; questions are answered
   // now.
-  auto resolves = std::move(resolves_);
-  resolves_.clear();
-  for (auto& [request, call] : resolves)
-    call.done(unavailable("the coordinator is being replaced"));
-  auto extends = std::move(extends_);
-  extends_.clear();
-  for (auto& [request, call] : extends) call.done(false);  // work goes on without it
-  auto calls = std::move(peer_calls_);
-  peer_calls_.clear();
-  for (auto& [request, call] : calls) call.done(unavailable("the coordinator is being replaced"));
+  const auto answer = [](auto& calls) {
+    for (auto& [request, call] : std::exchange(calls, {})) call.done(replaced());
+  };
+  answer(resolves_);
+  answer(extends_);
+  answer(peer_calls_);
 }
 
 void Worker::take(Session& session, const link::Frame& frame) {
@@ -141,7 +154,7 @@ void Worker::take(Session& session, const link::Frame& frame) {
     case FrameType::kJoined: {
       auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
-      session_number_ = number_of(parsed->head, "session");
+      keep_session(number_of(parsed->head, "session"));
       joined_ = true;
       for (auto& [key, pending] : reports_) pending.sent_at = {};
       send_reports();
@@ -409,7 +422,12 @@ void Worker::make_room_for_lease() {
 }
 
 void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
-                    OnExtended done) {
+                    bool confirm, OnExtended done) {
+  if (!confirm) {  // running work goes on while the coordinator can't be asked
+    done = [done = std::move(done)](const Result<bool>& cancel) {
+      done(!cancel && cancel.error().code == Code::kUnavailable ? Result<bool>(false) : cancel);
+    };
+  }
   const TaskAttempt key{id, attempt};
   const auto leased = leased_.find(key);
   if (leased == leased_.end()) {
@@ -419,8 +437,7 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
   leased->second.extended = mono_now();
   if (cancels_.contains(key)) return done(true);
   Session* session = home();
-  if (session == nullptr)
-    return done(false);  // running work continues while the coordinator is being replaced
+  if (session == nullptr) return done(replaced());
   const auto request = ++last_request_;
   extends_[request] = {mono_now() + kCallTimeout, std::move(done)};
   json head{{"request", request}, {"id", id.value}, {"attempt", attempt}};
@@ -552,13 +569,15 @@ void Worker::release_all() {
 }
 
 void Worker::tick() {
+  if (session_number_ != 0) keep_session(session_number_);  // again, where the log was full
   const auto now = mono_now();
   expire(nexts_, now, [](Next& call) { call.done(not_found("no task came in time")); });
-  expire(resolves_, now,
-         [](Resolve& call) { call.done(unavailable("the coordinator did not answer in time")); });
-  expire(extends_, now, [](Extend& call) { call.done(false); });
-  expire(peer_calls_, now,
-         [](PeersCall& call) { call.done(unavailable("the coordinator did not answer in time")); });
+  const auto unanswered = [](auto& call) {
+    call.done(unavailable("the coordinator did not answer in time"));
+  };
+  expire(resolves_, now, unanswered);
+  expire(extends_, now, unanswered);
+  expire(peer_calls_, now, unanswered);
   std::vector<std::pair<Mail::OnStatus, Error>> late;
   for (auto it = reports_.begin(); it != reports_.end();) {
     auto& pending = it->second;

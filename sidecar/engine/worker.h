@@ -2,10 +2,10 @@
 // leases for the agents of the pod and brings their reports back.
 //
 // What it must not forget stands in the pod's log before anybody hears of it: copies (kReplica),
-// what is at work here (kLeased), and reports that the coordinator has not confirmed (kResult). All
-// of it is told to the next coordinator. Only reports of what is leased to this pod are kept, so no
-// more is kept than was handed out; others are questions to the coordinator, which may have
-// confirmed them before.
+// what is at work here (kLeased), reports that the coordinator has not confirmed (kResult), and
+// under which session (kSession). All of it is told to the next coordinator. Only reports of what
+// is leased to this pod are kept, so no more is kept than was handed out; others are questions to
+// the coordinator, which may have confirmed them before.
 //
 // Threads: the loop's.
 #pragma once
@@ -65,7 +65,9 @@ class Worker {
   void next(Milliseconds wait, const void* who, OnLease done);
   // It has gone: its calls are not answered any more, here or by the coordinator.
   void forget_nexts(const void* who);
-  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
+  // kDenied: the lease is lost; kUnavailable, if the coordinator itself is to `confirm` it: it
+  // can't be asked.
+  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress, bool confirm,
               OnExtended done);
   // kDenied: another attempt owns the task, or it was never leased to this pod; kNotFound: the
   // coordinator does not know the task, the lease stays; kFull: too many wait for the coordinator;
@@ -124,6 +126,7 @@ class Worker {
   void join(Session& session);
   void take(Session& session, const link::Frame& frame);
   void lost();
+  void keep_session(std::uint64_t number);
   void keep(tasks::Report report, Mail::OnStatus done);
   void send_reports();
   void make_room_for_lease();
@@ -155,6 +158,7 @@ class Worker {
   std::map<std::uint64_t, Extend> extends_;
   std::map<std::uint64_t, PeersCall> peer_calls_;
   std::uint64_t last_request_ = 0, session_number_ = 0;
+  log::Sequence session_record_ = 0;
   bool joined_ = false, leaving_ = false, swarm_deleted_ = false;
   boost::asio::steady_timer timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

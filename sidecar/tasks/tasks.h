@@ -74,6 +74,7 @@ enum RecordKind : std::uint8_t {
   kLeased = 18,    // worker: {task id, attempt} at work here, so that a restarted sidecar knows
   kResult = 19,    // worker: a report the coordinator has not confirmed yet
   kComplete = 20,  // coordinator: u64 epoch in which this log had every task of the team
+  kSession = 21,   // worker: u64 session that this log was granted last
 };
 
 enum class TaskState : std::uint8_t { kQueued, kRunning, kDone, kFailed, kDead, kCancelled };

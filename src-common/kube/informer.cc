@@ -11,7 +11,6 @@
 namespace swarm::kube {
 namespace {
 
-constexpr Milliseconds kListDeadline{60'000};
 constexpr Milliseconds kStreamIdle{120'000};  // bookmarks come about once a minute
 
 }  // namespace
@@ -66,7 +65,7 @@ struct Informer::State {
     call.headers = {{"Accept", "application/json"}, {"User-Agent", "swarm/" SWARM_VERSION}};
     const std::stop_token token = begin(stop);
     if (watch.state() == Watch::State::kListing) {
-      Result<net::HttpReply> reply = http.send(call, kListDeadline, token);
+      Result<net::HttpReply> reply = http.send(call, options.list_deadline, token);
       if (!reply.ok()) return ended(reply.error(), token);
       if (reply->status / 100 != 2) return refused(*reply);
       if (token.stop_requested()) return;

@@ -41,6 +41,7 @@ struct WatchOptions {
   Selector selector;
   int page_limit = 250;
   std::chrono::seconds watch_timeout{300};
+  Milliseconds list_deadline{60'000};
 };
 
 class Watch {

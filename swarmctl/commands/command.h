@@ -42,6 +42,7 @@ struct Options {
   std::string id_field;
   // get
   std::string states;
+  bool no_headers = false;
   // logs
   bool follow = false;
   bool prefix = false;

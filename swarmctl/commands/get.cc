@@ -67,6 +67,13 @@ Result<cluster::Listing> fetch(cluster::Cluster& cluster, const Options& options
   return list;
 }
 
+// A table's first line, unless nobody wants it.
+std::vector<Row> header(const Options& options, bool tasks) {
+  if (options.no_headers) return {};
+  const bool wide = options.output == "wide";
+  return {tasks ? text::task_header(wide) : text::agent_header(wide)};
+}
+
 bool print_items(const Options& options, const cluster::Listing& listing, const std::string& swarm,
                  bool tasks) {
   const std::vector<json>& items = listing.items;
@@ -91,7 +98,7 @@ bool print_items(const Options& options, const cluster::Listing& listing, const 
     return true;
   }
   const bool wide = options.output == "wide";
-  std::vector<Row> rows{tasks ? text::task_header(wide) : text::agent_header(wide)};
+  std::vector<Row> rows = header(options, tasks);
   for (const json& item : items)
     rows.push_back(tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide));
   return print(text::table(rows));
@@ -124,8 +131,7 @@ int watch(cluster::Cluster& cluster, const Options& options, const std::string& 
     const std::string now_missing = missing(*list, tasks ? "tasks" : "agents");
     if (now_missing != before_missing) std::fputs(now_missing.c_str(), stderr);
     before_missing = now_missing;
-    std::vector<Row> rows;
-    if (first) rows.push_back(tasks ? text::task_header(wide) : text::agent_header(wide));
+    std::vector<Row> rows = first ? header(options, tasks) : std::vector<Row>{};
     for (const json& item : list->items) {
       Row row = tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide);
       Row same = row;  // the time that passes is no change

@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
+#include <sstream>
 
 #include "testing/fake_cluster.h"
 
@@ -404,6 +406,8 @@ TEST_F(Program, GetTasksReadsAllPages) {
   EXPECT_EQ(cluster_.run({"get", "task/t-0-1"}).out,
             "TASK    STATE   ATTEMPT   AGENT   VERSION   AGE   LAST-OUTPUT   RESULT\n"
             "t-0-1   done    -/-       -       -         -     -             3\n");
+  EXPECT_EQ(cluster_.run({"get", "task/t-0-1", "--no-headers"}).out,
+            "t-0-1   done   -/-   -   -   -   -   3\n");
   EXPECT_EQ(json::parse(cluster_.run({"get", "task", "t-0-1", "-o", "json"}).out)["state"], "done");
   EXPECT_THAT(cluster_.run({"get", "tasks", "-o", "yaml"}).out,
               HasSubstr("tasks:\n- agent: worker-1\n  id: t-0-1\n"));
@@ -570,6 +574,32 @@ TEST_F(Program, DescribeAndTop) {
   EXPECT_THAT(cluster_.run({"describe", "agent/worker-3"}).out, HasSubstr("State:        busy"));
   EXPECT_EQ(cluster_.run({"describe", "agent/worker-9"}).code, 3);
   EXPECT_THAT(cluster_.run({"top"}).out, HasSubstr("queued 1"));
+}
+
+TEST_F(Program, AnyFlagMayStandBeforeTheVerb) {
+  cluster_.add_swarm("hello");
+  cluster_.task_api("hello", "GET", "/tasks", 200, R"({"tasks":[]})");
+  const auto ran = cluster_.run({"-o", "json", "-l", "a=b", "--state", "done", "get", "tasks"});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(json::parse(ran.out)["tasks"].size(), 0U);
+  std::set<std::string> names;
+  for (const char* verb :
+       {"submit", "get", "describe", "logs", "result", "cancel", "retry", "top"}) {
+    std::istringstream help(cluster_.run({verb, "--help"}).out);
+    const std::regex flag_line("^  (?:(-\\w), |    )--([a-z-]+)( [A-Z]\\S*)?   .*");
+    std::smatch found;
+    for (std::string line; std::getline(help, line);) {
+      if (!std::regex_match(line, found, flag_line) || found[2] == "help") continue;
+      for (const std::string& name : {found[1].str(), "--" + found[2].str()}) {
+        if (name.empty() || !names.insert(name).second) continue;
+        std::vector<std::string> words{name};
+        if (found[3].matched) words.emplace_back("value");
+        words.emplace_back("nosuch");
+        EXPECT_THAT(cluster_.run(words).err, HasSubstr("there is no verb 'nosuch'")) << name;
+      }
+    }
+  }
+  EXPECT_GT(names.size(), 25U);
 }
 
 TEST_F(Program, KubectlIsToldContextAndKubeconfig) {
