@@ -67,7 +67,8 @@ std::uint8_t stream_of(Priority priority, bool reply) {
   return static_cast<std::uint8_t>(static_cast<int>(priority) * 2 + (reply ? 1 : 0));
 }
 
-// "m-" and 16 hex digits: made by agentctl, never chosen by a user, never used again.
+// "m-" and 16 hex digits: made by the sidecar for a send without an id, so nobody can repeat it.
+// (agentctl makes its own, longer: `send --id` resolves an unknown outcome by it.)
 bool is_generated(const MessageId& id) {
   const std::string& v = id.value;
   return v.size() == 18 && v[0] == 'm' && v[1] == '-' &&
