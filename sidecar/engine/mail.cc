@@ -1,6 +1,7 @@
 #include "engine/mail.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/encoding.h"
 
@@ -150,8 +151,7 @@ void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
     previous(Error{Code::kUnknown, "the same ack was sent again; that call gets the answer"});
   }
   if (!over) acks_[debt.inbox] = {now + timeout, done, debt.sender};
-  debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
-  send_debts(debt.sender);
+  send_debt(debt);  // those from before have been sent, or are when there is a link
   schedule_work();
   if (over) done({});
 }
@@ -170,20 +170,15 @@ Status Mail::extend(const MessageId& id, std::uint16_t attempt, Milliseconds lea
 
 // ---- dead letters
 
-Status Mail::end_dead(const MessageId& id, std::set<AgentName>& creditors) {
+Status Mail::end_dead(const MessageId& id) {
   const auto purged = box_.purge(id);
   if (!purged) return purged.error();
-  if (const auto& debt = purged->debt) {
-    debts_[{debt->sender_log, debt->sender_sequence}] = debt->inbox;
-    creditors.insert(debt->sender);
-  }
+  if (purged->debt) send_debt(*purged->debt);
   return {};
 }
 
 Status Mail::purge(const MessageId& id) {
-  std::set<AgentName> creditors;
-  auto status = end_dead(id, creditors);
-  for (const auto& name : creditors) send_debts(name);
+  auto status = end_dead(id);
   schedule_work();
   return status;
 }
@@ -196,9 +191,7 @@ Status Mail::redrive(const MessageId& id) {
 }
 
 Mail::Swept Mail::purge_all() {
-  std::set<AgentName> creditors;
-  const auto swept = sweep([&](const MessageId& id) { return end_dead(id, creditors); });
-  for (const auto& name : creditors) send_debts(name);
+  const auto swept = sweep([this](const MessageId& id) { return end_dead(id); });
   schedule_work();
   return swept;
 }
@@ -472,15 +465,17 @@ void Mail::pump(const AgentName& name) {
   }
 }
 
+void Mail::send_debt(const mailbox::AckDebt& debt) {
+  debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
+  const auto live = session_with(debt.sender_log);
+  if (!live) return;
+  std::string payload;
+  link::put_u64(payload, debt.sender_sequence);
+  live->send(FrameType::kAcked, payload);
+}
+
 void Mail::send_debts(const AgentName& name) {
-  for (const auto& debt : box_.ack_debts(name)) {
-    debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
-    const auto live = session_with(debt.sender_log);
-    if (!live) continue;
-    std::string payload;
-    link::put_u64(payload, debt.sender_sequence);
-    live->send(FrameType::kAcked, payload);
-  }
+  for (const auto& debt : box_.ack_debts(name)) send_debt(debt);
 }
 
 // ---- what is due

@@ -9,7 +9,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -160,8 +159,9 @@ class Mail {
   void pump(const AgentName& name);
   void ensure(const AgentName& name);
   void peer_failed(const AgentName& name, const Error& why);
-  void send_debts(const AgentName& name);
-  Status end_dead(const MessageId& id, std::set<AgentName>& creditors);
+  void send_debt(const mailbox::AckDebt& debt);
+  void send_debts(const AgentName& name);  // all of them
+  Status end_dead(const MessageId& id);
   Swept sweep(const std::function<Status(const MessageId&)>& each);
   [[nodiscard]] std::shared_ptr<Session> session_with(const LogId& log) const;
   [[nodiscard]] bool is_up(const AgentName& name) const;  // our link to where it lives
