@@ -43,7 +43,7 @@ func TestBackpressure(t *testing.T) {
 		for _, argument := range arguments {
 			command = append(command, fmt.Sprint(argument))
 		}
-		out, err := w.tryIn(5*time.Minute, string(script), "kubectl", command...)
+		out, err := w.tryIn(4*time.Minute, string(script), "kubectl", command...)
 		if err != nil {
 			w.Errorf("worker-%d %v: %v", worker, arguments, err)
 		}
@@ -58,10 +58,10 @@ func TestBackpressure(t *testing.T) {
 
 	// Latencies from a pod of senders to one who reads what comes: before, while the others' receiver stands still, after.
 	ping := func() map[string]int {
-		sink := make(chan []map[string]int)
-		go func() { sink <- in(quiet, "sink", pings, 5) }()
+		reader := make(chan []map[string]int)
+		go func() { reader <- in(quiet, "read", pings, 0) }()
 		out := first(in(1, "ping", fmt.Sprint("worker-", quiet), pings))
-		if read := first(<-sink)["read"]; read != pings {
+		if read := first(<-reader)["read"]; read != pings {
 			w.Errorf("of %d pings %d were read", pings, read)
 		}
 		return out
@@ -90,7 +90,7 @@ func TestBackpressure(t *testing.T) {
 	}
 	fills := func(what string) {
 		w.eventually(time.Minute, what, func() string {
-			if fill := first(in(slow, "fill"))["fill"]; fill != limit {
+			if fill := first(in(slow, "fill"))["fill"]; fill != limit && !w.Failed() {
 				return fmt.Sprintf("%d messages in an inbox of %d", fill, limit)
 			}
 			return ""
@@ -108,7 +108,7 @@ func TestBackpressure(t *testing.T) {
 	}
 
 	before := ping()
-	all := send(each, 4*time.Minute)
+	all := send(each, 3*time.Minute)
 	fills("the inbox is full")
 	during := ping()
 	read := first(in(slow, "read", total, pause.Microseconds()))
@@ -119,13 +119,14 @@ func TestBackpressure(t *testing.T) {
 	w.result("of these sends, outcomes; messages read, read twice, out of order", backpressureCommand,
 		fmt.Sprintf("%s; %d, %d, %d", outcomes(sent), read["read"], read["twice"], read["inversions"]), fmt.Sprintf("%d accepted; %d, 0, 0", total, total),
 		sent["accepted"] == total && sent["senders"] == senders && read["read"] == total && read["twice"] == 0 && read["inversions"] == 0)
-	quietest := min(before["p99"], after["p99"])
-	w.result("sends to others from a pod whose ten senders wait for a full inbox: p50, p99 beside those without (µs)", backpressureCommand,
-		fmt.Sprintf("%d, %d beside %d, %d and %d, %d", during["p50"], during["p99"], before["p50"], before["p99"], after["p50"], after["p99"]),
-		"p99 <= 1.1 times", quietest > 0 && during["p99"] > 0 && float64(during["p99"]) <= 1.1*float64(max(before["p99"], after["p99"])))
+	if !small() { // beside other tests it would be them that are timed
+		w.result("sends to others from a pod whose ten senders wait for a full inbox: p50, p99 beside those before and after (µs)", backpressureCommand,
+			fmt.Sprintf("%d, %d beside %d, %d and %d, %d", during["p50"], during["p99"], before["p50"], before["p99"], after["p50"], after["p99"]),
+			"p99 <= 1.1 times", during["p99"] > 0 && float64(during["p99"]) <= 1.1*float64(max(before["p99"], after["p99"])))
+	}
 
 	// Nobody reads, and the senders do not wait for long: what has no room is refused, and never arrives.
-	const wave = 5
+	wave := limit / senders * 3 / 2
 	refused := <-send(wave, 500*time.Millisecond)
 	accepted := refused["accepted"]
 	rest := first(in(slow, "read", accepted, 0))
@@ -133,7 +134,7 @@ func TestBackpressure(t *testing.T) {
 	w.result("nobody reads: sends that were accepted, refused as full; read afterwards, left", backpressureCommand,
 		fmt.Sprintf("%s; %d, %d", outcomes(refused), rest["read"], left),
 		"all sends have one of two outcomes; as many as accepted, 0",
-		accepted > 0 && accepted <= limit && accepted+refused["full"] == wave*senders && rest["read"] == accepted && rest["twice"] == 0 && left == 0)
+		accepted <= limit && refused["full"] > 0 && accepted+refused["full"] == wave*senders && rest["read"] == accepted && rest["twice"] == 0 && left == 0)
 }
 
 // numbers reads lines of KEY=VALUE.

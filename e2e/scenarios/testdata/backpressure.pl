@@ -3,13 +3,19 @@
 #
 #   send TO SENDERS EACH TIMEOUT_MS   SENDERS processes send EACH messages to TO; one line for each process
 #   ping TO COUNT                     sends, timed one by one: p50, p99, max in microseconds
-#   read COUNT MICROSECONDS           reads and acks COUNT messages, with a pause after each: a slow reader
-#   sink SECONDS                      reads and acks all that comes
+#   read COUNT MICROSECONDS           reads and acks COUNT messages, with a pause after each; gives up after 20 s without any
 #   fill                              how many messages are in the inbox
 use strict;
 use warnings;
 use IO::Socket::UNIX;
-use Time::HiRes qw(time usleep);
+
+# The monotonic clock in seconds; Debian's perl-base has no Time::HiRes. clock_gettime(CLOCK_MONOTONIC) on x86-64.
+sub now {
+    my $time = pack 'qq', 0, 0;
+    syscall(228, 1, $time) == 0 or die "clock_gettime: $!";
+    my ($seconds, $nanoseconds) = unpack 'qq', $time;
+    return $seconds + 1e-9 * $nanoseconds;
+}
 
 my ($what, @rest) = @ARGV;
 my $rid = 0;
@@ -24,10 +30,11 @@ sub connected {
 sub call {
     my $text = sprintf '{"rid":%d,%s}' . "\n", ++$rid, join ',', @_;
     syswrite($socket, $text) == length $text or die "socket: $!";
-    until ($buffer =~ s/^(.*)\n//) {
+    my $end;
+    while (($end = index $buffer, "\n") < 0) {
         sysread($socket, $buffer, 1 << 20, length $buffer) or die "the socket broke";
     }
-    my $answer = $1;
+    my $answer = substr $buffer, 0, $end + 1, '';
     $answer =~ /"rid":$rid\b/ or die "an answer to something else: $answer";
     return $answer;
 }
@@ -43,14 +50,14 @@ sub sender {
     my ($number, $to, $each, $timeout) = @_;
     connected();
     my (%count, $longest);
-    my $began = time;
+    my $began = now();
     for my $n (1 .. $each) {
-        my $at = time;
+        my $at = now();
         ++$count{ send_to($to, "$ENV{CFN_AGENT_ID}.$number-$^T.$n", $timeout) };
-        my $took = time - $at;
+        my $took = now() - $at;
         $longest = $took if !defined $longest || $took > $longest;
     }
-    printf "sender=%d took=%.3f longest=%.3f%s\n", $number, time - $began, $longest, join '', map { " $_=$count{$_}" } sort keys %count;
+    printf "sender=%d took=%.3f longest=%.3f%s\n", $number, now() - $began, $longest, join '', map { " $_=$count{$_}" } sort keys %count;
 }
 
 sub senders {
@@ -69,10 +76,10 @@ sub ping {
     connected();
     my @took;
     for my $n (1 .. $count) {
-        my $at = time;
+        my $at = now();
         my $got = send_to($to, "ping.$$.$n", 30_000);
         $got eq 'accepted' or die "ping: $got";
-        push @took, time - $at;
+        push @took, now() - $at;
     }
     @took = sort { $a <=> $b } @took;
     printf "p50=%d p99=%d max=%d\n", map { 1e6 * $took[$_] } int($#took / 2), int($#took * .99), $#took;
@@ -105,24 +112,15 @@ sub reader {
         ++$twice if $seen{$id}++;
         ++$inversions if defined $last{$from} && $n < $last{$from};
         $last{$from} = $n;
-        usleep $pause;
+        select undef, undef, undef, 1e-6 * $pause;
     }
     printf "read=%d twice=%d inversions=%d fullest=%d\n", scalar(keys %seen), $twice, $inversions, $fullest;
-}
-
-sub sink {
-    my ($seconds) = @_;
-    connected();
-    my ($end, $read) = (time + $seconds, 0);
-    while (time < $end) { ++$read if defined take(200); }
-    print "read=$read\n";
 }
 
 my %verbs = (
     send => \&senders,
     ping => \&ping,
     read => \&reader,
-    sink => \&sink,
     fill => sub { connected(); print 'fill=', fill(), "\n" },
 );
 ($verbs{$what // ''} // die "which of: @{[sort keys %verbs]}")->(@rest);
