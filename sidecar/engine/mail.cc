@@ -269,9 +269,11 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         known.full_backoff = grow(known.full_backoff, kFirstFullBackoff, kMaxFullBackoff);
         known.full_until = mono_now() + known.full_backoff;
         known.was_full = true;
+        known.full = reason.substr(0, 200);
         if (waiting != sends_.end()) waiting->second.full = reason.substr(0, 200);
       } else if (answer == Answer::kStored) {
         known.full_backoff = Milliseconds{0};
+        known.full.clear();
       }
       box_.on_answer(mono_now(), peer.name, peer.log_id, sequence, answer, reason.substr(0, 200));
       if (answer == Answer::kFull && config_.reject_when_full && waiting != sends_.end() &&
@@ -601,8 +603,10 @@ void Mail::work() {
                                  waiting.id.value + " to find out"});
     } else if (!waiting.full.empty()) {
       finish(sequence, Error{Code::kFull, waiting.full});
+    } else if (const auto& peer = peers_[waiting.to]; is_up(waiting.to) && !peer.full.empty()) {
+      finish(sequence, Error{Code::kFull, peer.full});  // it has waited behind one that was refused
     } else {
-      const auto& error = peers_[waiting.to].last_error;
+      const auto& error = peer.last_error;
       finish(sequence,
              unavailable(to + " can't be reached now" + (error.empty() ? "" : " (" + error + ")") +
                          "; nothing was sent"));

@@ -126,6 +126,7 @@ class Mail {
     Milliseconds backoff{0};
     MonoTime full_until{};
     Milliseconds full_backoff{0};
+    std::string full;       // its words, until it stores something again
     bool was_full = false;  // its streams stay blocked until we ask again, whatever it answers to
                             // what came behind
     std::string node;       // of its latest incarnation
