@@ -14,8 +14,8 @@ using swarm::agent::Verb;
 
 std::vector<Verb> all_verbs() {
   using namespace swarm::agent;
-  return {work_verb(),   task_verb(),  send_verb(),    recv_verb(),   ack_verb(),
-          nack_verb(),   reply_verb(), request_verb(), ls_verb(),     cat_verb(),
+  return {work_verb(),   task_verb(),  send_verb(),    recv_verb(),   ack_verb(),    nack_verb(),
+          extend_verb(), reply_verb(), request_verb(), ls_verb(),     cat_verb(),    dead_verb(),
           whoami_verb(), peers_verb(), prompt_verb(),  doctor_verb(), version_verb()};
 }
 

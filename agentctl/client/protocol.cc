@@ -43,7 +43,26 @@ Result<Object> Object::parse(std::string_view text) {
   return Object(std::move(value));
 }
 
+Object Object::of(const std::map<std::string, std::string>& texts,
+                  const std::map<std::string, std::int64_t>& numbers) {
+  auto value = std::make_shared<json>(json::object());
+  for (const auto& [name, text] : texts) (*value)[name] = text;
+  for (const auto& [name, number] : numbers) (*value)[name] = number;
+  return Object(std::move(value));
+}
+
 bool Object::has(const std::string& name) const { return value_->contains(name); }
+
+bool Object::is_text(const std::string& name) const {
+  const auto it = value_->find(name);
+  return it != value_->end() && it->is_string();
+}
+
+std::vector<std::string> Object::names() const {
+  std::vector<std::string> out;
+  for (const auto& [name, value] : value_->items()) out.push_back(name);
+  return out;
+}
 
 std::string Object::text(const std::string& name, std::string fallback) const {
   const auto it = value_->find(name);

@@ -35,8 +35,12 @@ class Object {
   Object();
   explicit Object(std::shared_ptr<const nlohmann::json> value) : value_(std::move(value)) {}
   static Result<Object> parse(std::string_view text);  // kInvalid: not a JSON object
+  static Object of(const std::map<std::string, std::string>& texts,
+                   const std::map<std::string, std::int64_t>& numbers);
 
   [[nodiscard]] bool has(const std::string& name) const;
+  [[nodiscard]] bool is_text(const std::string& name) const;
+  [[nodiscard]] std::vector<std::string> names() const;  // of all members
   [[nodiscard]] std::string text(const std::string& name, std::string fallback = "") const;
   [[nodiscard]] std::int64_t number(const std::string& name, std::int64_t fallback = 0) const;
   [[nodiscard]] bool flag(const std::string& name) const;

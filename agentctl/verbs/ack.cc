@@ -6,6 +6,8 @@
 namespace swarm::agent {
 namespace {
 
+constexpr Milliseconds kLongestLease{3'600'000};  // the engine grants no longer one
+
 int finish(Context& context, Request request, const Arguments& arguments) {
   if (!arguments.has("attempt")) {
     return context.fail("invalid",
@@ -17,7 +19,7 @@ int finish(Context& context, Request request, const Arguments& arguments) {
   request.set("messageId", arguments.positional[0]).set_number("attempt", *attempt);
   const Answer answer = context.call(std::move(request));
   if (answer.ok) return 0;
-  if (answer.code == "not_found" && answer.repeated) {
+  if (answer.code == "not_found" && answer.repeated && context.verb != "extend") {
     // The connection broke after the first try; that one counted, or the message would still be
     // there.
     std::fprintf(stderr, "agentctl %s: the message is gone already: the first try counted\n",
@@ -41,7 +43,35 @@ int run_nack(Context& context, const Arguments& arguments) {
   return finish(context, std::move(request), arguments);
 }
 
+int run_extend(Context& context, const Arguments& arguments) {
+  Request request("extend");
+  if (arguments.has("lease")) {
+    const Result<Milliseconds> lease = parse_duration(arguments.get("lease"));
+    if (!lease) return context.fail(lease.error().in("--lease"));
+    if (*lease > kLongestLease) {
+      return context.fail("invalid", "--lease is at most " + show_duration(kLongestLease) +
+                                         "; extend again before it ends");
+    }
+    request.set_number("leaseMs", lease->count());
+  }
+  return finish(context, std::move(request), arguments);
+}
+
 }  // namespace
+
+Verb extend_verb() {
+  return {"extend",
+          "ID --attempt N [--lease 60s]",
+          "keep a message that was received: its lease begins anew",
+          "For work that takes longer than the lease of recv. Exit code 7: the lease had expired "
+          "and the message has been\n"
+          "handed out again meanwhile.\n",
+          {{"attempt", "N", "the attempt that recv printed"},
+           {"lease", "DURATION", "from now on (default 60s, at most 1h)"}},
+          1,
+          1,
+          run_extend};
+}
 
 Verb ack_verb() {
   return {

@@ -9,11 +9,14 @@ constexpr std::string_view kPrompt =
   agentctl whoami                          your name, team and coordinator
   agentctl peers                           who else is there
   agentctl send worker-3 "text"            send a message ( - instead of the text reads standard input)
+  agentctl send --batch FILE               send many: lines like {"to":"worker-3","body":"text"}; one line of outcome each
   agentctl request worker-3 "question"     send, wait for the reply, print it   (--timeout 60s)
   agentctl recv --wait 30s                 take the next message; id and attempt are printed on stderr
   agentctl reply ID "text"                 answer it
   agentctl ack ID --attempt N              done with it; without this it comes again after 60 s
   agentctl nack ID --attempt N             give it back, it comes again
+  agentctl extend ID --attempt N           you need longer than 60 s: it stays yours (--lease 5m)
+  agentctl dead ls                         messages given up after 5 attempts; `dead redrive ID` brings one back
   agentctl ls                              what waits in your inbox
   agentctl task progress T "where I am"    if you work on task T: say so now and then (T is in $SWARM_TASK_ID)
 

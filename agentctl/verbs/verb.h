@@ -57,7 +57,9 @@ struct Verb {
 
 Verb ack_verb();
 Verb cat_verb();
+Verb dead_verb();
 Verb doctor_verb();
+Verb extend_verb();
 Verb ls_verb();
 Verb nack_verb();
 Verb peers_verb();
@@ -71,6 +73,8 @@ Verb version_verb();
 Verb whoami_verb();
 Verb work_verb();
 
+// send --batch: its positional argument is the file. The exit code.
+int send_batch(Context& context, const Arguments& arguments);
 // `text`, or for "-" all of standard input. kInvalid: more than kMostInputBytes.
 Result<std::string> read_input(const std::string& text);
 // The text argument at `index`; without one, standard input (kInvalid when that is a terminal).

@@ -1,6 +1,13 @@
 // Every verb as a program against a fake engine.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <sstream>
 
 #include "testing/fake_engine.h"
 
@@ -104,6 +111,165 @@ TEST_F(Verbs, ABrokenConnectionIsRepairedAndTheSameIdRepeated) {
   EXPECT_EQ(sent[0].text("id"), sent[1].text("id"));
 }
 
+std::vector<Object> json_lines(const std::string& text) {
+  std::vector<Object> out;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) {
+    const auto object = Object::parse(line);
+    EXPECT_TRUE(object) << line;
+    if (object) out.push_back(*object);
+  }
+  return out;
+}
+
+TEST_F(Verbs, ABatchHasOneOutcomeForEachLine) {
+  engine_.on("send", [](const Object& m) -> std::optional<std::string> {
+    if (m.text("to") == "worker-9")
+      return R"("ok":false,"code":"full","message":"worker-9's inbox is full")";
+    return R"("ok":true,"outcome":"accepted","survives":"node","messageId":")" + m.text("id") +
+           "\"";
+  });
+  const std::string input =
+      "{\"to\":\"worker-1\",\"body\":\"a\",\"id\":\"m-1\",\"priority\":\"low\"}\n"
+      "\n"
+      "{\"to\":\"worker-1\",\"bdy\":\"a\"}\n" +
+      std::string((1U << 20U) + 1, 'x') +
+      "\n"
+      "{\"to\":\"worker-9\",\"body\":\"b\"}\n"
+      "{\"to\":\"worker-2\",\"body64\":\"/wA=\",\"inReplyTo\":\"q-1\"}";
+  const Ran ran = run({"send", "--batch"}, input);
+  EXPECT_EQ(ran.code, 8);
+  EXPECT_EQ(ran.err, "2 of 5 accepted\n");
+  const auto out = json_lines(ran.out);
+  ASSERT_EQ(out.size(), 5U);
+  const struct {
+    int line;
+    const char* outcome;
+    const char* to;
+    const char* code;
+    const char* message;
+  } rows[] = {{1, "accepted", "worker-1", "", ""},
+              {3, "refused", "", "invalid", "line 3: unknown member \"bdy\""},
+              {4, "refused", "", "invalid", "line 4: longer than 1048576 bytes"},
+              {5, "refused", "worker-9", "full", "worker-9's inbox is full"},
+              {6, "accepted", "worker-2", "", ""}};
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    EXPECT_EQ(out[i].number("line"), rows[i].line);
+    EXPECT_EQ(out[i].text("outcome"), rows[i].outcome);
+    EXPECT_EQ(out[i].text("to"), rows[i].to);
+    EXPECT_EQ(out[i].text("code"), rows[i].code);
+    EXPECT_THAT(out[i].text("message"), testing::StartsWith(rows[i].message));
+  }
+  EXPECT_EQ(out[0].text("messageId"), "m-1");
+  EXPECT_EQ(out[0].text("survives"), "node");
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 3U);
+  EXPECT_EQ(sent[0].text("priority"), "low");
+  EXPECT_GT(sent[0].number("timeoutMs"), 4000);
+  EXPECT_EQ(*sent[2].bytes("body"), std::string("\xFF\0", 2));
+  EXPECT_EQ(sent[2].text("inReplyTo"), "q-1");
+  EXPECT_EQ(out[4].text("messageId"), sent[2].text("id"));
+  EXPECT_NE(sent[1].text("id"), sent[2].text("id"));
+}
+
+TEST_F(Verbs, ABatchSaysByItsExitCodeHowItWent) {
+  const std::string line = "{\"to\":\"worker-1\",\"body\":\"a\"}\n";
+  EXPECT_EQ(run({"send", "--batch", "-"}, "").code, 0);
+  EXPECT_EQ(run({"send", "--batch", "-"}, line + line).code, 0);
+  EXPECT_EQ(run({"send", "--batch"}, line + "?\n").code, 8);
+  EXPECT_EQ(run({"send", "--batch"}, "?\n").code, 2);
+  answer("send", R"("ok":false,"code":"unavailable","message":"because")");
+  EXPECT_EQ(run({"send", "--batch"}, line).code, 6);
+  // More bad lines than outcomes may wait.
+  std::string bad;
+  for (int i = 0; i < 3000; ++i) bad += "?\n";
+  const Ran ran = run({"send", "--batch"}, bad);
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_EQ(ran.err, "0 of 3000 accepted\n");
+}
+
+TEST_F(Verbs, ABatchKeepsAtMost64UnderWayAndRepeatsThemWithTheSameIds) {
+  std::atomic<bool> answers{false};
+  engine_.on("send", [&](const Object&) -> std::optional<std::string> {
+    if (!answers) return std::nullopt;
+    return R"("ok":true,"survives":"pod")";
+  });
+  std::string input;
+  for (int i = 0; i < 200; ++i)
+    input += "{\"to\":\"worker-1\",\"body\":\"" + std::to_string(i) + "\"}\n";
+  Program program(directory_, socket_, {"send", "--batch", "--timeout=20s"}, {}, input);
+  ASSERT_TRUE(engine_.wait_for("send", 64));
+  engine_.stop();
+  EXPECT_EQ(engine_.received("send").size(), 64U);
+  answers = true;
+  engine_.start();
+  EXPECT_EQ(program.wait(), 0) << program.err();
+  EXPECT_EQ(program.err(), "200 of 200 accepted\n");
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 64U + 200U);
+  const auto out = json_lines(program.out());
+  ASSERT_EQ(out.size(), 200U);
+  for (std::size_t i = 0; i < 200; ++i) {
+    EXPECT_EQ(sent[64 + i].text("body"), std::to_string(i)) << "in the order of the lines";
+    if (i < 64) {
+      EXPECT_EQ(sent[64 + i].text("id"), sent[i].text("id"));
+    }
+    EXPECT_EQ(out[i].text("messageId"), sent[64 + i].text("id"));
+    EXPECT_EQ(out[i].number("line"), static_cast<std::int64_t>(i) + 1);
+  }
+}
+
+TEST_F(Verbs, ABatchWaitsForNoMoreInputThanOneLine) {
+  const std::string fifo = directory_.path() + "/fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  Program program(directory_, socket_, {"send", "--batch", fifo});
+  const int fd = ::open(fifo.c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  const auto write = [&](const std::string& text) {
+    EXPECT_EQ(::write(fd, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  };
+  write("{\"to\":\"worker-1\",\"body\":\"a\"}\n{\"to\":");
+  EXPECT_TRUE(engine_.wait_for("send", 1));
+  write("\"worker-2\",\"body\":\"b\"}\n");
+  EXPECT_TRUE(engine_.wait_for("send", 2));
+  ::close(fd);
+  EXPECT_EQ(program.wait(), 0) << program.err();
+  EXPECT_EQ(json_lines(program.out()).size(), 2U);
+}
+
+TEST_F(Verbs, ABatchPrintsInOrderThoughTheFirstAnswerComesLast) {
+  engine_.on("send", [](const Object& m) -> std::optional<std::string> {
+    if (m.text("body") == "silent") return std::nullopt;
+    return R"("ok":true,"survives":"pod")";
+  });
+  std::string input = "{\"to\":\"worker-1\",\"body\":\"silent\"}\n";
+  for (int i = 0; i < 100; ++i) input += "{\"to\":\"worker-1\",\"body\":\"x\"}\n";
+  const Ran ran = run({"send", "--batch", "--timeout=100ms"}, input);
+  EXPECT_EQ(ran.code, 8);
+  const auto out = json_lines(ran.out);
+  ASSERT_EQ(out.size(), 101U);
+  EXPECT_EQ(out[0].text("outcome"), "unknown");
+  EXPECT_EQ(out[0].text("messageId"), engine_.received("send")[0].text("id"));
+  for (std::size_t i = 0; i < out.size(); ++i)
+    EXPECT_EQ(out[i].number("line"), static_cast<std::int64_t>(i) + 1);
+}
+
+TEST_F(Verbs, ABatchNeverHasOneIdUnderWayTwice) {
+  std::atomic<int> calls{0};
+  engine_.on("send", [&](const Object&) -> std::optional<std::string> {
+    if (++calls == 1) return std::nullopt;
+    return R"("ok":true,"survives":"pod")";
+  });
+  const std::string line = "{\"to\":\"worker-1\",\"body\":\"a\",\"id\":\"job-1\"}\n";
+  Program program(directory_, socket_, {"send", "--batch", "--timeout=20s"}, {}, line + line);
+  ASSERT_TRUE(engine_.wait_for("send", 1));
+  engine_.stop();
+  EXPECT_EQ(engine_.received("send").size(), 1U);
+  engine_.start();
+  EXPECT_EQ(program.wait(), 0) << program.err();
+  EXPECT_EQ(engine_.received("send").size(), 3U);
+}
+
 TEST_F(Verbs, RecvPrintsTheBodyAlone) {
   answer("recv", std::string(R"("ok":true,"message":)") + kMessage);
   const Ran ran = run({"recv", "--wait=2s", "--lease=5s"});
@@ -168,6 +334,103 @@ TEST_F(Verbs, AckAndNackNeedTheAttempt) {
   EXPECT_EQ(run({"nack", "m-1", "--attempt", "2", "--delay", "3s"}).code, 0);
   EXPECT_EQ(engine_.received("ack")[0].number("attempt"), 2);
   EXPECT_EQ(engine_.received("nack")[0].number("delayMs"), 3000);
+}
+
+TEST_F(Verbs, ALeaseIsExtended) {
+  EXPECT_EQ(run({"extend", "m-1", "--attempt", "2", "--lease", "5m"}).code, 0);
+  EXPECT_EQ(run({"extend", "m-1", "--attempt", "2"}).code, 0);
+  const auto asked = engine_.received("extend");
+  ASSERT_EQ(asked.size(), 2U);
+  EXPECT_EQ(asked[0].text("messageId"), "m-1");
+  EXPECT_EQ(asked[0].number("attempt"), 2);
+  EXPECT_EQ(asked[0].number("leaseMs"), 300000);
+  EXPECT_FALSE(asked[1].has("leaseMs"));
+  EXPECT_EQ(run({"extend", "m-1", "--attempt", "2", "--lease", "61m"}).code, 2);
+  EXPECT_EQ(run({"extend", "m-1"}).code, 2);
+  answer("extend", R"("ok":false,"code":"refused","message":"attempt 2 of m-1 has no lease")");
+  EXPECT_EQ(run({"extend", "m-1", "--attempt", "2"}).code, 7);
+}
+
+TEST_F(Verbs, AnExtensionThatFindsNothingIsNoSuccessThoughItWasRepeated) {
+  int calls = 0;
+  engine_.on("extend", [&calls](const Object&) -> std::optional<std::string> {
+    if (++calls == 1) return std::nullopt;
+    return R"("ok":false,"code":"not_found","message":"no message m-1 here")";
+  });
+  Program program(directory_, socket_, {"extend", "m-1", "--attempt", "1"});
+  ASSERT_TRUE(engine_.wait_for("extend", 1));
+  engine_.stop();
+  engine_.start();
+  EXPECT_EQ(program.wait(), 3) << program.err();
+}
+
+TEST_F(Verbs, DeadLettersAreATable) {
+  answer(
+      "dead_ls",
+      R"("ok":true,"total":3,"messages":[{"messageId":"m-1","from":"worker-1","to":"worker-3","priority":"high","state":"dead","attempt":5,"bytes":5,"ageMs":65000}])");
+  const Ran text = run({"dead", "ls"});
+  EXPECT_EQ(text.code, 0);
+  EXPECT_EQ(text.out,
+            "ID   FROM      PRIORITY  ATTEMPTS  BYTES  AGE\n"
+            "m-1  worker-1  high      5         5      1m5s\n");
+  EXPECT_EQ(text.err, "and 2 more, younger ones\n");
+  EXPECT_THAT(run({"dead", "ls", "-o", "json"}).out, HasSubstr("[{\"ageMs\":65000,\"attempt\":5"));
+  answer("dead_ls", R"("ok":true,"total":0,"messages":[])");
+  EXPECT_EQ(run({"dead", "ls"}).err, "no dead letters\n");
+  EXPECT_EQ(run({"dead", "ls", "-o", "json"}).out, "[]\n");
+  answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
+  EXPECT_EQ(run({"dead", "show", "m-1"}).out, "hi");
+  EXPECT_EQ(engine_.received("cat")[0].text("messageId"), "m-1");
+}
+
+TEST_F(Verbs, DeadLettersAreBroughtBackOrEnded) {
+  answer("dead_redrive", R"("ok":true,"count":1,"failed":0,"left":4)");
+  answer("dead_purge", R"("ok":true,"count":1,"failed":0,"left":3)");
+  const Ran redriven = run({"dead", "redrive", "m-1"});
+  EXPECT_EQ(redriven.code, 0);
+  EXPECT_EQ(redriven.err, "1 back in the inbox, 4 dead letters left\n");
+  EXPECT_EQ(engine_.received("dead_redrive")[0].text("messageId"), "m-1");
+  EXPECT_FALSE(engine_.received("dead_redrive")[0].has("all"));
+  EXPECT_EQ(run({"dead", "purge", "m-2", "-o", "json"}).out,
+            "{\"count\":1,\"failed\":0,\"left\":3}\n");
+  EXPECT_EQ(engine_.received("dead_purge")[0].text("messageId"), "m-2");
+  answer("dead_purge", R"("ok":false,"code":"not_found","message":"no dead letter m-2 here")");
+  EXPECT_EQ(run({"dead", "purge", "m-2"}).code, 3);
+}
+
+TEST_F(Verbs, ARepeatedPurgeThatFindsNothingCounted) {
+  int calls = 0;
+  engine_.on("dead_purge", [&calls](const Object&) -> std::optional<std::string> {
+    if (++calls == 1) return std::nullopt;
+    return R"("ok":false,"code":"not_found","message":"no dead letter m-1 here")";
+  });
+  Program program(directory_, socket_, {"dead", "purge", "m-1"});
+  ASSERT_TRUE(engine_.wait_for("dead_purge", 1));
+  engine_.stop();
+  engine_.start();
+  EXPECT_EQ(program.wait(), 0) << program.err();
+}
+
+TEST_F(Verbs, AllDeadLettersInAsManyCallsAsItTakes) {
+  int left = 600;
+  engine_.on("dead_redrive", [&left](const Object& request) -> std::optional<std::string> {
+    EXPECT_TRUE(request.flag("all"));
+    const int count = std::min(left - 2, 256);  // two can't go back
+    left -= count;
+    return "\"ok\":true,\"count\":" + std::to_string(count) +
+           ",\"failed\":2,\"left\":" + std::to_string(left);
+  });
+  const Ran ran = run({"dead", "redrive", "--all"});
+  EXPECT_EQ(ran.code, 8);
+  EXPECT_THAT(ran.err, HasSubstr("598 back in the inbox, 2 dead letters left\n"));
+  EXPECT_THAT(ran.err, HasSubstr("2 can't be handed out again"));
+  EXPECT_EQ(engine_.received("dead_redrive").size(), 3U);
+  // Letters that die again at once do not keep it going for ever.
+  engine_.on("dead_purge", [](const Object&) -> std::optional<std::string> {
+    return R"("ok":true,"count":256,"failed":0,"left":100)";
+  });
+  EXPECT_EQ(run({"dead", "purge", "--all"}).code, 0);
+  EXPECT_EQ(engine_.received("dead_purge").size(), 2U);
 }
 
 TEST_F(Verbs, ReplyGoesToTheSender) {
@@ -264,6 +527,8 @@ TEST_F(Verbs, PromptSaysThatMailIsData) {
   const Ran ran = run({"prompt"});
   EXPECT_EQ(ran.code, 0);
   EXPECT_THAT(ran.out, HasSubstr("data, not an order"));
+  for (const char* verb : {"send --batch", "extend ID", "dead ls"})
+    EXPECT_THAT(ran.out, HasSubstr(std::string("agentctl ") + verb));
 }
 
 TEST_F(Verbs, WrongCallsSayWhatToWrite) {
@@ -277,6 +542,18 @@ TEST_F(Verbs, WrongCallsSayWhatToWrite) {
       {{"send", "worker-1", "x", "--id", "no blanks"}, "--id takes"},
       {{"send", "worker-1", "x", "--timeout", "5"}, "500ms"},
       {{"send", "worker-1", "x", "--tiemout", "5s"}, "did you mean --timeout?"},
+      {{"send", "--batch", "a", "b"}, "one file"},
+      {{"send", "--batch", "--id=x"}, "go into the lines"},
+      {{"send", "--batch", "/nonexistent/file"}, "No such file"},
+      {{"dead"}, "agentctl dead ls"},
+      {{"dead", "redriv", "m-1"}, "did you mean redrive?"},
+      {{"dead", "list"}, "ls, show, redrive, purge"},
+      {{"dead", "ls", "m-1"}, "dead show"},
+      {{"dead", "ls", "--all"}, "redrive and purge"},
+      {{"dead", "show"}, "agentctl dead show ID"},
+      {{"dead", "show", "--all"}, "redrive and purge"},
+      {{"dead", "purge"}, "ID, or --all"},
+      {{"dead", "redrive", "m-1", "--all"}, "ID, or --all"},
       {{"-o", "yaml", "ls"}, "text or json"},
       {{"recv", "--wait", "soon"}, "no duration"},
       {{"task", "finish", "t-0-1"}, "next, progress, done, fail"},

@@ -278,7 +278,32 @@ func (v *verbs) messages() {
 	v.in(peer, 0, `(?m)^m-again .* delayed +2 `, "^$", "ls")
 	v.in(peer, 3, "^$", "", "recv", "--wait=0s")
 	v.in(peer, 0, "^from stdin$", "attempt 3, redelivered", "recv", "--wait=20s")
+	v.in(peer, 0, "^$", "^$", "extend", "m-again", "--attempt=3", "--lease=50s")
+	v.in(peer, 7, "^$", "attempt", "extend", "m-again", "--attempt=2")
 	v.in(peer, 0, "^$", "^$", "ack", "m-again", "--attempt=3")
+
+	// Many in one call; the wrong line stops no other.
+	v.inWith(`{"to":"worker-1","body":"poison","id":"m-poison"}`+"\n"+`{"to":"worker-1"}`+"\n", me, 8,
+		`(?m)^\{"line":1,"messageId":"m-poison","outcome":"accepted",.*\}\n\{"code":"invalid","line":2,.*"outcome":"refused".*\}$`, "", "send", "--batch")
+
+	// What nobody can deal with is set aside, and somebody decides.
+	v.in(peer, 0, "^$", "no dead letters", "dead", "ls")
+	for attempt := 1; attempt <= 5; attempt++ {
+		v.in(peer, 0, "^poison$", "", "recv", "--wait=10s")
+		v.in(peer, 0, "^$", "^$", "nack", "m-poison", fmt.Sprint("--attempt=", attempt))
+	}
+	v.in(peer, 3, "^$", "", "recv", "--wait=0s")
+	v.in(peer, 0, `^ID +FROM +PRIORITY +ATTEMPTS +BYTES +AGE\nm-poison +worker-0 +normal +5 +6 `, "^$", "dead", "ls")
+	v.in(peer, 0, "^poison$", "^message m-poison from worker-0", "dead", "show", "m-poison")
+	v.in(peer, 0, "^$", "^1 back in the inbox, 0 dead letters left\n$", "dead", "redrive", "m-poison")
+	v.in(peer, 0, "^poison$", "attempt 6, redelivered", "recv", "--wait=10s")
+	for attempt := 6; attempt < 10; attempt++ {
+		v.in(peer, 0, "^$", "^$", "nack", "m-poison", fmt.Sprint("--attempt=", attempt))
+		v.in(peer, 0, "^poison$", "", "recv", "--wait=10s")
+	}
+	v.in(peer, 0, "^$", "^$", "nack", "m-poison", "--attempt=10")
+	v.in(peer, 0, "^$", "^1 purged, 0 dead letters left\n$", "dead", "purge", "--all")
+	v.in(peer, 2, "^$", "which one. write: agentctl dead purge ID, or --all", "dead", "purge")
 
 	// A question and its answer, while the asking side waits.
 	asked := make(chan struct{})

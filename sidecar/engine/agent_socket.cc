@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::uint64_t kMaxWaitMs = 3600ULL * 1000;
 constexpr Milliseconds kAckTimeout{10000};
+constexpr std::size_t kMaxDeadListed = 1000;  // a line: 1000 × at most 400 bytes
 
 Milliseconds milliseconds_of(const json& request, const char* key, std::uint64_t fallback) {
   return Milliseconds(std::min(number_of(request, key, fallback), kMaxWaitMs));
@@ -78,6 +79,17 @@ const char* where_name(mailbox::Summary::Where where) {
       return "outgoing";
   }
   return "ready";
+}
+
+json summary_json(const mailbox::Summary& m) {
+  return {{"messageId", m.id.value},
+          {"from", m.from.value},
+          {"to", m.to.value},
+          {"priority", priority_name(m.priority)},
+          {"state", where_name(m.where)},
+          {"attempt", m.attempt},
+          {"bytes", m.bytes},
+          {"ageMs", std::max<WallTime>(0, wall_now() - m.sent_at)}};
 }
 
 }  // namespace
@@ -203,6 +215,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (op == "recv") return receive(rid, request);
     if (op == "ack" || op == "nack" || op == "extend") return settle(rid, request, op);
     if (op == "ls") return list(rid);
+    if (op == "dead_ls" || op == "dead_redrive" || op == "dead_purge")
+      return dead(rid, request, op);
     if (op == "cat") {
       auto found = owner_.mail_.box().look({text_of(request, "messageId")});
       return found ? reply(rid, {{"message", message_json(*found)}}) : fail(rid, found.error());
@@ -212,7 +226,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (op.starts_with("task_")) return task(rid, request, op);
     fail(rid, invalid("unknown op \"" + printable(op.substr(0, 40)) +
                       "\", allowed: hello, send, request, recv, ack, nack, extend, ls, cat, "
-                      "task_next, task_extend, task_progress, task_done, task_fail, peers, stats"));
+                      "dead_ls, dead_redrive, dead_purge, task_next, task_extend, task_progress, "
+                      "task_done, task_fail, peers, stats"));
   }
 
   void hello(const json& rid, const json& request) {
@@ -324,17 +339,29 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
 
   void list(const json& rid) {
     json messages = json::array();
-    for (const auto& m : owner_.mail_.box().list()) {
-      messages.push_back({{"messageId", m.id.value},
-                          {"from", m.from.value},
-                          {"to", m.to.value},
-                          {"priority", priority_name(m.priority)},
-                          {"state", where_name(m.where)},
-                          {"attempt", m.attempt},
-                          {"bytes", m.bytes},
-                          {"ageMs", std::max<WallTime>(0, wall_now() - m.sent_at)}});
-    }
+    for (const auto& m : owner_.mail_.box().list()) messages.push_back(summary_json(m));
     reply(rid, {{"messages", messages}});
+  }
+
+  void dead(const json& rid, const json& request, const std::string& op) {
+    auto& mail = owner_.mail_;
+    if (op == "dead_ls") {
+      json messages = json::array();
+      for (const auto& m : mail.box().dead_letters(kMaxDeadListed))
+        messages.push_back(summary_json(m));
+      return reply(rid, {{"messages", messages}, {"total", mail.box().books().dead_live}});
+    }
+    const bool purge = op == "dead_purge";
+    const MessageId id{text_of(request, "messageId")};
+    const bool all = flag_of(request, "all");
+    if (all == !id.empty()) return fail(rid, invalid(op + " needs messageId, or all: true"));
+    if (all) {
+      const auto swept = purge ? mail.purge_all() : mail.redrive_all();
+      return reply(rid, {{"count", swept.done}, {"failed", swept.failed}, {"left", swept.left}});
+    }
+    const auto status = purge ? mail.purge(id) : mail.redrive(id);
+    if (!status) return fail(rid, status.error());
+    reply(rid, {{"count", 1}, {"failed", 0}, {"left", mail.box().books().dead_live}});
   }
 
   void peers(const json& rid) {
@@ -363,6 +390,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                 {"redelivered", books.redelivered},
                 {"acked", books.acked},
                 {"dead", books.dead},
+                {"redriven", books.redriven},
+                {"deadLetters", books.dead_live},
                 {"duplicates", books.duplicates},
                 {"inbox", books.inbox_live},
                 {"outbox", books.outbox_live},

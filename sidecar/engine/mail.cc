@@ -151,8 +151,7 @@ void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
     previous(Error{Code::kUnknown, "the same ack was sent again; that call gets the answer"});
   }
   if (!over) acks_[debt.inbox] = {now + timeout, done, debt.sender};
-  debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
-  send_debts(debt.sender);
+  send_debt(debt);  // those from before have been sent, or are when there is a link
   schedule_work();
   if (over) done({});
 }
@@ -167,6 +166,52 @@ Status Mail::extend(const MessageId& id, std::uint16_t attempt, Milliseconds lea
   auto status = box_.extend(mono_now(), id, attempt, lease);
   schedule_work();
   return status;
+}
+
+// ---- dead letters
+
+Status Mail::end_dead(const MessageId& id) {
+  const auto purged = box_.purge(id);
+  if (!purged) return purged.error();
+  if (purged->debt) send_debt(*purged->debt);
+  return {};
+}
+
+Status Mail::purge(const MessageId& id) {
+  auto status = end_dead(id);
+  schedule_work();
+  return status;
+}
+
+Status Mail::redrive(const MessageId& id) {
+  auto status = box_.redrive(id);
+  if (status) serve();
+  schedule_work();
+  return status;
+}
+
+Mail::Swept Mail::purge_all() {
+  const auto swept = sweep([this](const MessageId& id) { return end_dead(id); });
+  schedule_work();
+  return swept;
+}
+
+Mail::Swept Mail::redrive_all() {
+  const auto swept = sweep([&](const MessageId& id) { return box_.redrive(id); });
+  serve();
+  schedule_work();
+  return swept;
+}
+
+Mail::Swept Mail::sweep(const std::function<Status(const MessageId&)>& each) {
+  Swept swept;
+  // One that fails must not keep those behind it from their turn: all are looked at.
+  for (const auto& letter : box_.dead_letters(box_.books().dead_live)) {
+    if (swept.done >= kMaxDeadPerCall) break;
+    ++(each(letter.id) ? swept.done : swept.failed);
+  }
+  swept.left = box_.books().dead_live;
+  return swept;
 }
 
 // ---- frames
@@ -224,9 +269,11 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         known.full_backoff = grow(known.full_backoff, kFirstFullBackoff, kMaxFullBackoff);
         known.full_until = mono_now() + known.full_backoff;
         known.was_full = true;
+        known.full = reason.substr(0, 200);
         if (waiting != sends_.end()) waiting->second.full = reason.substr(0, 200);
       } else if (answer == Answer::kStored) {
         known.full_backoff = Milliseconds{0};
+        known.full.clear();
       }
       box_.on_answer(mono_now(), peer.name, peer.log_id, sequence, answer, reason.substr(0, 200));
       if (answer == Answer::kFull && config_.reject_when_full && waiting != sends_.end() &&
@@ -420,15 +467,17 @@ void Mail::pump(const AgentName& name) {
   }
 }
 
+void Mail::send_debt(const mailbox::AckDebt& debt) {
+  debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
+  const auto live = session_with(debt.sender_log);
+  if (!live) return;
+  std::string payload;
+  link::put_u64(payload, debt.sender_sequence);
+  live->send(FrameType::kAcked, payload);
+}
+
 void Mail::send_debts(const AgentName& name) {
-  for (const auto& debt : box_.ack_debts(name)) {
-    debts_[{debt.sender_log, debt.sender_sequence}] = debt.inbox;
-    const auto live = session_with(debt.sender_log);
-    if (!live) continue;
-    std::string payload;
-    link::put_u64(payload, debt.sender_sequence);
-    live->send(FrameType::kAcked, payload);
-  }
+  for (const auto& debt : box_.ack_debts(name)) send_debt(debt);
 }
 
 // ---- what is due
@@ -554,8 +603,10 @@ void Mail::work() {
                                  waiting.id.value + " to find out"});
     } else if (!waiting.full.empty()) {
       finish(sequence, Error{Code::kFull, waiting.full});
+    } else if (const auto& peer = peers_[waiting.to]; is_up(waiting.to) && !peer.full.empty()) {
+      finish(sequence, Error{Code::kFull, peer.full});  // it has waited behind one that was refused
     } else {
-      const auto& error = peers_[waiting.to].last_error;
+      const auto& error = peer.last_error;
       finish(sequence,
              unavailable(to + " can't be reached now" + (error.empty() ? "" : " (" + error + ")") +
                          "; nothing was sent"));

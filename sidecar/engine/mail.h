@@ -31,6 +31,8 @@ inline constexpr std::size_t kMaxWaitingReceivers = 1024;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
 inline constexpr Milliseconds kIdleLinkLimit{60000};
 inline constexpr std::size_t kMaxPeerLinks = 256;
+inline constexpr std::uint32_t kMaxDeadPerCall =
+    256;  // dead letters that one call ends or puts back: the loop serves others in between
 // Acks owed to a log with which there has been no link for so long, while its name lives in another
 // one, are not owed any more. A pod that takes its predecessor's name links to us sooner.
 inline constexpr Milliseconds kStrangerLimit{60000}, kStrangerCheck{15000};
@@ -94,6 +96,15 @@ class Mail {
   void ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done);
   Status nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease);
+  // A dead letter ends (its sender's pod is told, which is not waited for), or is handed out again.
+  Status purge(const MessageId& id);
+  Status redrive(const MessageId& id);
+  // All of them, the oldest first, at most kMaxDeadPerCall a call.
+  struct Swept {
+    std::uint32_t done = 0, failed = 0, left = 0;  // left: dead letters afterwards
+  };
+  Swept purge_all();
+  Swept redrive_all();
 
   // A frame of mail from any session; false: not one of ours.
   bool take(Session& session, const link::Frame& frame);
@@ -115,6 +126,7 @@ class Mail {
     Milliseconds backoff{0};
     MonoTime full_until{};
     Milliseconds full_backoff{0};
+    std::string full;       // its words, until it stores something again
     bool was_full = false;  // its streams stay blocked until we ask again, whatever it answers to
                             // what came behind
     std::string node;       // of its latest incarnation
@@ -148,7 +160,10 @@ class Mail {
   void pump(const AgentName& name);
   void ensure(const AgentName& name);
   void peer_failed(const AgentName& name, const Error& why);
-  void send_debts(const AgentName& name);
+  void send_debt(const mailbox::AckDebt& debt);
+  void send_debts(const AgentName& name);  // all of them
+  Status end_dead(const MessageId& id);
+  Swept sweep(const std::function<Status(const MessageId&)>& each);
   [[nodiscard]] std::shared_ptr<Session> session_with(const LogId& log) const;
   [[nodiscard]] bool is_up(const AgentName& name) const;  // our link to where it lives
   // Some log that acks of its messages are owed to has a link.

@@ -103,6 +103,79 @@ TEST_F(Acks, AreUnknownWhenNobodyAnswersInTime) {
   EXPECT_GE(took, Milliseconds{300});
 }
 
+struct DeadLetters : Acks {
+  // A message of worker-9 whose attempts are all used.
+  MessageId give_up(std::uint64_t sequence) {
+    const MessageId id = take(sequence);
+    for (std::uint16_t attempt = 1;; ++attempt) {
+      EXPECT_TRUE(box.nack(mono_now(), id, attempt, {}));
+      if (!box.receive(mono_now(), kLong, std::nullopt)) return id;
+    }
+  }
+};
+
+TEST_F(DeadLetters, ARedriveWakesWhoeverWaits) {
+  const MessageId id = give_up(1);
+  std::optional<mailbox::Delivery> got;
+  mail->receive(kLong, kLong, std::nullopt, nullptr,
+                [&](const Result<mailbox::Delivery>& delivery) {
+                  ASSERT_TRUE(delivery);
+                  got = *delivery;
+                });
+  EXPECT_EQ(mail->redrive({"m7"}).error().code, Code::kNotFound);
+  EXPECT_FALSE(got);
+  ASSERT_TRUE(mail->redrive(id));
+  ASSERT_TRUE(got) << "at once";
+  EXPECT_EQ(got->attempt, 6);
+  EXPECT_TRUE(got->redelivered);
+  EXPECT_EQ(ack(id, 5, kLong).first.error().code, Code::kDenied) << "an ack from before";
+  EXPECT_TRUE(ack(id, 6, kLong).first);
+}
+
+TEST_F(DeadLetters, APurgeIsOwedToTheSendersPod) {
+  const MessageId id = give_up(1);
+  EXPECT_EQ(mail->purge({"m7"}).error().code, Code::kNotFound);
+  ASSERT_TRUE(mail->purge(id));
+  EXPECT_EQ(box.books().dead_live, 0U);
+  EXPECT_EQ(box.ack_debts({"worker-9"}).size(), 1U) << "told when it is back";
+  EXPECT_EQ(mail->purge(id).error().code, Code::kNotFound);
+}
+
+TEST_F(DeadLetters, AllOfThemInCallsOfBoundedLength) {
+  constexpr std::uint32_t kLetters = kMaxDeadPerCall + 3;
+  for (std::uint64_t i = 1; i <= kLetters; ++i) (void)give_up(i);
+  ASSERT_EQ(box.books().dead_live, kLetters);
+  auto swept = mail->redrive_all();
+  EXPECT_EQ(swept.done, kMaxDeadPerCall);
+  EXPECT_EQ(swept.left, 3U);
+  ASSERT_EQ(box.dead_letters(9).size(), 3U);
+  EXPECT_EQ(box.dead_letters(1)[0].id.value, "m" + std::to_string(kMaxDeadPerCall + 1))
+      << "the oldest first";
+  swept = mail->purge_all();
+  EXPECT_EQ(swept.done, 3U);
+  EXPECT_EQ(swept.failed, 0U);
+  EXPECT_EQ(swept.left, 0U);
+  EXPECT_EQ(mail->purge_all().done, 0U);
+  EXPECT_EQ(box.books().inbox_live, kMaxDeadPerCall);
+  EXPECT_EQ(box.ack_debts({"worker-9"}).size(), 3U);
+}
+
+TEST_F(DeadLetters, OneThatCannotGoBackIsCountedAndStopsNoOther) {
+  const MessageId damaged = give_up(1), good = give_up(2);
+  const auto names = *directory.list();
+  for (const std::string& name : names) {
+    std::string& bytes = *directory.content(name);
+    if (const auto at = bytes.find(damaged.value + "worker-9"); at != std::string::npos)
+      bytes[at] = 'M';
+  }
+  const auto swept = mail->redrive_all();
+  EXPECT_EQ(swept.done, 1U);
+  EXPECT_EQ(swept.failed, 1U);
+  EXPECT_EQ(swept.left, 1U);
+  EXPECT_EQ(box.dead_letters(9)[0].id, damaged);
+  EXPECT_TRUE(box.receive(mono_now(), kLong, std::nullopt));
+}
+
 TEST_F(Acks, OfTheSameAttemptTwiceAreBothAnswered) {
   locate = [](const AgentName&, const Located&) {};
   const auto id = take(1);

@@ -377,6 +377,8 @@ std::string Sidecar::metrics_text() {
         n(books.acked));
   set("swarm_mailbox_dead_letters", "Messages given up after too many attempts, kept",
       n(books.dead_live));
+  total("swarm_mailbox_messages_redriven_total", "Dead letters put back into the inbox",
+        n(books.redriven));
   set("swarm_mailbox_inbox_messages", "Messages waiting or leased here", n(books.inbox_live));
   set("swarm_mailbox_outbox_messages", "Messages sent from here that are not yet acknowledged",
       n(books.outbox_live));

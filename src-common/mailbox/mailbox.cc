@@ -38,12 +38,37 @@ constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyo
 constexpr std::array<int, kPriorities> kWeights{8, 3, 1};
 constexpr int kStreams = kPriorities * 2;
 
+// Whose turn it is among the priorities: of twelve messages eight are of high, three of normal and
+// one of low priority; what a priority has no use for goes to the others. One that has something is
+// passed over by at most two rounds of the others (22 messages), so none starves. Both directions
+// use it: transmit() and receive().
+class Turns {
+ public:
+  // The priority that is next among those for which ready(priority) is true.
+  template <typename Ready>
+  std::optional<std::size_t> next(const Ready& ready) {
+    for (int round = 0; round < 2; ++round) {
+      for (std::size_t priority = 0; priority < left_.size(); ++priority) {
+        if (left_[priority] > 0 && ready(priority)) return priority;
+      }
+      left_ = kWeights;
+    }
+    return std::nullopt;
+  }
+  // It got its turn.
+  void spend(std::size_t priority) { --left_[priority]; }
+
+ private:
+  std::array<int, kPriorities> left_{};
+};
+
 // Replies are a stream of their own: they never wait behind a message for which there is no room.
 std::uint8_t stream_of(Priority priority, bool reply) {
   return static_cast<std::uint8_t>(static_cast<int>(priority) * 2 + (reply ? 1 : 0));
 }
 
-// "m-" and 16 hex digits: made by agentctl, never chosen by a user, never used again.
+// "m-" and 16 hex digits: made by the sidecar for a send without an id, so nobody can repeat it.
+// (agentctl makes its own, longer: `send --id` resolves an unknown outcome by it.)
 bool is_generated(const MessageId& id) {
   const std::string& v = id.value;
   return v.size() == 18 && v[0] == 'm' && v[1] == '-' &&
@@ -142,10 +167,15 @@ class Mailbox::Impl {
     std::uint32_t body_bytes = 0, payload_bytes = 0;
     WallTime sent_at = 0;
     std::uint16_t attempt = 0;
+    std::uint16_t round = 0;  // attempts before its last redrive, none of which counts any more
     Where where = Where::kReady;
     bool counted = true;  // against max_inbox_messages
     MonoTime until;
     [[nodiscard]] bool local() const { return sender_log.empty(); }
+    // `n` is the latest hand-out, and nobody has ended it or begun a new round since.
+    [[nodiscard]] bool is_current(std::uint16_t n) const {
+      return n > round && n == attempt && where != Where::kDead;
+    }
   };
   using StreamKey = std::pair<LogId, std::uint8_t>;
   struct Stream {
@@ -187,7 +217,7 @@ class Mailbox::Impl {
     std::map<std::uint8_t, OutStream> streams;
     std::set<Sequence> all;
     std::uint32_t messages = 0, replies = 0;
-    std::array<int, kPriorities> credits{};
+    Turns turns;
   };
   struct UserId {
     Sequence record = 0;  // 0: only in memory
@@ -224,6 +254,8 @@ class Mailbox::Impl {
   void forget_reply(const MessageId& id);
   Result<AckResult> ack(const MessageId& id, std::uint16_t attempt);
   Result<AckResult> purge(const MessageId& id);
+  Status redrive(const MessageId& id);
+  std::vector<Summary> dead_letters(std::size_t most) const;
   void on_ack_recorded(Sequence inbox);
   std::vector<AckDebt> ack_debts(const AgentName& sender) const;
   std::vector<AgentName> ack_creditors() const;
@@ -258,6 +290,12 @@ class Mailbox::Impl {
   void retire(Entry& e);
   void drop_carrier(Stream& stream);
   void make_dead(Entry& e);
+  Entry* find_dead(const MessageId& id);
+  [[nodiscard]] bool used_up(const Entry& e) const {
+    return e.attempt >= std::min<int>(e.round + limits_.max_attempts, kAttemptMask);
+  }
+  Status mark_attempts(Sequence sequence, const Entry& e);
+  Summary summary_of(const Entry& e) const;
   Entry* find_attempt(const MessageId& id, std::uint16_t attempt);
   Result<AckResult> settle_or_owe(Entry& e, std::uint16_t attempt);
   void release(Entry& e);
@@ -306,7 +344,8 @@ class Mailbox::Impl {
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;
   std::uint64_t use_ = 0;
-  std::array<std::set<Sequence>, kPriorities> ready_;          // without awaited replies
+  std::array<std::set<Sequence>, kPriorities> ready_;  // without awaited replies
+  Turns turns_;
   std::unordered_map<MessageId, std::set<Sequence>> replies_;  // live, by what they answer
   std::set<MessageId> awaited_;
   std::set<std::pair<MonoTime, Sequence>> timers_;
@@ -399,6 +438,11 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
       Entry e = std::move(*r.entry);
       const std::uint16_t bits = r.attempt & kAnchorBits;
       e.attempt = r.attempt & kAttemptMask;
+      // Rounds begin at multiples of max_attempts; a record that is live begins one.
+      e.round = r.state == State::kLive || e.attempt == 0
+                    ? e.attempt
+                    : static_cast<std::uint16_t>((e.attempt - 1) / limits_.max_attempts *
+                                                 limits_.max_attempts);
       if (r.state == State::kDead)
         e.where = Where::kDead;
       else if (r.state == State::kTaken && bits == kAnchorBits)
@@ -529,8 +573,8 @@ Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
     if (!old.local() && old.sender_log != e.sender_log && old.where != Where::kAcked) {
       if (old.attempt > e.attempt && e.where == Where::kReady) {
         e.attempt = old.attempt;
-        (void)log_->mark(sequence, State::kTaken,
-                         e.attempt);  // else the next restart begins to count anew
+        e.round = old.round;
+        (void)mark_attempts(sequence, e);  // else the next restart begins to count anew
       }
       retire(old);
       --books_.stored;
@@ -615,6 +659,23 @@ void Mailbox::Impl::make_dead(Entry& e) {
   --live_;
   ++dead_;
   ++books_.dead;
+}
+
+// The dead letter of that id; of several senders' the one that came first.
+Mailbox::Impl::Entry* Mailbox::Impl::find_dead(const MessageId& id) {
+  Entry* first = nullptr;
+  const auto [begin, end] = by_id_.equal_range(id);
+  for (auto it = begin; it != end; ++it) {
+    Entry& e = inbox_.at(it->second);
+    if (e.where == Where::kDead && (first == nullptr || e.sequence < first->sequence)) first = &e;
+  }
+  return first;
+}
+
+// Writes how often the message of `e`, which is not dead, was handed out. A record that begins a
+// round stays live with that number, which is what tells it from one whose attempts are used up.
+Status Mailbox::Impl::mark_attempts(Sequence sequence, const Entry& e) {
+  return log_->mark(sequence, e.attempt == e.round ? State::kLive : State::kTaken, e.attempt);
 }
 
 // ---- receiving: streams
@@ -822,10 +883,9 @@ bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence 
   const std::string payload = encode_inbox(sender_log, sequence, message);
   auto written = log_->append(kInbox, payload);
   if (!written) return false;
-  const State state = old.where == Where::kDead ? State::kDead
-                      : old.attempt == 0        ? State::kLive
-                                                : State::kTaken;
-  if (state != State::kLive && !log_->mark(*written, state, old.attempt)) {
+  const Status marked = old.where == Where::kDead ? log_->mark(*written, State::kDead, old.attempt)
+                                                  : mark_attempts(*written, old);
+  if (!marked) {
     finish_record(*written);
     return false;
   }
@@ -834,6 +894,7 @@ bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence 
   release(stale);
   Entry next = make_entry(*written, sender_log, sequence, message, payload.size());
   next.attempt = old.attempt;
+  next.round = old.round;
   next.counted = old.counted;
   next.until = old.until;
   next.where = old.where;
@@ -869,7 +930,7 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
       if (e.where != Where::kReady || leased_ids_.count(e.id) != 0) continue;
       // All attempts were used before a restart; an ack of the last one could still have come until
       // now.
-      if (e.attempt >= limits_.max_attempts) {
+      if (used_up(e)) {
         dead.push_back(sequence);
         continue;
       }
@@ -896,8 +957,14 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
   if (in_reply_to) {
     if (const auto it = replies_.find(*in_reply_to); it != replies_.end()) (void)take(it->second);
   } else {
-    for (const auto& candidates : ready_) {
-      if (take(candidates)) break;
+    std::array<bool, kPriorities> nothing{};  // that can be handed out now
+    while (const auto priority =
+               turns_.next([&](std::size_t p) { return !nothing[p] && !ready_[p].empty(); })) {
+      if (take(ready_[*priority])) {
+        if (out) turns_.spend(*priority);
+        break;
+      }
+      nothing[*priority] = true;
     }
   }
   for (const Sequence sequence : dead) make_dead(inbox_.at(sequence));
@@ -933,7 +1000,7 @@ void Mailbox::Impl::forget_reply(const MessageId& id) {
 Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const MessageId& id, std::uint16_t attempt) {
   Entry* best = nullptr;
   auto rank = [&](const Entry& e) {
-    if (e.attempt != attempt || attempt == 0 || e.where == Where::kDead) return 0;
+    if (!e.is_current(attempt)) return 0;
     return e.where == Where::kLeased                                ? 4
            : e.where == Where::kReady || e.where == Where::kDelayed ? 3
                                                                     : 2;
@@ -954,7 +1021,7 @@ Result<AckResult> Mailbox::Impl::ack(const MessageId& id, std::uint16_t attempt)
     if (recent) return AckResult{};
     return not_found("no message " + id.value + " here");
   }
-  if (attempt == 0 || e->attempt != attempt || e->where == Where::kDead) {
+  if (!e->is_current(attempt)) {
     return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
                                     " is not the current one"};
   }
@@ -962,12 +1029,36 @@ Result<AckResult> Mailbox::Impl::ack(const MessageId& id, std::uint16_t attempt)
 }
 
 Result<AckResult> Mailbox::Impl::purge(const MessageId& id) {
-  const auto [begin, end] = by_id_.equal_range(id);
-  for (auto it = begin; it != end; ++it) {
-    Entry& e = inbox_.at(it->second);
-    if (e.where == Where::kDead) return settle_or_owe(e, e.attempt);
+  Entry* e = find_dead(id);
+  if (e == nullptr) return not_found("no dead letter " + id.value + " here");
+  return settle_or_owe(*e, e->attempt);
+}
+
+// Its attempts count on from the next multiple of max_attempts, so that no number is used twice and
+// an ack from before finds none of its own; the record, its place in its stream and the sender's
+// copy stay what they are.
+Status Mailbox::Impl::redrive(const MessageId& id) {
+  Entry* e = find_dead(id);
+  if (e == nullptr) return not_found("no dead letter " + id.value + " here");
+  const int most = limits_.max_attempts;
+  const int round = (e->attempt + most - 1) / most * most;
+  if (round + most > kAttemptMask) {
+    return Error{Code::kDenied, id.value + " was handed out " + std::to_string(e->attempt) +
+                                    " times, and its attempts can't be counted on: purge it"};
   }
-  return not_found("no dead letter " + id.value + " here");
+  if (auto message = read_inbox(e->sequence); !message) {
+    if (message.error().code != Code::kCorrupt) return message.error();
+    return Error{Code::kDenied,
+                 id.value + "'s stored copy is damaged and can't be handed out: purge it"};
+  }
+  if (auto s = log_->mark(e->sequence, State::kLive, static_cast<std::uint16_t>(round)); !s)
+    return s.error();
+  e->attempt = e->round = static_cast<std::uint16_t>(round);
+  --dead_;
+  ++live_;
+  ++books_.redriven;
+  set_ready(*e);
+  return {};
 }
 
 Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) {
@@ -1084,13 +1175,12 @@ Status Mailbox::Impl::nack(MonoTime now, const MessageId& id, std::uint16_t atte
                            Milliseconds delay) {
   Entry* e = find_attempt(id, attempt);
   if (e == nullptr) return not_found("no message " + id.value + " here");
-  if (attempt == 0 || e->attempt != attempt || e->where == Where::kDead ||
-      e->where == Where::kAcked) {
+  if (!e->is_current(attempt) || e->where == Where::kAcked) {
     return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
                                     " is not the current one"};
   }
   ++books_.nacked;
-  if (e->attempt >= limits_.max_attempts) {
+  if (used_up(*e)) {
     make_dead(*e);
     return {};
   }
@@ -1109,8 +1199,8 @@ Status Mailbox::Impl::extend(MonoTime now, const MessageId& id, std::uint16_t at
                              Milliseconds lease) {
   Entry* e = find_attempt(id, attempt);
   if (e == nullptr) return not_found("no message " + id.value + " here");
-  const bool holds = attempt != 0 && e->attempt == attempt &&
-                     (e->where == Where::kLeased || e->where == Where::kReady);
+  const bool holds =
+      e->is_current(attempt) && (e->where == Where::kLeased || e->where == Where::kReady);
   if (!holds || (e->where == Where::kReady && leased_ids_.count(id) != 0)) {
     return Error{Code::kDenied,
                  "attempt " + std::to_string(attempt) + " of " + id.value + " has no lease"};
@@ -1128,7 +1218,7 @@ bool Mailbox::Impl::tick(MonoTime now) {
   bool ready = false;
   while (!timers_.empty() && timers_.begin()->first <= now) {
     Entry& e = inbox_.at(timers_.begin()->second);
-    if (e.where == Where::kLeased && e.attempt >= limits_.max_attempts) {
+    if (e.where == Where::kLeased && used_up(e)) {
       make_dead(e);
       continue;
     }
@@ -1452,7 +1542,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   const auto it = destinations_.find(to);
   if (it == destinations_.end() || !it->second.linked) return out;
   Destination& d = it->second;
-  auto due_in = [&](int priority) -> OutStream* {
+  auto due_in = [&](std::size_t priority) -> OutStream* {
     for (const bool reply : {true, false}) {
       const auto s = d.streams.find(stream_of(static_cast<Priority>(priority), reply));
       if (s != d.streams.end() && !s->second.blocked && !s->second.due.empty()) return &s->second;
@@ -1462,17 +1552,9 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   std::size_t bytes = 0;
   std::vector<Sequence> broken;
   for (std::size_t n = 0; n < kMaxTransmit; ++n) {  // each round takes one message or ends
-    OutStream* stream = nullptr;
-    int priority = 0;
-    for (int turn = 0; turn < 2 && stream == nullptr; ++turn) {
-      for (priority = 0; priority < kPriorities; ++priority) {
-        if (d.credits[static_cast<std::size_t>(priority)] > 0 &&
-            (stream = due_in(priority)) != nullptr)
-          break;
-      }
-      if (stream == nullptr) d.credits = kWeights;
-    }
-    if (stream == nullptr) break;
+    const auto priority = d.turns.next([&](std::size_t p) { return due_in(p) != nullptr; });
+    if (!priority) break;
+    OutStream* stream = due_in(*priority);
     const Sequence sequence = *stream->due.begin();
     Outgoing& o = out_.at(sequence);
     if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
@@ -1490,7 +1572,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
     const Sequence prev = self == stream->unanswered.begin() ? 0 : *std::prev(self);
     stream->due.erase(sequence);
     o.state = Out::kInFlight;
-    --d.credits[static_cast<std::size_t>(priority)];
+    d.turns.spend(*priority);
     bytes += o.payload_bytes;
     out.push_back({sequence, prev, std::move(*message)});
   }
@@ -1582,6 +1664,28 @@ bool Mailbox::Impl::on_acked(const AgentName& to, Sequence sequence) {
 
 // ---- looking
 
+Summary Mailbox::Impl::summary_of(const Entry& e) const {
+  const auto where = e.where == Where::kReady     ? Summary::Where::kReady
+                     : e.where == Where::kLeased  ? Summary::Where::kLeased
+                     : e.where == Where::kDelayed ? Summary::Where::kDelayed
+                                                  : Summary::Where::kDead;
+  return {e.id, e.from, local_, e.priority, where, e.attempt, e.body_bytes, e.sent_at};
+}
+
+std::vector<Summary> Mailbox::Impl::dead_letters(std::size_t most) const {
+  std::vector<const Entry*> entries;
+  if (dead_ == 0) return {};
+  for (const auto& [sequence, e] : inbox_) {
+    if (e.where == Where::kDead) entries.push_back(&e);
+  }
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
+  if (entries.size() > most) entries.resize(most);
+  std::vector<Summary> out;
+  for (const Entry* e : entries) out.push_back(summary_of(*e));
+  return out;
+}
+
 std::vector<Summary> Mailbox::Impl::list() const {
   std::vector<const Entry*> entries;
   for (const auto& [sequence, e] : inbox_) {
@@ -1592,12 +1696,7 @@ std::vector<Summary> Mailbox::Impl::list() const {
   std::vector<Summary> out;
   for (const Entry* e : entries) {
     if (out.size() >= kMaxListed) return out;
-    const auto where = e->where == Where::kReady     ? Summary::Where::kReady
-                       : e->where == Where::kLeased  ? Summary::Where::kLeased
-                       : e->where == Where::kDelayed ? Summary::Where::kDelayed
-                                                     : Summary::Where::kDead;
-    out.push_back(
-        {e->id, e->from, local_, e->priority, where, e->attempt, e->body_bytes, e->sent_at});
+    out.push_back(summary_of(*e));
   }
   for (const auto& [name, d] : destinations_) {
     for (const Sequence sequence : d.all) {
@@ -1687,6 +1786,10 @@ Result<AckResult> Mailbox::ack(MonoTime, const MessageId& id, std::uint16_t atte
   return impl_->ack(id, attempt);
 }
 Result<AckResult> Mailbox::purge(const MessageId& id) { return impl_->purge(id); }
+Status Mailbox::redrive(const MessageId& id) { return impl_->redrive(id); }
+std::vector<Summary> Mailbox::dead_letters(std::size_t most) const {
+  return impl_->dead_letters(most);
+}
 void Mailbox::on_ack_recorded(Sequence inbox) { impl_->on_ack_recorded(inbox); }
 std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const {
   return impl_->ack_debts(sender);

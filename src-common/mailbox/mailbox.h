@@ -13,6 +13,11 @@
 // duplicate is one comparison with the high-water mark. Marks survive a restart (records of kind
 // kCursor).
 //
+// Hand-out: priorities take turns, 8 high, 3 normal, 1 low, so that none starves; within a priority
+// the order of arrival. What was handed out comes again as attempt n + 1 until it is acknowledged
+// or max_attempts are used: then it is a dead letter, which somebody purges or redrives. Attempt
+// numbers of a record only grow.
+//
 // Everything that answers somebody (accepted, stored, acked) may only leave the process after
 // commit(): the engine calls it once per batch.
 //
@@ -63,7 +68,7 @@ struct Limits {
       1000;  // per inbox: ready, leased and dead ones; replies to a request do not count
   std::uint32_t max_outbox_messages = 1000;  // per destination
   std::uint32_t max_message_bytes = 65536;
-  std::uint16_t max_attempts = 5;         // then dead letter
+  std::uint16_t max_attempts = 5;         // in a row, then dead letter
   std::uint32_t max_user_ids = 65536;     // ids remembered against repetition …
   Milliseconds user_id_ttl{3600 * 1000};  // … and for how long
   std::uint32_t max_streams = 16384;      // cursors remembered
@@ -139,7 +144,7 @@ struct AckResult {
 struct Books {  // appended = acked + dead + live, since open, for each side
   std::uint64_t sent = 0, accepted = 0, refused = 0, withdrawn = 0, acknowledged_by_receiver = 0;
   std::uint64_t stored = 0, duplicates = 0, delivered = 0, redelivered = 0, acked = 0, nacked = 0,
-                dead = 0, full = 0;
+                dead = 0, redriven = 0, full = 0;
   std::uint32_t inbox_live = 0, outbox_live = 0, dead_live = 0, single_copy = 0;
 };
 
@@ -206,8 +211,13 @@ class Mailbox {
   // it asks (kAskAgainAfter).
   std::vector<Sequence> on_gone(const AgentName& name);
   // Ends a dead letter: as if it had been acknowledged. kNotFound when `id` is not a dead letter
-  // here.
+  // here. (Two senders may have chosen the same id: then the letter that came first; redrive, too.)
   Result<AckResult> purge(const MessageId& id);
+  // Puts a dead letter back into the inbox, in its old place, for another max_attempts hand-outs.
+  // Its attempts are counted on, so that an ack, nack or extend of an attempt from before is
+  // refused. Marked in the log at once. kNotFound: no such dead letter; kDenied: never again
+  // possible, only purge is.
+  Status redrive(const MessageId& id);
   [[nodiscard]] std::vector<AckDebt> ack_debts(
       const AgentName& sender) const;  // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
@@ -229,8 +239,9 @@ class Mailbox {
                        // replies that are awaited
 
   // ---- looking
-  [[nodiscard]] std::vector<Summary> list() const;                 // ≤ 2000 entries
-  [[nodiscard]] Result<Delivery> look(const MessageId& id) const;  // without taking it
+  [[nodiscard]] std::vector<Summary> list() const;                          // ≤ 2000 entries
+  [[nodiscard]] std::vector<Summary> dead_letters(std::size_t most) const;  // the oldest first
+  [[nodiscard]] Result<Delivery> look(const MessageId& id) const;           // without taking it
   [[nodiscard]] Books books() const;
   // Outcomes that became known since the last call, in order.
   std::vector<SendOutcome> take_outcomes();

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <deque>
 #include <functional>
@@ -594,6 +595,279 @@ TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {
   EXPECT_TRUE(c.box->transmit({"worker-9"}, 1000).empty());
 }
 
+// One inbox into which senders deliver as they like.
+struct Inbox {
+  explicit Inbox(Limits limits) : pod(kB, limits) { EXPECT_TRUE(pod.start(kStart, 5)); }
+  // "<sender>-<priority>-<number in its stream>" from worker-<sender>.
+  void arrive(std::uint64_t sender, Priority priority) {
+    const auto p = static_cast<std::uint64_t>(priority);
+    std::uint64_t& last = sent[{sender, p}];
+    char id[40];
+    std::snprintf(id, sizeof id, "m-%04x%04x%08x", static_cast<unsigned>(sender),
+                  static_cast<unsigned>(p), static_cast<unsigned>(last + 1));
+    Message m = message(id, {"worker-" + std::to_string(sender)}, kB, "b");
+    m.priority = priority;
+    ASSERT_EQ(pod.box->deliver(kStart, log_id(100 + sender), last + 1, last, m), Answer::kStored);
+    ++last;
+    ++waiting[p];
+  }
+  // Takes and acks one; its priority.
+  std::optional<std::size_t> take() {
+    const auto d = pod.box->receive(kStart, Milliseconds{100}, {});
+    if (!d) return std::nullopt;
+    const auto p = static_cast<std::uint64_t>(d->message.priority);
+    const auto number = std::stoull(d->message.id.value.substr(10), nullptr, 16);
+    const auto sender = std::stoull(d->message.from.value.substr(7));
+    const std::uint64_t expected = ++taken[{sender, p}];
+    EXPECT_EQ(number, expected) << "out of order: " << d->message.id.value;
+    const auto acked = pod.box->ack(kStart, d->message.id, 1);
+    EXPECT_TRUE(acked && acked->debt);
+    if (acked && acked->debt) pod.box->on_ack_recorded(acked->debt->inbox);
+    --waiting[p];
+    return p;
+  }
+  Pod pod;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> sent, taken;
+  std::array<int, kPriorities> waiting{};
+};
+
+TEST(MailboxFairness, AFullInboxIsHandedOutEightThreeOne) {
+  Inbox inbox({.max_inbox_messages = 30});
+  std::array<int, kPriorities> count{};
+  for (int i = 0; i < 1200; ++i) {
+    for (std::size_t p = 0; p < kPriorities; ++p) {
+      while (inbox.waiting[p] < 10)
+        inbox.arrive(static_cast<std::uint64_t>(i + inbox.waiting[p]) % 3,
+                     static_cast<Priority>(p));
+    }
+    const auto priority = inbox.take();
+    ASSERT_TRUE(priority);
+    ++count[*priority];
+    if (i == 11) {
+      EXPECT_EQ(count, (std::array{8, 3, 1})) << "in every twelve, not only on average";
+    }
+  }
+  EXPECT_EQ(count, (std::array{800, 300, 100}));
+}
+
+TEST(MailboxFairness, NoPriorityStarvesWhateverArrives) {
+  int longest = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    Inbox inbox({.max_inbox_messages = 1000});
+    std::array<int, kPriorities> passed{};
+    const std::size_t high = random.below(100), low = random.below(30);
+    for (int step = 0; step < 400; ++step) {
+      for (std::size_t n = random.below(3); n > 0; --n) {
+        inbox.arrive(random.below(3), random.chance(high)  ? Priority::kHigh
+                                      : random.chance(low) ? Priority::kLow
+                                                           : Priority::kNormal);
+      }
+      const auto before = inbox.waiting;
+      const auto priority = inbox.take();
+      ASSERT_EQ(priority.has_value(), before != (std::array{0, 0, 0})) << "nothing is held back";
+      if (!priority) continue;
+      for (std::size_t p = 0; p < kPriorities; ++p) {
+        passed[p] = p == *priority || before[p] == 0 ? 0 : passed[p] + 1;
+        longest = std::max(longest, passed[p]);
+        ASSERT_LE(passed[p], 22) << "priority " << p << " starves";
+      }
+    }
+  }
+  EXPECT_GE(longest, 11) << "some had to wait, or nothing was shown";
+}
+
+TEST_F(Mailboxes, APriorityThatCannotBeHandedOutCostsTheOthersNothing) {
+  // Both senders have chosen the same id: while one of the two is leased the other waits.
+  Message leased = message("same", {"worker-7"}, kB), waits = message("same", {"worker-8"}, kB);
+  leased.priority = waits.priority = Priority::kHigh;
+  EXPECT_EQ(b.box->deliver(now, log_id(7), 1, 0, leased), Answer::kStored);
+  EXPECT_EQ(b.box->deliver(now, log_id(8), 1, 0, waits), Answer::kStored);
+  EXPECT_EQ(b.box->deliver(now, log_id(9), 1, 0, message("other", {"worker-9"}, kB)),
+            Answer::kStored);
+  EXPECT_EQ(receive(b), "same/1");
+  EXPECT_EQ(receive(b), "other/1");
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_TRUE(b.box->ack(now, {"same"}, 1));
+  EXPECT_EQ(receive(b), "same/1");
+}
+
+TEST_F(Mailboxes, ARedrivenDeadLetterHasAnotherRound) {
+  send(a, message("m1", kA, kB));
+  const auto frames = a.box->transmit(kB, 1 << 20);
+  const auto deliver = [&] {
+    const Outbound& o = frames.at(0);
+    const Answer answer = b.box->deliver(now, a.log->id(), o.sequence, o.prev, o.message);
+    a.box->on_answer(now, kB, b.log->id(), o.sequence, answer, "");
+    return answer;
+  };
+  EXPECT_EQ(deliver(), Answer::kStored);
+  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound) << "it is not dead";
+  EXPECT_EQ(receive(b), "m1/1");
+  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound);
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 1, {}));
+  EXPECT_EQ(receive(b), "m1/2");
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 2, {}));
+  ASSERT_EQ(b.box->dead_letters(9).size(), 1U);
+  EXPECT_EQ(b.box->dead_letters(9)[0].attempt, 2);
+  EXPECT_TRUE(b.box->dead_letters(0).empty());
+
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound) << "once is enough";
+  const auto nothing_of_before_counts = [&] {
+    for (std::uint16_t attempt = 0; attempt <= 2; ++attempt) {
+      EXPECT_EQ(b.box->ack(now, {"m1"}, attempt).error().code, Code::kDenied) << attempt;
+      EXPECT_EQ(b.box->nack(now, {"m1"}, attempt, {}).error().code, Code::kDenied) << attempt;
+      EXPECT_EQ(b.box->extend(now, {"m1"}, attempt, Milliseconds{9}).error().code, Code::kDenied)
+          << attempt;
+    }
+    const Books books = b.box->books();
+    EXPECT_EQ(books.dead_live, 0U);
+    EXPECT_EQ(books.inbox_live, 1U);
+    EXPECT_EQ(books.stored, books.acked + books.inbox_live + books.dead_live);
+    EXPECT_EQ(a.box->books().outbox_live, 1U) << "the second copy stays with its sender";
+    EXPECT_EQ(deliver(), Answer::kDuplicate);
+  };
+  nothing_of_before_counts();
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  nothing_of_before_counts();
+  EXPECT_EQ(receive(b), "m1/3");
+  EXPECT_EQ(b.box->ack(now, {"m1"}, 2).error().code, Code::kDenied);
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  EXPECT_EQ(receive(b), "m1/4") << "a whole round, also when it is interrupted";
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_EQ(b.box->dead_letters(9).size(), 1U) << "and not more than one";
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  EXPECT_EQ(receive(b), "m1/5");
+  settle(b, a, "m1", 5);
+  EXPECT_EQ(deliver(), Answer::kFinished);
+  EXPECT_EQ(a.box->books().outbox_live + b.box->books().inbox_live, 0U);
+  ASSERT_TRUE(b.start(now, 9));
+  EXPECT_EQ(receive(b), "-");
+}
+
+TEST_F(Mailboxes, ARedrivenDeadLetterComesInItsOldPlace) {
+  for (const char* id : {"m1", "m2"}) send(a, message(id, kA, kB));
+  (void)carry(a, b);
+  for (const char* expected : {"m1/1", "m2/1"}) EXPECT_EQ(receive(b), expected);
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 1, {}));
+  EXPECT_EQ(receive(b), "m1/2");
+  ASSERT_TRUE(b.box->nack(now, {"m1"}, 2, {}));
+  ASSERT_TRUE(b.box->nack(now, {"m2"}, 1, {}));
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  EXPECT_EQ(receive(b), "m1/3");
+  EXPECT_EQ(receive(b), "m2/2");
+}
+
+TEST_F(Mailboxes, ARedriveSurvivesTheLossOfTheSendersCopy) {
+  send(a, message("job-1", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "job-1/1");
+  ASSERT_TRUE(b.box->nack(now, {"job-1"}, 1, {}));
+  EXPECT_EQ(receive(b), "job-1/2");
+  ASSERT_TRUE(b.box->nack(now, {"job-1"}, 2, {}));
+  ASSERT_TRUE(b.box->redrive({"job-1"}));
+  a.directory.wipe();
+  ASSERT_TRUE(a.start(now, 11));
+  link();
+  send(a, message("job-1", kA, kB));
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kDuplicate}) << "written anew for the new creditor";
+  EXPECT_EQ(b.box->ack(now, {"job-1"}, 2).error().code, Code::kDenied);
+  ASSERT_TRUE(b.start(now, 9));
+  link();
+  EXPECT_EQ(b.box->books().dead_live, 0U);
+  EXPECT_EQ(receive(b), "job-1/3");
+  settle(b, a, "job-1", 3);
+}
+
+TEST_F(Mailboxes, OfTwoDeadLettersWithOneIdTheFirstIsMeant) {
+  for (const std::uint64_t sender : {7U, 8U}) {
+    Message m = message("same", {"worker-" + std::to_string(sender)}, kB);
+    EXPECT_EQ(b.box->deliver(now, log_id(sender), 1, 0, m), Answer::kStored);
+    for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
+      EXPECT_EQ(receive(b), "same/" + std::to_string(attempt));
+      ASSERT_TRUE(b.box->nack(now, {"same"}, attempt, {}));
+    }
+  }
+  ASSERT_EQ(b.box->dead_letters(9).size(), 2U);
+  const auto first = b.box->purge({"same"});
+  ASSERT_TRUE(first && first->debt);
+  EXPECT_EQ(first->debt->sender.value, "worker-7");
+  ASSERT_TRUE(b.box->redrive({"same"}));
+  EXPECT_EQ(b.box->purge({"same"}).error().code, Code::kNotFound);
+  const auto d = b.box->receive(now, Milliseconds{100}, {});
+  ASSERT_TRUE(d);
+  EXPECT_EQ(d->message.from.value, "worker-8");
+}
+
+TEST(MailboxLimits, AttemptsThatCannotBeCountedOnAreRefused) {
+  constexpr std::uint16_t kAttempts = 6000;  // two rounds fit into 14 bits, three do not
+  Pod b{kB, {.max_attempts = kAttempts}};
+  ASSERT_TRUE(b.start(kStart, 2));
+  ASSERT_EQ(b.box->deliver(kStart, log_id(1), 1, 0, message("m1", kA, kB)), Answer::kStored);
+  std::uint16_t last = 0;
+  const auto wear_out = [&] {
+    while (auto d = b.box->receive(kStart, Milliseconds{100}, {})) {
+      ASSERT_GT(d->attempt, last);
+      last = d->attempt;
+      ASSERT_TRUE(b.box->nack(kStart, {"m1"}, last, {}));
+    }
+  };
+  wear_out();
+  EXPECT_EQ(last, kAttempts);
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  wear_out();
+  EXPECT_EQ(last, 2 * kAttempts);
+  const auto third = b.box->redrive({"m1"});
+  ASSERT_FALSE(third);
+  EXPECT_EQ(third.error().code, Code::kDenied);
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  EXPECT_TRUE(b.box->purge({"m1"}));
+}
+
+TEST_F(Mailboxes, ADamagedDeadLetterIsNotRedriven) {
+  ASSERT_EQ(b.box->deliver(now, log_id(7), 1, 0,
+                           message("m-0123456789abcdef", {"worker-7"}, kB, "to-be-damaged")),
+            Answer::kStored);
+  bool damaged = false;
+  const auto names = *b.directory.list();
+  for (const std::string& name : names) {
+    std::string& bytes = *b.directory.content(name);
+    const auto at = bytes.find("to-be-damaged");
+    if (at == std::string::npos) continue;
+    bytes[at] = 'T';
+    damaged = true;
+  }
+  ASSERT_TRUE(damaged);
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_EQ(b.box->dead_letters(9).size(), 1U) << "set aside, not handed out";
+  EXPECT_EQ(b.box->redrive({"m-0123456789abcdef"}).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  EXPECT_TRUE(b.box->purge({"m-0123456789abcdef"}));
+}
+
+TEST_F(Mailboxes, ARedriveThatCannotBeWrittenHasNotHappened) {
+  send(a, message("m1", kA, kB));
+  (void)carry(a, b);
+  for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
+    EXPECT_EQ(receive(b), "m1/" + std::to_string(attempt));
+    ASSERT_TRUE(b.box->nack(now, {"m1"}, attempt, {}));
+  }
+  b.directory.fail_in(1);
+  EXPECT_FALSE(b.box->redrive({"m1"}));
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_TRUE(b.box->redrive({"m1"}));
+  EXPECT_EQ(receive(b), "m1/3");
+}
+
 TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
   Pod c{kB, {}, 8192 + 4 * kSegment};
   ASSERT_TRUE(c.start(now, 5, 4));
@@ -608,6 +882,11 @@ TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
   c.directory.set_capacity(0);
   ASSERT_GT(s, 5U);
   std::vector<AckDebt> debts;
+  for (std::uint16_t attempt = 1; attempt <= 5; ++attempt) {
+    ASSERT_TRUE(c.box->receive(now, Milliseconds{100}, {}));
+    ASSERT_TRUE(c.box->nack(now, {"m-1000000000000000"}, attempt, {}));
+  }
+  ASSERT_TRUE(c.box->redrive({"m-1000000000000000"})) << "so does a redrive";
   while (auto d = c.box->receive(now, Milliseconds{100}, {})) {
     auto r = c.box->ack(now, d->message.id, d->attempt);
     ASSERT_TRUE(r);
@@ -630,10 +909,11 @@ struct Known {  // one message, as the agents know it
   AgentName from, to;
   Message message;
   std::uint64_t order = 0;
-  bool generated = false, local = false, resent = false;
+  bool generated = false, local = false, resent = false, redriven = false;
   bool accepted = false, refused = false;  // told so; refused: never delivered
   bool delivered = false, ack_tried = false, ack_ok = false;
   std::uint16_t attempt = 0;  // highest seen in the receiver's present incarnation
+  std::uint16_t round = 0;    // … and of the attempts before its last redrive
   bool sender_has = false, receiver_has = false;  // committed copies
   bool sender_wiped = false, receiver_wiped = false;
 };
@@ -651,7 +931,7 @@ constexpr std::size_t kSeenPackets = 100;
 // What all worlds of a run saw together: a test that never gets there proves nothing.
 struct Seen {
   std::uint64_t accepted = 0, refused = 0, acks = 0, again = 0, restarts = 0, wipes = 0, copied = 0,
-                dead = 0;
+                dead = 0, redriven = 0;
 };
 
 class World {
@@ -920,8 +1200,9 @@ class World {
       ASSERT_GT(d.attempt, k.attempt) << id << " handed out twice as one attempt";
       ASSERT_EQ(d.redelivered, d.attempt > 1);
       // (A dead letter whose attempts were all cut short by crashes begins anew when its pod's log
-      // is lost.)
-      if (!k.delivered && !k.resent && !k.receiver_wiped && k.message.in_reply_to.empty()) {
+      // is lost, or when it is redriven.)
+      if (!k.delivered && !k.resent && !k.receiver_wiped && !k.redriven &&
+          k.message.in_reply_to.empty()) {
         std::uint64_t& last = first_delivery_[k.from.value + k.to.value +
                                               std::to_string(static_cast<int>(k.message.priority))];
         ASSERT_GT(k.order, last) << id << " out of order";
@@ -940,7 +1221,7 @@ class World {
     Known& k = known_.at(h.id.value);
     const std::size_t what = random_.below(100);
     if (what < 55) {
-      const bool late = h.attempt < k.attempt;
+      const bool late = h.attempt < k.attempt || h.attempt <= k.round;
       auto r = n.box->ack(now_, h.id, h.attempt);
       if (r) k.ack_tried = true;  // the record may be marked even if nobody is told
       if (n.directory.crashed()) return;
@@ -1053,7 +1334,7 @@ class World {
       if (k.to == n.name) {
         k.receiver_has = false;
         k.receiver_wiped = true;
-        k.attempt = 0;
+        k.attempt = k.round = 0;
       }
     }
     restart(n);
@@ -1095,6 +1376,8 @@ class World {
       return restart(n);
     else if (what < 974)
       return wipe(n);
+    else if (what < 982)
+      redrive(n);
     else if (chaotic_ && linked_)
       resend_debts(n);
     if (failed()) return;
@@ -1110,6 +1393,20 @@ class World {
     } else {
       n.awaited.insert(id);
       n.box->await_reply(id);
+    }
+  }
+
+  void redrive(Node& n) {
+    for (const Summary& s : n.box->dead_letters(3)) {
+      const auto r = n.box->redrive(s.id);
+      if (n.directory.crashed()) return;
+      if (!r) continue;
+      ++seen_.redriven;
+      known_.at(s.id.value).redriven = true;
+      n.told.push_back([this, id = s.id.value, attempt = s.attempt] {
+        Known& k = known_.at(id);
+        k.round = std::max(k.round, attempt);
+      });
     }
   }
 
@@ -1168,6 +1465,7 @@ class World {
           }
         }
         n->held.clear();
+        if (round == 5 && random_.chance(30)) redrive(*n);
         if (round > 20) purge(*n);  // dead letters may fill an inbox until somebody ends them
         flush(*n);
         (void)n->box->tick(now_);
@@ -1240,6 +1538,7 @@ TEST(MailboxProperty, NothingAcceptedIsLostNothingComesTwice) {
     EXPECT_GT(seen.restarts, 5 * count);
     EXPECT_GT(seen.wipes, count / 2);
     EXPECT_GT(seen.dead, count / 10);
+    EXPECT_GT(seen.redriven, count / 10);
     EXPECT_GT(seen.copied, count / 10);
   }
 }
