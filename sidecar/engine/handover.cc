@@ -31,6 +31,7 @@ void Handover::look() {
     if (!*alive || session_) return;
     // As long as our name leads to ourselves there is no successor.
     if (!where || where->expect.log_id == options_.self.log_id) return again();
+    if (!taker_.empty() && where->expect.log_id != taker_) return again();
     connect(*where);
   });
 }
@@ -73,6 +74,7 @@ void Handover::take(Session& session, const link::Frame& frame) {
   heard_ = true;
   if (outstanding_ > 0) --outstanding_;
   mail_.box().on_offer_answer(sequence, static_cast<Answer>(answer));
+  if (answer <= static_cast<std::uint8_t>(Answer::kDuplicate)) taker_ = session.peer().log_id;
   pump();
 }
 

@@ -44,6 +44,7 @@ class Handover {
   Session::Options options_;
   std::function<void(const AgentName&, Located)> locate_;
   std::shared_ptr<Session> session_;
+  LogId taker_;                  // who has the beginning gets the rest: a stream has no holes
   bool heard_ = false;           // an answer, on this link
   std::size_t outstanding_ = 0;  // offers without one
   int unheard_ = 0;

@@ -180,20 +180,21 @@ TEST_F(Custody, WhatIsOnOfferIsAckedByNobodyElse) {
   const auto offered = old.box->offer(1 << 20);
   ASSERT_EQ(offered.size(), 3U);
   EXPECT_FALSE(old.box->on_acked(kReceiver, first.sender_sequence)) << "the successor may have it";
+  ASSERT_TRUE(old.log->commit());
+  old.start();
+  EXPECT_FALSE(old.box->on_acked(kReceiver, first.sender_sequence)) << "also after a restart";
+  link(old, receiver);
+  EXPECT_EQ(carry(old, receiver),
+            (std::vector{Answer::kFinished, Answer::kFinished, Answer::kDuplicate}));
+  EXPECT_EQ(old.box->books().outbox_live, 3U) << "nor is it done by the receiver's word";
+  EXPECT_FALSE(old.box->withdraw(second.sender_sequence));
   ASSERT_EQ(next.box->adopt(old.log->id(), offered[0]), Answer::kStored);
   old.box->on_offer_answer(offered[0].sequence, Answer::kStored);
   EXPECT_FALSE(old.box->on_acked(kReceiver, first.sender_sequence));
-  ASSERT_TRUE(old.log->commit());
   old.start();
   EXPECT_FALSE(old.box->on_acked(kReceiver, first.sender_sequence)) << "it has it";
-  EXPECT_FALSE(old.box->on_acked(kReceiver, second.sender_sequence));
   EXPECT_EQ(old.box->books().outbox_live, 2U);
   expect_books(old);
-  // The receiver's words change nothing either: it would be asked no more.
-  link(old, receiver);
-  EXPECT_EQ(carry(old, receiver), (std::vector{Answer::kFinished, Answer::kDuplicate}));
-  EXPECT_EQ(old.box->books().outbox_live, 2U);
-  EXPECT_FALSE(old.box->withdraw(second.sender_sequence));
   EXPECT_EQ(hand_over(old, next), (std::vector{Answer::kStored, Answer::kStored}));
 }
 
@@ -233,6 +234,24 @@ TEST_F(Custody, OffersAreTakenOnceAndInOrder) {
   EXPECT_EQ(next.log->stats().live_records, 1U) << "the mark alone";
   EXPECT_EQ(hand_over(old, next), std::vector(3, Answer::kDuplicate));
   EXPECT_EQ(old.box->books().handed_over, 3U);
+}
+
+// A stream has no holes: whoever gets its end first takes the beginning for done.
+TEST_F(Custody, OnlyOneOfThemGoesOnWithAStream) {
+  old.box->begin_offers();
+  const auto offered = old.box->offer(1 << 20);
+  ASSERT_EQ(next.box->adopt(old.log->id(), offered[0]), Answer::kStored);
+  old.box->on_offer_answer(offered[0].sequence, Answer::kStored);
+  link(old, fresh);
+  EXPECT_TRUE(carry(old, fresh).empty());
+  EXPECT_EQ(old.box->send(now, message("m4")).error().code, Code::kUnavailable);
+  old.start();
+  link(old, fresh);
+  EXPECT_TRUE(carry(old, fresh).empty()) << "also after a restart";
+  link(next, fresh);
+  EXPECT_EQ(carry(next, fresh), std::vector{Answer::kStored});
+  EXPECT_EQ(hand_over(old, next), std::vector(2, Answer::kStored));
+  EXPECT_EQ(carry(next, fresh), std::vector(2, Answer::kStored));
 }
 
 TEST_F(Custody, AFullSuccessorTakesNothingAndNothingIsLost) {

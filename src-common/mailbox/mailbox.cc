@@ -240,7 +240,8 @@ class Mailbox::Impl {
   };
   struct OutStream {
     std::set<Sequence> unanswered, due;
-    bool blocked = false;  // the receiver said full (or will not take it now)
+    bool blocked = false;    // the receiver said full (or will not take it now)
+    bool passed_on = false;  // our successor has the beginning: it sends the rest, too
   };
   struct Destination {
     bool linked = false;
@@ -375,6 +376,7 @@ class Mailbox::Impl {
   }
   void carry_offer(const Kept& kept, Sequence record);
   void finish_out(const Outgoing& o);
+  void pass_on(const Outgoing& o);
   void insert_out(Outgoing o);
   enum class After : std::uint8_t { kFinished, kNeverDelivered, kHandedOver };
   void remove_out(Sequence sequence, After after);
@@ -503,8 +505,7 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
       }
       ++(o.kept ? books_.adopted : books_.sent);
       if (mark == kHandedOver) {
-        ++books_.handed_over;
-        handed_over_.insert(r.sequence);
+        pass_on(o);
         continue;
       }
       o.offered = mark == kOffered;
@@ -1509,6 +1510,8 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
   }
   if (message.to == local_) return send_local(now, message);
 
+  if (!handed_over_.empty())
+    return unavailable(local_.value + " has moved to another pod, which sends its mail");
   const bool reply = !message.in_reply_to.empty();
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end() && destinations_.size() >= kMaxDestinations)
@@ -1660,7 +1663,9 @@ void Mailbox::Impl::on_retry(const AgentName& to) {
 // Whose turn it is among the streams of that index: what is kept is older than our own, and of
 // several origins what we took over first.
 Mailbox::Impl::OutStream* Mailbox::Impl::due_in(Destination& d, std::uint8_t index) {
-  const auto due = [](const OutStream& stream) { return !stream.blocked && !stream.due.empty(); };
+  const auto due = [](const OutStream& stream) {
+    return !stream.blocked && !stream.passed_on && !stream.due.empty();
+  };
   OutStream* first = nullptr;
   for (auto it = d.kept.lower_bound({index, LogId{}}); it != d.kept.end(); ++it) {
     if (it->first.first != index) break;
@@ -1849,9 +1854,16 @@ void Mailbox::Impl::on_offer_answer(Sequence sequence, Answer answer) {
   // Not finished: an ack that comes late must find that it is for our successor, also after a
   // restart.
   if (!log_->mark(sequence, State::kTaken, kHandedOver)) return;
-  ++books_.handed_over;
-  handed_over_.insert(sequence);
+  pass_on(it->second);
   remove_out(sequence, After::kHandedOver);
+}
+
+// `o` is our successor's. A receiver that gets what comes after it in its stream before it takes it
+// for one that is done: only one of us may go on with that.
+void Mailbox::Impl::pass_on(const Outgoing& o) {
+  ++books_.handed_over;
+  handed_over_.insert(o.sequence);
+  stream_for(destinations_[o.to], o).passed_on = true;
 }
 
 Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
