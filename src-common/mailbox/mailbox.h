@@ -224,9 +224,10 @@ class Mailbox {
   // Whose messages are in the inbox, acked ones that are still owed included, and of which logs.
   [[nodiscard]] std::map<AgentName, std::set<LogId>> senders() const;
   // `name` lives in log `current`, as a link to it showed. The one that was its current before has
-  // become former: debts to it are settled (its copy is gone), its streams end. Returns the settled
-  // inbox records. A log that never was current is not taken for former: a new pod's first mail
-  // arrives before we have a link to it.
+  // become former: debts to it are settled (its copy is gone). Its streams' marks stay: a pod may
+  // live on after its name has gone to another. Returns the settled inbox records. A log that never
+  // was current is not taken for former: a new pod's first mail arrives before we have a link to
+  // it.
   std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
   // The same for a log that never was current here. Nothing while `name` has no current one.
   std::vector<Sequence> on_former(const AgentName& name, const LogId& log);

@@ -410,6 +410,26 @@ TEST_F(Mailboxes, ASenderThatIsGoneIsOwedNothing) {
       << "should it be back all the same, nothing comes twice";
 }
 
+// Its successor has a link to us, but the former pod has not ended, and asks for an answer that it
+// has not heard.
+TEST_F(Mailboxes, AFormerPodThatStillSendsDeliversNothingTwice) {
+  send(a, message("m-0000000000000001", kA, kB));
+  const auto sent = a.box->transmit(kB, 1 << 20);
+  ASSERT_EQ(sent.size(), 1U);
+  const auto deliver = [&] {
+    return b.box->deliver(now, a.log->id(), sent[0].sequence, sent[0].prev, sent[0].message);
+  };
+  ASSERT_EQ(deliver(), Answer::kStored);
+  EXPECT_EQ(receive(b), "m-0000000000000001/1");
+  ASSERT_TRUE(b.box->ack(now, {"m-0000000000000001"}, 1)->debt);
+  EXPECT_EQ(b.box->on_incarnation(kA, log_id(77)).size(), 1U) << "the ack is OK now";
+  EXPECT_EQ(deliver(), Answer::kFinished);
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_TRUE(b.start(now, 3));
+  EXPECT_EQ(deliver(), Answer::kFinished) << "also after a restart";
+  EXPECT_EQ(receive(b), "-");
+}
+
 TEST_F(Mailboxes, ASenderThatWasGivenUpAsksWhatBecameOfItsMessages) {
   const auto again = [&](Milliseconds after) {
     a.box->on_link_down(kB);
