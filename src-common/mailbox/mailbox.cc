@@ -843,8 +843,7 @@ void Mailbox::Impl::release(Entry& e) {
     if (it != streams_.end()) {
       Stream& stream = it->second;
       stream.live.erase(e.sender_sequence);
-      const bool gone = has_ended(e.from, e.sender_log);
-      if (stream.carrier == sequence && !gone &&
+      if (stream.carrier == sequence &&
           (e.payload_bytes <= kSmallAnchorBytes || !write_cursor(key, stream))) {
         e.where = Where::kAnchor;
         (void)log_->mark(sequence, State::kTaken,
@@ -855,10 +854,6 @@ void Mailbox::Impl::release(Entry& e) {
         return;
       }
       if (stream.carrier == sequence) stream.carrier = 0;
-      if (gone && stream.live.empty()) {
-        drop_carrier(stream);
-        streams_.erase(it);
-      }
     }
   }
   inbox_.erase(sequence);
@@ -1248,7 +1243,6 @@ std::map<AgentName, std::set<LogId>> Mailbox::Impl::senders() const {
   for (const auto& [sequence, e] : inbox_) {
     if (e.where != Where::kAnchor && !e.local()) out[e.from].insert(e.creditor());
   }
-  for (const auto& [key, stream] : streams_) out[stream.from].insert(key.first);
   return out;
 }
 
@@ -1274,16 +1268,8 @@ std::vector<Sequence> Mailbox::Impl::on_former(const AgentName& name, const LogI
     settled.push_back(debt.inbox);
     on_ack_recorded(debt.inbox);
   }
-  // It sends nothing any more: its marks have served.
-  for (auto it = streams_.begin(); it != streams_.end();) {
-    Stream& stream = it->second;
-    if (stream.from == name && it->first.first == log && stream.live.empty()) {
-      drop_carrier(stream);
-      it = streams_.erase(it);
-    } else {
-      ++it;
-    }
-  }
+  // Its marks stay, until others need their room: it may still live, and send again what we have
+  // answered.
   return settled;
 }
 

@@ -252,14 +252,15 @@ class Mailbox {
       const AgentName& sender) const;  // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
   // Whose messages are in the inbox, acked ones that are still owed included, and to which logs
-  // that is owed; also whose marks are kept.
+  // that is owed.
   [[nodiscard]] std::map<AgentName, std::set<LogId>> senders() const;
   // `name` lives in log `current`, as a link to it showed. Debts to the one that was its current
   // before stay: its pod may be draining still, and its successor may take over what it has.
   void on_incarnation(const AgentName& name, const LogId& current);
   // `log`, a former one of `name`, has ended, and nobody keeps what it had: debts to it are
-  // settled, its streams end. Returns the inbox records. Nothing while `name` has no other current
-  // one: a new pod's first mail arrives before we have a link to it.
+  // settled. Its streams' marks stay, should it live after all. Returns the inbox records. Nothing
+  // while `name` has no other current one: a new pod's first mail arrives before we have a link to
+  // it.
   std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
