@@ -51,7 +51,7 @@ void Handover::connect(const Location& where) {
   };
   events.closed = [this, alive = alive_](Session& session, const Error&) {
     if (!*alive || session_.get() != &session) return;
-    if (outstanding_ > 0 && !heard_) ++unheard_;
+    if (outstanding_ > 0 && !heard_ && ++unheard_ == kMaxUnheardOffers) mail_.box().cancel_offers();
     session_.reset();
     again();
   };

@@ -183,10 +183,8 @@ TEST_F(Custody, WhatIsOnOfferIsAckedByNobodyElse) {
   ASSERT_TRUE(old.log->commit());
   old.start();
   EXPECT_FALSE(old.box->on_acked(kReceiver, first.sender_sequence)) << "also after a restart";
-  link(old, receiver);
-  EXPECT_EQ(carry(old, receiver),
-            (std::vector{Answer::kFinished, Answer::kFinished, Answer::kDuplicate}));
-  EXPECT_EQ(old.box->books().outbox_live, 3U) << "nor is it done by the receiver's word";
+  link(old, fresh);
+  EXPECT_TRUE(carry(old, fresh).empty()) << "nor is it ours to send";
   EXPECT_FALSE(old.box->withdraw(second.sender_sequence));
   ASSERT_EQ(next.box->adopt(old.log->id(), offered[0]), Answer::kStored);
   old.box->on_offer_answer(offered[0].sequence, Answer::kStored);
@@ -196,6 +194,36 @@ TEST_F(Custody, WhatIsOnOfferIsAckedByNobodyElse) {
   EXPECT_EQ(old.box->books().outbox_live, 2U);
   expect_books(old);
   EXPECT_EQ(hand_over(old, next), (std::vector{Answer::kStored, Answer::kStored}));
+}
+
+TEST_F(Custody, TheReceiversWordDoesNotEndWhatIsOnOffer) {
+  EXPECT_EQ(receive(receiver), "m1/1");
+  (void)ack(receiver, "m1");
+  old.start();
+  link(old, receiver);
+  const auto sent = old.box->transmit(kReceiver, 1 << 20);
+  ASSERT_EQ(sent.size(), 3U);
+  old.box->begin_offers();
+  (void)old.box->offer(1 << 20);
+  ASSERT_EQ(take(old, receiver, sent[0], now), Answer::kFinished);
+  old.box->on_answer(now, kReceiver, receiver.log->id(), sent[0].sequence, Answer::kFinished, "");
+  EXPECT_EQ(old.box->books().outbox_live, 3U);
+}
+
+TEST_F(Custody, ASuccessorThatKnowsNoOffersChangesNothing) {
+  EXPECT_EQ(receive(receiver), "m1/1");
+  const AckDebt debt = ack(receiver, "m1");
+  old.box->begin_offers();
+  EXPECT_EQ(old.box->offer(1 << 20).size(), 3U);
+  link(old, fresh);
+  EXPECT_TRUE(carry(old, fresh).empty());
+  old.box->cancel_offers();
+  EXPECT_EQ(carry(old, fresh), std::vector(3, Answer::kStored));
+  EXPECT_TRUE(old.box->on_acked(kReceiver, debt.sender_sequence));
+  // But not when one was taken.
+  EXPECT_EQ(hand_over(old, next), std::vector(2, Answer::kStored));
+  old.box->cancel_offers();
+  EXPECT_EQ(old.box->books().outbox_live, 0U);
 }
 
 TEST_F(Custody, AnAckBeforeTheOfferEndsIt) {

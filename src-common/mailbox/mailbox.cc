@@ -241,7 +241,7 @@ class Mailbox::Impl {
   struct OutStream {
     std::set<Sequence> unanswered, due;
     bool blocked = false;    // the receiver said full (or will not take it now)
-    bool passed_on = false;  // our successor has the beginning: it sends the rest, too
+    bool passed_on = false;  // our successor may have the beginning: it sends the rest, too
   };
   struct Destination {
     bool linked = false;
@@ -283,6 +283,7 @@ class Mailbox::Impl {
   void begin_offers();
   std::vector<Outbound> offer(std::size_t max_bytes);
   void on_offer_answer(Sequence sequence, Answer answer);
+  void cancel_offers();
   Answer adopt(const LogId& former, const Outbound& offered);
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
                  const Message& message);
@@ -505,6 +506,8 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
       }
       ++(o.kept ? books_.adopted : books_.sent);
       if (mark == kHandedOver) {
+        ++books_.handed_over;
+        handed_over_.insert(r.sequence);
         pass_on(o);
         continue;
       }
@@ -1416,6 +1419,7 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   OutStream& stream = stream_for(d, o);
   stream.unanswered.insert(o.sequence);
   stream.due.insert(o.sequence);
+  stream.passed_on = stream.passed_on || o.offered;
   out_by_id_[o.id] = o.sequence;
   if (o.kept) kept_[o.kept->origin] = o.sequence;
   const Sequence sequence = o.sequence;
@@ -1825,6 +1829,7 @@ std::vector<Outbound> Mailbox::Impl::offer(std::size_t max_bytes) {
       continue;
     }
     o.offered = o.uncertain = o.anywhere = true;
+    pass_on(o);
     bytes += o.payload_bytes;
     const Sequence prev = self == offers_.begin() ? 0 : *std::prev(self);
     out.push_back({o.sequence, prev, std::move(*message),
@@ -1840,16 +1845,26 @@ void Mailbox::Impl::on_offer_answer(Sequence sequence, Answer answer) {
   // Not finished: an ack that comes late must find that it is for our successor, also after a
   // restart.
   if (!log_->mark(sequence, State::kTaken, kHandedOver)) return;
-  pass_on(it->second);
+  ++books_.handed_over;
+  handed_over_.insert(sequence);
   remove_out(sequence, After::kHandedOver);
 }
 
-// `o` is our successor's. A receiver that gets what comes after it in its stream before it takes it
-// for one that is done: only one of us may go on with that.
+// Our successor may have `o`, and its ack. Only it may send that now, and what follows in its
+// stream: a receiver that gets the end of a stream first takes the beginning for done.
 void Mailbox::Impl::pass_on(const Outgoing& o) {
-  ++books_.handed_over;
-  handed_over_.insert(o.sequence);
   stream_for(destinations_[o.to], o).passed_on = true;
+}
+
+void Mailbox::Impl::cancel_offers() {
+  offers_.clear();
+  offers_due_.clear();
+  if (!handed_over_.empty()) return;
+  for (auto& [sequence, o] : out_) {
+    if (!o.offered || !log_->mark(sequence, State::kLive, 0)) continue;
+    o.offered = false;
+    stream_for(destinations_.at(o.to), o).passed_on = false;
+  }
 }
 
 Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
@@ -2037,6 +2052,7 @@ std::vector<Outbound> Mailbox::offer(std::size_t max_bytes) { return impl_->offe
 void Mailbox::on_offer_answer(Sequence sequence, Answer answer) {
   impl_->on_offer_answer(sequence, answer);
 }
+void Mailbox::cancel_offers() { impl_->cancel_offers(); }
 Answer Mailbox::adopt(const LogId& from, const Outbound& offered) {
   return impl_->adopt(from, offered);
 }

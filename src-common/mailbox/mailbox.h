@@ -214,10 +214,13 @@ class Mailbox {
   // ---- custody
   // A link to our successor is up, or it has room again: everything in the outbox is to be offered.
   void begin_offers();
-  // The next ones, the oldest first, at most max_bytes (at least one).
+  // The next ones, the oldest first, at most max_bytes (at least one). From then on we transmit
+  // nothing of their streams: that is for whoever has the offers.
   std::vector<Outbound> offer(std::size_t max_bytes);
   // What the successor said. kStored, kDuplicate: it has committed it, ours is handed over.
   void on_offer_answer(Sequence sequence, Answer answer);
+  // The successor does not know what an offer is: all is as it was before, unless one was taken.
+  void cancel_offers();
   // Our predecessor, whose log is `from`, offers a record of its outbox.
   Answer adopt(const LogId& from, const Outbound& offered);
 
