@@ -34,7 +34,7 @@ void World::send(Pod& pod, MessageNumber number) {
     if (result.error().code == Code::kInvalid) return model_.fail(result.error().message);
     return tell(pod, Kind::kRefused, number);
   }
-  if (!result->already && k.ack_ok && !k.sender_lost && !k.generated)
+  if (!result->already && k.ack_ok && !k.sender_lost && !k.moved && !k.generated)
     return model_.fail(k.message.id.value + " was forgotten by its sender");
   pod.batch.add(Step::kAppended);
   pod.sending[result->sequence] = number;
@@ -68,8 +68,8 @@ void World::send_again(Pod& pod) {
   const auto number = static_cast<MessageNumber>(all - 1 - random_.below(recent));
   Known& k = model_.at(number);
   // Beyond what is promised: both pods lost their logs, or an id that is not remembered.
-  if (k.message.from != pod.name || (k.sender_lost && k.receiver_lost) ||
-      (k.generated && (k.sender_lost || k.delivered || k.ack_tried)) ||
+  if (k.message.from != pod.name || ((k.sender_lost || k.moved) && k.receiver_lost) ||
+      (k.generated && (k.sender_lost || k.moved || k.delivered || k.ack_tried)) ||
       (k.local && k.sender_lost) || k.refused)
     return;
   k.resent = true;
@@ -227,6 +227,7 @@ void World::tick(Pod& pod) {
   pod.doing = Step::kHandedOut;  // ends leases
   (void)pod.box->tick(pod.now);
   pod.doing.reset();
+  if (linked_ && !pod.directory.crashed()) strangers_end(pod);
 }
 
 void World::retry(Pod& pod) {
@@ -259,7 +260,7 @@ void World::flush(Pod& pod) {
     if (!is_ghost(pod))
       restart(pod);
     else
-      pod.directory.crash();
+      pod.directory.crash();  // ghost_step() sees it
     return;
   }
   pod.directory.barrier();
@@ -285,7 +286,8 @@ void World::flush(Pod& pod) {
 
 void World::check_books(Pod& pod) {
   const mailbox::Books b = pod.box->books();
-  if (b.sent != b.refused + b.withdrawn + b.acknowledged_by_receiver + b.outbox_live)
+  if (b.sent + b.adopted !=
+      b.refused + b.withdrawn + b.acknowledged_by_receiver + b.handed_over + b.outbox_live)
     return model_.fail(pod.name.value + "'s books of what it sent do not balance");
   if (b.stored != b.acked + b.inbox_live + b.dead_live)
     return model_.fail(pod.name.value + "'s books of what it stored do not balance");
@@ -296,6 +298,8 @@ void World::check_books(Pod& pod) {
   std::uint32_t outgoing = 0, incoming = 0;  // replies have places of their own
   for (const mailbox::Summary& s : pod.box->list()) {
     const auto number = model_.find(s.id);
+    // What was handed over comes on top of what a pod has sent.
+    if (s.where == mailbox::Summary::Where::kOutgoing && b.adopted > 0) continue;
     if (!number || !model_.at(*number).message.in_reply_to.empty()) continue;
     ++(s.where == mailbox::Summary::Where::kOutgoing ? outgoing : incoming);
   }

@@ -95,7 +95,7 @@ void World::restart(Pod& pod, bool die_in_recovery) {
   if (pod.log) totals_.copied += pod.log->stats().copied_records;
   const Steps interrupted = pod.batch;
   link_down();
-  if (ghost_ && other(pod).name == ghost_->name) ghost_link(false);
+  if (ghost_) other(pod).name == ghost_->name ? ghost_link(false) : handover_link(false);
   pod.out.clear();
   pod.news.clear();
   pod.held.resize(pod.held.size() / 2);  // some agents live on and ack what they hold
@@ -173,9 +173,25 @@ void World::succeed(Pod& pod) {
   if (ghost_ || !model_.may_lose(pod.name)) return;
   if (traced()) say(pod, "has a successor");
   ++totals_.successors;
+  model_.lose(pod.name);
+  pass_name(pod);
+}
+
+// A planned end: the former pod does not go before its successor has what is in its outbox.
+void World::retire(Pod& pod) {
+  if (ghost_ || !model_.may_retire(pod.name)) return;
+  if (traced()) say(pod, "drains");
+  ++totals_.retired;
+  model_.retire(pod.name);
+  handed_over_.insert(pod.log->id());
+  pod.box->stop_intake();
+  pass_name(pod);
+  retiring_ = true;
+}
+
+void World::pass_name(Pod& pod) {
   meet(pod.batch, Fault::kSuccessor);
   link_down();
-  model_.lose(pod.name);
   auto& place = pods_[pod.name == kFirstName ? 0 : 1];
   auto next = std::make_unique<Pod>(pod.name, pod.limits, pod.segments);
   next->now = pod.now + Milliseconds{static_cast<int>(random_.below(1000))};
@@ -194,6 +210,8 @@ void World::end_ghost() {
   if (!ghost_) return;
   if (traced()) say(*ghost_, "ends");
   ghost_link(false);
+  handover_link(false);
+  retiring_ = false;
   totals_.copied += ghost_->log->stats().copied_records;
   ghost_.reset();
 }
@@ -201,18 +219,51 @@ void World::end_ghost() {
 void World::ghost_step() {
   Pod& ghost = *ghost_;
   const std::size_t what = random_.below(100);
-  if (what < 40)
+  if (retiring_ && what < 20)
+    offer(ghost);
+  else if (retiring_ && what < 25)
+    handover_link(!handover_linked_ || random_.chance(30));
+  else if (retiring_ && what < 28 && handover_linked_)
+    ghost.box->begin_offers();
+  else if (what < 40)
     transmit(ghost, random_.below(3000));
   else if (what < 85)
     handle(ghost);
-  else if (what < 96)
+  else if (what < 94)
     ghost_link(!ghost_linked_);
-  else
+  else if (!retiring_)
     return end_ghost();
+  else if (what < 96)
+    return ghost.directory.crash_in(1 + random_.below(12));
   if (failed()) return;
   collect_outcomes(ghost);
   if (random_.chance(60)) flush(ghost);
-  if (ghost.directory.crashed()) end_ghost();
+  if (ghost.directory.crashed()) return retiring_ ? restart_ghost() : end_ghost();
+  if (retiring_ && ghost.out.empty() && ghost.box->books().outbox_live == 0) {
+    flush(ghost);
+    if (ghost.directory.crashed()) return restart_ghost();
+    end_ghost();
+  }
+}
+
+// A process that drains begins anew, and goes on with it.
+void World::restart_ghost() {
+  Pod& ghost = *ghost_;
+  if (traced()) say(ghost, "restarts");
+  const Steps interrupted = ghost.batch;
+  ghost_link(false);
+  handover_link(false);
+  ghost.out.clear();
+  ghost.news.clear();
+  ghost.sending.clear();
+  ghost.debts.clear();
+  ghost.waiting.clear();
+  ghost.inlets.clear();
+  ghost.stop();
+  const bool undone = ghost.directory.restart(chaotic_ ? nullptr : &random_) > 0;
+  meet(interrupted, undone ? Fault::kUndo : Fault::kCrash);
+  recover(ghost, interrupted, false);
+  if (!failed()) ghost.box->stop_intake();
 }
 
 // SIGSTOP: what is to be told waits, then the clock has moved on. The wall clock may have been set

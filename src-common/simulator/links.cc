@@ -21,6 +21,8 @@ Step step_of(FrameType type) {
       return Step::kAckSent;
     case FrameType::kAckRecorded:
       return Step::kRecordedSent;
+    case FrameType::kHanded:
+      return Step::kAnswerSent;
     default:
       return Step::kFrameSent;
   }
@@ -38,6 +40,7 @@ void World::meet(const Packet& packet, Fault fault, Steps steps) {
 // ---- sessions
 
 bool World::connected(const Pod& a, const Pod& b) const {
+  if (a.name == b.name) return handover_linked_;
   return is_ghost(a) || is_ghost(b) ? ghost_linked_ : linked_;
 }
 
@@ -49,6 +52,8 @@ void World::link_up() {
     Pod& peer = other(*pod);
     pod->box->on_incarnation(peer.name, peer.log->id());
     pod->box->on_link_up(pod->now, peer.name, peer.log->id());
+  }
+  for (auto& pod : pods_) {
     strangers_end(*pod);
     resend_debts(*pod);
   }
@@ -83,6 +88,32 @@ void World::ghost_link(bool up) {
   if (traced()) say(*ghost_, up ? "has a link" : "has no link");
 }
 
+void World::handover_link(bool up) {
+  if (!ghost_ || !retiring_ || up == handover_linked_) return;
+  Pod& next = other(other(*ghost_));
+  if (up && next.paused > 0) return;
+  handover_linked_ = up;
+  event();
+  if (up)
+    ghost_->box->begin_offers();
+  else
+    cut(*ghost_, next);
+  if (traced()) say(*ghost_, up ? "has a link to its successor" : "has none to its successor");
+}
+
+void World::offer(Pod& pod) {
+  if (!handover_linked_) return;
+  event();
+  for (const mailbox::Outbound& o : pod.box->offer(random_.below(3000))) {
+    std::string payload;
+    link::put_u64(payload, o.sequence);
+    link::put_u64(payload, o.prev);
+    payload += mailbox::encode(o);
+    push(pod, other(other(pod)).log->id(), FrameType::kHandover, payload,
+         model_.find(o.message.id).value_or(kNoMessage));
+  }
+}
+
 // What was on the wire between the two is lost with the session; where links are no streams, frames
 // outlive it.
 void World::cut(Pod& a, Pod& b) {
@@ -102,8 +133,14 @@ void World::cut(Pod& a, Pod& b) {
 // A pod has ended some time before its successor's peer looks for it: what is not alive any more.
 void World::strangers_end(Pod& pod) {
   const Pod& peer = other(pod);
+  // Before that time is over, a pod that drains has ended, and whoever keeps its messages has said
+  // so.
+  if (ghost_ && retiring_ && ghost_->name == peer.name) return;
+  const mailbox::Books books = peer.box->books();
+  const bool told = books.outbox_live == 0 || (linked_ && books.single_copy == 0);
   for (const mailbox::AckDebt& debt : pod.box->ack_debts(peer.name)) {
-    if (pod_of(debt.sender_log) != nullptr) continue;
+    const LogId& log = debt.sender_log;
+    if (pod_of(log) != nullptr || (handed_over_.contains(log) && !told)) continue;
     for (const log::Sequence settled : pod.box->on_former(peer.name, debt.sender_log))
       ack_is_complete(pod, settled);
   }
@@ -183,8 +220,9 @@ void World::transmit(Pod& pod, std::size_t max_bytes) {
     std::string payload;
     link::put_u64(payload, o.sequence);
     link::put_u64(payload, o.prev);
-    payload += mailbox::encode(o.message);
-    push(pod, peer.log->id(), FrameType::kMessage, payload, sent_as(pod.log->id(), o.sequence));
+    payload += mailbox::encode(o);
+    push(pod, peer.log->id(), FrameType::kMessage, payload,
+         model_.find(o.message.id).value_or(kNoMessage));
   }
 }
 
@@ -244,11 +282,19 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
   switch (frame.type) {
     case FrameType::kMessage: {
       const auto prev = in.u64();
-      const auto message = mailbox::decode(in.rest());
-      if (!message) return model_.fail("a message came that nobody understands");
+      const auto out = mailbox::decode_outbound(sequence, prev, in.rest());
+      if (!out) return model_.fail("a message came that nobody understands");
+      const mailbox::Message* message = &out->message;
       pod.doing = Step::kStored;
-      const Answer answer = pod.box->deliver(pod.now, packet.from, sequence, prev, *message);
+      const bool kept = !out->origin.log.empty();
+      const Answer answer = kept ? pod.box->deliver_kept(pod.now, packet.from, *out)
+                                 : pod.box->deliver(pod.now, packet.from, sequence, prev, *message);
       pod.doing.reset();
+      if (kept && answer == Answer::kFinished) {
+        for (const mailbox::AckDebt& debt : pod.box->ack_debts(message->from)) {
+          if (debt.sender_log == packet.from && debt.sender_sequence == sequence) owe(pod, debt);
+        }
+      }
       if (traced())
         say(pod, "is sent " + message->id.value + ", answers " +
                      std::to_string(static_cast<int>(answer)));
@@ -279,9 +325,10 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
     }
     case FrameType::kAcked: {
       pod.doing = Step::kAckRecorded;
-      (void)pod.box->on_acked(peer, sequence);
+      const bool recorded = pod.box->on_acked(peer, sequence);
       pod.doing.reset();
       if (traced()) say(pod, "hears of the ack of " + std::to_string(sequence));
+      if (!recorded) return;  // its successor has to
       latest(Step::kAckRecorded);
       std::string payload;
       link::put_u64(payload, sequence);
@@ -299,6 +346,37 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
       if (traced()) say(pod, "hears that the ack of " + std::to_string(sequence) + " is recorded");
       latest(Step::kMarkedDone);
       ack_is_complete(pod, inbox);
+      return;
+    }
+    case FrameType::kHandover: {
+      const auto prev = in.u64();
+      const auto offered = mailbox::decode_outbound(sequence, prev, in.rest());
+      if (!offered) return model_.fail("an offer came that nobody understands");
+      pod.doing = Step::kAppended;
+      const Answer answer = pod.box->adopt(packet.from, *offered);
+      pod.doing.reset();
+      if (traced())
+        say(pod, "is offered " + offered->message.id.value + ", answers " +
+                     std::to_string(static_cast<int>(answer)));
+      if (answer == Answer::kStored) {
+        latest(Step::kAppended);
+        ++totals_.handed_over;
+      }
+      if (answer == Answer::kFull) ++totals_.no_room;
+      std::string payload;
+      link::put_u64(payload, sequence);
+      link::put_u8(payload, static_cast<std::uint8_t>(answer));
+      push(pod, packet.from, FrameType::kHanded, payload, packet.message);
+      return;
+    }
+    case FrameType::kHanded: {
+      const auto value = in.u8();
+      if (!in.done() || value > static_cast<std::uint8_t>(Answer::kRefused))
+        return model_.fail("an answer to an offer came that nobody understands");
+      pod.doing = Step::kMarkedDone;
+      pod.box->on_offer_answer(sequence, static_cast<Answer>(value));
+      pod.doing.reset();
+      pod.batch.add(Step::kMarkedDone);
       return;
     }
     default:

@@ -58,6 +58,7 @@ void Model::hear(const News& news) {
     case News::Kind::kRefused:
       return refuse(k);
     case News::Kind::kRefusedByOther:
+      k.sender_has = false;
       if (k.accepted && !k.resent) return fail(k, "was refused after it was accepted");
       if (k.delivered && !k.resent) return fail(k, "was refused after it was handed out");
       k.sender_has = false;
@@ -97,8 +98,8 @@ void Model::handed_out(MessageNumber number, const mailbox::Delivery& delivery, 
 void Model::hear_handed_out(Known& k, std::uint16_t attempt) {
   if (k.refused) return fail(k, "was refused, yet handed out");
   // Both pods have lost their logs: beyond what is promised. An id that is sent again, or a former
-  // pod of the sender, may bring it once more.
-  const bool forgotten = k.sender_lost && k.receiver_lost;
+  // pod of the sender, may bring it once more. Ids are not handed over.
+  const bool forgotten = (k.sender_lost || (k.moved && k.resent)) && k.receiver_lost;
   if (k.ack_ok && !forgotten) return fail(k, "was handed out again after an ack that was OK");
   if (attempt <= k.attempt) return fail(k, "was handed out twice as one attempt");
   // Order is promised to sends of which one began after the other was answered. A dead letter whose
@@ -138,6 +139,26 @@ void Model::lose(const AgentName& name) {
       k.receiver_lost = true;
       k.attempt = k.round = 0;
     }
+  }
+}
+
+bool Model::may_retire(const AgentName& name) const {
+  return std::all_of(known_.begin(), known_.end(), [&](const Known& k) {
+    return !k.accepted || k.ack_ok || k.local || k.message.to != name || k.sender_has;
+  });
+}
+
+void Model::retire(const AgentName& name) {
+  for (Known& k : known_) {
+    if (k.message.from == name) {
+      k.late = k.late || !k.accepted;
+      k.moved = true;
+    }
+    if (k.local && k.message.from == name) k.sender_lost = true;
+    if (k.message.to != name) continue;
+    k.receiver_has = false;
+    k.receiver_lost = true;
+    k.attempt = k.round = 0;
   }
 }
 

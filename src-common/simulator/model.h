@@ -31,7 +31,8 @@ struct Known {
   std::uint16_t round = 0;    // … and of the attempts before its last redrive
   bool sender_has = false, receiver_has = false;  // committed copies
   bool sender_lost = false, receiver_lost = false;
-  bool late = false;  // not accepted yet when its sender's log was lost
+  bool moved = false;  // its sender's pod was drained
+  bool late = false;   // not accepted yet when its sender's log was lost
   Step last = Step::kAppended;
   // Nobody else gets it before then, by the clock of the process that handed it out.
   MonoTime held_until{};
@@ -71,6 +72,9 @@ class Model {
   // Two pods hold what was accepted; may that of `name` go now?
   [[nodiscard]] bool may_lose(const AgentName& name) const;
   void lose(const AgentName& name);
+  // The same for a pod that is drained: what it has sent goes to its successor, its inbox does not.
+  [[nodiscard]] bool may_retire(const AgentName& name) const;
+  void retire(const AgentName& name);
   // At the end, when all has been handed out and acked.
   void nothing_is_lost();
 

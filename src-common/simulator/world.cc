@@ -18,6 +18,7 @@ bool is_rare(Step step) {
 
 // Of a log that has sent, when all else is done: a priority is a stream, and its replies another.
 constexpr std::uint64_t kMarksOfALog = 2 * mailbox::kPriorities;
+constexpr std::uint64_t kMarksOfOffers = 1;  // how far its predecessor has handed over
 
 }  // namespace
 
@@ -36,7 +37,8 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
         .max_outbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
         .max_message_bytes = 1000,
         .max_attempts = static_cast<std::uint16_t>(2 + random_.below(6)),
-        .user_id_ttl = kUserIdTtl};
+        .user_id_ttl = kUserIdTtl,
+        .max_kept = static_cast<std::uint32_t>(1 + random_.below(30))};
     const auto segments = static_cast<std::uint32_t>(6 + random_.below(20));
     pods_.push_back(std::make_unique<Pod>(name, limits, segments));
     watch(*pods_.back());
@@ -92,6 +94,8 @@ void World::step() {
     strike(pod, Fault::kPaused);
   else if (what < 24)
     strike(pod, Fault::kSuccessor);
+  else if (what < 27)
+    retire(pod);
   else
     ordinary_step(pod);
   if (failed()) return;
@@ -149,7 +153,7 @@ void World::ordinary_step(Pod& pod) {
 void World::heal() {
   healing_ = true;
   frames_fate_.reset();
-  end_ghost();
+  if (!retiring_) end_ghost();
   for (auto& pod : pods_) {
     pod->directory.calm();
     pod->paused = pod->blocked = 0;
@@ -162,6 +166,14 @@ void World::heal() {
   link_down();
   chaotic_ = false;
   for (auto& pod : pods_) pod->in.clear();
+  if (ghost_) {
+    ghost_->directory.calm();
+    restart_ghost();
+    if (failed()) return;
+    ghost_->in.clear();
+    ghost_link(true);
+    handover_link(true);
+  }
   link_up();
   for (int round = 0; round < kHealRounds && !failed(); ++round) {
     if (!heal_round(round)) break;
@@ -171,7 +183,9 @@ void World::heal() {
 
 // false: nothing is left to do.
 bool World::heal_round(int round) {
-  bool busy = false;
+  bool busy = ghost_ != nullptr;
+  if (ghost_) heal_ghost();
+  if (failed()) return false;
   for (auto& pod : pods_) {
     for (auto& each : pods_) each->now += kHealRound / 2;
     heal_pod(*pod, round);
@@ -181,6 +195,18 @@ bool World::heal_round(int round) {
            !pod->box->ack_creditors().empty();
   }
   return busy || !pods_[0]->in.empty() || !pods_[1]->in.empty();
+}
+
+// It hands over what the others have room for.
+void World::heal_ghost() {
+  Pod& ghost = *ghost_;
+  ghost.box->begin_offers();
+  offer(ghost);
+  for (std::size_t frames = ghost.in.size(); frames > 0 && !failed(); --frames) handle(ghost);
+  if (failed()) return;
+  if (ghost.in.empty()) handle(ghost);  // what was read in part
+  flush(ghost);
+  if (!failed() && ghost.box->books().outbox_live == 0) end_ghost();
 }
 
 void World::heal_pod(Pod& pod, int round) {
@@ -233,7 +259,7 @@ void World::all_is_settled() {
     pod->box->on_incarnation(other(*pod).name, other(*pod).log->id());
     strangers_end(*pod);
     if (const auto left = pod->log->stats().live_records;
-        left > kMarksOfALog * logs_of(other(*pod).name))
+        left > kMarksOfALog * logs_of(other(*pod).name) + kMarksOfOffers)
       return model_.fail(pod->name.value + "'s log keeps " + std::to_string(left) + " records");
   }
 }

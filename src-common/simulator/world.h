@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -35,7 +36,8 @@ namespace swarm::simulator {
 struct Totals {
   std::uint64_t events = 0;
   std::uint64_t accepted = 0, refused = 0, acks = 0, again = 0, restarts = 0, wipes = 0, copied = 0,
-                dead = 0, redriven = 0, successors = 0, damages = 0;
+                dead = 0, redriven = 0, successors = 0, damages = 0, retired = 0, handed_over = 0,
+                no_room = 0;
   Matrix matrix;
 };
 
@@ -55,6 +57,7 @@ class World {
   void heal();
   bool heal_round(int round);
   void heal_pod(Pod& pod, int round);
+  void heal_ghost();
   void all_is_settled();
   void count_told();
 
@@ -82,6 +85,8 @@ class World {
   void link_up();
   void link_down();
   void ghost_link(bool up);
+  void handover_link(bool up);
+  void offer(Pod& pod);
   void cut(Pod& a, Pod& b);
   void strangers_end(Pod& pod);
   void resend_debts(Pod& pod);
@@ -102,8 +107,11 @@ class World {
   void recover(Pod& pod, Steps interrupted, bool die);
   void wipe(Pod& pod);
   void succeed(Pod& pod);
+  void retire(Pod& pod);
+  void pass_name(Pod& pod);
   void end_ghost();
   void ghost_step();
+  void restart_ghost();
   void pause(Pod& pod);
   void jump_clock(Pod& pod);
   void damage_a_copy(const Pod& pod);
@@ -127,6 +135,9 @@ class World {
   Totals& totals_;
   Trace trace_;
   bool chaotic_, healing_ = false, linked_ = false, ghost_linked_ = false;
+  bool retiring_ = false;  // the ghost does not end before it has handed over what it holds
+  bool handover_linked_ = false;
+  std::set<LogId> handed_over_;  // logs whose messages may be kept by others
   std::uint64_t logs_ = 0, lives_ = 0;
   std::array<std::uint64_t, 2> logs_had_{};  // by each name
   // The pair of step and fault that this world brings together whenever it can.
