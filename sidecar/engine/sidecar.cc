@@ -15,6 +15,7 @@
 #include "engine/agent_socket.h"
 #include "engine/cluster.h"
 #include "engine/coordinator.h"
+#include "engine/handover.h"
 #include "engine/mail.h"
 #include "engine/worker.h"
 #include "lifecycle/lifecycle.h"
@@ -102,6 +103,7 @@ class Sidecar {
   std::unique_ptr<mailbox::Mailbox> box_;
   Session::Options options_;
   std::unique_ptr<Mail> mail_;
+  std::unique_ptr<Handover> handover_;
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<Coordinator> coordinator_;
   std::unique_ptr<Cluster> cluster_;
@@ -382,6 +384,11 @@ std::string Sidecar::metrics_text() {
   set("swarm_mailbox_inbox_messages", "Messages waiting or leased here", n(books.inbox_live));
   set("swarm_mailbox_outbox_messages", "Messages sent from here that are not yet acknowledged",
       n(books.outbox_live));
+  total("swarm_mailbox_messages_handed_over_total",
+        "Messages sent from here whose copy the successor of this pod keeps now",
+        n(books.handed_over));
+  total("swarm_mailbox_messages_taken_over_total",
+        "Messages of former pods of this name whose copy is kept here", n(books.adopted));
   set("swarm_mailbox_single_copy_messages", "Messages of which this pod holds the only copy",
       n(books.single_copy));
   set("swarm_mailbox_log_live_bytes", "Bytes of the log that are needed", n(stats.live_bytes));
@@ -439,6 +446,9 @@ void Sidecar::drain() {
     // Senders find out where their receivers live next.
     for (const auto& session : std::set(inbound_))
       session->close(unavailable("the pod is shutting down"));
+    handover_ = std::make_unique<Handover>(
+        loop_, *mail_, config_, options_,
+        [this](const AgentName& name, const Located& done) { locate(name, done); });
   }
   drain_started_ = mono_now();
   loop_.post([this] { drain_step(); });
@@ -447,6 +457,7 @@ void Sidecar::drain() {
 void Sidecar::drain_step() {
   lifecycle::Remaining left;
   left.messages = mail_->unsettled();
+  if (handover_) left.retained = handover_->left();
   if (worker_) left.reports = worker_->reports_pending();
   if (coordinator_) {
     left.copies = coordinator_->counts().single_copy;
@@ -463,10 +474,12 @@ void Sidecar::drain_step() {
 
 void Sidecar::finish(const lifecycle::Remaining& dropped) {
   const auto books = box_->books();
-  const auto say =
-      books.inbox_live + dropped.reports + dropped.copies > 0 ? telemetry::warn : telemetry::info;
+  const auto say = books.inbox_live + books.outbox_live + dropped.reports + dropped.copies > 0
+                       ? telemetry::warn
+                       : telemetry::info;
   say("drained", {{"outboxLeft", books.outbox_live},
                   {"inboxLeft", books.inbox_live},
+                  {"handedOver", books.handed_over},
                   {"reportsLeft", dropped.reports},
                   {"onlyCopiesLeft", dropped.copies},
                   {"milliseconds", (mono_now() - drain_started_).count()}});
