@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 
 namespace swarm::engine {
@@ -231,6 +232,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       const auto sequence = in.u64();
       const auto prev = in.u64();
       auto message = mailbox::decode(in.rest());
+      crash_point("message-received");
       Answer answer = Answer::kRefused;
       std::string reason;
       if (!in.ok() || !message) {
@@ -254,7 +256,9 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       link::put_u64(payload, sequence);
       link::put_u8(payload, static_cast<std::uint8_t>(answer));
       link::put_text(payload, reason);
+      if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("inbox-committed"); });
       session.send(FrameType::kAnswer, payload);
+      if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("answer-sent"); });
       if (answer == Answer::kStored) {
         serve();
         schedule_work();
@@ -269,6 +273,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         session.close(invalid("malformed ANSWER"));
         return true;
       }
+      crash_point("answer-received");
       const auto answer = static_cast<Answer>(value);
       auto& known = peers_[peer.name];
       const auto waiting = sends_.find(sequence);
@@ -292,10 +297,12 @@ bool Mail::take(Session& session, const link::Frame& frame) {
     case FrameType::kAcked: {
       const auto sequence = in.u64();
       if (in.done()) {
+        crash_point("ack-received");
         box_.on_acked(peer.name, sequence);
         std::string payload;
         link::put_u64(payload, sequence);
         session.send(FrameType::kAckRecorded, payload);
+        if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("recorded-sent"); });
         schedule_work();
       }
       return true;
@@ -304,6 +311,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       const auto sequence = in.u64();
       const auto debt = debts_.find({peer.log_id, sequence});
       if (in.done() && debt != debts_.end()) {
+        crash_point("recorded-received");
         const auto inbox = debt->second;
         debts_.erase(debt);
         box_.on_ack_recorded(inbox);
@@ -467,6 +475,7 @@ void Mail::pump(const AgentName& name) {
       if (const auto waiting = sends_.find(out.sequence); waiting != sends_.end())
         waiting->second.transmitted = true;
       peer.session->send(FrameType::kMessage, payload);
+      if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("message-sent"); });
     }
     if (!peer.session || !peer.session->up()) break;
   }
@@ -480,6 +489,7 @@ void Mail::send_debts(const AgentName& name) {
     std::string payload;
     link::put_u64(payload, debt.sender_sequence);
     live->send(FrameType::kAcked, payload);
+    if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("ack-sent"); });
   }
 }
 

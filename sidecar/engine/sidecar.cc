@@ -11,6 +11,7 @@
 #include <fstream>
 #include <set>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/agent_socket.h"
 #include "engine/cluster.h"
@@ -249,6 +250,7 @@ void Sidecar::locate(const AgentName& name, const Located& done) {
 
 Status Sidecar::start() {
   if (auto status = open_log(); !status) return status;
+  crash_point("recovery-ended");
   if (auto status = install_agentctl(config_); !status) return status;
   // The proof that the mailbox works before anybody relies on it: one record there and back.
   auto probe = log_->append(255, "startup");
@@ -441,6 +443,7 @@ void Sidecar::drain() {
       session->close(unavailable("the pod is shutting down"));
   }
   drain_started_ = mono_now();
+  crash_point("drain-begun");
   loop_.post([this] { drain_step(); });
 }
 
@@ -470,6 +473,7 @@ void Sidecar::finish(const lifecycle::Remaining& dropped) {
                   {"reportsLeft", dropped.reports},
                   {"onlyCopiesLeft", dropped.copies},
                   {"milliseconds", (mono_now() - drain_started_).count()}});
+  crash_point("drain-ended");
   loop_.flush();
   http_.stop();
   io_.stop();

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "log/format.h"
 #include "log/log.h"
@@ -382,6 +383,7 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id,
     }
     tail_ = std::max(tail_, Place{active_, active.used});
   }
+  crash_point("recovery-scanned");
   if (auto s = settle_copies(scan); !s) return s.error();
   if (auto s = repair_tail(); !s) return s.error();
   if (auto s = write_superblock(); !s) return s.error();
@@ -460,7 +462,9 @@ Status FileLog::take(std::size_t keep) {
   const std::string header = encode_segment_header(super_.id, number, super_.segment_bytes) +
                              std::string(kTerminatorBytes, '\0');
   if (auto s = (*file)->write_at(0, header); !s) return s;
+  crash_point("segment-header");
   if (auto s = directory_.rename(pool_.back(), numbered("seg", number)); !s) return s;
+  crash_point("segment-begun");
   pool_.pop_back();
   segments_[number].file = std::move(*file);
   active_ = number;
@@ -477,6 +481,7 @@ bool FileLog::retire(std::uint32_t number) {
     if (!directory_.rename(name, free_name)) return false;
     pool_.push_back(free_name);
   }
+  crash_point("segment-retired");
   if (stale_ == number) stale_ = 0;
   if (active_ == number) active_ = 0;
   segments_.erase(number);
@@ -540,7 +545,9 @@ Result<bool> FileLog::copy_forward(std::uint32_t victim) {
   stats_.copied_records += moving.size();
   tail_ = {active_, to.used};
   stale_ = victim;
+  crash_point("segment-copied");
   if (auto s = write_superblock(); !s) return s.error();
+  crash_point("segment-copy-committed");
   (void)retire(victim);  // tried again before any other segment goes
   return true;
 }
@@ -656,7 +663,9 @@ Status FileLog::commit() {
     if (auto s = mark(unfinished_.back(), State::kDone, 0); !s) return s;
     unfinished_.pop_back();
   }
-  return dirty_ ? write_superblock() : Status{};
+  if (!dirty_) return {};
+  crash_point("commit");
+  return write_superblock();
 }
 
 // ---- looking

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "log/bytes.h"
 
@@ -500,6 +501,7 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
   }
   restored_.clear();
   restored_.shrink_to_fit();
+  crash_point("recovery-attached");
   (void)tick(now);
 }
 
@@ -655,6 +657,7 @@ void Mailbox::Impl::make_dead(Entry& e) {
   leave(e);
   (void)log_->mark(e.sequence, State::kDead,
                    e.attempt);  // else it is found as kTaken with all attempts used
+  crash_point("dead-marked");
   e.where = Where::kDead;
   --live_;
   ++dead_;
@@ -714,6 +717,7 @@ bool Mailbox::Impl::write_cursor(const StreamKey& key, Stream& stream) {
   auto written =
       log_->append(kCursor, encode_cursor({key.first, key.second, stream.high, stream.from}));
   if (!written) return false;
+  crash_point("cursor-appended");
   stream.carrier = *written;
   stream.carrier_is_cursor = true;
   return true;
@@ -798,6 +802,7 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
     auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id}));
     if (!written) return written.error();
     id_record = *written;
+    crash_point("inbox-id-appended");
   }
   const std::string payload = encode_inbox(sender_log, sequence, message);
   auto written = log_->append(kInbox, payload);
@@ -805,6 +810,7 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
     if (id_record != 0) finish_record(id_record);
     return written.error();
   }
+  crash_point("inbox-appended");
   if (id_record != 0) {
     // Until here the id alone must not count as "stored before" (a crash may have come between the
     // two).
@@ -941,6 +947,7 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
       }
       const auto attempt = static_cast<std::uint16_t>(e.attempt + 1);
       if (!log_->mark(sequence, State::kTaken, attempt)) return true;
+      crash_point("hand-out-marked");
       e.attempt = attempt;
       ready_[static_cast<std::size_t>(e.priority)].erase(sequence);
       e.where = Where::kLeased;
@@ -1053,6 +1060,7 @@ Status Mailbox::Impl::redrive(const MessageId& id) {
   }
   if (auto s = log_->mark(e->sequence, State::kLive, static_cast<std::uint16_t>(round)); !s)
     return s.error();
+  crash_point("redrive-marked");
   e->attempt = e->round = static_cast<std::uint16_t>(round);
   --dead_;
   ++live_;
@@ -1077,6 +1085,7 @@ Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) 
     return s.error();  // before anything is told: an ack that is OK stays OK, though marking it
                        // done may fail below
   }
+  crash_point("ack-marked");
   retire(e);
   e.where = Where::kAcked;
   ++books_.acked;
@@ -1099,6 +1108,7 @@ void Mailbox::Impl::on_ack_recorded(Sequence inbox) {
     if (owed->second.empty()) owed_.erase(owed);
   }
   release(it->second);
+  crash_point("inbox-released");
 }
 
 std::vector<AckDebt> Mailbox::Impl::ack_debts(const AgentName& sender) const {
@@ -1394,6 +1404,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     auto written = log_->append(kUserId, encode_user_id({false, false, message.to, message.id}));
     if (!written) return written.error();
     id_record = *written;
+    crash_point("outbox-id-appended");
   }
   const std::string payload = encode(message);
   auto written = log_->append(kOutbox, payload);
@@ -1401,6 +1412,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     if (id_record != 0) finish_record(id_record);
     return written.error();
   }
+  crash_point("outbox-appended");
   Outgoing o;
   o.sequence = *written;
   o.id = message.id;
@@ -1469,6 +1481,7 @@ void Mailbox::Impl::accept(Outgoing& o) {
     it->second.accepted = true;
     if (it->second.record != 0) record_outcome(it->second.record);
   }
+  crash_point("accepted-marked");
   outcomes_.push_back({o.sequence, o.id, o.to, {}, false});
 }
 
@@ -1659,6 +1672,7 @@ bool Mailbox::Impl::on_acked(const AgentName& to, Sequence sequence) {
   accept(*o);
   ++books_.acknowledged_by_receiver;
   remove_out(sequence, After::kFinished);
+  crash_point("outbox-finished");
   return true;
 }
 
