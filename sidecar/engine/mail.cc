@@ -69,7 +69,7 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
   }
   if (sent->already) {
     if (sent->already->error) return done(*sent->already->error);
-    Accepted accepted{id, sent->already->local ? "container" : "pod", !sent->already->local,
+    Accepted accepted{id, sent->already->local ? "container" : "pod", sent->already->repeated,
                       std::nullopt};
     const auto peer = peers_.find(to);
     if (!sent->already->local && peer != peers_.end() && !peer->second.node.empty() &&

@@ -1381,12 +1381,12 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     const Outgoing& o = out_.at(it->second);
     if (o.to != message.to) return reused;
     if (!o.accepted) return Sent{o.sequence, {}};
-    return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false}};
+    return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false, true}};
   }
   if (const auto it = sent_ids_.find(message.id); it != sent_ids_.end() && it->second.accepted) {
     const UserId& u = it->second;
     if (u.peer != message.to) return reused;
-    return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local}};
+    return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local, true}};
   }
   if (message.to == local_) return send_local(now, message);
 
@@ -1434,9 +1434,11 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
 // Stored once, accepted at once: the sender and the receiver share this log.
 Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& message) {
   Sequence sequence = 0;
+  bool repeated = false;
   if (const auto twin = by_pair_.find(pair_key(message.from, message.id));
       twin != by_pair_.end() && inbox_.at(twin->second).local()) {
     sequence = twin->second;
+    repeated = true;
   } else {
     if (draining_) return Error{Code::kDenied, local_.value + " is leaving"};
     if (!inbox_has_room(message)) {
@@ -1470,7 +1472,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
     ++books_.accepted;
     ++books_.acknowledged_by_receiver;
   }
-  return Sent{sequence, SendOutcome{sequence, message.id, message.to, {}, true}};
+  return Sent{sequence, SendOutcome{sequence, message.id, message.to, {}, true, repeated}};
 }
 
 void Mailbox::Impl::accept(Outgoing& o) {
