@@ -252,10 +252,7 @@ Status Sidecar::start() {
   if (auto status = open_log(); !status) return status;
   crash_point("recovery-ended");
   if (auto status = install_agentctl(config_); !status) return status;
-  // The proof that the mailbox works before anybody relies on it: one record there and back.
-  auto probe = log_->append(255, "startup");
-  if (!probe || !log_->commit() || !log_->read(*probe) || !log_->mark(*probe, log::State::kDone, 0))
-    return internal_error("the mailbox log can't be written");
+  if (auto status = log::prove(*log_); !status) return status;
   if (auto status = listen(); !status) return status;
 
   agents_ = std::make_unique<AgentSocket>(loop_, config_, *mail_, worker_.get());

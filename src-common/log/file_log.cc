@@ -729,4 +729,12 @@ Result<std::unique_ptr<Log>> Log::open(os::Directory& directory, const Options& 
   return std::unique_ptr<Log>(std::move(log));
 }
 
+Status prove(Log& log) {
+  auto probe = log.append(255, "startup");
+  if (!probe && probe.error().code == Code::kFull) return log.commit();
+  if (!probe || !log.commit() || !log.read(*probe) || !log.mark(*probe, State::kDone, 0))
+    return internal_error("the mailbox log can't be written");
+  return {};
+}
+
 }  // namespace swarm::log

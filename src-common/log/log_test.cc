@@ -131,6 +131,28 @@ TEST(Log, SequencesAreNeverUsedAgainAfterEverythingIsDone) {
   }
 }
 
+TEST(Log, IsProvedToWorkAlsoWhenItIsFull) {
+  FakeDirectory dir(1U << 20U);
+  auto opened = open(dir, options(3));
+  ASSERT_TRUE(opened);
+  ASSERT_TRUE(prove(*opened->log));
+  EXPECT_EQ(opened->log->stats().live_records, 0U);
+  while (opened->log->append(1, std::string(1000, 'x'))) {
+  }
+  while (opened->log->append(1, "x")) {
+  }
+  ASSERT_TRUE(opened->log->commit());
+  dir.set_capacity(0);  // the file system is full as well
+  opened->log.reset();
+  opened = open(dir, options(3));
+  ASSERT_TRUE(opened);
+  EXPECT_TRUE(prove(*opened->log)) << "else nobody could make room any more";
+  const auto first = opened->content.begin()->first;
+  ASSERT_TRUE(opened->log->mark(first, State::kDone, 0));
+  dir.crash();
+  EXPECT_FALSE(prove(*opened->log));
+}
+
 TEST(Log, RefusesWhenFullKeepsEverythingAndStillMarks) {
   FakeDirectory dir(1 << 20);
   auto o = open(dir);
