@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	receivers   = 2
+	receivers   = 4
 	sendTimeout = 3 * time.Second // then the sidecar answers
 	graceTime   = 2 * time.Second // then nobody does any more
 	maxTries    = 100             // of one id whose outcome is unknown
 	leaseTime   = 2 * time.Second
 	waitTime    = time.Second
-	ackLimit    = 12 * time.Second // the sidecar answers after 10
-	ackTries    = 3
+	ackLimit    = 2 * time.Second // the sidecar waits for 10; who waits so long reads nothing meanwhile
+	ackTries    = 2
 	shortPause  = 10 * time.Millisecond
 	bulkPause   = 20 * time.Millisecond
 	bulkStep    = 500 // every such message has the largest body (messages.Expected)

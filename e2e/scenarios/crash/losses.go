@@ -11,6 +11,10 @@ import (
 )
 
 const (
+	// Less than a link waits for its peer: the sender's pod still counts as there, and no ack that it has not recorded is OK.
+	unrecordedTime   = time.Second
+	unrecordedMail   = 50 // that waits then
+	fullMiB          = 5  // of the log that is filled: it has to be full before an outbox is (1,000 messages)
 	fullRefusals     = 20 // of sends, until a log counts as full
 	fullPeerRefusals = 2
 	fullAcks         = 20 // that have to succeed on a full tmpfs
@@ -25,6 +29,7 @@ func lossJobs() []job {
 		{"rolling", (*stage).rolling},
 		{"stop", (*stage).stop},
 		{"full", (*stage).full},
+		{"wipe-unrecorded", (*stage).wipeUnrecorded},
 	}
 }
 
@@ -48,11 +53,7 @@ func (s *stage) wipe(p pair, other bool) error {
 // rolling: both are replaced, one after the other, each drained.
 func (s *stage) rolling(p pair) error {
 	for _, pod := range []*pod{p.a, p.b} {
-		if err := pod.end(syscall.SIGTERM); err != nil {
-			return err
-		}
-		pod.uid++
-		if err := pod.begin(); err != nil {
+		if err := pod.replace(syscall.SIGTERM, logMiB); err != nil {
 			return err
 		}
 		s.lost("rolling")
@@ -84,6 +85,12 @@ func (s *stage) stop(p pair) error {
 // full: a pod's tmpfs has no free byte. Sends are refused, acks are not, also after a kill -9.
 func (s *stage) full(p pair) error {
 	here, there := p.pick()
+	if err := here.replace(syscall.SIGKILL, fullMiB); err != nil {
+		return err
+	}
+	if err := s.settle(p); err != nil {
+		return err
+	}
 	filler := filepath.Join(here.log(), "filler")
 	if err := fill(filler); err != nil {
 		return err
@@ -123,6 +130,43 @@ func (s *stage) full(p pair) error {
 		return err
 	}
 	s.lost("full")
+	if err := s.settle(p); err != nil {
+		return err
+	}
+	if err := here.replace(syscall.SIGKILL, logMiB); err != nil {
+		return err
+	}
+	return s.settle(p)
+}
+
+// wipeUnrecorded: a pod is lost while its peer can't be reached, so acks of the peer's mail are in the lost log alone. Such
+// an ack is not OK yet, and the successor gets that mail once more.
+func (s *stage) wipeUnrecorded(p pair) error {
+	here, there := p.pick()
+	if _, err := here.agent.tell("deaf"); err != nil {
+		return err
+	}
+	if !until(upLimit, func() bool {
+		said, err := here.stats()
+		return err == nil && said.Inbox >= unrecordedMail
+	}) {
+		return fmt.Errorf("%s got no mail", here.id())
+	}
+	if err := there.link("down"); err != nil {
+		return err
+	}
+	if _, err := here.agent.tell("hear"); err != nil {
+		return err
+	}
+	time.Sleep(unrecordedTime)
+	if err := errors.Join(here.end(syscall.SIGKILL), there.link("up")); err != nil {
+		return err
+	}
+	here.uid++
+	if err := here.begin(); err != nil {
+		return err
+	}
+	s.lost("wipe-unrecorded")
 	return s.settle(p)
 }
 

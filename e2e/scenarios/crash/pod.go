@@ -16,6 +16,7 @@ import (
 )
 
 const (
+	logMiB     = 12
 	upLimit    = 20 * time.Second
 	endLimit   = 30 * time.Second // of a drain, too
 	agentLimit = 90 * time.Second // for one send whose outcome is open, among stopped sidecars
@@ -45,7 +46,9 @@ func (p *pod) socket() string { return filepath.Join(p.dir(), "agent.sock") }
 func (p *pod) id() string { return fmt.Sprintf("%s/u%d/l%d", p.name, p.uid, p.logs) }
 
 // begin makes what a new pod finds: an empty log.
-func (p *pod) begin() error {
+func (p *pod) begin() error { return p.beginWith(logMiB) }
+
+func (p *pod) beginWith(logMiB int) error {
 	for _, dir := range []string{p.log(), p.points()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -55,7 +58,7 @@ func (p *pod) begin() error {
 		_ = os.Remove(filepath.Join(p.points(), name)) // most are not there
 	}
 	_ = os.Remove(p.socket())
-	size := fmt.Sprintf("mode=755,size=%dm", p.stage.logMiB)
+	size := fmt.Sprintf("mode=755,size=%dm", logMiB)
 	if err := syscall.Mount("log", p.log(), "tmpfs", 0, size); err != nil {
 		return fmt.Errorf("%s: mount: %w", p.name, err)
 	}
@@ -154,10 +157,13 @@ func (p *pod) signalEngine(signal syscall.Signal) (int, error) {
 	return pid, nil
 }
 
-func (p *pod) killContainer() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_ = syscall.Kill(-p.running.Process.Pid, syscall.SIGKILL)
+// link takes the pod from the network, or puts it back.
+func (p *pod) link(state string) error {
+	said, err := exec.Command("ip", "link", "set", "v"+strings.TrimPrefix(p.name, "worker-"), state).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: link %s: %w: %s", p.name, state, err, said)
+	}
+	return nil
 }
 
 // end takes the pod away, its log included, and writes that down.
@@ -167,6 +173,15 @@ func (p *pod) end(signal syscall.Signal) error {
 		return err
 	}
 	return p.stage.fact("%s %s driver %.6f L - %.6f", p.name, p.id(), now(), began)
+}
+
+// replace it by one of another UID.
+func (p *pod) replace(signal syscall.Signal, logMiB int) error {
+	if err := p.end(signal); err != nil {
+		return err
+	}
+	p.uid++
+	return p.beginWith(logMiB)
 }
 
 // halt: by SIGTERM it may drain, else it is killed. Its agent ends first, as in a pod.

@@ -23,7 +23,7 @@ const (
 // stage is where a round happens, and what is written down about it.
 type stage struct {
 	dir, sidecar string
-	logMiB       int
+	port         int
 	stopped      time.Duration // SIGSTOP until SIGCONT
 	facts        *os.File
 
@@ -64,7 +64,7 @@ func runRound(arguments []string) error {
 	flags := flag.NewFlagSet("run", flag.ExitOnError)
 	flags.StringVar(&s.dir, "dir", "", "of this round, outside of every volume that is tampered with")
 	flags.StringVar(&s.sidecar, "sidecar", "", "swarm-sidecar-crash")
-	flags.IntVar(&s.logMiB, "log-mib", 12, "the tmpfs of a pod's log")
+	flags.IntVar(&s.port, "port", 6443, "of the API server's stand-in")
 	flags.DurationVar(&s.stopped, "stopped", 30*time.Second, "how long an engine is stopped")
 	only := flags.String("only", "", "one step, or one loss")
 	_ = flags.Parse(arguments)
@@ -239,7 +239,7 @@ func (s *stage) environment(p *pod) []string {
 		"CFN_TEAM=0", "CFN_COORDINATORS=1", "CFN_POD_NAME=bench-" + p.name, "CFN_POD_IP=" + address, "CFN_NODE_NAME=here",
 		"CFN_LINK_SERVICE=bench", "CFN_MOUNT_PATH=" + p.dir(), "CFN_LOG_PATH=" + p.log(), "CFN_BIN_PATH=" + p.dir(),
 		"CFN_AGENTCTL_FILE=" + api + "/agentctl", "CFN_LINK_SECRET_FILE=" + api + "/link/link", "CFN_SUBMIT_TOKEN_FILE=" + api + "/submit",
-		"CFN_API_PATH=" + api, "KUBERNETES_SERVICE_HOST=10.70.0.1", "KUBERNETES_SERVICE_PORT=6443",
+		"CFN_API_PATH=" + api, "KUBERNETES_SERVICE_HOST=10.70.0.1", fmt.Sprint("KUBERNETES_SERVICE_PORT=", s.port),
 		"CFN_MAX_INBOX_MESSAGES=100000", // the log is full before
 		"CFN_HEALTH_PERIOD_SECONDS=1", "CFN_DRAIN_TIMEOUT_SECONDS=5"}
 	if p.peer != nil {
