@@ -17,7 +17,6 @@ const (
 	fullMiB          = 5  // of the log that is filled: it has to be full before an outbox is (1,000 messages)
 	fullRefusals     = 20 // of sends, until a log counts as full
 	fullPeerRefusals = 2
-	fullAcks         = 20 // that have to succeed on a full tmpfs
 	fullLimit        = 40 * time.Second
 )
 
@@ -115,6 +114,10 @@ func (s *stage) full(p pair) error {
 	if err := here.up(); err != nil {
 		return fmt.Errorf("on a full tmpfs: %w", err)
 	}
+	had, err := here.stats()
+	if err != nil || had.Inbox == 0 {
+		return fmt.Errorf("%s is full, and holds no mail (%v)", here.id(), err)
+	}
 	if _, err := here.agent.tell("hear"); err != nil {
 		return err
 	}
@@ -122,9 +125,9 @@ func (s *stage) full(p pair) error {
 	if !until(fullLimit, func() bool {
 		said, err := here.stats()
 		acked = said.Acked
-		return err == nil && acked >= fullAcks
+		return err == nil && acked >= had.Inbox
 	}) {
-		return fmt.Errorf("%s is full, and only %d acks succeeded", here.id(), acked)
+		return fmt.Errorf("%s is full, and only %d acks of %d succeeded", here.id(), acked, had.Inbox)
 	}
 	if err := os.Remove(filler); err != nil {
 		return err
