@@ -20,7 +20,7 @@ test-full: ## everything at full size; hours
 	@FULL=1 E2E_TIMEOUT=8h scripts/test
 e2e: ## scenarios on a real Kubernetes, as make test runs them; 8 min; SCENARIO=name: one; CONTEXT=name: on your cluster
 	@scripts/e2e
-crash: ## sidecars killed at every step of a message's life; 20 min; ONLY=name: one step; ROUNDS=3
+crash: ## sidecars killed at every step of a message's life; 15 min; ONLY=name: one step; ROUNDS=3
 	@scripts/crash
 bench: ## benchmarks; minutes; ONLY=name: one
 	@scripts/bench
