@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 
 namespace swarm::engine {
@@ -69,7 +70,7 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
   }
   if (sent->already) {
     if (sent->already->error) return done(*sent->already->error);
-    Accepted accepted{id, sent->already->local ? "container" : "pod", !sent->already->local,
+    Accepted accepted{id, sent->already->local ? "container" : "pod", sent->already->repeated,
                       std::nullopt};
     const auto peer = peers_.find(to);
     if (!sent->already->local && peer != peers_.end() && !peer->second.node.empty() &&
@@ -232,6 +233,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         session.close(invalid("malformed ANSWER"));
         return true;
       }
+      crash_point("answer-received");
       const auto answer = static_cast<Answer>(value);
       auto& known = peers_[peer.name];
       const auto waiting = sends_.find(sequence);
@@ -257,10 +259,12 @@ bool Mail::take(Session& session, const link::Frame& frame) {
     case FrameType::kAcked: {
       const auto sequence = in.u64();
       if (in.done()) {
+        crash_point("ack-received");
         if (box_.on_acked(peer.name, sequence)) {
           std::string payload;
           link::put_u64(payload, sequence);
           session.send(FrameType::kAckRecorded, payload);
+          if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("recorded-sent"); });
         }
         schedule_work();
       }
@@ -270,6 +274,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       const auto sequence = in.u64();
       const auto debt = debts_.find({peer.log_id, sequence});
       if (in.done() && debt != debts_.end()) {
+        crash_point("recorded-received");
         const auto inbox = debt->second;
         debts_.erase(debt);
         box_.on_ack_recorded(inbox);
@@ -291,6 +296,7 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
   const auto sequence = in.u64();
   const auto prev = in.u64();
   const auto out = mailbox::decode_outbound(sequence, prev, in.rest());
+  crash_point("message-received");
   Answer answer = Answer::kRefused;
   std::string reason;
   if (!in.ok() || !out) {
@@ -316,7 +322,9 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
   link::put_u64(payload, sequence);
   link::put_u8(payload, static_cast<std::uint8_t>(answer));
   link::put_text(payload, reason);
+  if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("inbox-committed"); });
   session.send(FrameType::kAnswer, payload);
+  if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("answer-sent"); });
   if (answer == Answer::kStored) {
     serve();
     schedule_work();
@@ -505,6 +513,7 @@ void Mail::pump(const AgentName& name) {
       if (const auto waiting = sends_.find(out.sequence); waiting != sends_.end())
         waiting->second.transmitted = true;
       peer.session->send(FrameType::kMessage, payload);
+      if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("message-sent"); });
     }
     if (!peer.session || !peer.session->up()) break;
   }
@@ -517,6 +526,7 @@ void Mail::send_debt(const mailbox::AckDebt& debt) {
   std::string payload;
   link::put_u64(payload, debt.sender_sequence);
   live->send(FrameType::kAcked, payload);
+  if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("ack-sent"); });
 }
 
 void Mail::send_debts(const AgentName& name) {

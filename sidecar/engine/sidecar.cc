@@ -11,6 +11,7 @@
 #include <fstream>
 #include <set>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/agent_socket.h"
 #include "engine/cluster.h"
@@ -251,11 +252,9 @@ void Sidecar::locate(const AgentName& name, const Located& done) {
 
 Status Sidecar::start() {
   if (auto status = open_log(); !status) return status;
+  crash_point("recovery-ended");
   if (auto status = install_agentctl(config_); !status) return status;
-  // The proof that the mailbox works before anybody relies on it: one record there and back.
-  auto probe = log_->append(255, "startup");
-  if (!probe || !log_->commit() || !log_->read(*probe) || !log_->mark(*probe, log::State::kDone, 0))
-    return internal_error("the mailbox log can't be written");
+  if (auto status = log::prove(*log_); !status) return status;
   if (auto status = listen(); !status) return status;
 
   agents_ = std::make_unique<AgentSocket>(loop_, config_, *mail_, worker_.get());
@@ -451,6 +450,7 @@ void Sidecar::drain() {
         [this](const AgentName& name, const Located& done) { locate(name, done); });
   }
   drain_started_ = mono_now();
+  crash_point("drain-begun");
   loop_.post([this] { drain_step(); });
 }
 
@@ -483,6 +483,7 @@ void Sidecar::finish(const lifecycle::Remaining& dropped) {
                   {"reportsLeft", dropped.reports},
                   {"onlyCopiesLeft", dropped.copies},
                   {"milliseconds", (mono_now() - drain_started_).count()}});
+  crash_point("drain-ended");
   loop_.flush();
   http_.stop();
   io_.stop();

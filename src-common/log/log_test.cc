@@ -131,6 +131,53 @@ TEST(Log, SequencesAreNeverUsedAgainAfterEverythingIsDone) {
   }
 }
 
+TEST(Log, KeepsItsReserveThroughCrashesWhileItCopies) {
+  for (std::uint64_t at = 2; at <= 9; ++at) {  // changes of an append that begins a segment
+    FakeDirectory dir(1U << 20U);
+    constexpr int kCrashes = 20, kAppends = 500;
+    for (int crashes = 0; crashes < kCrashes; ++crashes) {
+      dir.crash_in(kAppends * 100);
+      auto o = open(dir, options(6));
+      ASSERT_TRUE(o);
+      ASSERT_LE(o->content.size(), 2U * kCrashes);
+      // One record stays, of a few segments; the others are done at once.
+      for (int i = 0; i < kAppends && !dir.crashed(); ++i) {
+        dir.crash_in(at);
+        const auto s = o->log->append(1, std::string(300, 'x'));
+        if (dir.crashed()) break;
+        ASSERT_TRUE(s) << "full after " << crashes << " crashes at change " << at;
+        dir.crash_in(kAppends * 100);
+        ASSERT_TRUE(i == 0 || o->log->mark(*s, State::kDone, 0));
+        ASSERT_TRUE(o->log->commit());
+      }
+      o->log.reset();
+      dir.restart(nullptr);
+    }
+  }
+}
+
+TEST(Log, IsProvedToWorkAlsoWhenItIsFull) {
+  FakeDirectory dir(1U << 20U);
+  auto opened = open(dir, options(3));
+  ASSERT_TRUE(opened);
+  ASSERT_TRUE(prove(*opened->log));
+  EXPECT_EQ(opened->log->stats().live_records, 0U);
+  while (opened->log->append(1, std::string(1000, 'x'))) {
+  }
+  while (opened->log->append(1, "x")) {
+  }
+  ASSERT_TRUE(opened->log->commit());
+  dir.set_capacity(0);  // the file system is full as well
+  opened->log.reset();
+  opened = open(dir, options(3));
+  ASSERT_TRUE(opened);
+  EXPECT_TRUE(prove(*opened->log)) << "else nobody could make room any more";
+  const auto first = opened->content.begin()->first;
+  ASSERT_TRUE(opened->log->mark(first, State::kDone, 0));
+  dir.crash();
+  EXPECT_FALSE(prove(*opened->log));
+}
+
 TEST(Log, RefusesWhenFullKeepsEverythingAndStillMarks) {
   FakeDirectory dir(1 << 20);
   auto o = open(dir);

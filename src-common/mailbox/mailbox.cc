@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "log/bytes.h"
 
@@ -589,6 +590,7 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
   }
   restored_.clear();
   restored_.shrink_to_fit();
+  crash_point("recovery-attached");
   (void)tick(now);
 }
 
@@ -758,6 +760,7 @@ void Mailbox::Impl::make_dead(Entry& e) {
   leave(e);
   (void)log_->mark(e.sequence, State::kDead,
                    e.attempt);  // else it is found as kTaken with all attempts used
+  crash_point("dead-marked");
   e.where = Where::kDead;
   --live_;
   ++dead_;
@@ -829,6 +832,7 @@ bool Mailbox::Impl::write_cursor(const StreamKey& key, Stream& stream) {
   auto written =
       log_->append(kCursor, encode_cursor({key.first, key.second, stream.high, stream.from}));
   if (!written) return false;
+  crash_point("cursor-appended");
   stream.carrier = *written;
   stream.carrier_is_cursor = true;
   return true;
@@ -908,6 +912,7 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
     auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id}));
     if (!written) return written.error();
     id_record = *written;
+    crash_point("inbox-id-appended");
   }
   const std::string payload = encode_inbox(sender_log, sequence, message);
   auto written = log_->append(kInbox, payload);
@@ -915,6 +920,7 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
     if (id_record != 0) finish_record(id_record);
     return written.error();
   }
+  crash_point("inbox-appended");
   if (id_record != 0) {
     // Until here the id alone must not count as "stored before" (a crash may have come between the
     // two).
@@ -1067,6 +1073,7 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
       }
       const auto attempt = static_cast<std::uint16_t>(e.attempt + 1);
       if (!log_->mark(sequence, State::kTaken, attempt)) return true;
+      crash_point("hand-out-marked");
       e.attempt = attempt;
       ready_[static_cast<std::size_t>(e.priority)].erase(sequence);
       e.where = Where::kLeased;
@@ -1179,6 +1186,7 @@ Status Mailbox::Impl::redrive(const MessageId& id) {
   }
   if (auto s = log_->mark(e->sequence, State::kLive, static_cast<std::uint16_t>(round)); !s)
     return s.error();
+  crash_point("redrive-marked");
   e->attempt = e->round = static_cast<std::uint16_t>(round);
   --dead_;
   ++live_;
@@ -1203,6 +1211,7 @@ Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) 
     return s.error();  // before anything is told: an ack that is OK stays OK, though marking it
                        // done may fail below
   }
+  crash_point("ack-marked");
   retire(e);
   e.where = Where::kAcked;
   ++books_.acked;
@@ -1225,6 +1234,7 @@ void Mailbox::Impl::on_ack_recorded(Sequence inbox) {
     if (owed->second.empty()) owed_.erase(owed);
   }
   release(it->second);
+  crash_point("inbox-released");
 }
 
 std::vector<AckDebt> Mailbox::Impl::ack_debts(const AgentName& sender) const {
@@ -1491,12 +1501,12 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     const Outgoing& o = out_.at(it->second);
     if (o.to != message.to) return reused;
     if (!o.accepted) return Sent{o.sequence, {}};
-    return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false}};
+    return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false, true}};
   }
   if (const auto it = sent_ids_.find(message.id); it != sent_ids_.end() && it->second.accepted) {
     const UserId& u = it->second;
     if (u.peer != message.to) return reused;
-    return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local}};
+    return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local, true}};
   }
   if (message.to == local_) return send_local(now, message);
 
@@ -1516,6 +1526,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     auto written = log_->append(kUserId, encode_user_id({false, false, message.to, message.id}));
     if (!written) return written.error();
     id_record = *written;
+    crash_point("outbox-id-appended");
   }
   const std::string payload = encode(message);
   auto written = log_->append(kOutbox, payload);
@@ -1523,6 +1534,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     if (id_record != 0) finish_record(id_record);
     return written.error();
   }
+  crash_point("outbox-appended");
   ++books_.sent;
   insert_out(make_outgoing(*written, message, payload.size()));
   if (id_record != 0) {
@@ -1535,9 +1547,11 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
 // Stored once, accepted at once: the sender and the receiver share this log.
 Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& message) {
   Sequence sequence = 0;
+  bool repeated = false;
   if (const auto twin = by_pair_.find(pair_key(message.from, message.id));
       twin != by_pair_.end() && inbox_.at(twin->second).local()) {
     sequence = twin->second;
+    repeated = true;
   } else {
     if (draining_) return Error{Code::kDenied, local_.value + " is leaving"};
     if (!inbox_has_room(message)) {
@@ -1571,7 +1585,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
     ++books_.accepted;
     ++books_.acknowledged_by_receiver;
   }
-  return Sent{sequence, SendOutcome{sequence, message.id, message.to, {}, true}};
+  return Sent{sequence, SendOutcome{sequence, message.id, message.to, {}, true, repeated}};
 }
 
 void Mailbox::Impl::accept(Outgoing& o) {
@@ -1582,6 +1596,7 @@ void Mailbox::Impl::accept(Outgoing& o) {
     it->second.accepted = true;
     if (it->second.record != 0) record_outcome(it->second.record);
   }
+  crash_point("accepted-marked");
   outcomes_.push_back({o.sequence, o.id, o.to, {}, false});
 }
 
@@ -1801,6 +1816,7 @@ bool Mailbox::Impl::on_acked(const AgentName& to, Sequence sequence) {
   accept(*o);
   ++books_.acknowledged_by_receiver;
   remove_out(sequence, After::kFinished);
+  crash_point("outbox-finished");
   return true;
 }
 

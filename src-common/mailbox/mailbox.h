@@ -142,6 +142,7 @@ struct SendOutcome {
   AgentName to;
   std::optional<Error> error;  // none: accepted. kFull, kDenied: refused, removed from the outbox
   bool local = false;          // the receiver is in this pod: survives only this container
+  bool repeated = false;       // the same id had been accepted before
 };
 
 // An acknowledgement that is in our log and that the sender's pod has still to record: until then a
