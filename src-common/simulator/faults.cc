@@ -65,8 +65,9 @@ void World::strike(Pod& pod, Fault fault) {
   event();
   switch (fault) {
     case Fault::kCrash:
-    case Fault::kUndo:
       if (random_.chance(60)) return pod.directory.crash_in(1 + random_.below(12));
+      return restart(pod);
+    case Fault::kUndo:
       return restart(pod);
     case Fault::kDisk:
       return pod.directory.fail_in(1 + random_.below(6));
@@ -117,7 +118,9 @@ void World::recover(Pod& pod, Steps interrupted, bool die) {
     ++totals_.restarts;
     if (starts >= kStartsAtMost) return model_.fail(pod.name.value + "'s log does not open");
     if (starts < kStartsAtMost / 2 && !healing_) {
-      if ((die && starts == 0) || random_.chance(15))
+      if (die && starts == 0)
+        pod.directory.crash_in(1 + random_.below(2));
+      else if (random_.chance(15))
         pod.directory.crash_in(1 + random_.below(8));
       else if (random_.chance(5))
         pod.directory.fail_in(1 + random_.below(6));
@@ -143,6 +146,7 @@ void World::recover(Pod& pod, Steps interrupted, bool die) {
   pod.batch.add(Step::kRecovered);
   pod.life = ++lives_;
   pod.draining = false;
+  pod.found = pod.box->books();
   if (pod.recovery.fresh && pod.begun)
     return model_.fail(pod.name.value + "'s log was lost in a restart");
   if (!pod.begun) ++logs_of(pod.name);

@@ -125,6 +125,9 @@ struct Pod {
   std::uint64_t life = 0;  // of all processes in the world
   bool begun = false;      // it has had a log
   bool draining = false;
+  // What this process has found. A message that was done, when that could not be written before the
+  // process died, is there again: then a box may be above its limit for a while.
+  mailbox::Books found;
 
   MonoTime now = kBegin;
   int rate = 1;

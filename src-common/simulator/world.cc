@@ -13,7 +13,7 @@ constexpr Milliseconds kUserIdTtl{100'000'000};
 
 bool is_rare(Step step) {
   return step == Step::kCopied || step == Step::kDead || step == Step::kRedriven ||
-         step == Step::kPurged || step == Step::kRecovered;
+         step == Step::kPurged;
 }
 
 // Of a log that has sent, when all else is done: a priority is a stream, and its replies another.
@@ -36,7 +36,7 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
         .max_inbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
         .max_outbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
         .max_message_bytes = 1000,
-        .max_attempts = static_cast<std::uint16_t>(2 + random_.below(6)),
+        .max_attempts = static_cast<std::uint16_t>(2 + random_.below(is_rare(aimed_step_) ? 1 : 6)),
         .user_id_ttl = kUserIdTtl,
         .max_kept = static_cast<std::uint32_t>(1 + random_.below(30))};
     const auto segments = static_cast<std::uint32_t>(6 + random_.below(20));
@@ -112,6 +112,7 @@ void World::step() {
 }
 
 void World::ordinary_step(Pod& pod) {
+  if (is_rare(aimed_step_) && random_.chance(10)) return on_the_way_to_aim(pod);
   const std::size_t what = random_.below(1000);
   if (what < 140)
     send_new(pod);
@@ -147,6 +148,20 @@ void World::ordinary_step(Pod& pod) {
     resend_debts(pod);
   // A pod that drains does not stay long.
   if (pod.draining && !pod.directory.crashed() && random_.chance(10)) restart(pod);
+}
+
+// What is rare is tried more often where it is wanted.
+void World::on_the_way_to_aim(Pod& pod) {
+  switch (aimed_step_) {
+    case Step::kRedriven:
+      return redrive(pod);
+    case Step::kPurged:
+      return purge(pod, 1);
+    case Step::kCopied:
+      return send_new(pod);
+    default:
+      return receive(pod);
+  }
 }
 
 // No more faults: everything accepted must now arrive.

@@ -53,6 +53,7 @@ class World {
   // world.cc: what happens when
   void step();
   void ordinary_step(Pod& pod);
+  void on_the_way_to_aim(Pod& pod);
   void pass_time();
   void heal();
   bool heal_round(int round);
