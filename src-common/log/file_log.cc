@@ -382,10 +382,9 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id,
     if (scan.last_end.segment == active_) active.used = scan.last_end.offset;
     if (tail_.segment == active_) active.used = std::max(active.used, tail_.offset);
     for (const Region& region : scan.bad) {  // damage that was promised keeps its place
-      const Place end{region.place.segment,
-                      region.place.offset + static_cast<std::uint32_t>(region.bytes)};
-      if (region.place.segment == active_ && end <= Place{tail_.segment, tail_.offset})
-        active.used = std::max(active.used, end.offset);
+      const auto end = region.place.offset + static_cast<std::uint32_t>(region.bytes);
+      if (region.place.segment == active_ && region.place < Place{tail_.segment, tail_.offset})
+        active.used = std::max(active.used, end);
     }
     tail_ = std::max(tail_, Place{active_, active.used});
   }

@@ -287,7 +287,8 @@ TEST(Log, NumbersThatNoLogReachesAreNotBelieved) {
       {"generation", [](Superblock& s) { s.generation = UINT64_MAX; }},
       {"tail segment", [](Superblock& s) { s.tail_segment = UINT32_MAX; }},
       {"tail offset beyond the segment", [](Superblock& s) { s.tail_offset = UINT32_MAX - 7; }},
-      {"tail offset between records", [](Superblock& s) { s.tail_offset += 4; }},
+      {"tail inside a damaged record", [](Superblock& s) { s.tail_offset -= 496; }},
+      {"tail offset that no record has", [](Superblock& s) { s.tail_offset += 4; }},
       {"next segment", [](Superblock& s) { s.next_segment = UINT32_MAX; }},
       {"segment size", [](Superblock& s) { s.segment_bytes = 12345; }},
       {"sequence 0", nullptr},
@@ -301,8 +302,10 @@ TEST(Log, NumbersThatNoLogReachesAreNotBelieved) {
       auto o = open(dir);
       ASSERT_TRUE(o);
       ASSERT_TRUE(o->log->append(1, "kept"));
+      ASSERT_TRUE(o->log->append(1, std::string(500, 'd')));
       ASSERT_TRUE(o->log->commit());
     }
+    dir.content("seg-00000002")->at(kSegmentHeaderBytes + 40 + kRecordHeaderBytes + 499) ^= 1;
     for (const std::uint32_t slot : {0U, kSlotDistance}) {
       const auto found = decode_slot(dir.content("superblock")->substr(slot, kSlotBytes));
       if (found && found->generation > newest.generation) newest = *found;
