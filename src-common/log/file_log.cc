@@ -386,6 +386,11 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id,
       if (region.place.segment == active_ && region.place < Place{tail_.segment, tail_.offset})
         active.used = std::max(active.used, end);
     }
+    for (const Region& region : scan.bad) {  // torn: all of it, since its payload may hold anything
+      const auto end = region.place.offset + static_cast<std::uint32_t>(region.bytes);
+      if (region.place.segment == active_ && end > active.used)
+        broken_bytes_ = std::max(broken_bytes_, end - active.used);
+    }
     tail_ = std::max(tail_, Place{active_, active.used});
   }
   if (auto s = settle_copies(scan); !s) return s.error();

@@ -341,6 +341,30 @@ TEST(Log, NumbersThatNoLogReachesAreNotBelieved) {
   }
 }
 
+// A body that somebody has sent may look like a record of the place where it will stand.
+TEST(Log, NothingInsideATornRecordComesToLife) {
+  FakeDirectory dir(1 << 20);
+  constexpr std::uint32_t kEnd = kSegmentHeaderBytes + 40;
+  {
+    auto o = open(dir);
+    ASSERT_TRUE(o->log->append(1, "kept"));
+    ASSERT_TRUE(o->log->commit());
+  }
+  std::string body, torn;
+  append_record(body, log_id(1), {2, kEnd + kRecordHeaderBytes}, 7, 1, {}, "forged");
+  append_record(torn, log_id(1), {2, kEnd}, 2, 1, {}, body + std::string(100, 'x'));
+  torn.back() = 'y';
+  torn.resize(torn.size() - 8);
+  dir.content("seg-00000002")->replace(kEnd, torn.size(), torn);
+  for (int start = 0; start < 3; ++start) {
+    SCOPED_TRACE(start);
+    auto o = open(dir);
+    ASSERT_TRUE(o);
+    EXPECT_EQ(o->content, (Content{{1, {1, State::kLive, 0, "kept"}}}));
+    EXPECT_EQ(o->recovery.truncated_bytes > 0, start == 0);
+  }
+}
+
 // The bytes of the format, spelled out: what the next release must still read.
 TEST(LogFormat, BytesAreWhatTheDocumentSays) {
   Superblock s;
