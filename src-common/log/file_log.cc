@@ -35,7 +35,17 @@ std::optional<std::uint32_t> number_in(const std::string& name, std::string_view
     if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return std::nullopt;
     value = value * 16 + static_cast<std::uint32_t>(c <= '9' ? c - '0' : c - 'a' + 10);
   }
+  if (value > kMaxSegmentNumber) return std::nullopt;  // not one of ours
   return value;
+}
+
+// What a log of this version may say of itself. Of another version nobody here can tell.
+bool is_possible(const Superblock& s) {
+  return s.version != kFormatVersion ||
+         (s.segment_bytes >= kMinSegmentBytes && s.segment_bytes <= kSegmentBytes &&
+          s.segment_bytes % 8 == 0 && s.tail_offset <= s.segment_bytes && s.tail_offset % 8 == 0 &&
+          s.tail_segment < s.next_segment && s.next_segment <= kMaxSegmentNumber &&
+          s.committed <= kMaxSequence && s.generation <= kMaxSequence);
 }
 
 bool all_zero(std::string_view bytes) {
@@ -178,16 +188,13 @@ Result<std::vector<std::string>> FileLog::load_superblock(const LogId& new_id, R
     auto bytes = super_file_->read_at(slot * kSlotDistance, kSlotBytes);
     if (!bytes) return bytes.error().in("superblock");
     auto found = decode_slot(*bytes);
-    if (found && (!best || found->generation > best->generation)) best = found;
+    if (found && is_possible(*found) && (!best || found->generation > best->generation))
+      best = found;
   }
   if (best) {
     if (best->version != kFormatVersion) {
       return invalid("the log has format version " + std::to_string(best->version) +
                      ", this program reads version " + std::to_string(kFormatVersion));
-    }
-    if (best->segment_bytes < kMinSegmentBytes || best->segment_bytes > kSegmentBytes ||
-        best->segment_bytes % 8 != 0) {
-      return Error{Code::kCorrupt, "the superblock names an impossible segment size"};
     }
     super_ = *best;
     return names;
@@ -378,10 +385,14 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id,
     if (scan.last_end.segment == active_) active.used = scan.last_end.offset;
     if (tail_.segment == active_) active.used = std::max(active.used, tail_.offset);
     for (const Region& region : scan.bad) {  // damage that was promised keeps its place
-      const Place end{region.place.segment,
-                      region.place.offset + static_cast<std::uint32_t>(region.bytes)};
-      if (region.place.segment == active_ && end <= Place{tail_.segment, tail_.offset})
-        active.used = std::max(active.used, end.offset);
+      const auto end = region.place.offset + static_cast<std::uint32_t>(region.bytes);
+      if (region.place.segment == active_ && region.place < Place{tail_.segment, tail_.offset})
+        active.used = std::max(active.used, end);
+    }
+    for (const Region& region : scan.bad) {  // torn: all of it, since its payload may hold anything
+      const auto end = region.place.offset + static_cast<std::uint32_t>(region.bytes);
+      if (region.place.segment == active_ && end > active.used)
+        broken_bytes_ = std::max(broken_bytes_, end - active.used);
     }
     tail_ = std::max(tail_, Place{active_, active.used});
   }
