@@ -1,7 +1,7 @@
 # The front door. Each target is one line that calls a script or CMake; the
 # scripts say more about themselves in their first lines.
 .DEFAULT_GOAL := help
-.PHONY: help build test test-unit test-full simulate e2e crash fuzz bench demo demo-down lab-up lab-down lab-status images lint lint-fix proof
+.PHONY: help build test test-unit test-full simulate mutants e2e crash fuzz bench demo demo-down lab-up lab-down lab-status images lint lint-fix proof
 export CONTEXT REGISTRY SCENARIO ONLY NODES RUNS SEED MINUTES
 
 help: ## this list
@@ -20,6 +20,8 @@ test-full: ## everything at full size; hours
 	@FULL=1 E2E_TIMEOUT=8h scripts/test
 simulate: ## the mailbox in worlds full of faults; 10 s; RUNS=n SEED=s: so many, from that one on; FULL=1: 5 min
 	@scripts/simulate
+mutants: ## plant bugs, one at a time, and look that each is found; 5 min
+	@scripts/mutants
 e2e: ## scenarios on a real Kubernetes, as make test runs them; 8 min; SCENARIO=name: one; CONTEXT=name: on your cluster
 	@scripts/e2e
 crash: ## sidecars killed at every step of a message's life; 15 min; ONLY=name: one step; ROUNDS=3
