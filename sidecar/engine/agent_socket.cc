@@ -7,6 +7,7 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/control_json.h"
 
@@ -165,6 +166,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     loop_.after_commit([self = shared_from_this()] {
       self->write_scheduled_ = false;
       self->write();
+      crash_point("agent-answered");
     });
   }
   void write() {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 
 namespace swarm::engine {
@@ -69,7 +70,7 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
   }
   if (sent->already) {
     if (sent->already->error) return done(*sent->already->error);
-    Accepted accepted{id, sent->already->local ? "container" : "pod", !sent->already->local,
+    Accepted accepted{id, sent->already->local ? "container" : "pod", sent->already->repeated,
                       std::nullopt};
     const auto peer = peers_.find(to);
     if (!sent->already->local && peer != peers_.end() && !peer->second.node.empty() &&
@@ -143,14 +144,15 @@ void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
   if (!acked->debt) return done({});
   const auto& debt = *acked->debt;
   const auto now = mono_now();
-  const bool over = absent(debt.sender, now);
+  const auto patience = patience_ends(debt.sender, debt.sender_log, now);
+  const bool over = patience && *patience <= now;
   // The same ack again while the first call still waits: the newer caller gets the answer.
   if (const auto older = acks_.find(debt.inbox); older != acks_.end()) {
     const auto previous = std::move(older->second.done);
     acks_.erase(older);
     previous(Error{Code::kUnknown, "the same ack was sent again; that call gets the answer"});
   }
-  if (!over) acks_[debt.inbox] = {now + timeout, done, debt.sender};
+  if (!over) acks_[debt.inbox] = {now + timeout, done, debt.sender, debt.sender_log};
   send_debt(debt);  // those from before have been sent, or are when there is a link
   schedule_work();
   if (over) done({});
@@ -220,40 +222,9 @@ bool Mail::take(Session& session, const link::Frame& frame) {
   link::PayloadReader in(frame.payload);
   const auto& peer = session.peer();
   switch (frame.type) {
-    case FrameType::kMessage: {
-      const auto sequence = in.u64();
-      const auto prev = in.u64();
-      auto message = mailbox::decode(in.rest());
-      Answer answer = Answer::kRefused;
-      std::string reason;
-      if (!in.ok() || !message) {
-        reason = "malformed message";
-      } else if (message->to != config_.name) {
-        reason = "this pod is " + config_.name.value + ", not " + message->to.value;
-      } else if (message->from != peer.name) {
-        reason = "the sender's name is not the one of its pod";
-      } else {
-        answer = box_.deliver(mono_now(), peer.log_id, sequence, prev, *message);
-        if (answer == Answer::kFull) {
-          reason = config_.name.value + "'s inbox is full (limit " +
-                   std::to_string(config_.max_inbox_messages) + " messages)";
-        } else if (answer == Answer::kRefused) {
-          reason =
-              config_.name.value +
-              " takes no more mail: its pod is shutting down, or the message is over its limit";
-        }
-      }
-      std::string payload;
-      link::put_u64(payload, sequence);
-      link::put_u8(payload, static_cast<std::uint8_t>(answer));
-      link::put_text(payload, reason);
-      session.send(FrameType::kAnswer, payload);
-      if (answer == Answer::kStored) {
-        serve();
-        schedule_work();
-      }
+    case FrameType::kMessage:
+      take_message(session, frame);
       return true;
-    }
     case FrameType::kAnswer: {
       const auto sequence = in.u64();
       const auto value = in.u8();
@@ -262,6 +233,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         session.close(invalid("malformed ANSWER"));
         return true;
       }
+      crash_point("answer-received");
       const auto answer = static_cast<Answer>(value);
       auto& known = peers_[peer.name];
       const auto waiting = sends_.find(sequence);
@@ -287,10 +259,13 @@ bool Mail::take(Session& session, const link::Frame& frame) {
     case FrameType::kAcked: {
       const auto sequence = in.u64();
       if (in.done()) {
-        box_.on_acked(peer.name, sequence);
-        std::string payload;
-        link::put_u64(payload, sequence);
-        session.send(FrameType::kAckRecorded, payload);
+        crash_point("ack-received");
+        if (box_.on_acked(peer.name, sequence)) {
+          std::string payload;
+          link::put_u64(payload, sequence);
+          session.send(FrameType::kAckRecorded, payload);
+          if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("recorded-sent"); });
+        }
         schedule_work();
       }
       return true;
@@ -299,6 +274,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       const auto sequence = in.u64();
       const auto debt = debts_.find({peer.log_id, sequence});
       if (in.done() && debt != debts_.end()) {
+        crash_point("recorded-received");
         const auto inbox = debt->second;
         debts_.erase(debt);
         box_.on_ack_recorded(inbox);
@@ -306,9 +282,83 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       }
       return true;
     }
+    case FrameType::kHandover:
+      take_offer(session, frame);
+      return true;
     default:
       return false;
   }
+}
+
+void Mail::take_message(Session& session, const link::Frame& frame) {
+  link::PayloadReader in(frame.payload);
+  const auto& peer = session.peer();
+  const auto sequence = in.u64();
+  const auto prev = in.u64();
+  const auto out = mailbox::decode_outbound(sequence, prev, in.rest());
+  crash_point("message-received");
+  Answer answer = Answer::kRefused;
+  std::string reason;
+  if (!in.ok() || !out) {
+    reason = "malformed message";
+  } else if (out->message.to != config_.name) {
+    reason = "this pod is " + config_.name.value + ", not " + out->message.to.value;
+  } else if (out->message.from != peer.name) {
+    reason = "the sender's name is not the one of its pod";
+  } else {
+    const bool kept = !out->origin.log.empty();
+    answer = kept ? box_.deliver_kept(mono_now(), peer.log_id, *out)
+                  : box_.deliver(mono_now(), peer.log_id, sequence, prev, out->message);
+    if (answer == Answer::kFull) {
+      reason = config_.name.value + "'s inbox is full (limit " +
+               std::to_string(config_.max_inbox_messages) + " messages)";
+    } else if (answer == Answer::kRefused) {
+      reason = config_.name.value +
+               " takes no more mail: its pod is shutting down, or the message is over its limit";
+    }
+    if (kept && answer == Answer::kFinished) owed_to_keeper(session, sequence);
+  }
+  std::string payload;
+  link::put_u64(payload, sequence);
+  link::put_u8(payload, static_cast<std::uint8_t>(answer));
+  link::put_text(payload, reason);
+  if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("inbox-committed"); });
+  session.send(FrameType::kAnswer, payload);
+  if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("answer-sent"); });
+  if (answer == Answer::kStored) {
+    serve();
+    schedule_work();
+  }
+}
+
+// The ack of a kept message that was acked here before we heard of its keeper goes to that now.
+void Mail::owed_to_keeper(const Session& keeper, log::Sequence kept) {
+  const std::pair key{keeper.peer().log_id, kept};
+  for (const auto& debt : box_.ack_debts(keeper.peer().name)) {
+    if (std::pair{debt.sender_log, debt.sender_sequence} != key) continue;
+    std::erase_if(debts_, [&](const auto& known) {
+      return known.second == debt.inbox && known.first != key;
+    });
+    if (const auto wait = acks_.find(debt.inbox); wait != acks_.end())
+      wait->second.creditor = key.first;
+    send_debt(debt);
+    return;
+  }
+}
+
+void Mail::take_offer(Session& session, const link::Frame& frame) {
+  link::PayloadReader in(frame.payload);
+  const auto sequence = in.u64();
+  const auto prev = in.u64();
+  const auto offered = mailbox::decode_outbound(sequence, prev, in.rest());
+  // From no other name: only a predecessor's messages are ours to send.
+  const bool ours = in.ok() && offered && session.peer().name == config_.name;
+  const auto answer = ours ? box_.adopt(session.peer().log_id, *offered) : Answer::kRefused;
+  std::string payload;
+  link::put_u64(payload, sequence);
+  link::put_u8(payload, static_cast<std::uint8_t>(answer));
+  session.send(FrameType::kHanded, payload);
+  if (answer == Answer::kStored) schedule_work();
 }
 
 void Mail::session_up(const std::shared_ptr<Session>& session) {
@@ -316,6 +366,7 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
   std::erase_if(sessions, [](const auto& known) { return known.expired(); });
   sessions.push_back(session);
   silent_.erase(session->peer().name);
+  strangers_.erase(session->peer().log_id);
   send_debts(session->peer().name);
   schedule_work();
 }
@@ -404,7 +455,7 @@ void Mail::ensure(const AgentName& name) {
       ready.node = session.peer().node;
       ready.last_error.clear();
       const auto& log_id = session.peer().log_id;
-      settle(box_.on_incarnation(name, log_id));
+      box_.on_incarnation(name, log_id);
       box_.on_link_up(mono_now(), name, log_id);
       session_up(ready.session);
       pump(name);
@@ -458,10 +509,11 @@ void Mail::pump(const AgentName& name) {
       std::string payload;
       link::put_u64(payload, out.sequence);
       link::put_u64(payload, out.prev);
-      payload += mailbox::encode(out.message);
+      payload += mailbox::encode(out);
       if (const auto waiting = sends_.find(out.sequence); waiting != sends_.end())
         waiting->second.transmitted = true;
       peer.session->send(FrameType::kMessage, payload);
+      if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("message-sent"); });
     }
     if (!peer.session || !peer.session->up()) break;
   }
@@ -474,6 +526,7 @@ void Mail::send_debt(const mailbox::AckDebt& debt) {
   std::string payload;
   link::put_u64(payload, debt.sender_sequence);
   live->send(FrameType::kAcked, payload);
+  if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("ack-sent"); });
 }
 
 void Mail::send_debts(const AgentName& name) {
@@ -502,25 +555,30 @@ void Mail::settle_strangers(MonoTime now) {
   strangers_due_ = now + kStrangerCheck;
   std::map<LogId, MonoTime> still;
   for (const auto& [name, logs] : box_.senders()) {
-    if (!is_up(name)) continue;
     for (const auto& log : logs) {
-      if (session_with(log)) continue;
-      const auto known = strangers_.find(log);
-      const auto since = known == strangers_.end() ? now : known->second;
-      if (now - since >= kStrangerLimit)
+      const auto since = unlinked_since(name, log, now);
+      if (!since) continue;
+      if (now - *since >= kStrangerLimit)
         settle(box_.on_former(name, log));
       else
-        still[log] = since;
+        still[log] = *since;
     }
   }
   strangers_ = std::move(still);
 }
 
-bool Mail::absent(const AgentName& sender, MonoTime now) const {
+std::optional<MonoTime> Mail::unlinked_since(const AgentName& name, const LogId& log,
+                                             MonoTime now) {
+  if (!is_up(name) || session_with(log)) return std::nullopt;
+  return strangers_.try_emplace(log, now).first->second;
+}
+
+std::optional<MonoTime> Mail::patience_ends(const AgentName& sender, const LogId& creditor,
+                                            MonoTime now) {
+  if (const auto since = unlinked_since(sender, creditor, now))
+    return *since + Silence::kAckPatience;
   const auto silence = silent_.find(sender);
-  if (silence == silent_.end()) return false;
-  const auto ends = silence->second.patience_ends();
-  return ends && *ends <= now;
+  return silence == silent_.end() ? std::nullopt : silence->second.patience_ends();
 }
 
 void Mail::finish(log::Sequence sequence, Result<Accepted> result) {
@@ -616,7 +674,8 @@ void Mail::work() {
   std::vector<std::pair<OnStatus, Error>> late_acks;
   for (auto it = acks_.begin(); it != acks_.end();) {
     auto& wait = it->second;
-    if (absent(wait.sender, now)) {
+    const auto patience = patience_ends(wait.sender, wait.creditor, now);
+    if (patience && *patience <= now) {
       of_absent.push_back(it->first);
     } else if (wait.deadline <= now) {
       late_acks.emplace_back(
@@ -652,9 +711,7 @@ void Mail::arm() {
   for (const auto& [sequence, waiting] : sends_) sooner(waiting.deadline);
   for (const auto& [inbox, wait] : acks_) {
     sooner(wait.deadline);
-    if (const auto silence = silent_.find(wait.sender); silence != silent_.end()) {
-      if (const auto ends = silence->second.patience_ends()) sooner(*ends);
-    }
+    if (const auto ends = patience_ends(wait.sender, wait.creditor, now)) sooner(*ends);
   }
   for (const auto& receiver : receivers_) sooner(receiver.deadline);
   std::set<AgentName> needed;

@@ -41,9 +41,10 @@ inline constexpr Milliseconds kStrangerLimit{60000}, kStrangerCheck{15000};
 // Pure.
 class Silence {
  public:
-  // So long its coordinator must have said that it is not there; then an ack is OK though the
-  // sender's pod has not recorded it (docs/decisions/0008). That it can't be reached, or that
-  // nobody can be asked, says nothing: the sender may be well.
+  // So long its coordinator must have said that it is not there, or its log must have had no link
+  // while its name lives in another one; then an ack is OK though the sender's pod has not recorded
+  // it (docs/decisions/0008, 0009). That it can't be reached, or that nobody can be asked, says
+  // nothing: the sender may be well.
   static constexpr Milliseconds kAckPatience{1000};
   // Then the sender is gone for ever and is not looked for on account of acks any more. kAbsent:
   // its coordinator says all the time that it is not there; kSilent: for whatever reason.
@@ -151,6 +152,7 @@ class Mail {
     MonoTime deadline;
     OnStatus done;
     AgentName sender;
+    LogId creditor;
   };
 
   void start(mailbox::Message message, Milliseconds timeout, OnSent done);
@@ -171,7 +173,14 @@ class Mail {
   void settle(log::Sequence inbox);
   void settle(const std::vector<log::Sequence>& inboxes);  // and the debts of these
   void settle_strangers(MonoTime now);
-  [[nodiscard]] bool absent(const AgentName& sender, MonoTime now) const;
+  void take_message(Session& session, const link::Frame& frame);
+  void take_offer(Session& session, const link::Frame& frame);
+  void owed_to_keeper(const Session& keeper, log::Sequence kept);
+  // Since when `log` has no link while its name lives in another one; nullopt: that is not so.
+  std::optional<MonoTime> unlinked_since(const AgentName& name, const LogId& log, MonoTime now);
+  // When an ack need not wait for its sender's pod any more.
+  std::optional<MonoTime> patience_ends(const AgentName& sender, const LogId& creditor,
+                                        MonoTime now);
   void work();  // everything that time or news makes due
   void arm();
   void schedule_work();
@@ -189,7 +198,7 @@ class Mail {
   std::map<log::Sequence, AckWait> acks_;                           // by our inbox record
   std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts_;  // sender's record -> ours
   std::map<AgentName, Silence> silent_;  // of those we look for, who has not been reached
-  std::map<LogId, MonoTime> strangers_;  // logs under kStrangerLimit, since when
+  std::map<LogId, MonoTime> strangers_;  // logs without a link under kStrangerLimit, since when
   MonoTime strangers_due_{};
   boost::asio::steady_timer timer_;
   bool work_scheduled_ = false;

@@ -103,6 +103,21 @@ TEST_F(Acks, AreUnknownWhenNobodyAnswersInTime) {
   EXPECT_GE(took, Milliseconds{300});
 }
 
+TEST_F(Acks, ASendOfTheSameIdToOneselfIsADuplicate) {
+  mailbox::Message message;
+  message.id.value = "note";
+  message.from = message.to = config.name;
+  std::vector<std::pair<std::string, bool>> said;
+  for (int i = 0; i < 2; ++i) {
+    mail->send(message, kLong, [&](const Result<Mail::Accepted>& accepted) {
+      ASSERT_TRUE(accepted);
+      said.emplace_back(accepted->survives, accepted->duplicate);
+    });
+  }
+  EXPECT_EQ(said,
+            (std::vector<std::pair<std::string, bool>>{{"container", false}, {"container", true}}));
+}
+
 struct DeadLetters : Acks {
   // A message of worker-9 whose attempts are all used.
   MessageId give_up(std::uint64_t sequence) {

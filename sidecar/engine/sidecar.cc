@@ -11,10 +11,12 @@
 #include <fstream>
 #include <set>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/agent_socket.h"
 #include "engine/cluster.h"
 #include "engine/coordinator.h"
+#include "engine/handover.h"
 #include "engine/mail.h"
 #include "engine/worker.h"
 #include "lifecycle/lifecycle.h"
@@ -102,6 +104,7 @@ class Sidecar {
   std::unique_ptr<mailbox::Mailbox> box_;
   Session::Options options_;
   std::unique_ptr<Mail> mail_;
+  std::unique_ptr<Handover> handover_;
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<Coordinator> coordinator_;
   std::unique_ptr<Cluster> cluster_;
@@ -249,11 +252,9 @@ void Sidecar::locate(const AgentName& name, const Located& done) {
 
 Status Sidecar::start() {
   if (auto status = open_log(); !status) return status;
+  crash_point("recovery-ended");
   if (auto status = install_agentctl(config_); !status) return status;
-  // The proof that the mailbox works before anybody relies on it: one record there and back.
-  auto probe = log_->append(255, "startup");
-  if (!probe || !log_->commit() || !log_->read(*probe) || !log_->mark(*probe, log::State::kDone, 0))
-    return internal_error("the mailbox log can't be written");
+  if (auto status = log::prove(*log_); !status) return status;
   if (auto status = listen(); !status) return status;
 
   agents_ = std::make_unique<AgentSocket>(loop_, config_, *mail_, worker_.get());
@@ -382,6 +383,11 @@ std::string Sidecar::metrics_text() {
   set("swarm_mailbox_inbox_messages", "Messages waiting or leased here", n(books.inbox_live));
   set("swarm_mailbox_outbox_messages", "Messages sent from here that are not yet acknowledged",
       n(books.outbox_live));
+  total("swarm_mailbox_messages_handed_over_total",
+        "Messages sent from here whose copy the successor of this pod keeps now",
+        n(books.handed_over));
+  total("swarm_mailbox_messages_taken_over_total",
+        "Messages of former pods of this name whose copy is kept here", n(books.adopted));
   set("swarm_mailbox_single_copy_messages", "Messages of which this pod holds the only copy",
       n(books.single_copy));
   set("swarm_mailbox_log_live_bytes", "Bytes of the log that are needed", n(stats.live_bytes));
@@ -439,14 +445,19 @@ void Sidecar::drain() {
     // Senders find out where their receivers live next.
     for (const auto& session : std::set(inbound_))
       session->close(unavailable("the pod is shutting down"));
+    handover_ = std::make_unique<Handover>(
+        loop_, *mail_, config_, options_,
+        [this](const AgentName& name, const Located& done) { locate(name, done); });
   }
   drain_started_ = mono_now();
+  crash_point("drain-begun");
   loop_.post([this] { drain_step(); });
 }
 
 void Sidecar::drain_step() {
   lifecycle::Remaining left;
   left.messages = mail_->unsettled();
+  if (handover_) left.retained = handover_->left();
   if (worker_) left.reports = worker_->reports_pending();
   if (coordinator_) {
     left.copies = coordinator_->counts().single_copy;
@@ -463,13 +474,16 @@ void Sidecar::drain_step() {
 
 void Sidecar::finish(const lifecycle::Remaining& dropped) {
   const auto books = box_->books();
-  const auto say =
-      books.inbox_live + dropped.reports + dropped.copies > 0 ? telemetry::warn : telemetry::info;
+  const auto say = books.inbox_live + books.outbox_live + dropped.reports + dropped.copies > 0
+                       ? telemetry::warn
+                       : telemetry::info;
   say("drained", {{"outboxLeft", books.outbox_live},
                   {"inboxLeft", books.inbox_live},
+                  {"handedOver", books.handed_over},
                   {"reportsLeft", dropped.reports},
                   {"onlyCopiesLeft", dropped.copies},
                   {"milliseconds", (mono_now() - drain_started_).count()}});
+  crash_point("drain-ended");
   loop_.flush();
   http_.stop();
   io_.stop();

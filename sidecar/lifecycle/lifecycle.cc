@@ -76,7 +76,7 @@ void Lifecycle::advance(MonoTime now) {
   if (phase_ != Phase::kDraining || !heard_) return;
   const Milliseconds spent = now - drain_began_;
   Remaining open = remaining_;  // what it is still worth waiting for
-  if (orphaned_) open.reports = open.copies = open.messages = 0;
+  if (orphaned_) open.reports = open.copies = open.messages = open.retained = 0;
   if (spent >= settings_.settle_timeout) open.messages = 0;
   if (spent >= settings_.farewell_timeout) open.followers = 0;
   if (open.sum() != 0 && spent < settings_.drain_timeout) return;
@@ -110,7 +110,8 @@ std::string Lifecycle::text() const {
   for (const auto& [count, what] : {std::pair{remaining_.reports, "reports"},
                                     {remaining_.copies, "only copies of tasks"},
                                     {remaining_.messages, "peers with open messages"},
-                                    {remaining_.followers, "workers to move"}}) {
+                                    {remaining_.followers, "workers to move"},
+                                    {remaining_.retained, "messages to hand over"}}) {
     if (count == 0) continue;
     left += (left.empty() ? "" : ", ") + std::to_string(count) + " " + what;
   }

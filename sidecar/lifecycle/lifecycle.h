@@ -52,7 +52,10 @@ struct Remaining {
   std::uint64_t messages =
       0;  // peers that have not confirmed what was sent to or acknowledged for them
   std::uint64_t followers = 0;  // workers still linked to this coordinator
-  [[nodiscard]] std::uint64_t sum() const { return reports + copies + messages + followers; }
+  std::uint64_t retained = 0;   // messages that the successor of this pod has still to take
+  [[nodiscard]] std::uint64_t sum() const {
+    return reports + copies + messages + followers + retained;
+  }
   friend bool operator==(const Remaining&, const Remaining&) = default;
 };
 

@@ -113,7 +113,7 @@ TEST(Lifecycle, EachThingIsWaitedForAsLongAsItIsWorth) {
     int seconds;
   };
   for (const Row& row : {Row{{.reports = 2}, 30}, Row{{.copies = 2}, 30}, Row{{.messages = 2}, 3},
-                         Row{{.followers = 2}, 2}}) {
+                         Row{{.followers = 2}, 2}, Row{{.retained = 2}, 30}}) {
     Lifecycle life = draining_one();
     life.remaining(kStart + seconds(row.seconds) - Milliseconds{1}, row.left);
     EXPECT_EQ(words(life), "") << row.seconds;
@@ -126,16 +126,16 @@ TEST(Lifecycle, AShortDrainTimeoutIsTheLimitOfAll) {
   Settings settings;
   settings.drain_timeout = seconds(1);
   Lifecycle life = draining_one(settings);
-  life.remaining(kStart + seconds(1), {1, 1, 1, 1});
-  EXPECT_EQ(words(life), "exit:4");
+  life.remaining(kStart + seconds(1), {1, 1, 1, 1, 1});
+  EXPECT_EQ(words(life), "exit:5");
 }
 
 TEST(Lifecycle, OfADeletedSwarmOnlyFollowersAreWaitedFor) {
   Lifecycle worker = draining_one();
-  worker.remaining(kStart, {.reports = 3, .messages = 1});
+  worker.remaining(kStart, {.reports = 3, .messages = 1, .retained = 2});
   EXPECT_EQ(words(worker), "");
   worker.orphaned(kStart + Milliseconds{5});
-  EXPECT_EQ(words(worker), "exit:4");
+  EXPECT_EQ(words(worker), "exit:6");
 
   Lifecycle coordinator = ready_one();
   coordinator.orphaned(kStart);
@@ -173,7 +173,8 @@ TEST(Lifecycle, WhateverComesItLeavesDrainsAndExitsOnceInThisOrderAndInTime) {
           if (random() % 8 == 0) life.orphaned(now);
           break;
         default:
-          life.remaining(now, {random() % 2, random() % 2, random() % 2, random() % 2});
+          life.remaining(now,
+                         {random() % 2, random() % 2, random() % 2, random() % 2, random() % 2});
       }
       if (life.phase() != Phase::kReady) {
         ASSERT_FALSE(life.ready());
@@ -182,7 +183,7 @@ TEST(Lifecycle, WhateverComesItLeavesDrainsAndExitsOnceInThisOrderAndInTime) {
       if (!said.empty()) all += (all.empty() ? "" : " ") + said;
     }
     if (!sigterm) life.terminate(now), sigterm = now;
-    life.remaining(*sigterm + seconds(31), {1, 1, 1, 1});
+    life.remaining(*sigterm + seconds(31), {1, 1, 1, 1, 1});
     const std::string said = words(life);
     if (!said.empty()) all += (all.empty() ? "" : " ") + said;
     ASSERT_EQ(all.substr(0, 17), "leave drain exit:") << run;

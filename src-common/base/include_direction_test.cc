@@ -37,6 +37,9 @@ const std::vector<Room>& rooms() {
        {"src-common/base", "src-common/os", "src-common/log", "src-common/sim"},
        true},
       {"src-common/link", {"src-common/base", "src-common/os"}, true},
+      {"src-common/simulator",
+       {"src-common/base", "src-common/os", "src-common/log", "src-common/mailbox",
+        "src-common/link", "src-common/sim"}},
       {"operator/plan", {"src-common/base", "src-common/os", "src-common/api"}, true},
       {"operator/reconcile",
        {"src-common/base", "src-common/os", "src-common/api", "src-common/kube", "src-common/net",
@@ -70,6 +73,9 @@ const std::vector<Room>& rooms() {
       {"swarmctl/testing", {"src-common/base"}},
       {"swarmctl", {"swarmctl/commands", "swarmctl/text"}},
       {"bench", {"src-common/base", "src-common/os"}},
+      {"fuzz",
+       {"src-common/base", "src-common/link", "src-common/log", "src-common/mailbox",
+        "src-common/sim", "sidecar/tasks", "sidecar/engine"}},
   };
   return kRooms;
 }
@@ -91,7 +97,8 @@ std::string room_of(const std::string& path) {
 std::vector<Source> sources() {
   std::vector<Source> all;
   const fs::path root = SWARM_SOURCE_DIR;
-  for (const char* top : {"src-common", "operator", "sidecar", "agentctl", "swarmctl", "bench"}) {
+  for (const char* top :
+       {"src-common", "operator", "sidecar", "agentctl", "swarmctl", "bench", "fuzz"}) {
     if (!fs::exists(root / top)) continue;
     for (const auto& entry : fs::recursive_directory_iterator(root / top)) {
       const std::string extension = entry.path().extension();

@@ -28,6 +28,8 @@ bool known(std::uint8_t type) {
     case FrameType::kAnswer:
     case FrameType::kAcked:
     case FrameType::kAckRecorded:
+    case FrameType::kHandover:
+    case FrameType::kHanded:
     case FrameType::kHeld:
     case FrameType::kJoin:
     case FrameType::kJoined:

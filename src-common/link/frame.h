@@ -35,6 +35,9 @@ enum class FrameType : std::uint8_t {
   kAnswer = 21,
   kAcked = 22,
   kAckRecorded = 23,
+  // a draining pod and the successor of its name
+  kHandover = 24,
+  kHanded = 25,
   // a worker and its team's coordinator
   kHeld = 30,
   kJoin = 31,

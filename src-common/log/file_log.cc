@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "log/format.h"
 #include "log/log.h"
@@ -34,7 +35,17 @@ std::optional<std::uint32_t> number_in(const std::string& name, std::string_view
     if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return std::nullopt;
     value = value * 16 + static_cast<std::uint32_t>(c <= '9' ? c - '0' : c - 'a' + 10);
   }
+  if (value > kMaxSegmentNumber) return std::nullopt;  // not one of ours
   return value;
+}
+
+// What a log of this version may say of itself. Of another version nobody here can tell.
+bool is_possible(const Superblock& s) {
+  return s.version != kFormatVersion ||
+         (s.segment_bytes >= kMinSegmentBytes && s.segment_bytes <= kSegmentBytes &&
+          s.segment_bytes % 8 == 0 && s.tail_offset <= s.segment_bytes && s.tail_offset % 8 == 0 &&
+          s.tail_segment < s.next_segment && s.next_segment <= kMaxSegmentNumber &&
+          s.committed <= kMaxSequence && s.generation <= kMaxSequence);
 }
 
 bool all_zero(std::string_view bytes) {
@@ -112,8 +123,10 @@ class FileLog final : public Log {
   Status grow();
   bool retire(std::uint32_t number);
   void drop_tombstones();
-  Result<bool> copy_forward(std::uint32_t victim);
-  std::optional<std::uint32_t> best_victim() const;
+  enum class Into : std::uint8_t { kReserved, kActive };
+  Result<bool> copy_forward(std::uint32_t victim, Into into);
+  std::optional<std::uint32_t> best_victim(std::uint32_t but) const;
+  Status restore_reserve();
 
   os::Directory& directory_;
   Options options_;
@@ -175,16 +188,13 @@ Result<std::vector<std::string>> FileLog::load_superblock(const LogId& new_id, R
     auto bytes = super_file_->read_at(slot * kSlotDistance, kSlotBytes);
     if (!bytes) return bytes.error().in("superblock");
     auto found = decode_slot(*bytes);
-    if (found && (!best || found->generation > best->generation)) best = found;
+    if (found && is_possible(*found) && (!best || found->generation > best->generation))
+      best = found;
   }
   if (best) {
     if (best->version != kFormatVersion) {
       return invalid("the log has format version " + std::to_string(best->version) +
                      ", this program reads version " + std::to_string(kFormatVersion));
-    }
-    if (best->segment_bytes < kMinSegmentBytes || best->segment_bytes > kSegmentBytes ||
-        best->segment_bytes % 8 != 0) {
-      return Error{Code::kCorrupt, "the superblock names an impossible segment size"};
     }
     super_ = *best;
     return names;
@@ -375,13 +385,18 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id,
     if (scan.last_end.segment == active_) active.used = scan.last_end.offset;
     if (tail_.segment == active_) active.used = std::max(active.used, tail_.offset);
     for (const Region& region : scan.bad) {  // damage that was promised keeps its place
-      const Place end{region.place.segment,
-                      region.place.offset + static_cast<std::uint32_t>(region.bytes)};
-      if (region.place.segment == active_ && end <= Place{tail_.segment, tail_.offset})
-        active.used = std::max(active.used, end.offset);
+      const auto end = region.place.offset + static_cast<std::uint32_t>(region.bytes);
+      if (region.place.segment == active_ && region.place < Place{tail_.segment, tail_.offset})
+        active.used = std::max(active.used, end);
+    }
+    for (const Region& region : scan.bad) {  // torn: all of it, since its payload may hold anything
+      const auto end = region.place.offset + static_cast<std::uint32_t>(region.bytes);
+      if (region.place.segment == active_ && end > active.used)
+        broken_bytes_ = std::max(broken_bytes_, end - active.used);
     }
     tail_ = std::max(tail_, Place{active_, active.used});
   }
+  crash_point("recovery-scanned");
   if (auto s = settle_copies(scan); !s) return s.error();
   if (auto s = repair_tail(); !s) return s.error();
   if (auto s = write_superblock(); !s) return s.error();
@@ -403,6 +418,7 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id,
   for (const std::uint32_t number : empty) {
     if (!retire(number)) break;  // tried again when the space is needed
   }
+  if (auto s = restore_reserve(); !s) return s.error();
   // Hand over in order of sequence. By index: the owner may not append or mark yet.
   for (const Entry& entry : index_) {
     auto payload = read(entry.sequence);
@@ -460,7 +476,9 @@ Status FileLog::take(std::size_t keep) {
   const std::string header = encode_segment_header(super_.id, number, super_.segment_bytes) +
                              std::string(kTerminatorBytes, '\0');
   if (auto s = (*file)->write_at(0, header); !s) return s;
+  crash_point("segment-header");
   if (auto s = directory_.rename(pool_.back(), numbered("seg", number)); !s) return s;
+  crash_point("segment-begun");
   pool_.pop_back();
   segments_[number].file = std::move(*file);
   active_ = number;
@@ -477,24 +495,26 @@ bool FileLog::retire(std::uint32_t number) {
     if (!directory_.rename(name, free_name)) return false;
     pool_.push_back(free_name);
   }
+  crash_point("segment-retired");
   if (stale_ == number) stale_ = 0;
   if (active_ == number) active_ = 0;
   segments_.erase(number);
   return true;
 }
 
-std::optional<std::uint32_t> FileLog::best_victim() const {
+std::optional<std::uint32_t> FileLog::best_victim(std::uint32_t but) const {
   std::optional<std::uint32_t> best;
   for (const auto& [number, segment] : segments_) {
-    if (!segment.pinned && (!best || segment.live_bytes < segments_.at(*best).live_bytes))
+    if (number != but && !segment.pinned &&
+        (!best || segment.live_bytes < segments_.at(*best).live_bytes))
       best = number;
   }
   return best;
 }
 
-// Copies the live records of `victim` into a new segment taken from the reserve. false: one of them
-// is damaged, nothing done.
-Result<bool> FileLog::copy_forward(std::uint32_t victim) {
+// Copies the live records of `victim` into a new segment taken from the reserve, or into the active
+// one, which has room for them. false: one of them is damaged, nothing done.
+Result<bool> FileLog::copy_forward(std::uint32_t victim, Into into) {
   Segment& from = segments_.at(victim);
   auto bytes = from.file->read_at(0, super_.segment_bytes);
   if (!bytes) return bytes.error();
@@ -509,7 +529,9 @@ Result<bool> FileLog::copy_forward(std::uint32_t victim) {
       return false;
     moving.push_back(&entry);
   }
-  if (auto s = take(0); !s) return s.error();
+  if (into == Into::kReserved) {
+    if (auto s = take(0); !s) return s.error();
+  }
   Segment& to = segments_.at(active_);
   std::string copies;
   for (const Entry* entry : moving) {
@@ -525,7 +547,7 @@ Result<bool> FileLog::copy_forward(std::uint32_t victim) {
     // Whole copies may stand there, which an open() would prefer to the originals: give the segment
     // back unread.
     broken_bytes_ = static_cast<std::uint32_t>(copies.size());
-    if (retire(active_)) broken_bytes_ = 0;
+    if (into == Into::kReserved && retire(active_)) broken_bytes_ = 0;
     return s.error();
   }
   std::uint32_t offset = to.used;
@@ -534,15 +556,34 @@ Result<bool> FileLog::copy_forward(std::uint32_t victim) {
     offset += record_bytes(entry->length);
   }
   to.used = offset;
-  to.live_bytes = from.live_bytes;
-  to.live_records = from.live_records;
+  to.live_bytes += from.live_bytes;
+  to.live_records += from.live_records;
   from.live_bytes = from.live_records = 0;
   stats_.copied_records += moving.size();
   tail_ = {active_, to.used};
   stale_ = victim;
+  crash_point("segment-copied");
   if (auto s = write_superblock(); !s) return s.error();
+  crash_point("segment-copy-committed");
   (void)retire(victim);  // tried again before any other segment goes
   return true;
+}
+
+// A crash between taking a reserved segment and retiring the one that it was for costs a reserve.
+// Without any, nothing could be copied forward: a log that is mostly done would be full for ever.
+// The segment that was begun then has room for what another one still holds.
+Status FileLog::restore_reserve() {
+  while (active_ != 0 && pool_.size() < kReserveSegments) {  // each round retires or pins a segment
+    const auto victim = best_victim(active_);
+    if (!victim ||
+        segments_.at(active_).used + segments_.at(*victim).live_bytes > super_.segment_bytes)
+      return {};
+    auto copied = copy_forward(*victim, Into::kActive);
+    if (!copied) return copied.error();
+    if (!*copied) segments_.at(*victim).pinned = true;
+    if (stale_ != 0) return {};  // it could not be retired
+  }
+  return {};
 }
 
 Status FileLog::make_room(std::uint32_t bytes) {
@@ -557,11 +598,11 @@ Status FileLog::make_room(std::uint32_t bytes) {
   if (fresh) return {};
   if (fresh.error().code != Code::kFull) return fresh;
   for (;;) {  // each round pins a segment or ends
-    const auto victim = best_victim();
+    const auto victim = best_victim(0);
     const std::uint64_t gain = victim ? capacity() - segments_.at(*victim).live_bytes : 0;
     if (gain < std::max<std::uint64_t>(bytes, min_gain()))
       return Error{Code::kFull, "the log is full"};
-    auto copied = copy_forward(*victim);
+    auto copied = copy_forward(*victim, Into::kReserved);
     if (!copied) return copied.error();
     if (*copied) return {};
     segments_.at(*victim).pinned = true;
@@ -656,7 +697,9 @@ Status FileLog::commit() {
     if (auto s = mark(unfinished_.back(), State::kDone, 0); !s) return s;
     unfinished_.pop_back();
   }
-  return dirty_ ? write_superblock() : Status{};
+  if (!dirty_) return {};
+  crash_point("commit");
+  return write_superblock();
 }
 
 // ---- looking
@@ -718,6 +761,14 @@ Result<std::unique_ptr<Log>> Log::open(os::Directory& directory, const Options& 
   if (auto opened = log->open(new_id, visit, recovery != nullptr ? *recovery : ignored); !opened)
     return opened.error();
   return std::unique_ptr<Log>(std::move(log));
+}
+
+Status prove(Log& log) {
+  auto probe = log.append(255, "startup");
+  if (!probe && probe.error().code == Code::kFull) return log.commit();
+  if (!probe || !log.commit() || !log.read(*probe) || !log.mark(*probe, State::kDone, 0))
+    return internal_error("the mailbox log can't be written");
+  return {};
 }
 
 }  // namespace swarm::log

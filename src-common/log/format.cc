@@ -134,7 +134,9 @@ std::optional<Header> decode_header(const LogId& id, Place place, std::string_vi
   if (length > kMaxPayloadBytes || record_bytes(length) > bytes.size()) return std::nullopt;
   if (crc32c(bytes.substr(4, kHeaderCrcOffset - 4), place_seed(id, place)) != sum)
     return std::nullopt;
-  return Header{get<std::uint64_t>(bytes, 8), length, get<std::uint8_t>(bytes, 16)};
+  const auto sequence = get<std::uint64_t>(bytes, 8);
+  if (sequence == 0 || sequence > kMaxSequence) return std::nullopt;
+  return Header{sequence, length, get<std::uint8_t>(bytes, 16)};
 }
 
 bool verify_record(const LogId& id, Place place, const Header& header, std::string_view bytes) {

@@ -23,6 +23,10 @@ inline constexpr std::uint32_t kRecordHeaderBytes = 32;
 inline constexpr std::uint32_t kMarkOffset = 24;  // in the record
 inline constexpr std::uint32_t kMarkBytes = 8;
 inline constexpr std::uint32_t kTerminatorBytes = 8;
+// No log gets there by counting; what names a higher one was not written by a log, whatever its
+// checksum says, and would leave no room to count on.
+inline constexpr Sequence kMaxSequence = 1ULL << 62U;  // generations of the superblock, too
+inline constexpr std::uint32_t kMaxSegmentNumber = 1U << 31U;
 
 struct Superblock {
   std::uint16_t version = kFormatVersion;
@@ -65,8 +69,8 @@ struct Header {
   std::uint32_t length = 0;
   std::uint8_t kind = 0;
 };
-// The header at the beginning of `bytes` when its own checksum is right and the record lies inside
-// `bytes`.
+// The header at the beginning of `bytes` when its own checksum is right, its sequence is one, and
+// the record lies inside `bytes`.
 std::optional<Header> decode_header(const LogId& id, Place place, std::string_view bytes);
 // True when the whole record, whose header is right, matches its checksum.
 bool verify_record(const LogId& id, Place place, const Header& header, std::string_view bytes);

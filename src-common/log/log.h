@@ -108,4 +108,8 @@ class Log {
   [[nodiscard]] virtual Stats stats() const = 0;
 };
 
+// The proof that a log works, before anybody relies on it: a record there and back. A full one has
+// no room for it and is as good: it is read and marked, and so gets room again.
+Status prove(Log& log);
+
 }  // namespace swarm::log

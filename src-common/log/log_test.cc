@@ -131,6 +131,53 @@ TEST(Log, SequencesAreNeverUsedAgainAfterEverythingIsDone) {
   }
 }
 
+TEST(Log, KeepsItsReserveThroughCrashesWhileItCopies) {
+  for (std::uint64_t at = 2; at <= 9; ++at) {  // changes of an append that begins a segment
+    FakeDirectory dir(1U << 20U);
+    constexpr int kCrashes = 20, kAppends = 500;
+    for (int crashes = 0; crashes < kCrashes; ++crashes) {
+      dir.crash_in(kAppends * 100);
+      auto o = open(dir, options(6));
+      ASSERT_TRUE(o);
+      ASSERT_LE(o->content.size(), 2U * kCrashes);
+      // One record stays, of a few segments; the others are done at once.
+      for (int i = 0; i < kAppends && !dir.crashed(); ++i) {
+        dir.crash_in(at);
+        const auto s = o->log->append(1, std::string(300, 'x'));
+        if (dir.crashed()) break;
+        ASSERT_TRUE(s) << "full after " << crashes << " crashes at change " << at;
+        dir.crash_in(kAppends * 100);
+        ASSERT_TRUE(i == 0 || o->log->mark(*s, State::kDone, 0));
+        ASSERT_TRUE(o->log->commit());
+      }
+      o->log.reset();
+      dir.restart(nullptr);
+    }
+  }
+}
+
+TEST(Log, IsProvedToWorkAlsoWhenItIsFull) {
+  FakeDirectory dir(1U << 20U);
+  auto opened = open(dir, options(3));
+  ASSERT_TRUE(opened);
+  ASSERT_TRUE(prove(*opened->log));
+  EXPECT_EQ(opened->log->stats().live_records, 0U);
+  while (opened->log->append(1, std::string(1000, 'x'))) {
+  }
+  while (opened->log->append(1, "x")) {
+  }
+  ASSERT_TRUE(opened->log->commit());
+  dir.set_capacity(0);  // the file system is full as well
+  opened->log.reset();
+  opened = open(dir, options(3));
+  ASSERT_TRUE(opened);
+  EXPECT_TRUE(prove(*opened->log)) << "else nobody could make room any more";
+  const auto first = opened->content.begin()->first;
+  ASSERT_TRUE(opened->log->mark(first, State::kDone, 0));
+  dir.crash();
+  EXPECT_FALSE(prove(*opened->log));
+}
+
 TEST(Log, RefusesWhenFullKeepsEverythingAndStillMarks) {
   FakeDirectory dir(1 << 20);
   auto o = open(dir);
@@ -271,6 +318,97 @@ TEST(Log, OneDamagedSlotCostsNothing) {
     auto o = open(dir, options(), 2);
     EXPECT_FALSE(o->recovery.fresh);
     EXPECT_EQ(o->content.size(), 1U);
+  }
+}
+
+// Bytes with right checksums that no log has written: what they say must not lead to numbers that
+// are used twice, to writes outside a segment, or to a log that takes nothing any more.
+TEST(Log, NumbersThatNoLogReachesAreNotBelieved) {
+  struct Case {
+    const char* what;
+    void (*change)(Superblock&);
+  };
+  const Case cases[] = {
+      {"nothing", [](Superblock&) {}},
+      {"committed", [](Superblock& s) { s.committed = UINT64_MAX; }},
+      {"generation", [](Superblock& s) { s.generation = UINT64_MAX; }},
+      {"tail segment", [](Superblock& s) { s.tail_segment = UINT32_MAX; }},
+      {"tail offset beyond the segment", [](Superblock& s) { s.tail_offset = UINT32_MAX - 7; }},
+      {"tail inside a damaged record", [](Superblock& s) { s.tail_offset -= 496; }},
+      {"tail offset that no record has", [](Superblock& s) { s.tail_offset += 4; }},
+      {"next segment", [](Superblock& s) { s.next_segment = UINT32_MAX; }},
+      {"segment size", [](Superblock& s) { s.segment_bytes = 12345; }},
+      {"sequence 0", nullptr},
+      {"the last sequence", nullptr},
+      {"a file of the last segment", nullptr}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.what);
+    FakeDirectory dir(1 << 20);
+    Superblock newest;
+    {
+      auto o = open(dir);
+      ASSERT_TRUE(o);
+      ASSERT_TRUE(o->log->append(1, "kept"));
+      ASSERT_TRUE(o->log->append(1, std::string(500, 'd')));
+      ASSERT_TRUE(o->log->commit());
+    }
+    dir.content("seg-00000002")->at(kSegmentHeaderBytes + 40 + kRecordHeaderBytes + 499) ^= 1;
+    for (const std::uint32_t slot : {0U, kSlotDistance}) {
+      const auto found = decode_slot(dir.content("superblock")->substr(slot, kSlotBytes));
+      if (found && found->generation > newest.generation) newest = *found;
+    }
+    if (c.change != nullptr) {
+      ++newest.generation;
+      c.change(newest);
+      dir.content("superblock")
+          ->replace(newest.generation % 2 * kSlotDistance, kSlotBytes, encode_slot(newest));
+    } else if (std::string_view(c.what).ends_with("segment")) {
+      ASSERT_TRUE((*dir.open("seg-ffffffff", true))
+                      ->write_at(0, encode_segment_header(log_id(1), UINT32_MAX, kSmall)));
+    } else {
+      std::string record;
+      append_record(record, log_id(1), {newest.tail_segment, newest.tail_offset},
+                    c.what[0] == 's' ? 0 : UINT64_MAX, 1, {}, "forged");
+      dir.content("seg-00000002")->replace(newest.tail_offset, record.size(), record);
+    }
+    auto first = open(dir);
+    ASSERT_TRUE(first) << first.error().message;
+    EXPECT_EQ(first->content, (Content{{1, {1, State::kLive, 0, "kept"}}}));
+    Content expected = first->content;
+    for (int i = 0; i < 8; ++i) {
+      const auto sequence = first->log->append(2, std::string(1000, 'x'));
+      ASSERT_TRUE(sequence) << sequence.error().message;
+      EXPECT_GT(*sequence, expected.rbegin()->first);
+      expected[*sequence] = {2, State::kLive, 0, std::string(1000, 'x')};
+    }
+    ASSERT_TRUE(first->log->commit());
+    auto second = open(dir);
+    ASSERT_TRUE(second);
+    EXPECT_EQ(second->content, expected);
+  }
+}
+
+// A body that somebody has sent may look like a record of the place where it will stand.
+TEST(Log, NothingInsideATornRecordComesToLife) {
+  FakeDirectory dir(1 << 20);
+  constexpr std::uint32_t kEnd = kSegmentHeaderBytes + 40;
+  {
+    auto o = open(dir);
+    ASSERT_TRUE(o->log->append(1, "kept"));
+    ASSERT_TRUE(o->log->commit());
+  }
+  std::string body, torn;
+  append_record(body, log_id(1), {2, kEnd + kRecordHeaderBytes}, 7, 1, {}, "forged");
+  append_record(torn, log_id(1), {2, kEnd}, 2, 1, {}, body + std::string(100, 'x'));
+  torn.back() = 'y';
+  torn.resize(torn.size() - 8);
+  dir.content("seg-00000002")->replace(kEnd, torn.size(), torn);
+  for (int start = 0; start < 3; ++start) {
+    SCOPED_TRACE(start);
+    auto o = open(dir);
+    ASSERT_TRUE(o);
+    EXPECT_EQ(o->content, (Content{{1, {1, State::kLive, 0, "kept"}}}));
+    EXPECT_EQ(o->recovery.truncated_bytes > 0, start == 0);
   }
 }
 

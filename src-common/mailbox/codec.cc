@@ -6,6 +6,8 @@ namespace swarm::mailbox {
 namespace {
 
 constexpr std::uint8_t kCodecVersion = 1;
+constexpr std::uint8_t kKeptVersion = 2;  // an origin, then a message of version 1
+constexpr std::size_t kOriginEnd = 25;
 constexpr std::uint8_t kWantsReply = 0x01;
 constexpr std::size_t kFixedBytes = 24;
 
@@ -68,6 +70,33 @@ Result<Message> decode(std::string_view bytes) {
     return invalid("a message has an impossible id");
   if (!is_agent_name(out.from.value) || !is_agent_name(out.to.value))
     return invalid("a message names an impossible agent");
+  return out;
+}
+
+std::string encode(const Outbound& out) {
+  if (out.origin.log.empty()) return encode(out.message);
+  std::string bytes;
+  log::put(bytes, kKeptVersion);
+  bytes.append(reinterpret_cast<const char*>(out.origin.log.bytes.data()),
+               out.origin.log.bytes.size());
+  log::put(bytes, out.origin.sequence);
+  return bytes + encode(out.message);
+}
+
+Result<Outbound> decode_outbound(Sequence sequence, Sequence prev, std::string_view bytes) {
+  Outbound out{sequence, prev, {}, {}};
+  if (!bytes.empty() && log::get<std::uint8_t>(bytes, 0) == kKeptVersion) {
+    if (bytes.size() < kOriginEnd) return invalid("a message's origin is cut short");
+    for (std::size_t i = 0; i < out.origin.log.bytes.size(); ++i)
+      out.origin.log.bytes[i] = static_cast<std::uint8_t>(bytes[1 + i]);
+    out.origin.sequence = log::get<Sequence>(bytes, kOriginEnd - 8);
+    if (out.origin.log.empty() || out.origin.sequence == 0)
+      return invalid("a message has an impossible origin");
+    bytes.remove_prefix(kOriginEnd);
+  }
+  auto message = decode(bytes);
+  if (!message) return message.error();
+  out.message = *std::move(message);
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/crash_point.h"
 #include "base/encoding.h"
 #include "log/bytes.h"
 
@@ -24,14 +25,20 @@ constexpr std::uint16_t kAnchorBits =
     0xC000;  // recorded too: kept only because it carries its stream's high-water mark
 constexpr std::uint16_t kAttemptMask = 0x3FFF;
 
+// That of an outbox or kept record that is State::kTaken:
+constexpr std::uint16_t kOffered = 1;     // to our successor, which may have it
+constexpr std::uint16_t kHandedOver = 2;  // it has
+constexpr std::uint16_t kMarkOnly = 3;    // done: kept because it says how far our predecessor got
+
 constexpr std::uint32_t kSmallAnchorBytes = 512;  // larger anchors are replaced by a cursor record
 constexpr std::size_t kRecentGenerated = 1024;    // generated ids remembered in memory
 constexpr std::size_t kRecentAcks = 1024;         // acks whose repetition is answered OK
 constexpr std::size_t kMaxAwaited = 4096;         // replies waited for at once
 constexpr std::size_t kMaxDestinations = 16384;
-constexpr std::size_t kMaxNames = 65536;   // whose incarnations are remembered
-constexpr std::size_t kMaxFormer = 8;      // of each
-constexpr std::size_t kMaxTransmit = 256;  // messages a call
+constexpr std::size_t kMaxNames = 65536;      // whose incarnations are remembered
+constexpr std::size_t kMaxFormer = 8;         // of each
+constexpr std::size_t kMaxPredecessors = 64;  // former pods of our name that handed something over
+constexpr std::size_t kMaxTransmit = 256;     // messages a call
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
 constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
@@ -92,6 +99,16 @@ std::string encode_inbox(const LogId& sender_log, Sequence sequence, const Messa
   put_log_id(out, sender_log);
   log::put(out, sequence);
   return out + encode(message);
+}
+
+constexpr std::size_t kKeptPrefix = 24;  // former log, sequence there
+
+// What a successor appends: who handed it over as what, then its origin and the message.
+std::string encode_kept(const LogId& former, const Outbound& offered) {
+  std::string out;
+  put_log_id(out, former);
+  log::put(out, offered.sequence);
+  return out + encode(offered);
 }
 
 struct CursorRecord {
@@ -165,6 +182,8 @@ class Mailbox::Impl {
     AgentName from;
     Priority priority = Priority::kNormal;
     std::uint32_t body_bytes = 0, payload_bytes = 0;
+    LogId keeper;  // of the second copy, when it is not the sender's log any more
+    Sequence keeper_sequence = 0;
     WallTime sent_at = 0;
     std::uint16_t attempt = 0;
     std::uint16_t round = 0;  // attempts before its last redrive, none of which counts any more
@@ -172,6 +191,10 @@ class Mailbox::Impl {
     bool counted = true;  // against max_inbox_messages
     MonoTime until;
     [[nodiscard]] bool local() const { return sender_log.empty(); }
+    [[nodiscard]] const LogId& creditor() const { return keeper.empty() ? sender_log : keeper; }
+    [[nodiscard]] AckDebt debt() const {
+      return {sequence, from, creditor(), keeper.empty() ? sender_sequence : keeper_sequence};
+    }
     // `n` is the latest hand-out, and nobody has ended it or begun a new round since.
     [[nodiscard]] bool is_current(std::uint16_t n) const {
       return n > round && n == attempt && where != Where::kDead;
@@ -190,6 +213,11 @@ class Mailbox::Impl {
 
   // ---- state of the sending side
   enum class Out : std::uint8_t { kDue, kInFlight, kStored };
+  struct Kept {  // taken over from a former pod
+    LogId former;
+    Sequence offer = 0;  // what it was there
+    Origin origin;
+  };
   struct Outgoing {
     Sequence sequence = 0;
     MessageId id;
@@ -205,16 +233,23 @@ class Mailbox::Impl {
     bool uncertain = false;  // an answer was lost: the incarnation below may hold it
     bool anywhere = false;   // … or others before it
     LogId uncertain_log;
+    bool offered = false;  // whether it is acked is for our successor to record
+    std::unique_ptr<Kept> kept;
+    [[nodiscard]] Sequence origin_sequence() const {
+      return kept ? kept->origin.sequence : sequence;
+    }
   };
   struct OutStream {
     std::set<Sequence> unanswered, due;
-    bool blocked = false;  // the receiver said full (or will not take it now)
+    bool blocked = false;    // the receiver said full (or will not take it now)
+    bool passed_on = false;  // our successor may have the beginning: it sends the rest, too
   };
   struct Destination {
     bool linked = false;
     LogId peer;
     MonoTime heard{};  // its latest link or answer
     std::map<std::uint8_t, OutStream> streams;
+    std::map<std::pair<std::uint8_t, LogId>, OutStream> kept;  // by origin; older than our own
     std::set<Sequence> all;
     std::uint32_t messages = 0, replies = 0;
     Turns turns;
@@ -246,8 +281,14 @@ class Mailbox::Impl {
                  Answer answer, const std::string& reason);
   void on_retry(const AgentName& to);
   bool on_acked(const AgentName& to, Sequence sequence);
+  void begin_offers();
+  std::vector<Outbound> offer(std::size_t max_bytes);
+  void on_offer_answer(Sequence sequence, Answer answer);
+  void cancel_offers();
+  Answer adopt(const LogId& former, const Outbound& offered);
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
                  const Message& message);
+  Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
   std::optional<Delivery> receive(MonoTime now, Milliseconds lease,
                                   const std::optional<MessageId>& in_reply_to);
   void await_reply(const MessageId& id);
@@ -260,7 +301,7 @@ class Mailbox::Impl {
   std::vector<AckDebt> ack_debts(const AgentName& sender) const;
   std::vector<AgentName> ack_creditors() const;
   std::map<AgentName, std::set<LogId>> senders() const;
-  std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
+  void on_incarnation(const AgentName& name, const LogId& current);
   std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   std::vector<Sequence> on_gone(const AgentName& name);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
@@ -303,10 +344,18 @@ class Mailbox::Impl {
   bool write_cursor(const StreamKey& key, Stream& stream);
   void shrink_anchor(Sequence sequence);
   bool room_for_stream();
-  // `log` was an incarnation of `name` and is none any more. One that we have not met on a link of
-  // ours may be its next one.
-  bool is_former(const AgentName& name, const LogId& log) const;
-  bool sender_is_gone(const Entry& e) const { return is_former(e.from, e.sender_log); }
+  struct Former {
+    LogId log;
+    bool ended = false;
+  };
+  // `log` was an incarnation of `name` and is none any more; nullptr: one that we have not met on a
+  // link of ours may be its next one.
+  const Former* find_former(const AgentName& name, const LogId& log) const;
+  Former& remember_former(const AgentName& name, const LogId& log);
+  bool has_ended(const AgentName& name, const LogId& log) const {
+    const Former* former = find_former(name, log);
+    return former != nullptr && former->ended;
+  }
   Result<Sequence> store(MonoTime now, const LogId& sender_log, Sequence sequence,
                          const Message& message);
   bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
@@ -317,10 +366,21 @@ class Mailbox::Impl {
   // sending
   Outgoing* find_out(const AgentName& to, Sequence sequence);
   OutStream& stream_for(Destination& d, const Outgoing& o) {
-    return d.streams[stream_of(o.priority, o.reply)];
+    const std::uint8_t index = stream_of(o.priority, o.reply);
+    return o.kept ? d.kept[{index, o.kept->origin.log}] : d.streams[index];
   }
+  OutStream* due_in(Destination& d, std::uint8_t index);
+  Result<Message> read_out(const Outgoing& o) const;
+  Outgoing make_outgoing(Sequence sequence, const Message& m, std::size_t payload) const;
+  static void unblock(Destination& d) {
+    for (auto& [index, stream] : d.streams) stream.blocked = false;
+    for (auto& [key, stream] : d.kept) stream.blocked = false;
+  }
+  void carry_offer(const Kept& kept, Sequence record);
+  void finish_out(const Outgoing& o);
+  void pass_on(const Outgoing& o);
   void insert_out(Outgoing o);
-  enum class After : std::uint8_t { kFinished, kNeverDelivered };
+  enum class After : std::uint8_t { kFinished, kNeverDelivered, kHandedOver };
   void remove_out(Sequence sequence, After after);
   bool never_deliver(Sequence sequence);
   void accept(Outgoing& o);
@@ -355,7 +415,7 @@ class Mailbox::Impl {
   std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor
   struct Incarnations {
     LogId current;
-    std::deque<LogId> former;  // the youngest last, at most kMaxFormer
+    std::deque<Former> former;  // the youngest last, at most kMaxFormer
   };
   std::map<AgentName, Incarnations> incarnations_;
   std::uint32_t counted_ = 0, live_ = 0, dead_ = 0;
@@ -366,6 +426,16 @@ class Mailbox::Impl {
   std::unordered_map<Sequence, Outgoing> out_;
   std::map<AgentName, Destination> destinations_;
   std::unordered_map<MessageId, Sequence> out_by_id_;
+
+  struct Predecessor {
+    Sequence high = 0;     // of its offers, everything up to here was taken
+    Sequence carrier = 0;  // the kept record that makes `high` survive a restart
+    bool mark_only = false;
+  };
+  std::map<LogId, Predecessor> predecessors_;
+  std::map<Origin, Sequence> kept_;         // live
+  std::set<Sequence> handed_over_;          // of this log
+  std::set<Sequence> offers_, offers_due_;  // not answered; of them, not under way
 
   std::unordered_map<MessageId, UserId> sent_ids_;
   std::unordered_map<std::string, Sequence> received_ids_;  // → record
@@ -393,17 +463,17 @@ void Mailbox::Impl::restore(const log::Record& record) {
   if (record.kind == kOutbox) {
     auto m = decode(record.payload);
     if (!m) return;
-    Outgoing o;
-    o.sequence = record.sequence;
-    o.id = m->id;
-    o.to = m->to;
-    o.priority = m->priority;
-    o.reply = !m->in_reply_to.empty();
-    o.body_bytes = static_cast<std::uint32_t>(m->body.size());
-    o.payload_bytes = static_cast<std::uint32_t>(record.payload.size());
-    o.sent_at = m->sent_at;
-    o.restored = o.uncertain = o.anywhere = true;
-    r.out = std::move(o);
+    r.out = make_outgoing(record.sequence, *m, record.payload.size());
+    r.out->restored = r.out->uncertain = r.out->anywhere = true;
+  } else if (record.kind == kKept) {
+    if (record.payload.size() < kKeptPrefix) return;
+    auto offered = decode_outbound(log::get<Sequence>(record.payload, kKeptPrefix - 8), 0,
+                                   record.payload.substr(kKeptPrefix));
+    if (!offered || offered->origin.log.empty()) return;
+    r.out = make_outgoing(record.sequence, offered->message, record.payload.size());
+    r.out->accepted = r.out->restored = r.out->uncertain = r.out->anywhere = true;
+    r.out->kept = std::make_unique<Kept>(
+        Kept{get_log_id(record.payload, 0), offered->sequence, offered->origin});
   } else if (record.kind == kInbox) {
     if (record.payload.size() < kInboxPrefix) return;
     auto m = decode(record.payload.substr(kInboxPrefix));
@@ -422,8 +492,28 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
   log_ = &log;
   for (Restored& r : restored_) {
     if (r.out) {
-      ++books_.sent;
-      insert_out(std::move(*r.out));
+      Outgoing& o = *r.out;
+      const std::uint16_t mark = r.state == State::kTaken ? r.attempt : std::uint16_t{0};
+      if (o.kept) {
+        carry_offer(*o.kept, r.sequence);
+        Predecessor& former = predecessors_.at(o.kept->former);
+        if (mark == kMarkOnly) {
+          if (former.carrier == r.sequence)
+            former.mark_only = true;
+          else
+            finish_record(r.sequence);
+          continue;
+        }
+      }
+      ++(o.kept ? books_.adopted : books_.sent);
+      if (mark == kHandedOver) {
+        ++books_.handed_over;
+        handed_over_.insert(r.sequence);
+        pass_on(o);
+        continue;
+      }
+      o.offered = mark == kOffered;
+      insert_out(std::move(o));
     } else if (r.kind == kCursor) {
       const auto c = decode_cursor(r.head);
       if (!c) continue;
@@ -500,6 +590,7 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
   }
   restored_.clear();
   restored_.shrink_to_fit();
+  crash_point("recovery-attached");
   (void)tick(now);
 }
 
@@ -548,6 +639,20 @@ Mailbox::Impl::Entry Mailbox::Impl::make_entry(Sequence sequence, const LogId& s
   e.payload_bytes = static_cast<std::uint32_t>(payload);
   e.sent_at = m.sent_at;
   return e;
+}
+
+Mailbox::Impl::Outgoing Mailbox::Impl::make_outgoing(Sequence sequence, const Message& m,
+                                                     std::size_t payload) const {
+  Outgoing o;
+  o.sequence = sequence;
+  o.id = m.id;
+  o.to = m.to;
+  o.priority = m.priority;
+  o.reply = !m.in_reply_to.empty();
+  o.body_bytes = static_cast<std::uint32_t>(m.body.size());
+  o.payload_bytes = static_cast<std::uint32_t>(payload);
+  o.sent_at = m.sent_at;
+  return o;
 }
 
 Mailbox::Impl::Stream& Mailbox::Impl::stream_for(const LogId& sender_log, std::uint8_t index,
@@ -655,6 +760,7 @@ void Mailbox::Impl::make_dead(Entry& e) {
   leave(e);
   (void)log_->mark(e.sequence, State::kDead,
                    e.attempt);  // else it is found as kTaken with all attempts used
+  crash_point("dead-marked");
   e.where = Where::kDead;
   --live_;
   ++dead_;
@@ -680,11 +786,23 @@ Status Mailbox::Impl::mark_attempts(Sequence sequence, const Entry& e) {
 
 // ---- receiving: streams
 
-bool Mailbox::Impl::is_former(const AgentName& name, const LogId& log) const {
+const Mailbox::Impl::Former* Mailbox::Impl::find_former(const AgentName& name,
+                                                        const LogId& log) const {
   const auto it = incarnations_.find(name);
-  if (it == incarnations_.end()) return false;
+  if (it == incarnations_.end()) return nullptr;
   const auto& former = it->second.former;
-  return std::find(former.begin(), former.end(), log) != former.end();
+  const auto found =
+      std::find_if(former.begin(), former.end(), [&](const Former& f) { return f.log == log; });
+  return found == former.end() ? nullptr : &*found;
+}
+
+Mailbox::Impl::Former& Mailbox::Impl::remember_former(const AgentName& name, const LogId& log) {
+  auto& former = incarnations_.at(name).former;
+  const auto found =
+      std::find_if(former.begin(), former.end(), [&](const Former& f) { return f.log == log; });
+  if (found != former.end()) return *found;
+  if (former.size() >= kMaxFormer) former.pop_front();
+  return former.emplace_back(Former{log, false});
 }
 
 // Makes `record` the carrier of the stream's high-water mark; the one before it is no longer needed
@@ -714,6 +832,7 @@ bool Mailbox::Impl::write_cursor(const StreamKey& key, Stream& stream) {
   auto written =
       log_->append(kCursor, encode_cursor({key.first, key.second, stream.high, stream.from}));
   if (!written) return false;
+  crash_point("cursor-appended");
   stream.carrier = *written;
   stream.carrier_is_cursor = true;
   return true;
@@ -731,8 +850,7 @@ void Mailbox::Impl::release(Entry& e) {
     if (it != streams_.end()) {
       Stream& stream = it->second;
       stream.live.erase(e.sender_sequence);
-      const bool gone = sender_is_gone(e);
-      if (stream.carrier == sequence && !gone &&
+      if (stream.carrier == sequence &&
           (e.payload_bytes <= kSmallAnchorBytes || !write_cursor(key, stream))) {
         e.where = Where::kAnchor;
         (void)log_->mark(sequence, State::kTaken,
@@ -743,10 +861,6 @@ void Mailbox::Impl::release(Entry& e) {
         return;
       }
       if (stream.carrier == sequence) stream.carrier = 0;
-      if (gone && stream.live.empty()) {
-        drop_carrier(stream);
-        streams_.erase(it);
-      }
     }
   }
   inbox_.erase(sequence);
@@ -798,6 +912,7 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
     auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id}));
     if (!written) return written.error();
     id_record = *written;
+    crash_point("inbox-id-appended");
   }
   const std::string payload = encode_inbox(sender_log, sequence, message);
   auto written = log_->append(kInbox, payload);
@@ -805,6 +920,7 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
     if (id_record != 0) finish_record(id_record);
     return written.error();
   }
+  crash_point("inbox-appended");
   if (id_record != 0) {
     // Until here the id alone must not count as "stored before" (a crash may have come between the
     // two).
@@ -875,6 +991,22 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
   return Answer::kStored;
 }
 
+Answer Mailbox::Impl::deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept) {
+  const Message& m = kept.message;
+  const Answer answer = deliver(now, kept.origin.log, kept.origin.sequence, kept.prev, m);
+  if (answer != Answer::kStored && answer != Answer::kDuplicate && answer != Answer::kFinished)
+    return answer;
+  const auto stream =
+      streams_.find({kept.origin.log, stream_of(m.priority, !m.in_reply_to.empty())});
+  if (stream == streams_.end()) return answer;
+  const auto live = stream->second.live.find(kept.origin.sequence);
+  if (live == stream->second.live.end()) return answer;
+  Entry& e = inbox_.at(live->second);
+  e.keeper = keeper;
+  e.keeper_sequence = kept.sequence;
+  return answer;
+}
+
 // Writes `twin` again as owed to its sender's new log, so that the two pods hold the same message
 // once more.
 bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
@@ -941,6 +1073,7 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
       }
       const auto attempt = static_cast<std::uint16_t>(e.attempt + 1);
       if (!log_->mark(sequence, State::kTaken, attempt)) return true;
+      crash_point("hand-out-marked");
       e.attempt = attempt;
       ready_[static_cast<std::size_t>(e.priority)].erase(sequence);
       e.where = Where::kLeased;
@@ -1053,6 +1186,7 @@ Status Mailbox::Impl::redrive(const MessageId& id) {
   }
   if (auto s = log_->mark(e->sequence, State::kLive, static_cast<std::uint16_t>(round)); !s)
     return s.error();
+  crash_point("redrive-marked");
   e->attempt = e->round = static_cast<std::uint16_t>(round);
   --dead_;
   ++live_;
@@ -1062,9 +1196,9 @@ Status Mailbox::Impl::redrive(const MessageId& id) {
 }
 
 Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) {
-  const AckDebt debt{e.sequence, e.from, e.sender_log, e.sender_sequence};
+  const AckDebt debt = e.debt();
   if (e.where == Where::kAcked) return AckResult{debt};
-  const bool owes = !e.local() && !sender_is_gone(e);
+  const bool owes = !e.local() && !has_ended(e.from, e.creditor());
   if (!record_pending_outcomes()) return internal_error("the log cannot be written");
   if (owes) {
     if (auto s =
@@ -1077,6 +1211,7 @@ Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) 
     return s.error();  // before anything is told: an ack that is OK stays OK, though marking it
                        // done may fail below
   }
+  crash_point("ack-marked");
   retire(e);
   e.where = Where::kAcked;
   ++books_.acked;
@@ -1099,16 +1234,14 @@ void Mailbox::Impl::on_ack_recorded(Sequence inbox) {
     if (owed->second.empty()) owed_.erase(owed);
   }
   release(it->second);
+  crash_point("inbox-released");
 }
 
 std::vector<AckDebt> Mailbox::Impl::ack_debts(const AgentName& sender) const {
   std::vector<AckDebt> out;
   const auto it = owed_.find(sender);
   if (it == owed_.end()) return out;
-  for (const Sequence sequence : it->second) {
-    const Entry& e = inbox_.at(sequence);
-    out.push_back({sequence, e.from, e.sender_log, e.sender_sequence});
-  }
+  for (const Sequence sequence : it->second) out.push_back(inbox_.at(sequence).debt());
   return out;
 }
 
@@ -1121,44 +1254,35 @@ std::vector<AgentName> Mailbox::Impl::ack_creditors() const {
 std::map<AgentName, std::set<LogId>> Mailbox::Impl::senders() const {
   std::map<AgentName, std::set<LogId>> out;
   for (const auto& [sequence, e] : inbox_) {
-    if (e.where != Where::kAnchor && !e.local()) out[e.from].insert(e.sender_log);
+    if (e.where != Where::kAnchor && !e.local()) out[e.from].insert(e.creditor());
   }
   return out;
 }
 
-std::vector<Sequence> Mailbox::Impl::on_incarnation(const AgentName& name, const LogId& current) {
-  if (is_former(name, current)) return {};  // somebody's view is old; it does not come back
+void Mailbox::Impl::on_incarnation(const AgentName& name, const LogId& current) {
+  if (find_former(name, current) != nullptr) return;  // an old view; it does not come back
   const auto known = incarnations_.find(name);
   if (known == incarnations_.end()) {
     if (incarnations_.size() < kMaxNames) incarnations_[name].current = current;
-    return {};
+    return;
   }
-  if (known->second.current == current) return {};
-  return on_former(name, std::exchange(known->second.current, current));
+  if (known->second.current == current) return;
+  const LogId replaced = std::exchange(known->second.current, current);
+  (void)remember_former(name, replaced);
 }
 
 std::vector<Sequence> Mailbox::Impl::on_former(const AgentName& name, const LogId& log) {
   const auto known = incarnations_.find(name);
   if (known == incarnations_.end() || known->second.current == log) return {};
-  auto& former = known->second.former;
-  if (!is_former(name, log)) former.push_back(log);
-  if (former.size() > kMaxFormer) former.pop_front();
+  remember_former(name, log).ended = true;
   std::vector<Sequence> settled;
   for (const AckDebt& debt : ack_debts(name)) {
     if (debt.sender_log != log) continue;
     settled.push_back(debt.inbox);
     on_ack_recorded(debt.inbox);
   }
-  // It sends nothing any more: its marks have served.
-  for (auto it = streams_.begin(); it != streams_.end();) {
-    Stream& stream = it->second;
-    if (stream.from == name && it->first.first == log && stream.live.empty()) {
-      drop_carrier(stream);
-      it = streams_.erase(it);
-    } else {
-      ++it;
-    }
-  }
+  // Its marks stay, until others need their room: it may still live, and send again what we have
+  // answered.
   return settled;
 }
 
@@ -1305,7 +1429,9 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   OutStream& stream = stream_for(d, o);
   stream.unanswered.insert(o.sequence);
   stream.due.insert(o.sequence);
+  stream.passed_on = stream.passed_on || o.offered;
   out_by_id_[o.id] = o.sequence;
+  if (o.kept) kept_[o.kept->origin] = o.sequence;
   const Sequence sequence = o.sequence;
   out_[sequence] = std::move(o);
 }
@@ -1323,11 +1449,15 @@ bool Mailbox::Impl::never_deliver(Sequence sequence) {
   return true;
 }
 
-// kNeverDelivered: its record is done already, and its id may be used again.
+// kNeverDelivered: its record is done already, and its id may be used again. kHandedOver: its
+// record stays.
 void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   const auto it = out_.find(sequence);
   const Outgoing o = std::move(it->second);
   out_.erase(it);
+  offers_.erase(sequence);
+  offers_due_.erase(sequence);
+  if (o.kept) kept_.erase(o.kept->origin);
   if (const auto id = out_by_id_.find(o.id); id != out_by_id_.end() && id->second == sequence)
     out_by_id_.erase(id);
   const auto dest = destinations_.find(o.to);
@@ -1347,7 +1477,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   // The outbox record stays until its id's outcome is written: after a restart it leads to the same
   // end.
   if (!record_pending_outcomes()) return;
-  finish_record(sequence);
+  finish_out(o);
 }
 
 Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
@@ -1371,15 +1501,17 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     const Outgoing& o = out_.at(it->second);
     if (o.to != message.to) return reused;
     if (!o.accepted) return Sent{o.sequence, {}};
-    return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false}};
+    return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false, true}};
   }
   if (const auto it = sent_ids_.find(message.id); it != sent_ids_.end() && it->second.accepted) {
     const UserId& u = it->second;
     if (u.peer != message.to) return reused;
-    return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local}};
+    return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local, true}};
   }
   if (message.to == local_) return send_local(now, message);
 
+  if (!handed_over_.empty())
+    return unavailable(local_.value + " has moved to another pod, which sends its mail");
   const bool reply = !message.in_reply_to.empty();
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end() && destinations_.size() >= kMaxDestinations)
@@ -1394,6 +1526,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     auto written = log_->append(kUserId, encode_user_id({false, false, message.to, message.id}));
     if (!written) return written.error();
     id_record = *written;
+    crash_point("outbox-id-appended");
   }
   const std::string payload = encode(message);
   auto written = log_->append(kOutbox, payload);
@@ -1401,17 +1534,9 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
     if (id_record != 0) finish_record(id_record);
     return written.error();
   }
-  Outgoing o;
-  o.sequence = *written;
-  o.id = message.id;
-  o.to = message.to;
-  o.priority = message.priority;
-  o.reply = reply;
-  o.body_bytes = static_cast<std::uint32_t>(message.body.size());
-  o.payload_bytes = static_cast<std::uint32_t>(payload.size());
-  o.sent_at = message.sent_at;
+  crash_point("outbox-appended");
   ++books_.sent;
-  insert_out(std::move(o));
+  insert_out(make_outgoing(*written, message, payload.size()));
   if (id_record != 0) {
     remember(now, false, message.to, message.id, id_record);
     sent_ids_[message.id].sequence = *written;
@@ -1422,9 +1547,11 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
 // Stored once, accepted at once: the sender and the receiver share this log.
 Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& message) {
   Sequence sequence = 0;
+  bool repeated = false;
   if (const auto twin = by_pair_.find(pair_key(message.from, message.id));
       twin != by_pair_.end() && inbox_.at(twin->second).local()) {
     sequence = twin->second;
+    repeated = true;
   } else {
     if (draining_) return Error{Code::kDenied, local_.value + " is leaving"};
     if (!inbox_has_room(message)) {
@@ -1458,7 +1585,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
     ++books_.accepted;
     ++books_.acknowledged_by_receiver;
   }
-  return Sent{sequence, SendOutcome{sequence, message.id, message.to, {}, true}};
+  return Sent{sequence, SendOutcome{sequence, message.id, message.to, {}, true, repeated}};
 }
 
 void Mailbox::Impl::accept(Outgoing& o) {
@@ -1469,6 +1596,7 @@ void Mailbox::Impl::accept(Outgoing& o) {
     it->second.accepted = true;
     if (it->second.record != 0) record_outcome(it->second.record);
   }
+  crash_point("accepted-marked");
   outcomes_.push_back({o.sequence, o.id, o.to, {}, false});
 }
 
@@ -1512,10 +1640,11 @@ void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& to, const LogId& p
   d.peer = peer;
   const bool ask_again = now - d.heard >= kAskAgainAfter;
   d.heard = now;
-  for (auto& [index, stream] : d.streams) stream.blocked = false;
+  unblock(d);
   for (const Sequence sequence : d.all) {
     Outgoing& o = out_.at(sequence);
-    if (o.state == Out::kStored && (ask_again || o.stored_at != peer)) make_due(d, o);
+    // What we keep is told again on each link: the receiver does not write down who keeps it.
+    if (o.state == Out::kStored && (ask_again || o.kept || o.stored_at != peer)) make_due(d, o);
   }
 }
 
@@ -1533,8 +1662,34 @@ void Mailbox::Impl::on_link_down(const AgentName& to) {
 
 void Mailbox::Impl::on_retry(const AgentName& to) {
   const auto it = destinations_.find(to);
-  if (it == destinations_.end()) return;
-  for (auto& [index, stream] : it->second.streams) stream.blocked = false;
+  if (it != destinations_.end()) unblock(it->second);
+}
+
+// Whose turn it is among the streams of that index: what is kept is older than our own, and of
+// several origins what we took over first.
+Mailbox::Impl::OutStream* Mailbox::Impl::due_in(Destination& d, std::uint8_t index) {
+  const auto due = [](const OutStream& stream) {
+    return !stream.blocked && !stream.passed_on && !stream.due.empty();
+  };
+  OutStream* first = nullptr;
+  for (auto it = d.kept.lower_bound({index, LogId{}}); it != d.kept.end(); ++it) {
+    if (it->first.first != index) break;
+    if (due(it->second) && (first == nullptr || *it->second.due.begin() < *first->due.begin()))
+      first = &it->second;
+  }
+  if (first != nullptr) return first;
+  const auto own = d.streams.find(index);
+  return own != d.streams.end() && due(own->second) ? &own->second : nullptr;
+}
+
+Result<Message> Mailbox::Impl::read_out(const Outgoing& o) const {
+  auto bytes = log_->read(o.sequence);
+  if (!bytes) return bytes.error();
+  if (!o.kept) return decode(*bytes);
+  if (bytes->size() < kKeptPrefix) return Error{Code::kCorrupt, "a kept record is cut short"};
+  auto offered = decode_outbound(o.kept->offer, 0, std::string_view(*bytes).substr(kKeptPrefix));
+  if (!offered) return offered.error();
+  return std::move(offered->message);
 }
 
 std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t max_bytes) {
@@ -1542,24 +1697,21 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   const auto it = destinations_.find(to);
   if (it == destinations_.end() || !it->second.linked) return out;
   Destination& d = it->second;
-  auto due_in = [&](std::size_t priority) -> OutStream* {
-    for (const bool reply : {true, false}) {
-      const auto s = d.streams.find(stream_of(static_cast<Priority>(priority), reply));
-      if (s != d.streams.end() && !s->second.blocked && !s->second.due.empty()) return &s->second;
-    }
-    return nullptr;
+  auto due_of = [&](std::size_t priority) {
+    OutStream* replies = due_in(d, stream_of(static_cast<Priority>(priority), true));
+    return replies != nullptr ? replies
+                              : due_in(d, stream_of(static_cast<Priority>(priority), false));
   };
   std::size_t bytes = 0;
   std::vector<Sequence> broken;
   for (std::size_t n = 0; n < kMaxTransmit; ++n) {  // each round takes one message or ends
-    const auto priority = d.turns.next([&](std::size_t p) { return due_in(p) != nullptr; });
+    const auto priority = d.turns.next([&](std::size_t p) { return due_of(p) != nullptr; });
     if (!priority) break;
-    OutStream* stream = due_in(*priority);
+    OutStream* stream = due_of(*priority);
     const Sequence sequence = *stream->due.begin();
     Outgoing& o = out_.at(sequence);
     if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
-    auto payload = log_->read(sequence);
-    auto message = payload ? decode(*payload) : Result<Message>(payload.error());
+    auto message = read_out(o);
     if (!message) {
       if (message.error().code != Code::kCorrupt) break;
       // Our copy is damaged. What the receiver may hold stays with it; nobody is told "accepted"
@@ -1569,12 +1721,13 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
       continue;
     }
     const auto self = stream->unanswered.find(sequence);
-    const Sequence prev = self == stream->unanswered.begin() ? 0 : *std::prev(self);
+    const Sequence prev =
+        self == stream->unanswered.begin() ? 0 : out_.at(*std::prev(self)).origin_sequence();
     stream->due.erase(sequence);
     o.state = Out::kInFlight;
     d.turns.spend(*priority);
     bytes += o.payload_bytes;
-    out.push_back({sequence, prev, std::move(*message)});
+    out.push_back({sequence, prev, std::move(*message), o.kept ? o.kept->origin : Origin{}});
   }
   for (const Sequence sequence : broken) {
     const Outgoing& o = out_.at(sequence);
@@ -1601,6 +1754,14 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& pe
   d.heard = now;
   OutStream& stream = stream_for(d, *o);
   switch (answer) {
+    case Answer::kFinished:
+      if (!o->offered) {
+        accept(*o);
+        ++books_.acknowledged_by_receiver;
+        remove_out(sequence, After::kFinished);
+        return;
+      }
+      [[fallthrough]];  // our successor asks, too, and records the ack
     case Answer::kStored:
     case Answer::kDuplicate:
       o->state = Out::kStored;
@@ -1608,11 +1769,6 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& pe
       stream.unanswered.erase(sequence);
       stream.due.erase(sequence);
       accept(*o);
-      return;
-    case Answer::kFinished:
-      accept(*o);
-      ++books_.acknowledged_by_receiver;
-      remove_out(sequence, After::kFinished);
       return;
     case Answer::kFull:
     case Answer::kGap:
@@ -1655,11 +1811,140 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& pe
 
 bool Mailbox::Impl::on_acked(const AgentName& to, Sequence sequence) {
   Outgoing* o = find_out(to, sequence);
-  if (o == nullptr) return false;
+  if (o == nullptr) return handed_over_.count(sequence) == 0;
+  if (o->offered) return false;
   accept(*o);
   ++books_.acknowledged_by_receiver;
   remove_out(sequence, After::kFinished);
+  crash_point("outbox-finished");
   return true;
+}
+
+// ---- custody
+
+void Mailbox::Impl::begin_offers() {
+  offers_.clear();
+  for (const auto& [sequence, o] : out_) offers_.insert(sequence);
+  offers_due_ = offers_;
+}
+
+std::vector<Outbound> Mailbox::Impl::offer(std::size_t max_bytes) {
+  std::vector<Outbound> out;
+  std::size_t bytes = 0;
+  while (!offers_due_.empty() && out.size() < kMaxTransmit) {
+    const auto self = offers_.find(*offers_due_.begin());
+    Outgoing& o = out_.at(*self);
+    if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
+    auto message = read_out(o);
+    if (!message && message.error().code != Code::kCorrupt) break;
+    // Written before it leaves: also after a restart its ack is not for us to record.
+    if (message && !o.offered && !log_->mark(o.sequence, State::kTaken, kOffered)) break;
+    offers_due_.erase(offers_due_.begin());
+    if (!message) {  // damaged: the receiver's copy is the only one
+      offers_.erase(self);
+      continue;
+    }
+    o.offered = o.uncertain = o.anywhere = true;
+    pass_on(o);
+    bytes += o.payload_bytes;
+    const Sequence prev = self == offers_.begin() ? 0 : *std::prev(self);
+    out.push_back({o.sequence, prev, std::move(*message),
+                   o.kept ? o.kept->origin : Origin{log_->id(), o.sequence}});
+  }
+  return out;
+}
+
+void Mailbox::Impl::on_offer_answer(Sequence sequence, Answer answer) {
+  const auto it = out_.find(sequence);
+  if (it == out_.end() || !it->second.offered) return;
+  if (answer != Answer::kStored && answer != Answer::kDuplicate) return;
+  // Not finished: an ack that comes late must find that it is for our successor, also after a
+  // restart.
+  if (!log_->mark(sequence, State::kTaken, kHandedOver)) return;
+  ++books_.handed_over;
+  handed_over_.insert(sequence);
+  remove_out(sequence, After::kHandedOver);
+}
+
+// Our successor may have `o`, and its ack. Only it may send that now, and what follows in its
+// stream: a receiver that gets the end of a stream first takes the beginning for done.
+void Mailbox::Impl::pass_on(const Outgoing& o) {
+  stream_for(destinations_[o.to], o).passed_on = true;
+}
+
+void Mailbox::Impl::cancel_offers() {
+  offers_.clear();
+  offers_due_.clear();
+  if (!handed_over_.empty()) return;
+  for (auto& [sequence, o] : out_) {
+    if (!o.offered || !log_->mark(sequence, State::kLive, 0)) continue;
+    o.offered = false;
+    stream_for(destinations_.at(o.to), o).passed_on = false;
+  }
+}
+
+Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
+  const Message& m = offered.message;
+  const Origin& origin = offered.origin;
+  if (former.empty() || former == log_->id() || origin.log.empty() || origin.sequence == 0 ||
+      offered.sequence == 0 || offered.prev >= offered.sequence || m.from != local_ ||
+      m.to == local_ || draining_) {
+    return Answer::kRefused;
+  }
+  const auto known = predecessors_.find(former);
+  if (known == predecessors_.end() && predecessors_.size() >= kMaxPredecessors)
+    return Answer::kFull;
+  Predecessor& predecessor = predecessors_[former];
+  if (offered.sequence <= predecessor.high) return Answer::kDuplicate;
+  if (offered.prev > predecessor.high) return Answer::kGap;
+  // It is here already: by way of another pod, or since our agent has sent it again under its id.
+  const auto twin = out_by_id_.find(m.id);
+  const bool sent_again = twin != out_by_id_.end() && out_.at(twin->second).to == m.to;
+  if (sent_again) out_.at(twin->second).uncertain = out_.at(twin->second).anywhere = true;
+  const auto sent = sent_ids_.find(m.id);
+  const bool finished =
+      !sent_again && sent != sent_ids_.end() && sent->second.accepted && sent->second.peer == m.to;
+  if (sent_again || finished || kept_.count(origin) != 0) {
+    predecessor.high = offered.sequence;
+    return Answer::kDuplicate;
+  }
+  const bool new_receiver = destinations_.count(m.to) == 0;
+  if (kept_.size() >= limits_.max_kept ||
+      (new_receiver && destinations_.size() >= kMaxDestinations)) {
+    return Answer::kFull;
+  }
+  const std::string payload = encode_kept(former, offered);
+  auto written = log_->append(kKept, payload);
+  if (!written) return Answer::kFull;
+  Outgoing o = make_outgoing(*written, m, payload.size());
+  o.accepted = o.restored = o.uncertain = o.anywhere = true;
+  o.kept = std::make_unique<Kept>(Kept{former, offered.sequence, origin});
+  carry_offer(*o.kept, *written);
+  ++books_.adopted;
+  insert_out(std::move(o));
+  return Answer::kStored;
+}
+
+// Of what a predecessor has offered, `record` is the latest that was taken.
+void Mailbox::Impl::carry_offer(const Kept& kept, Sequence record) {
+  Predecessor& former = predecessors_[kept.former];
+  if (kept.offer <= former.high && former.carrier != 0) return;
+  if (former.mark_only) finish_record(former.carrier);
+  former.high = std::max(former.high, kept.offer);
+  former.carrier = record;
+  former.mark_only = false;
+}
+
+void Mailbox::Impl::finish_out(const Outgoing& o) {
+  if (o.kept) {
+    Predecessor& former = predecessors_.at(o.kept->former);
+    if (former.carrier == o.sequence && log_->mark(o.sequence, State::kTaken, kMarkOnly)) {
+      former.mark_only = true;
+      return;
+    }
+    if (former.carrier == o.sequence) former.carrier = 0;
+  }
+  finish_record(o.sequence);
 }
 
 // ---- looking
@@ -1723,9 +2008,7 @@ Result<Delivery> Mailbox::Impl::look(const MessageId& id) const {
   }
   const auto out = out_by_id_.find(id);
   if (out == out_by_id_.end()) return not_found("no message " + id.value + " here");
-  auto bytes = log_->read(out->second);
-  if (!bytes) return bytes.error();
-  auto message = decode(*bytes);
+  auto message = read_out(out_.at(out->second));
   if (!message) return message.error();
   return Delivery{std::move(*message), 0, false, {}};
 }
@@ -1739,7 +2022,8 @@ Books Mailbox::Impl::books() const {
     if (o.accepted && o.state != Out::kStored) ++out.single_copy;
   }
   for (const auto& [sequence, e] : inbox_) {
-    if (e.where != Where::kAcked && e.where != Where::kAnchor && !e.local() && sender_is_gone(e))
+    if (e.where != Where::kAcked && e.where != Where::kAnchor && !e.local() &&
+        find_former(e.from, e.creditor()) != nullptr)
       ++out.single_copy;
   }
   return out;
@@ -1776,6 +2060,18 @@ Answer Mailbox::deliver(MonoTime now, const LogId& sender_log, Sequence sequence
                         const Message& message) {
   return impl_->deliver(now, sender_log, sequence, prev, message);
 }
+Answer Mailbox::deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept) {
+  return impl_->deliver_kept(now, keeper, kept);
+}
+void Mailbox::begin_offers() { impl_->begin_offers(); }
+std::vector<Outbound> Mailbox::offer(std::size_t max_bytes) { return impl_->offer(max_bytes); }
+void Mailbox::on_offer_answer(Sequence sequence, Answer answer) {
+  impl_->on_offer_answer(sequence, answer);
+}
+void Mailbox::cancel_offers() { impl_->cancel_offers(); }
+Answer Mailbox::adopt(const LogId& from, const Outbound& offered) {
+  return impl_->adopt(from, offered);
+}
 std::optional<Delivery> Mailbox::receive(MonoTime now, Milliseconds lease,
                                          const std::optional<MessageId>& in_reply_to) {
   return impl_->receive(now, lease, in_reply_to);
@@ -1796,8 +2092,8 @@ std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const {
 }
 std::vector<AgentName> Mailbox::ack_creditors() const { return impl_->ack_creditors(); }
 std::map<AgentName, std::set<LogId>> Mailbox::senders() const { return impl_->senders(); }
-std::vector<Sequence> Mailbox::on_incarnation(const AgentName& name, const LogId& current) {
-  return impl_->on_incarnation(name, current);
+void Mailbox::on_incarnation(const AgentName& name, const LogId& current) {
+  impl_->on_incarnation(name, current);
 }
 std::vector<Sequence> Mailbox::on_former(const AgentName& name, const LogId& log) {
   return impl_->on_former(name, log);

@@ -18,6 +18,9 @@
 // or max_attempts are used: then it is a dead letter, which somebody purges or redrives. Attempt
 // numbers of a record only grow.
 //
+// Custody: a pod that drains offers its outbox to the successor of its name, which keeps it: sends
+// it as what it was, and is owed the acks (docs/decisions/0009).
+//
 // Everything that answers somebody (accepted, stored, acked) may only leave the process after
 // commit(): the engine calls it once per batch.
 //
@@ -61,7 +64,7 @@ std::string encode(const Message& message);
 Result<Message> decode(std::string_view bytes);
 
 // Record kinds in the log. The task engine uses kinds from 16 up.
-enum RecordKind : std::uint8_t { kOutbox = 1, kInbox = 2, kCursor = 3, kUserId = 4 };
+enum RecordKind : std::uint8_t { kOutbox = 1, kInbox = 2, kCursor = 3, kUserId = 4, kKept = 5 };
 
 struct Limits {
   std::uint32_t max_inbox_messages =
@@ -72,6 +75,7 @@ struct Limits {
   std::uint32_t max_user_ids = 65536;     // ids remembered against repetition …
   Milliseconds user_id_ttl{3600 * 1000};  // … and for how long
   std::uint32_t max_streams = 16384;      // cursors remembered
+  std::uint32_t max_kept = 65536;         // messages taken over from former pods of our name
 };
 
 // What the receiver's pod answers to one transmission.
@@ -89,10 +93,23 @@ enum class Answer : std::uint8_t {
 // has acknowledged. Far below the time after which anybody is given up.
 inline constexpr Milliseconds kAskAgainAfter{300'000};
 
-struct Outbound {
-  Sequence sequence = 0, prev = 0;
-  Message message;
+// What a message is called in every log: the one that accepted it first, and its sequence there.
+struct Origin {
+  LogId log;
+  Sequence sequence = 0;
+  friend auto operator<=>(const Origin&, const Origin&) = default;
 };
+
+struct Outbound {
+  Sequence sequence = 0;  // of our record: answers and acks name it
+  Sequence prev = 0;      // in the message's stream; in an offer: the offer before it
+  Message message;
+  Origin origin = {};  // empty: our log, and `sequence`
+};
+
+// Everything of it but sequence and prev, on the link (docs/link-protocol.md).
+std::string encode(const Outbound& out);
+Result<Outbound> decode_outbound(Sequence sequence, Sequence prev, std::string_view bytes);
 
 struct Delivery {
   Message message;
@@ -125,6 +142,7 @@ struct SendOutcome {
   AgentName to;
   std::optional<Error> error;  // none: accepted. kFull, kDenied: refused, removed from the outbox
   bool local = false;          // the receiver is in this pod: survives only this container
+  bool repeated = false;       // the same id had been accepted before
 };
 
 // An acknowledgement that is in our log and that the sender's pod has still to record: until then a
@@ -132,7 +150,7 @@ struct SendOutcome {
 struct AckDebt {
   Sequence inbox = 0;  // our record
   AgentName sender;
-  LogId sender_log;
+  LogId sender_log;  // and the record in it: of whoever keeps the message now
   Sequence sender_sequence = 0;
 };
 
@@ -141,8 +159,9 @@ struct AckResult {
       debt;  // none: already complete (local message, or the sender's log is gone)
 };
 
-struct Books {  // appended = acked + dead + live, since open, for each side
+struct Books {  // appended = acked + dead + handed over + live, since open, for each side
   std::uint64_t sent = 0, accepted = 0, refused = 0, withdrawn = 0, acknowledged_by_receiver = 0;
+  std::uint64_t adopted = 0, handed_over = 0;  // from a former pod, to the next one
   std::uint64_t stored = 0, duplicates = 0, delivered = 0, redelivered = 0, acked = 0, nacked = 0,
                 dead = 0, redriven = 0, full = 0;
   std::uint32_t inbox_live = 0, outbox_live = 0, dead_live = 0, single_copy = 0;
@@ -189,13 +208,28 @@ class Mailbox {
   void on_answer(MonoTime now, const AgentName& to, const LogId& peer_log, Sequence sequence,
                  Answer answer, const std::string& reason);
   void on_retry(const AgentName& to);
-  // The receiver's agent has acknowledged: the outbox record is done. Idempotent. Returns true if
-  // it was known.
+  // The receiver's agent has acknowledged: the outbox record is done. Idempotent. false: nothing
+  // was recorded, since the record was offered to our successor, which has to.
   bool on_acked(const AgentName& to, Sequence sequence);
+
+  // ---- custody
+  // A link to our successor is up, or it has room again: everything in the outbox is to be offered.
+  void begin_offers();
+  // The next ones, the oldest first, at most max_bytes (at least one). From then on we transmit
+  // nothing of their streams: that is for whoever has the offers.
+  std::vector<Outbound> offer(std::size_t max_bytes);
+  // What the successor said. kStored, kDuplicate: it has committed it, ours is handed over.
+  void on_offer_answer(Sequence sequence, Answer answer);
+  // The successor does not know what an offer is: all is as it was before, unless one was taken.
+  void cancel_offers();
+  // Our predecessor, whose log is `from`, offers a record of its outbox.
+  Answer adopt(const LogId& from, const Outbound& offered);
 
   // ---- receiving
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
                  const Message& message);
+  // The same for a message with an origin, from the log that keeps it now and is owed its ack.
+  Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
   std::optional<Delivery> receive(MonoTime now, Milliseconds lease,
                                   const std::optional<MessageId>& in_reply_to);
   // Reserves `id`: replies to it go only to receive(in_reply_to = id), never to a plain receive,
@@ -221,14 +255,16 @@ class Mailbox {
   [[nodiscard]] std::vector<AckDebt> ack_debts(
       const AgentName& sender) const;  // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
-  // Whose messages are in the inbox, acked ones that are still owed included, and of which logs.
+  // Whose messages are in the inbox, acked ones that are still owed included, and to which logs
+  // that is owed.
   [[nodiscard]] std::map<AgentName, std::set<LogId>> senders() const;
-  // `name` lives in log `current`, as a link to it showed. The one that was its current before has
-  // become former: debts to it are settled (its copy is gone), its streams end. Returns the settled
-  // inbox records. A log that never was current is not taken for former: a new pod's first mail
-  // arrives before we have a link to it.
-  std::vector<Sequence> on_incarnation(const AgentName& name, const LogId& current);
-  // The same for a log that never was current here. Nothing while `name` has no current one.
+  // `name` lives in log `current`, as a link to it showed. Debts to the one that was its current
+  // before stay: its pod may be draining still, and its successor may take over what it has.
+  void on_incarnation(const AgentName& name, const LogId& current);
+  // `log`, a former one of `name`, has ended, and nobody keeps what it had: debts to it are
+  // settled. Its streams' marks stay, should it live after all. Returns the inbox records. Nothing
+  // while `name` has no other current one: a new pod's first mail arrives before we have a link to
+  // it.
   std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
   Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);

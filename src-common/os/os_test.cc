@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <filesystem>
 
 #include "os/file.h"
@@ -39,6 +41,24 @@ TEST_F(PosixFileTest, RefusesSymbolicLinks) {
   auto dir = open_directory(path_);
   ASSERT_TRUE(dir);
   EXPECT_FALSE((*dir)->open("link", false));
+}
+
+// The first pwrite() stops at the limit, the next one says why.
+TEST_F(PosixFileTest, AShortWriteIsNotTakenForAWholeOne) {
+  auto dir = open_directory(path_);
+  auto file = (*dir)->open("a", true);
+  ASSERT_TRUE(file);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit small = before;
+  small.rlim_cur = 100;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const Status written = (*file)->write_at(90, std::string(20, 'x'));
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_FALSE(written);
+  EXPECT_EQ(*(*file)->size(), 100U);
 }
 
 TEST_F(PosixFileTest, ReadFileHasALimit) {

@@ -6,6 +6,8 @@
 // call fails until restart(). restart() may additionally undo a random number of the latest changes
 // down to the last barrier(): a stricter world, in which only what was committed lasts.
 //
+// An observer hears of every change before it happens, and what will become of it.
+//
 // Threads: one. Files borrow the Directory.
 #pragma once
 
@@ -15,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -25,6 +28,15 @@ namespace swarm::sim {
 
 class FakeDirectory final : public os::Directory {
  public:
+  enum class Fault { kNone, kFail, kCrash };
+  struct Change {
+    enum class Kind { kCreate, kRemove, kRename, kAllocate, kWrite } kind = Kind::kWrite;
+    std::string_view name;     // as the file was opened
+    std::uint64_t offset = 0;  // of kWrite
+    std::string_view data;
+  };
+  using Observer = std::function<void(const Change&, Fault)>;
+
   explicit FakeDirectory(std::uint64_t capacity_bytes) : capacity_(capacity_bytes) {}
 
   void crash_in(std::uint64_t changes) { crash_at_ = changes_ + changes; }
@@ -32,25 +44,39 @@ class FakeDirectory final : public os::Directory {
     fail_at_ = changes_ + changes;
   }  // ENOSPC after a short write, once
   void set_capacity(std::uint64_t bytes) { capacity_ = bytes; }
+  void calm() { crash_at_ = fail_at_ = 0; }
   void barrier() { undo_.clear(); }
+  void observe(Observer observer) { observer_ = std::move(observer); }
+  // Without it restart() undoes nothing, and changes cost less.
+  void keep_undo(bool keep) { keep_undo_ = keep; }
   [[nodiscard]] bool crashed() const { return crashed_; }
   [[nodiscard]] std::uint64_t changes() const { return changes_; }
   void crash() { crashed_ = true; }
   // After a crash: the directory as the next process finds it. Files opened before must be gone.
-  void restart(Random* undo) {
+  // Returns how many changes were undone.
+  std::size_t restart(Random* undo) {
+    std::size_t undone = 0;
     if (undo != nullptr && !undo_.empty() && undo->chance(50)) {
-      for (std::size_t n = undo->below(undo_.size() + 1); n > 0; --n) {
+      undone = undo->below(undo_.size() + 1);
+      for (std::size_t n = undone; n > 0; --n) {
         undo_.back()();
         undo_.pop_back();
       }
     }
     undo_.clear();
     crashed_ = false;
-    crash_at_ = fail_at_ = 0;
+    calm();
+    return undone;
   }
   void wipe() {
     files_.clear();
     undo_.clear();
+  }
+  // The files of `other`, as they are now.
+  void copy_files(const FakeDirectory& other) {
+    wipe();
+    for (const auto& [name, bytes] : other.files_)
+      files_[name] = std::make_shared<std::string>(*bytes);
   }
   // Direct access for damage; nullptr when absent.
   std::string* content(const std::string& name) {
@@ -63,7 +89,7 @@ class FakeDirectory final : public os::Directory {
     const auto it = files_.find(name);
     if (it == files_.end()) {
       if (!create) return not_found(name);
-      switch (change()) {
+      switch (change({Change::Kind::kCreate, name, 0, {}})) {
         case Fault::kCrash:
           return dead();
         case Fault::kFail:
@@ -72,17 +98,17 @@ class FakeDirectory final : public os::Directory {
           break;
       }
       files_[name] = std::make_shared<std::string>();
-      undo_.push_back([this, name] { files_.erase(name); });
+      if (keep_undo_) undo_.push_back([this, name] { files_.erase(name); });
     }
-    return std::unique_ptr<os::File>(std::make_unique<FakeFile>(*this, files_.at(name)));
+    return std::unique_ptr<os::File>(std::make_unique<FakeFile>(*this, name, files_.at(name)));
   }
   Status remove(const std::string& name) override {
     if (crashed_) return dead();
     const auto it = files_.find(name);
     if (it == files_.end()) return not_found(name);
-    if (const Fault f = change(); f != Fault::kNone)
+    if (const Fault f = change({Change::Kind::kRemove, name, 0, {}}); f != Fault::kNone)
       return f == Fault::kCrash ? dead() : internal_error("remove failed");
-    undo_.push_back([this, name, kept = it->second] { files_[name] = kept; });
+    if (keep_undo_) undo_.push_back([this, name, kept = it->second] { files_[name] = kept; });
     files_.erase(it);
     return {};
   }
@@ -90,12 +116,13 @@ class FakeDirectory final : public os::Directory {
     if (crashed_) return dead();
     const auto it = files_.find(from);
     if (it == files_.end()) return not_found(from);
-    if (const Fault f = change(); f != Fault::kNone)
+    if (const Fault f = change({Change::Kind::kRename, from, 0, {}}); f != Fault::kNone)
       return f == Fault::kCrash ? dead() : internal_error("rename failed");
     std::shared_ptr<std::string> replaced;
     if (const auto old = files_.find(to); old != files_.end()) replaced = old->second;
     files_[to] = it->second;
     files_.erase(from);
+    if (!keep_undo_) return {};
     undo_.push_back([this, from, to, replaced] {
       files_[from] = files_.at(to);
       if (replaced)
@@ -118,33 +145,33 @@ class FakeDirectory final : public os::Directory {
   }
 
  private:
-  enum class Fault { kNone, kFail, kCrash };
   static Error dead() { return internal_error("the process is dead"); }
   [[nodiscard]] std::uint64_t used() const {
     std::uint64_t sum = 0;
     for (const auto& [name, bytes] : files_) sum += bytes->size();
     return sum;
   }
-  Fault change() {
+  Fault change(const Change& what) {
     ++changes_;
+    Fault fault = Fault::kNone;
     if (crash_at_ != 0 && changes_ >= crash_at_) {
       crashed_ = true;
-      return Fault::kCrash;
-    }
-    if (fail_at_ != 0 && changes_ >= fail_at_) {
+      fault = Fault::kCrash;
+    } else if (fail_at_ != 0 && changes_ >= fail_at_) {
       fail_at_ = 0;
-      return Fault::kFail;
+      fault = Fault::kFail;
     }
-    return Fault::kNone;
+    if (observer_) observer_(what, fault);
+    return fault;
   }
 
   class FakeFile final : public os::File {
    public:
-    FakeFile(FakeDirectory& directory, std::shared_ptr<std::string> bytes)
-        : directory_(directory), bytes_(std::move(bytes)) {}
+    FakeFile(FakeDirectory& directory, std::string name, std::shared_ptr<std::string> bytes)
+        : directory_(directory), name_(std::move(name)), bytes_(std::move(bytes)) {}
     Status write_at(std::uint64_t offset, std::string_view data) override {
       if (directory_.crashed_) return dead();
-      const Fault fault = directory_.change();
+      const Fault fault = directory_.change({Change::Kind::kWrite, name_, offset, data});
       std::size_t size = data.size();
       const bool atomic = size <= 8 && offset / 8 == (offset + size - 1) / 8;
       if (fault != Fault::kNone)
@@ -156,11 +183,13 @@ class FakeDirectory final : public os::Directory {
           return Error{Code::kFull, "no space"};
         bytes_->resize(grown, '\0');
       }
-      directory_.undo_.push_back([bytes = bytes_, offset, old_size,
-                                  kept = bytes_->substr(static_cast<std::size_t>(offset), size)] {
-        bytes->replace(static_cast<std::size_t>(offset), kept.size(), kept);
-        bytes->resize(old_size);
-      });
+      if (directory_.keep_undo_) {
+        directory_.undo_.push_back([bytes = bytes_, offset, old_size,
+                                    kept = bytes_->substr(static_cast<std::size_t>(offset), size)] {
+          bytes->replace(static_cast<std::size_t>(offset), kept.size(), kept);
+          bytes->resize(old_size);
+        });
+      }
       bytes_->replace(static_cast<std::size_t>(offset), size, data.substr(0, size));
       if (fault == Fault::kCrash) return dead();
       if (fault == Fault::kFail) return Error{Code::kFull, "no space"};
@@ -173,7 +202,7 @@ class FakeDirectory final : public os::Directory {
     }
     Status allocate(std::uint64_t size) override {
       if (directory_.crashed_) return dead();
-      const Fault fault = directory_.change();
+      const Fault fault = directory_.change({Change::Kind::kAllocate, name_, 0, {}});
       if (fault == Fault::kCrash) return dead();
       if (fault == Fault::kFail) return Error{Code::kFull, "no space"};
       const std::size_t old_size = bytes_->size();
@@ -181,7 +210,8 @@ class FakeDirectory final : public os::Directory {
       if (directory_.used() + (size - old_size) > directory_.capacity_)
         return Error{Code::kFull, "no space"};
       bytes_->resize(static_cast<std::size_t>(size), '\0');
-      directory_.undo_.push_back([bytes = bytes_, old_size] { bytes->resize(old_size); });
+      if (directory_.keep_undo_)
+        directory_.undo_.push_back([bytes = bytes_, old_size] { bytes->resize(old_size); });
       return {};
     }
     Result<std::uint64_t> size() override {
@@ -191,12 +221,14 @@ class FakeDirectory final : public os::Directory {
 
    private:
     FakeDirectory& directory_;
+    std::string name_;
     std::shared_ptr<std::string> bytes_;
   };
 
   std::uint64_t capacity_;
   std::uint64_t changes_ = 0, crash_at_ = 0, fail_at_ = 0;
-  bool crashed_ = false;
+  bool crashed_ = false, keep_undo_ = true;
+  Observer observer_;
   std::map<std::string, std::shared_ptr<std::string>> files_;
   std::vector<std::function<void()>> undo_;
 };

@@ -24,8 +24,11 @@ func history(lines ...string) []string {
 		if strings.HasPrefix(rest[0], "@") {
 			now, rest = rest[0][1:], rest[1:]
 		}
-		if n := len(rest) - 1; rest[n] == "body" {
+		switch n := len(rest) - 1; rest[n] {
+		case "body":
 			rest[n], _ = Expected(rest[1])
+		case "print":
+			rest[n] = Fingerprint(must(rest[1]))
 		}
 		for j, field := range rest {
 			if field == "now" {
@@ -76,6 +79,12 @@ func TestSelfGoodHistories(t *testing.T) {
 		"another pod's log: the first comes again, rightly":           {"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a1/p R m.2 1 now body", "a1/q R m.1 1 now body"},
 		"two senders have no order":                                   {"a0 B m.1 a1", "a0 A m.1 node false", "a2 B n.1 a1", "a2 A n.1 node false", "a1 R n.1 1 now body", "a1 R m.1 1 now body"},
 		"two receivers have no order":                                 {"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a2", "a0 A m.2 node false", "a2 R m.2 1 now body", "a1 R m.1 1 now body"},
+		"a body's fingerprint":                                        {"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now print", "a1 K m.1 1 now"},
+		"lost with both pods":                                         {"a0 B m.1 a1", "a0 A m.1 node false", "a0 L - now", "a1 L - now"},
+		"lost with both pods, one while it was sent":                  {"a0 B m.1 a1", "a1 L - 990", "a0 A m.1 node false", "a0 L - now"},
+		"to itself, lost with its pod":                                {"a0 B m.1 a0", "a0 A m.1 container false", "a0 L - now"},
+		"again, since its receiver's log was lost":                    {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p R m.1 1 now body", "a1/p L - now", "a1/q R m.1 1 now body", "a1/q K m.1 1 now"},
+		"read in time after the last fault":                           {"a0 B m.1 a1", "a0 A m.1 node false", "d @1020 E - 1020", "a1 @1079 R m.1 1 1078 body"},
 		"large":                                                       {"a0 B m.500 a1", "a0 A m.500 node false", "a1 R m.500 1 now body"},
 	} {
 		if _, violations := Check(history(lines...)); len(violations) > 0 {
@@ -122,6 +131,17 @@ func TestSelfBadHistories(t *testing.T) {
 		"inversion over three":                    {Inversion, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a0 B m.3 a1", "a0 A m.3 node false", "a1 R m.2 1 now body", "a1 R m.3 1 now body", "a1 R m.1 1 now body"}},
 		"inversion, the second was unknown first": {Inversion, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 U m.2 5", "a0 B m.2 a1", "a0 A m.2 node true", "a1 R m.2 1 now body", "a1 R m.1 1 now body"}},
 		"no copy in another pod":                  {SurvivesNoPod, []string{"a0 B m.1 a1", "a0 A m.1 container false", "a1 R m.1 1 now body"}},
+		"lost, one of two pods was":               {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 L - now"}},
+		"lost, the sender's pod was":              {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a0 L - now"}},
+		"lost, one pod twice":                     {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1/p L - now", "a1/q L - now"}},
+		"lost before the pods were":               {Lost, []string{"a0 L - 990", "a1 L - now", "a0 B m.1 a1", "a0 A m.1 node false"}},
+		"lost, the pods were after it was read":   {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a0 Z a1 now", "a0 L - now", "a1 L - now"}},
+		"lost, the second pod was after it":       {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a0 L - now", "a1 Z a0 now", "a1 L - now"}},
+		"lost with two pods that never had it":    {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a2 L - now", "a3 L - now"}},
+		"to itself, lost, its pod was not":        {Lost, []string{"a0 B m.1 a0", "a0 A m.1 container false", "a1 L - now"}},
+		"another one's fingerprint":               {Torn, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now " + Fingerprint(must("m.2"))}},
+		"late after the last fault":               {Late, []string{"a0 B m.1 a1", "a0 A m.1 node false", "d @1020 E - 1020", "a1 @1081 R m.1 1 1080 body"}},
+		"a loss without its beginning":            {Unreadable, append(slices.Clone(sound), "a1 L - when")},
 		"half a line":                             {Unreadable, append(slices.Clone(sound), "a0 B m.2")},
 		"garbage":                                 {Unreadable, append(slices.Clone(sound), "a0 Q m.2 what")},
 		"an attempt that is no number":            {Unreadable, []string{"a0 B m.1 a1", "a1 R m.1 one now body"}},
@@ -150,6 +170,15 @@ func TestSelfCounts(t *testing.T) {
 		"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 pod false", "a0 B m.3 a1", "a0 F m.3 4", "a0 B m.4 a1", "a0 U m.4 5",
 		"a1 R m.1 1 now body", "a1 K m.1 1 now", "a1 R m.2 1 now body", "a1 R m.2 2 now body", "a1 X m.2 1 7", "a1 K m.2 2 now"))
 	want := Report{Sent: 4, Accepted: 2, Refused: 1, Unknown: 1, Received: 2, Acked: 2, Redelivered: 1, Refusal: 1, Ordered: 1, SurvivesNode: 1}
+	if report != want || len(violations) > 0 {
+		t.Errorf("%+v %v", report, violations)
+	}
+}
+
+func TestSelfCountsAfterFaults(t *testing.T) {
+	report, violations := Check(history("a0 B m.1 a1", "a0 A m.1 pod false", "a0 L - now", "a1 L - now", "a0 B m.2 a1", "a0 A m.2 pod false",
+		"d @1060 E - 1060", "a1 @1062.5 R m.2 1 1062 print"))
+	want := Report{Sent: 2, Accepted: 2, Received: 1, Excused: 1, Drained: 2.5}
 	if report != want || len(violations) > 0 {
 		t.Errorf("%+v %v", report, violations)
 	}

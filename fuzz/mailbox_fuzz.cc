@@ -1,0 +1,318 @@
+// The mailbox: messages as bytes from another pod, records in its log that nobody here wrote, and
+// then agents and pods that say anything in any order. Its books balance, a restart changes nothing
+// that was told, and everything in the inbox can be taken out.
+#include <array>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "input.h"
+#include "log/bytes.h"
+#include "mailbox/mailbox.h"
+#include "sim/fake_directory.h"
+
+namespace swarm::mailbox {
+namespace {
+
+using fuzz::Input;
+using log::State;
+
+constexpr std::uint32_t kSegment = 4096;
+constexpr std::uint64_t kLogBytes = 32 * kSegment;
+constexpr std::size_t kMaxRecords = 24, kMaxSteps = 128;
+constexpr Limits kLimits{.max_inbox_messages = 6,
+                         .max_outbox_messages = 4,
+                         .max_message_bytes = 1024,
+                         .max_attempts = 2,
+                         .max_user_ids = 6,
+                         .user_id_ttl = Milliseconds{60'000},
+                         .max_streams = 6};
+constexpr std::array kNames{"worker-0", "worker-1", "worker-2", "coordinator-0"};
+constexpr std::array kIds{"a", "b", "c", "m-0123456789abcdef", "m-fedcba9876543210", "d.e"};
+constexpr std::array kStates{State::kLive, State::kTaken, State::kTaken, State::kDead};
+
+AgentName name(Input& in) { return {kNames[in.below(kNames.size())]}; }
+MessageId message_id(Input& in) { return {kIds[in.below(kIds.size())]}; }
+LogId log_id(Input& in) {  // of a pod; zeros: of none
+  LogId id;
+  id.bytes.fill(static_cast<std::uint8_t>(in.below(4)));
+  return id;
+}
+
+Message message(Input& in) {
+  Message m;
+  m.id = message_id(in);
+  m.from = name(in);
+  m.to = name(in);
+  m.priority = static_cast<Priority>(in.below(kPriorities));
+  m.sent_at = in.number<std::int16_t>();
+  if (in.below(4) == 0) m.in_reply_to = message_id(in);
+  m.wants_reply = in.below(4) == 0;
+  m.body = std::string(in.below(8) == 0 ? 600 : in.below(4), 'x');
+  return m;
+}
+
+// As docs/log-format.md has them.
+std::string record(Input& in, std::uint8_t kind) {
+  if (in.below(8) == 0) return std::string(in.text(128));
+  const auto log = log_id(in);
+  const std::string log_bytes(log.bytes.begin(), log.bytes.end());
+  std::string out;
+  switch (kind) {
+    case kOutbox:
+      return encode(message(in));
+    case kInbox:
+      out = log_bytes;
+      log::put(out, std::uint64_t{in.below(8)});
+      return out + encode(message(in));
+    case kCursor: {
+      const std::string from = name(in).value;
+      out = log_bytes;
+      log::put(out, in.below(4) == 0 ? in.wild() : in.below(8));
+      log::put(out, static_cast<std::uint8_t>(in.below(7)));
+      log::put(out, static_cast<std::uint8_t>(from.size()));
+      return out + from;
+    }
+    default: {
+      const std::string peer = name(in).value, id = message_id(in).value;
+      log::put(out, static_cast<std::uint8_t>(in.below(5)));
+      log::put(out, static_cast<std::uint8_t>(peer.size()));
+      log::put(out, static_cast<std::uint8_t>(id.size()));
+      return out + peer + id;
+    }
+  }
+}
+
+// What a message is to those who look: it may be handed out, is dead, or is on its way.
+using Seen = std::multiset<std::tuple<MessageId, AgentName, AgentName, int, std::uint32_t>>;
+
+class World {
+ public:
+  explicit World(Input& in) : in_(in) {
+    open(nullptr);
+    for (std::size_t records = in.below(kMaxRecords); records > 0; --records) {
+      const auto kind = static_cast<std::uint8_t>(in.below(6));
+      const auto sequence = log_->append(kind, record(in, kind));
+      check(sequence.ok(), "there is room");
+      const State state = kStates[in.below(kStates.size())];
+      constexpr std::array<std::uint16_t, 4> kBits{0, 0, 0x8000, 0xC000};
+      const auto attempt = static_cast<std::uint16_t>(
+          kBits[in.below(4)] | (in.below(8) == 0 ? in.number<std::uint16_t>() : in.below(4)));
+      check(log_->mark(*sequence, state, attempt).ok(), "a mark");
+    }
+    start();
+  }
+
+  void step() {
+    switch (in_.below(16)) {
+      case 0:
+      case 1: {
+        Message m = message(in_);
+        m.from = {kNames[0]};
+        const auto sent = box_->send(now_, std::move(m));
+        if (sent && !sent->already && in_.below(4) == 0) (void)box_->withdraw(sent->sequence);
+        break;
+      }
+      case 2:
+      case 3: {
+        Message m = message(in_);
+        if (in_.below(8) != 0) m.to = {kNames[0]};
+        const auto before = box_->books().inbox_live;
+        const auto log = log_id(in_);
+        const Sequence sequence = in_.below(8);
+        const Sequence prev = in_.below(4) != 0 ? 0 : in_.below(8);
+        const auto answer = box_->deliver(now_, log, sequence, prev, m);
+        check(answer == Answer::kStored || box_->books().inbox_live == before,
+              "only what is stored is in the inbox");
+        break;
+      }
+      case 4:
+      case 5: {
+        const bool reply = in_.below(4) == 0;
+        const auto got = box_->receive(now_, Milliseconds{in_.below(4) * 1000},
+                                       reply ? std::optional(message_id(in_)) : std::nullopt);
+        if (got) taken_ = {got->message.id, got->attempt};
+        break;
+      }
+      case 6:
+        if (auto acked = box_->ack(now_, which(), taken_.second); acked && acked->debt)
+          recorded(*acked->debt);
+        break;
+      case 7:
+        (void)box_->nack(now_, which(), taken_.second, Milliseconds{in_.below(3) * 1000});
+        break;
+      case 8:
+        (void)box_->extend(now_, which(), taken_.second, Milliseconds{in_.below(3) * 1000});
+        break;
+      case 9:
+        link(name(in_), log_id(in_));
+        break;
+      case 10:
+        answer(name(in_), log_id(in_));
+        break;
+      case 11: {
+        const auto id = message_id(in_);
+        if (in_.below(2) == 0)
+          (void)box_->redrive(id);
+        else if (auto purged = box_->purge(id); purged && purged->debt)
+          recorded(*purged->debt);
+        break;
+      }
+      case 12:
+        in_.below(2) == 0 ? box_->await_reply(message_id(in_))
+                          : box_->forget_reply(message_id(in_));
+        break;
+      case 13:
+        now_ += Milliseconds{in_.below(4) * 30'000};
+        box_->tick(now_);
+        break;
+      case 14:
+        forget(name(in_), log_id(in_));
+        break;
+      default:
+        if (in_.below(4) == 0) restart();
+    }
+    balance();
+  }
+
+  // What is in the inbox after a restart is there, and whoever takes and acknowledges all of it has
+  // an empty one.
+  void finish() {
+    restart();
+    now_ += Milliseconds{3'600'000};
+    std::size_t left = 4 * box_->list().size() + 1;  // each at most max_attempts times
+    while (const auto got = box_->receive(now_, Milliseconds{1000}, std::nullopt)) {
+      check(--left > 0, "the inbox gets empty");
+      check(got->attempt > 0, "attempts count from 1");
+      const auto acked = box_->ack(now_, got->message.id, got->attempt);
+      check(acked.ok(), "who was handed a message can acknowledge it");
+      if (acked->debt) box_->on_ack_recorded(acked->debt->inbox);
+      balance();
+    }
+    check(box_->books().inbox_live == 0, "nothing is hidden in the inbox");
+    restart();
+  }
+
+ private:
+  void open(Mailbox* box) {
+    LogId id;
+    id.bytes.fill(9);
+    auto opened = log::Log::open(
+        directory_, {.max_bytes = kLogBytes, .segment_bytes = kSegment}, id,
+        [&](const log::Record& r) {
+          if (box != nullptr) box->restore(r);
+        },
+        nullptr);
+    check(opened.ok(), "the log opens");
+    log_ = *std::move(opened);
+  }
+  void start() {
+    check(!log_ || log_->commit().ok(), "commit");
+    box_.reset();
+    log_.reset();
+    box_ = std::make_unique<Mailbox>(AgentName{kNames[0]}, kLimits);
+    open(box_.get());
+    box_->attach(*log_, now_);
+    balance();
+  }
+  void restart() {
+    const Seen before = seen();
+    start();
+    check(seen() == before, "a restart changes no message");
+  }
+
+  [[nodiscard]] Seen seen() const {
+    Seen out;
+    for (const auto& m : box_->list()) {
+      const int where = m.where == Summary::Where::kDead       ? 0
+                        : m.where == Summary::Where::kOutgoing ? 1
+                                                               : 2;
+      check(box_->look(m.id).ok(), "what is listed can be looked at");
+      out.insert({m.id, m.from, m.to, where, m.bytes});
+    }
+    return out;
+  }
+  void balance() const {
+    const auto books = box_->books();
+    std::size_t dead = 0, outgoing = 0;
+    const auto all = box_->list();
+    for (const auto& m : all) {
+      dead += m.where == Summary::Where::kDead ? 1 : 0;
+      outgoing += m.where == Summary::Where::kOutgoing ? 1 : 0;
+    }
+    check(dead == books.dead_live && outgoing == books.outbox_live &&
+              all.size() == dead + outgoing + books.inbox_live,
+          "the books are right");
+    check(box_->dead_letters(all.size()).size() == dead, "dead letters are all listed");
+    for (const auto& creditor : box_->ack_creditors())
+      check(!box_->ack_debts(creditor).empty(), "a creditor is owed something");
+    for (const auto& to : box_->destinations())
+      check(outgoing > 0 && !to.empty(), "a destination has something to get");
+  }
+
+  MessageId which() { return in_.below(2) == 0 ? taken_.first : message_id(in_); }
+  void recorded(const AckDebt& debt) {
+    if (in_.below(2) == 0) box_->on_ack_recorded(debt.inbox);
+  }
+  void link(const AgentName& to, const LogId& log) {
+    if (in_.below(4) == 0) {
+      box_->on_link_down(to);
+    } else {
+      box_->on_link_up(now_, to, log);
+    }
+    const auto batch = box_->transmit(to, in_.below(4096));
+    if (!batch.empty()) sent_ = batch.back().sequence;
+  }
+  void answer(const AgentName& to, const LogId& log) {
+    const auto sequence = in_.below(2) == 0 ? sent_ : in_.below(64);
+    if (in_.below(4) == 0)
+      (void)box_->on_acked(to, sequence);
+    else
+      box_->on_answer(now_, to, log, sequence, static_cast<Answer>(in_.below(6)), "because");
+    if (in_.below(4) == 0) box_->on_retry(to);
+    (void)box_->take_outcomes();
+  }
+  void forget(const AgentName& who, const LogId& log) {
+    switch (in_.below(3)) {
+      case 0:
+        (void)box_->on_gone(who);
+        break;
+      case 1:
+        (void)box_->on_former(who, log);
+        break;
+      default:
+        (void)box_->on_incarnation(who, log);
+    }
+  }
+
+  Input& in_;
+  sim::FakeDirectory directory_{2 * kLogBytes};
+  std::unique_ptr<log::Log> log_;
+  std::unique_ptr<Mailbox> box_;
+  MonoTime now_{Milliseconds{1'000'000}};
+  std::pair<MessageId, std::uint16_t> taken_{{"a"}, 1};  // by the last receive()
+  Sequence sent_ = 1;                                    // by the last transmit()
+};
+
+void decodes(Input in) {
+  const auto bytes = in.rest();
+  const auto decoded = decode(bytes);
+  if (decoded) check(encode(*decoded) == bytes, "a message has one form");
+}
+
+}  // namespace
+}  // namespace swarm::mailbox
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  swarm::fuzz::Input in(data, size);
+  if (in.below(4) == 0) {
+    swarm::mailbox::decodes(in);
+    return 0;
+  }
+  swarm::mailbox::World world(in);
+  for (std::size_t steps = 0; steps < swarm::mailbox::kMaxSteps && !in.empty(); ++steps)
+    world.step();
+  world.finish();
+  return 0;
+}

@@ -1,0 +1,262 @@
+// Sender, successor and receiver over real links: what only shows with sockets between them. Each
+// has an address of its own in 127.0.0.0/8, as each pod has; agents are calls.
+#include "engine/handover.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/asio/io_context.hpp>
+#include <map>
+#include <set>
+
+#include "sim/fake_directory.h"
+
+namespace swarm::engine {
+namespace {
+
+using boost::asio::ip::tcp;
+using boost::system::error_code;
+
+constexpr Milliseconds kLong{20'000};
+constexpr std::size_t kMessages = 200;
+
+struct Pod;
+struct Net {
+  std::map<AgentName, Location> where;  // what the coordinator would say
+  std::set<Pod*> pods;
+};
+
+struct Pod {
+  // `knows_offers`: of this release.
+  Pod(Net& others, const std::string& name, std::uint8_t number, bool knows_offers = true)
+      : net(others), box({name}, {.max_outbox_messages = kMessages}) {
+    config.name.value = name;
+    config.pod = name + "-" + std::to_string(number);
+    config.pod_ip = "127.0.0." + std::to_string(number);
+    config.node = config.pod_ip;
+    const tcp::endpoint endpoint(boost::asio::ip::make_address(config.pod_ip), 0);
+    acceptor.open(endpoint.protocol());
+    acceptor.bind(endpoint);
+    acceptor.listen();
+    LogId id;
+    id.bytes.fill(number);
+    log::Recovery recovery;
+    log = *log::Log::open(
+        directory, {.max_bytes = 32U << 20U}, id, [](const log::Record&) {}, &recovery);
+    loop.attach(*log);
+    box.attach(*log, mono_now());
+    options.self = {"uid", config.name, config.pod, config.pod, config.node, config.pod_ip, id};
+    options.secret = std::string(32, 's');
+    options.standing = [] { return link::Standing{}; };
+    mail = std::make_unique<Mail>(loop, box, config, options, finder());
+    accept(knows_offers);
+    net.pods.insert(this);
+    net.where[config.name] = {config.pod_ip, acceptor.local_endpoint().port(), {config.name, id}};
+  }
+  ~Pod() { net.pods.erase(this); }
+  Pod(const Pod&) = delete;
+  Pod& operator=(const Pod&) = delete;
+  std::function<void(const AgentName&, Located)> finder() {
+    return [this](const AgentName& name, const Located& done) {
+      const auto found = net.where.find(name);
+      found == net.where.end() ? done(not_found("not here")) : done(found->second);
+    };
+  }
+  void accept(bool knows_offers) {
+    acceptor.async_accept([this, knows_offers](error_code e, tcp::socket socket) {
+      if (e) return;
+      Session::Events events;
+      events.ready = [this](Session& from) { mail->session_up(from.shared_from_this()); };
+      events.frame = [this, knows_offers](Session& from, const link::Frame& frame) {
+        const bool known = frame.type != link::FrameType::kHandover || knows_offers;
+        if (!known || !mail->take(from, frame)) from.close(invalid("a frame that has no place"));
+      };
+      events.closed = [this](Session& from, const Error&) { mail->session_down(from); };
+      inbound.push_back(Session::accept(loop, std::move(socket), options, std::move(events)));
+      accept(knows_offers);
+    });
+  }
+  void drain() {
+    acceptor.close();
+    box.stop_intake();
+    for (const auto& session : inbound) session->close(unavailable("shutting down"));
+    handover = std::make_unique<Handover>(loop, *mail, config, options, finder());
+  }
+
+  Net& net;
+  boost::asio::io_context io{1};  // its own: all connections end with it
+  Config config;
+  Loop loop{io};
+  tcp::acceptor acceptor{io};
+  sim::FakeDirectory directory{64U << 20U};
+  std::unique_ptr<log::Log> log;
+  mailbox::Mailbox box;
+  Session::Options options;
+  std::unique_ptr<Mail> mail;
+  std::unique_ptr<Handover> handover;
+  std::vector<std::shared_ptr<Session>> inbound;
+};
+
+struct Handovers : ::testing::Test {
+  template <typename Done>
+  bool run_until(Done done, Milliseconds limit = kLong) {
+    const auto end = mono_now() + limit;
+    while (!done() && mono_now() < end) {
+      std::size_t ran = 0;
+      for (Pod* pod : net.pods) {
+        pod->io.restart();
+        ran += pod->io.poll();
+      }
+      if (ran == 0) (*net.pods.begin())->io.run_one_for(Milliseconds{1});
+    }
+    return done();
+  }
+  void send(Pod& from, const std::string& id) {
+    std::optional<Result<Mail::Accepted>> answer;
+    mailbox::Message message;
+    message.id.value = id;
+    message.from = from.config.name;
+    message.to.value = "worker-2";
+    message.body = std::string(1000, 'b');
+    from.mail->send(message, kLong, [&](Result<Mail::Accepted> sent) { answer = std::move(sent); });
+    ASSERT_TRUE(run_until([&] { return answer.has_value(); }));
+    ASSERT_TRUE(*answer) << answer->error().message;
+  }
+  // An agent of `at` takes the next message; its id.
+  std::string receive(Pod& at) {
+    std::optional<Result<mailbox::Delivery>> got;
+    at.mail->receive(kLong, kLong, std::nullopt, nullptr,
+                     [&](Result<mailbox::Delivery> delivery) { got = std::move(delivery); });
+    EXPECT_TRUE(run_until([&] { return got.has_value(); }));
+    return got && *got ? (*got)->message.id.value : "-";
+  }
+  // The answer to an ack, and how long it took.
+  std::pair<Status, Milliseconds> ack(Pod& at, const std::string& id) {
+    const auto begin = mono_now();
+    std::optional<Status> answer;
+    at.mail->ack({id}, 1, Milliseconds{10'000}, [&](const Status& status) { answer = status; });
+    EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
+    return {answer.value_or(internal_error("no answer")), mono_now() - begin};
+  }
+  static std::string id(std::size_t i) { return "job-" + std::to_string(1000 + i); }
+  void send_all(Pod& from) {
+    for (std::size_t i = 0; i < kMessages; ++i) send(from, id(i));
+  }
+  // `pod` drains, hands everything over and ends.
+  void end(std::unique_ptr<Pod>& pod) {
+    pod->drain();
+    ASSERT_TRUE(run_until([&] { return pod->handover->left() == 0; }));
+    ASSERT_EQ(pod->box.books().handed_over, kMessages);
+    pod.reset();
+  }
+  std::unique_ptr<Pod> pod(const std::string& name, std::uint8_t number) {
+    return std::make_unique<Pod>(net, name, number);
+  }
+  Net net;
+  std::unique_ptr<Pod> receiver = pod("worker-2", 2), old = pod("worker-1", 3);
+};
+
+TEST_F(Handovers, SenderThenReceiverReplacedAndEachMessageIsReadOnce) {
+  send_all(*old);
+  auto next = pod("worker-1", 4);
+  end(old);
+  EXPECT_EQ(next->box.books().adopted, kMessages);
+  ASSERT_TRUE(run_until([&] { return next->box.books().single_copy == 0; }));
+  EXPECT_EQ(receiver->box.books().single_copy, 0U);
+  EXPECT_EQ(receive(*receiver), id(0));
+  const auto [status, took] = ack(*receiver, id(0));
+  EXPECT_TRUE(status) << status.error().message;
+  EXPECT_LT(took, Silence::kAckPatience) << "the keeper has recorded it";
+  EXPECT_EQ(next->box.books().outbox_live, kMessages - 1);
+
+  receiver.reset();
+  const auto fresh = pod("worker-2", 5);
+  for (std::size_t i = 1; i < kMessages; ++i) {
+    ASSERT_EQ(receive(*fresh), id(i));
+    ASSERT_TRUE(ack(*fresh, id(i)).first);
+  }
+  EXPECT_EQ(next->box.books().outbox_live, 0U);
+  EXPECT_EQ(fresh->box.books().inbox_live + fresh->box.books().dead_live, 0U);
+}
+
+TEST_F(Handovers, AnAckInTheMiddleOfItIsRecordedByWhoeverHasTheMessageThen) {
+  send_all(*old);
+  EXPECT_EQ(receive(*receiver), id(0));
+  auto next = pod("worker-1", 4);
+  old->drain();
+  const auto [status, took] = ack(*receiver, id(0));
+  EXPECT_TRUE(status) << status.error().message;
+  ASSERT_TRUE(run_until([&] { return old->handover->left() == 0; }));
+  old.reset();
+  ASSERT_TRUE(run_until([&] { return next->box.books().outbox_live == kMessages - 1; }));
+  receiver.reset();
+  const auto fresh = pod("worker-2", 5);
+  EXPECT_EQ(receive(*fresh), id(1)) << "the first one was acked";
+}
+
+TEST_F(Handovers, TheSuccessorMayComeLate) {
+  send_all(*old);
+  old->drain();
+  EXPECT_FALSE(run_until([&] { return old->handover->left() == 0; }, Milliseconds{600}));
+  EXPECT_EQ(old->handover->left(), kMessages);
+  const auto next = pod("worker-1", 4);
+  EXPECT_TRUE(run_until([&] { return old->handover->left() == 0; }));
+  EXPECT_EQ(next->box.books().adopted, kMessages);
+}
+
+TEST_F(Handovers, ASuccessorOfTheReleaseBeforeTakesNothing) {
+  send_all(*old);
+  const Pod next(net, "worker-1", 4, false);
+  old->drain();
+  EXPECT_TRUE(run_until([&] { return old->handover->left() == 0; })) << "given up";
+  EXPECT_EQ(old->box.books().outbox_live, kMessages) << "and kept";
+  EXPECT_EQ(old->box.books().handed_over, 0U);
+}
+
+TEST_F(Handovers, NobodyElseMayHandOver) {
+  const auto stranger = pod("worker-7", 4);
+  const auto next = pod("worker-1", 5);
+  mailbox::Outbound offered{5, 0, {}, {stranger->log->id(), 5}};
+  offered.message.id.value = "m";
+  offered.message.from.value = "worker-1";
+  offered.message.to.value = "worker-2";
+  std::string payload;
+  link::put_u64(payload, offered.sequence);
+  link::put_u64(payload, offered.prev);
+  payload += mailbox::encode(offered);
+  std::optional<int> answer;
+  Session::Events events;
+  events.ready = [&](Session& session) { session.send(link::FrameType::kHandover, payload); };
+  events.frame = [&](Session&, const link::Frame& frame) {
+    if (frame.type == link::FrameType::kHanded && frame.payload.size() == 9)
+      answer = static_cast<unsigned char>(frame.payload[8]);
+  };
+  events.closed = [](Session&, const Error&) {};
+  const auto& to = net.where.at({"worker-1"});
+  const auto session =
+      Session::connect(stranger->loop, {boost::asio::ip::make_address(to.address), to.port},
+                       stranger->options, to.expect, std::move(events));
+  ASSERT_TRUE(run_until([&] { return answer.has_value(); }));
+  EXPECT_EQ(*answer, static_cast<int>(mailbox::Answer::kRefused));
+  EXPECT_EQ(next->box.books().adopted, 0U);
+  session->close(unavailable("done"));
+}
+
+TEST_F(Handovers, AnAckIsOkWhenItsSenderWasReplacedAndNobodyKeepsTheMessage) {
+  send(*old, "m1");
+  send(*old, "m2");
+  EXPECT_EQ(receive(*receiver), "m1");
+  EXPECT_EQ(receive(*receiver), "m2");
+  old.reset();
+  const auto next = pod("worker-1", 4);
+  const auto [first, patience] = ack(*receiver, "m1");
+  EXPECT_TRUE(first) << first.error().message;
+  EXPECT_GE(patience, Silence::kAckPatience);
+  EXPECT_LT(patience, Milliseconds{5000});
+  const auto [second, at_once] = ack(*receiver, "m2");
+  EXPECT_TRUE(second);
+  EXPECT_LT(at_once, Milliseconds{500});
+  EXPECT_EQ(receiver->box.ack_debts({"worker-1"}).size(), 2U) << "somebody may keep them yet";
+}
+
+}  // namespace
+}  // namespace swarm::engine
