@@ -22,7 +22,7 @@ func TestCustody(t *testing.T) {
 	if small() {
 		each = 100
 	}
-	w.apply(swarmOf{name: swarm, replicas: replicas, agent: object{"command": []string{"sleep", "infinity"}},
+	w.apply(swarmOf{name: swarm, replicas: replicas, agent: object{"command": []string{"sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"}},
 		workers: object{"taskGraceSeconds": 1}, spec: object{"shutdown": object{"drainTimeoutSeconds": 30}}}.manifest())
 	w.readySwarm(swarm, replicas)
 	ways := [][2]string{{"worker-0", "worker-1"}, {"worker-1", "worker-2"}, {"worker-2", "worker-0"}}
