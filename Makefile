@@ -12,7 +12,7 @@ demo-down: ## take the demo away and look that nothing is left; 5 s
 	@scripts/demo down
 build: ## packages and programs into build/release/bin; 4 min the first time
 	@scripts/build
-test: ## everything a change must pass; 33 min from nothing, 11 min warm
+test: ## everything a change must pass; 37 min from nothing, 15 min warm
 	@scripts/test
 test-unit: ## tests that need no cluster; 1 min after build
 	@scripts/test-unit

@@ -130,7 +130,7 @@ func TestTeams(t *testing.T) {
 	// One team's coordinator is killed with a queue; the others' tasks go on, and all are done.
 	const third = 36
 	for i := range third {
-		api.submit(fmt.Sprintf("third-%d", i), "sleep 0.5; echo ok")
+		api.submit(fmt.Sprintf("third-%d", i), "until [ -e /tmp/third ]; do sleep 0.1; done; echo ok")
 	}
 	queued := 0
 	for id, state := range states() {
@@ -145,6 +145,9 @@ func TestTeams(t *testing.T) {
 		if pod.Labels["cfn.dev/slot"] == "coordinator-1" {
 			w.deletePod(pod.Name, &killed)
 		}
+	}
+	for _, slot := range []string{"worker-0", "worker-1", "worker-2"} {
+		w.must(w.inAgent("teams", slot, "touch", "/tmp/third")) // the queue did not shrink before the deletion
 	}
 	begin := time.Now()
 	took := w.eventually(time.Minute, "as many tasks and those of the third round", over(2*tasks+third))
