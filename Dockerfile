@@ -28,7 +28,7 @@ ENTRYPOINT ["/usr/local/bin/swarm-operator"]
 # agentctl is static: the sidecar copies it into the agents' containers.
 FROM docker.io/library/debian:12-slim AS sidecar
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends \
-      libspdlog1.10 libfmt9 libssl3 libprometheus-cpp-core1.0 && \
+      libspdlog1.10 libfmt9 libssl3 libprometheus-cpp-core1.0 libsimdjson14 && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/*
 COPY --from=binaries /out/swarm-sidecar /out/agentctl /usr/local/bin/
 USER 64532:64532

@@ -28,7 +28,7 @@ crash: ## sidecars killed at every step of a message's life; 15 min; ONLY=name: 
 	@scripts/crash
 fuzz: ## hostile bytes for every parser, with sanitizers; MINUTES=10 in all; ONLY=name: one target
 	@scripts/fuzz
-bench: ## benchmarks; minutes; ONLY=name: one
+bench: ## benchmarks beside their peers; 20 min; ONLY=name: one (docs/performance.md)
 	@scripts/bench
 lab-up: ## a Kubernetes of NODES=2 nodes on this machine; 5 min the first time, 10 s later
 	@CONTEXT= scripts/cluster up $(NODES)

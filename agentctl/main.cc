@@ -14,9 +14,10 @@ using swarm::agent::Verb;
 
 std::vector<Verb> all_verbs() {
   using namespace swarm::agent;
-  return {work_verb(),   task_verb(),  send_verb(),    recv_verb(),   ack_verb(),    nack_verb(),
-          extend_verb(), reply_verb(), request_verb(), ls_verb(),     cat_verb(),    dead_verb(),
-          whoami_verb(), peers_verb(), prompt_verb(),  doctor_verb(), version_verb()};
+  return {work_verb(),   run_verb(),    task_verb(),    send_verb(),   recv_verb(),
+          ack_verb(),    nack_verb(),   extend_verb(),  reply_verb(),  request_verb(),
+          ls_verb(),     cat_verb(),    dead_verb(),    whoami_verb(), peers_verb(),
+          prompt_verb(), doctor_verb(), version_verb(), watch_verb(),  materialize_verb()};
 }
 
 std::vector<Flag> global_flags() {
@@ -33,7 +34,7 @@ std::string overview(const std::vector<Verb>& verbs) {
       "…\n\n";
   for (const Verb& verb : verbs) {
     std::string name = "  " + verb.name;
-    name.resize(12, ' ');
+    name.resize(14, ' ');
     out += name + verb.summary + "\n";
   }
   return out + "\nFlags of every verb:\n" + swarm::agent::describe_flags(global_flags()) +

@@ -1,82 +1,53 @@
 // Our side: agents that speak the socket protocol (docs/socket-protocol.md) with the sidecars of
 // their pods.
 //
-// An agent does what docs/agentctl.md asks of one: it answers first and acknowledges when the
-// answer was accepted, so that nothing is lost if it dies in between.
+// Each in a pod of its own, or all in one. An agent does what docs/agentctl.md asks of one: it
+// answers first and acknowledges when the answer was accepted, so that nothing is lost if it dies
+// in between.
 #include <poll.h>
 #include <unistd.h>
 
 #include <array>
 #include <deque>
-#include <nlohmann/json.hpp>
 #include <utility>
 
+#include "agent_wire.h"
+#include "process_usage.h"
 #include "side.h"
-#include "wire.h"
 
 namespace swarm::bench {
 namespace {
 
-using nlohmann::json;
-
-constexpr std::uint32_t kWindow = 64;    // requests under way per connection; the protocol's limit
-constexpr std::uint32_t kReceives = 32;  // of them, in the connection that only receives
-constexpr int kWaitMs = 3600 * 1000;
-constexpr int kSendTimeoutMs = 60 * 1000;
-constexpr auto kJoinLimit = std::chrono::seconds(60);
-
-json parse(const std::string& line) {
-  json out = json::parse(line, nullptr, false);
-  if (!out.is_object()) fail("the sidecar answered what is not JSON");
-  return out;
-}
-
-void expect_ok(const json& answer, const std::string& what) {
-  if (!answer.value("ok", false)) {
-    fail(what + ": " + answer.value("code", "") + ", " + answer.value("message", ""));
-  }
-}
-
-std::string line_of(const json& request) { return request.dump() + "\n"; }
-
-std::string receive_line(std::uint64_t rid) {
-  return line_of({{"op", "recv"}, {"rid", rid}, {"waitMs", kWaitMs}});
-}
-
-std::string ack_line(std::uint64_t rid, const json& message) {
-  return line_of({{"op", "ack"},
-                  {"rid", rid},
-                  {"messageId", message.at("messageId")},
-                  {"attempt", message.at("attempt")}});
-}
-
-class MailboxSide final : public Side {
+class MailboxSide : public Side {
  public:
   MailboxSide(const Team& team, std::string pods) : team_(team), pods_(std::move(pods)) {}
 
   [[nodiscard]] const char* name() const override { return "sidecars"; }
+  [[nodiscard]] std::vector<pid_t> servers() const override {
+    auto pids = processes_named("swarm-sidecar");
+    for (const pid_t pid : with_environment(pids, "CFN_AGENT_ID=" + one_pod()))
+      std::erase(pids, pid);
+    return pids;
+  }
 
   [[noreturn]] void agent(std::uint32_t number) override {
-    const std::string self = "worker-" + std::to_string(number);
-    Wire wire(pods_ + "/" + self + "/agent.sock");
-    wait_until_joined(wire, self);
+    const auto opened = open_worker(pods_, name_of(number));
+    Wire& wire = *opened;
     team_.board->ready.fetch_add(1);
-    wire.write(receive_line(1));
+    std::string out;
+    add_receive(out, 1);
+    wire.write(out);
     while (true) {
-      const json got = next(wire);
-      expect_ok(got, self + " receives");
-      const json& message = got.at("message");
-      wire.write(line_of({{"op", "send"},
-                          {"rid", 2},
-                          {"to", message.at("from")},
-                          {"inReplyTo", message.at("messageId")},
-                          {"body", message.at("body")},
-                          {"timeoutMs", kSendTimeoutMs}}));
-      expect_ok(next(wire), self + " replies");
-      wire.write(ack_line(3, message));
-      expect_ok(next(wire), self + " acknowledges");
+      const Got got = next_answer(wire, "an agent receives");
+      std::string reply, ack;  // before the next answer takes the place of `got`
+      add_send(reply, 2, got.from, got.body, got.message_id);
+      add_ack(ack, 3, got);
+      wire.write(reply);
+      next_answer(wire, "an agent replies");
+      wire.write(ack);
+      next_answer(wire, "an agent acknowledges");
       // Before the last one is told: the next round may begin at once.
-      wire.write(receive_line(1));
+      wire.write(out);
       if (team_.board->acked.fetch_add(1) + 1 == team_.agents) {
         const std::uint64_t one = 1;
         if (::write(team_.all_acked, &one, sizeof one) != sizeof one) fail("eventfd");
@@ -85,9 +56,11 @@ class MailboxSide final : public Side {
   }
 
   void connect() override {
-    const std::string path = pods_ + "/coordinator-0/agent.sock";
+    const std::string path = pods_ + "/" + coordinators_pod() + "/agent.sock";
     for (auto& wire : wires_) wire = std::make_unique<Wire>(path);
-    for (std::uint32_t i = 0; i < kReceives; ++i) wires_[kIn]->write(receive_line(i));
+    std::string out;
+    for (std::uint32_t i = 0; i < kReceives; ++i) add_receive(out, i);
+    wires_[kIn]->write(out);
   }
 
   void round(std::uint32_t number, std::vector<double>& reply_ms) override {
@@ -101,15 +74,12 @@ class MailboxSide final : public Side {
     std::uint32_t sent = 0, accepted = 0, replies = 0, acks_sent = 0, acked = 0;
     bool agents_acked = false;
     const auto deadline = Clock::now() + kRoundLimit;
-    std::string out, line;
+    std::string out;
+    std::string_view line;
     while (accepted < n || acked < n || !agents_acked) {
       out.clear();
       for (; sent < n && sent - accepted < kWindow; ++sent) {
-        out += line_of({{"op", "send"},
-                        {"rid", sent},
-                        {"to", "worker-" + std::to_string(sent)},
-                        {"body", bodies[sent]},
-                        {"timeoutMs", kSendTimeoutMs}});
+        add_send(out, sent, name_of(sent), bodies[sent]);
         sent_at[sent] = Clock::now();
       }
       wires_[kOut]->write(out);
@@ -134,26 +104,24 @@ class MailboxSide final : public Side {
       }
       if (ready[kOut].revents != 0) {
         for (wires_[kOut]->read(false); wires_[kOut]->line(line); ++accepted)
-          expect_ok(parse(line), "the coordinator sends");
+          parse_answer(line, "the coordinator sends");
       }
       if (ready[kIn].revents != 0) {
         out.clear();
         for (wires_[kIn]->read(false); wires_[kIn]->line(line); ++replies) {
-          const json answer = parse(line);
-          expect_ok(answer, "the coordinator receives");
-          const json& message = answer.at("message");
-          const auto from = agent_of(message.at("body").get_ref<const std::string&>(), number, n);
+          const Got got = parse_answer(line, "the coordinator receives");
+          const auto from = agent_of(got.body, number, n);
           if (replied[from]) fail("worker-" + std::to_string(from) + "'s reply came twice");
           replied[from] = true;
           reply_ms.push_back(milliseconds(Clock::now() - sent_at[from]));
-          acks.push_back(ack_line(from, message));
-          out += receive_line(answer.at("rid").get<std::uint64_t>());
+          add_ack(acks.emplace_back(), from, got);
+          add_receive(out, got.rid);
         }
         wires_[kIn]->write(out);
       }
       if (ready[kAcks].revents != 0) {
         for (wires_[kAcks]->read(false); wires_[kAcks]->line(line); ++acked)
-          expect_ok(parse(line), "the coordinator acknowledges");
+          parse_answer(line, "the coordinator acknowledges");
       }
       if (ready[3].revents != 0) {
         std::uint64_t count = 0;
@@ -163,25 +131,15 @@ class MailboxSide final : public Side {
     }
   }
 
+ protected:
+  [[nodiscard]] std::string one_pod() const { return "worker-" + std::to_string(team_.agents); }
+  [[nodiscard]] virtual std::string name_of(std::uint32_t agent) const {
+    return "worker-" + std::to_string(agent);
+  }
+  [[nodiscard]] virtual std::string coordinators_pod() const { return "coordinator-0"; }
+
  private:
   enum { kOut = 0, kIn = 1, kAcks = 2 };
-
-  static json next(Wire& wire) {
-    std::string line;
-    while (!wire.line(line)) wire.read(true);
-    return parse(line);
-  }
-
-  static void wait_until_joined(Wire& wire, const std::string& self) {
-    for (const auto deadline = Clock::now() + kJoinLimit; Clock::now() < deadline;
-         ::usleep(50'000)) {
-      wire.write(line_of({{"op", "hello"}, {"rid", 0}}));
-      const json hello = next(wire);
-      expect_ok(hello, self);
-      if (hello.value("connected", false)) return;
-    }
-    fail(self + "'s sidecar has not joined its coordinator");
-  }
 
   const Team team_;
   const std::string pods_;
@@ -189,7 +147,27 @@ class MailboxSide final : public Side {
       wires_;  // the coordinator's: sending, receiving, acknowledging
 };
 
+// The coordinating agent is the first one of the pod.
+class OnePodSide final : public MailboxSide {
+ public:
+  using MailboxSide::MailboxSide;
+  [[nodiscard]] const char* name() const override { return "one sidecar"; }
+  [[nodiscard]] std::vector<pid_t> servers() const override {
+    return with_environment(processes_named("swarm-sidecar"), "CFN_AGENT_ID=" + one_pod());
+  }
+
+ protected:
+  [[nodiscard]] std::string name_of(std::uint32_t agent) const override {
+    return one_pod() + "." + std::to_string(agent + 1);
+  }
+  [[nodiscard]] std::string coordinators_pod() const override { return one_pod(); }
+};
+
 }  // namespace
+
+std::unique_ptr<Side> make_one_pod_side(const Team& team, std::string pods) {
+  return std::make_unique<OnePodSide>(team, std::move(pods));
+}
 
 std::unique_ptr<Side> make_mailbox_side(const Team& team, std::string pods) {
   return std::make_unique<MailboxSide>(team, std::move(pods));

@@ -1,5 +1,9 @@
 #include "process_usage.h"
 
+#include <linux/perf_event.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cctype>
 #include <ctime>
 #include <filesystem>
@@ -18,6 +22,36 @@ std::uint64_t field(pid_t pid, const char* file, const std::string& key) {
 }
 
 }  // namespace
+
+Syscalls::Syscalls(const std::vector<pid_t>& pids) {
+  std::ifstream in("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id");
+  perf_event_attr what{};
+  what.type = PERF_TYPE_TRACEPOINT;
+  what.size = sizeof what;
+  if (!(in >> what.config)) return;
+  for (const pid_t pid : pids) {
+    for (const auto& thread :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+      const auto id = std::stoi(thread.path().filename());
+      const auto fd = ::syscall(SYS_perf_event_open, &what, id, -1, -1, PERF_FLAG_FD_CLOEXEC);
+      if (fd >= 0) counters_.push_back(static_cast<int>(fd));
+    }
+  }
+}
+
+Syscalls::~Syscalls() {
+  for (const int fd : counters_) ::close(fd);
+}
+
+std::optional<std::uint64_t> Syscalls::count() const {
+  if (counters_.empty()) return std::nullopt;
+  std::uint64_t sum = 0;
+  for (const int fd : counters_) {
+    std::uint64_t one = 0;
+    if (::read(fd, &one, sizeof one) == sizeof one) sum += one;
+  }
+  return sum;
+}
 
 double cpu_seconds(const std::vector<pid_t>& pids) {
   double sum = 0;

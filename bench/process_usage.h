@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,20 @@ namespace swarm::bench {
 struct Usage {
   double cpu_seconds = 0;      // user and system, all threads
   std::uint64_t wake_ups = 0;  // voluntary context switches of the main threads
+};
+
+// System calls of processes, from the kernel's tracepoint, since it was made.
+class Syscalls {
+ public:
+  explicit Syscalls(const std::vector<pid_t>& pids);
+  ~Syscalls();
+  Syscalls(const Syscalls&) = delete;
+  Syscalls& operator=(const Syscalls&) = delete;
+  // Nothing: this kernel, or who we are here, does not let us count.
+  [[nodiscard]] std::optional<std::uint64_t> count() const;
+
+ private:
+  std::vector<int> counters_;  // one for each thread
 };
 
 Usage usage(const std::vector<pid_t>& pids);

@@ -3,11 +3,9 @@
 // RPUSHes and takes up to kPop replies at a time.
 #include <poll.h>
 
-#include <optional>
-#include <string_view>
-
+#include "process_usage.h"
+#include "redis.h"
 #include "side.h"
-#include "wire.h"
 
 namespace swarm::bench {
 namespace {
@@ -17,54 +15,14 @@ constexpr char kReplies[] = "coordinator";
 
 std::string list_of(std::uint32_t agent) { return "agent-" + std::to_string(agent); }
 
-void add_command(std::string& out, std::initializer_list<std::string_view> words) {
-  out += "*" + std::to_string(words.size()) + "\r\n";
-  for (const auto word : words) {
-    out += "$" + std::to_string(word.size()) + "\r\n";
-    out.append(word).append("\r\n");
-  }
-}
-
-// Takes one whole value (RESP 2) from `text`; its strings, of nested arrays too, go to `strings`.
-// False: not all of it is there yet.
-bool take_value(std::string_view& text, std::vector<std::string>& strings) {
-  const auto end = text.find("\r\n");
-  if (end == std::string_view::npos) return false;
-  const char kind = text[0];
-  const std::string head(text.substr(1, end - 1));
-  text.remove_prefix(end + 2);
-  if (kind == '-') fail("redis: " + head);
-  if (kind == '+' || kind == ':') return true;
-  if (kind != '$' && kind != '*') fail("redis: not a RESP 2 value");
-  const long count = std::stol(head);
-  if (kind == '$') {
-    if (count < 0) return true;
-    const auto size = static_cast<std::size_t>(count);
-    if (text.size() < size + 2) return false;
-    strings.emplace_back(text.substr(0, size));
-    text.remove_prefix(size + 2);
-    return true;
-  }
-  for (long i = 0; i < count; ++i) {
-    if (!take_value(text, strings)) return false;
-  }
-  return true;
-}
-
-// The strings of the next value that has arrived; nothing: none is complete.
-std::optional<std::vector<std::string>> next_value(Wire& wire) {
-  std::string_view rest = wire.buffer();
-  std::vector<std::string> strings;
-  if (rest.empty() || !take_value(rest, strings)) return std::nullopt;
-  wire.buffer().erase(0, wire.buffer().size() - rest.size());
-  return strings;
-}
-
 class RedisSide final : public Side {
  public:
   RedisSide(const Team& team, std::string socket) : team_(team), socket_(std::move(socket)) {}
 
   [[nodiscard]] const char* name() const override { return "Redis list"; }
+  [[nodiscard]] std::vector<pid_t> servers() const override {
+    return processes_named("redis-server");
+  }
 
   [[noreturn]] void agent(std::uint32_t number) override {
     Wire wire(socket_);

@@ -28,11 +28,15 @@ constexpr Limits kLimits{.max_inbox_messages = 6,
                          .max_user_ids = 6,
                          .user_id_ttl = Milliseconds{60'000},
                          .max_streams = 6};
-constexpr std::array kNames{"worker-0", "worker-1", "worker-2", "coordinator-0"};
+constexpr std::array kNames{"worker-0",   "worker-1",   "worker-2",  "coordinator-0",
+                            "worker-0.1", "worker-0.2", "worker-1.2"};
+constexpr std::uint32_t kAgents = 2;  // of worker-0; its third one is in the log only
+constexpr std::array kOurs{"worker-0", "worker-0.1", "worker-0.2"};
 constexpr std::array kIds{"a", "b", "c", "m-0123456789abcdef", "m-fedcba9876543210", "d.e"};
 constexpr std::array kStates{State::kLive, State::kTaken, State::kTaken, State::kDead};
 
 AgentName name(Input& in) { return {kNames[in.below(kNames.size())]}; }
+AgentName one_of_ours(Input& in) { return {kOurs[in.below(kOurs.size())]}; }
 MessageId message_id(Input& in) { return {kIds[in.below(kIds.size())]}; }
 LogId log_id(Input& in) {  // of a pod; zeros: of none
   LogId id;
@@ -49,6 +53,16 @@ Message message(Input& in) {
   m.sent_at = in.number<std::int16_t>();
   if (in.below(4) == 0) m.in_reply_to = message_id(in);
   m.wants_reply = in.below(4) == 0;
+  if (in.below(4) == 0) {
+    m.stream = {message_id(in), static_cast<std::uint32_t>(in.below(4)),
+                static_cast<StreamPart::Mark>(in.below(3))};
+    if (in.below(8) != 0) {  // mostly one that is possible
+      m.stream->part |= 1U;
+      m.priority = Priority::kNormal;
+      m.in_reply_to = {};
+      m.wants_reply = false;
+    }
+  }
   m.body = std::string(in.below(8) == 0 ? 600 : in.below(4), 'x');
   return m;
 }
@@ -70,15 +84,19 @@ std::string record(Input& in, std::uint8_t kind) {
       const std::string from = name(in).value;
       out = log_bytes;
       log::put(out, in.below(4) == 0 ? in.wild() : in.below(8));
-      log::put(out, static_cast<std::uint8_t>(in.below(7)));
+      const auto agent = static_cast<std::uint16_t>(in.below(4));
+      log::put(out, static_cast<std::uint8_t>(in.below(7) | (agent != 0 ? 0x80U : 0U)));
       log::put(out, static_cast<std::uint8_t>(from.size()));
+      if (agent != 0) log::put(out, agent);
       return out + from;
     }
     default: {
       const std::string peer = name(in).value, id = message_id(in).value;
-      log::put(out, static_cast<std::uint8_t>(in.below(5)));
+      const auto agent = static_cast<std::uint16_t>(in.below(4));
+      log::put(out, static_cast<std::uint8_t>(in.below(5) | (agent != 0 ? 0x80U : 0U)));
       log::put(out, static_cast<std::uint8_t>(peer.size()));
       log::put(out, static_cast<std::uint8_t>(id.size()));
+      if (agent != 0) log::put(out, agent);
       return out + peer + id;
     }
   }
@@ -109,7 +127,7 @@ class World {
       case 0:
       case 1: {
         Message m = message(in_);
-        m.from = {kNames[0]};
+        m.from = one_of_ours(in_);
         const auto sent = box_->send(now_, std::move(m));
         if (sent && !sent->already && in_.below(4) == 0) (void)box_->withdraw(sent->sequence);
         break;
@@ -117,7 +135,7 @@ class World {
       case 2:
       case 3: {
         Message m = message(in_);
-        if (in_.below(8) != 0) m.to = {kNames[0]};
+        if (in_.below(8) != 0) m.to = one_of_ours(in_);
         const auto before = box_->books().inbox_live;
         const auto log = log_id(in_);
         const Sequence sequence = in_.below(8);
@@ -129,21 +147,29 @@ class World {
       }
       case 4:
       case 5: {
+        if (in_.below(4) == 0) {
+          const auto part =
+              box_->receive_part(now_, agent(), Milliseconds{in_.below(4) * 1000}, name(in_),
+                                 message_id(in_), static_cast<std::uint32_t>(in_.below(4)));
+          if (part && *part) taken_ = {(*part)->message.id, (*part)->attempt};
+          break;
+        }
         const bool reply = in_.below(4) == 0;
-        const auto got = box_->receive(now_, Milliseconds{in_.below(4) * 1000},
+        const auto got = box_->receive(now_, agent(), Milliseconds{in_.below(4) * 1000},
                                        reply ? std::optional(message_id(in_)) : std::nullopt);
         if (got) taken_ = {got->message.id, got->attempt};
         break;
       }
       case 6:
-        if (auto acked = box_->ack(now_, which(), taken_.second); acked && acked->debt)
+        if (auto acked = box_->ack(now_, agent(), which(), taken_.second); acked && acked->debt)
           recorded(*acked->debt);
         break;
       case 7:
-        (void)box_->nack(now_, which(), taken_.second, Milliseconds{in_.below(3) * 1000});
+        (void)box_->nack(now_, agent(), which(), taken_.second, Milliseconds{in_.below(3) * 1000});
         break;
       case 8:
-        (void)box_->extend(now_, which(), taken_.second, Milliseconds{in_.below(3) * 1000});
+        (void)box_->extend(now_, agent(), which(), taken_.second,
+                           Milliseconds{in_.below(3) * 1000});
         break;
       case 9:
         link(name(in_), log_id(in_));
@@ -154,14 +180,14 @@ class World {
       case 11: {
         const auto id = message_id(in_);
         if (in_.below(2) == 0)
-          (void)box_->redrive(id);
-        else if (auto purged = box_->purge(id); purged && purged->debt)
+          (void)box_->redrive(agent(), id);
+        else if (auto purged = box_->purge(agent(), id); purged && purged->debt)
           recorded(*purged->debt);
         break;
       }
       case 12:
-        in_.below(2) == 0 ? box_->await_reply(message_id(in_))
-                          : box_->forget_reply(message_id(in_));
+        in_.below(2) == 0 ? (void)box_->await_reply(agent(), message_id(in_))
+                          : box_->forget_reply(agent(), message_id(in_));
         break;
       case 13:
         now_ += Milliseconds{in_.below(4) * 30'000};
@@ -181,13 +207,10 @@ class World {
   void finish() {
     restart();
     now_ += Milliseconds{3'600'000};
-    std::size_t left = 4 * box_->list().size() + 1;  // each at most max_attempts times
-    while (const auto got = box_->receive(now_, Milliseconds{1000}, std::nullopt)) {
+    std::size_t left = 8 * all().size() + 1;  // each at most max_attempts times
+    // Twice: what has used all its attempts becomes a dead letter when it is asked for.
+    while (take_one() || take_one()) {
       check(--left > 0, "the inbox gets empty");
-      check(got->attempt > 0, "attempts count from 1");
-      const auto acked = box_->ack(now_, got->message.id, got->attempt);
-      check(acked.ok(), "who was handed a message can acknowledge it");
-      if (acked->debt) box_->on_ack_recorded(acked->debt->inbox);
       balance();
     }
     check(box_->books().inbox_live == 0, "nothing is hidden in the inbox");
@@ -211,7 +234,7 @@ class World {
     check(!log_ || log_->commit().ok(), "commit");
     box_.reset();
     log_.reset();
-    box_ = std::make_unique<Mailbox>(AgentName{kNames[0]}, kLimits);
+    box_ = std::make_unique<Mailbox>(AgentName{kNames[0]}, kLimits, kAgents);
     open(box_.get());
     box_->attach(*log_, now_);
     balance();
@@ -224,11 +247,12 @@ class World {
 
   [[nodiscard]] Seen seen() const {
     Seen out;
-    for (const auto& m : box_->list()) {
+    for (const auto& m : all()) {
       const int where = m.where == Summary::Where::kDead       ? 0
                         : m.where == Summary::Where::kOutgoing ? 1
                                                                : 2;
-      check(box_->look(m.id).ok(), "what is listed can be looked at");
+      const AgentName& ours = m.where == Summary::Where::kOutgoing ? m.from : m.to;
+      check(box_->look(ours, m.id).ok(), "what is listed can be looked at");
       out.insert({m.id, m.from, m.to, where, m.bytes});
     }
     return out;
@@ -236,21 +260,60 @@ class World {
   void balance() const {
     const auto books = box_->books();
     std::size_t dead = 0, outgoing = 0;
-    const auto all = box_->list();
-    for (const auto& m : all) {
+    const auto listed = all();
+    for (const auto& m : listed) {
       dead += m.where == Summary::Where::kDead ? 1 : 0;
       outgoing += m.where == Summary::Where::kOutgoing ? 1 : 0;
     }
     check(dead == books.dead_live && outgoing == books.outbox_live &&
-              all.size() == dead + outgoing + books.inbox_live,
+              listed.size() == dead + outgoing + books.inbox_live,
           "the books are right");
-    check(box_->dead_letters(all.size()).size() == dead, "dead letters are all listed");
+    std::size_t letters = 0;
+    for (const char* ours : kOurs) letters += box_->dead_letters({ours}, listed.size()).size();
+    check(letters == dead, "dead letters are all listed");
     for (const auto& creditor : box_->ack_creditors())
       check(!box_->ack_debts(creditor).empty(), "a creditor is owed something");
     for (const auto& to : box_->destinations())
       check(outgoing > 0 && !to.empty(), "a destination has something to get");
   }
 
+  // Takes and acknowledges a message, or ends a part that the rest of its stream waits for.
+  bool take_one() {
+    for (const char* ours : kOurs) {
+      if (const auto got = box_->receive(now_, {ours}, Milliseconds{1000}, std::nullopt))
+        return end(*got);
+    }
+    for (const auto& m : all()) {
+      if (!m.stream || m.where == Summary::Where::kOutgoing) continue;
+      const auto got = box_->receive_part(now_, m.to, Milliseconds{1000}, m.from, m.stream->stream,
+                                          m.stream->part);
+      if (got && *got) return end(**got);
+      if (m.where == Summary::Where::kDead) {
+        const auto purged = box_->purge(m.to, m.id);
+        check(purged.ok(), "a dead letter can be purged");
+        if (purged->debt) box_->on_ack_recorded(purged->debt->inbox);
+        return true;
+      }
+    }
+    return false;
+  }
+  bool end(const Delivery& got) {
+    check(got.attempt > 0, "attempts count from 1");
+    const auto acked = box_->ack(now_, got.message.to, got.message.id, got.attempt);
+    check(acked.ok(), "who was handed a message can acknowledge it");
+    if (acked->debt) box_->on_ack_recorded(acked->debt->inbox);
+    return true;
+  }
+
+  std::vector<Summary> all() const {
+    std::vector<Summary> out;
+    for (const char* ours : kOurs) {
+      auto listed = box_->list({ours});
+      out.insert(out.end(), listed.begin(), listed.end());
+    }
+    return out;
+  }
+  AgentName agent() { return one_of_ours(in_); }
   MessageId which() { return in_.below(2) == 0 ? taken_.first : message_id(in_); }
   void recorded(const AckDebt& debt) {
     if (in_.below(2) == 0) box_->on_ack_recorded(debt.inbox);

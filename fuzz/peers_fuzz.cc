@@ -110,7 +110,7 @@ mailbox::Message message(Input& in, const AgentName& from) {
   mailbox::Message m;
   m.id = message_id(in);
   m.from = from;
-  m.to.value = "worker-0";
+  m.to.value = in.below(4) == 0 ? "worker-0.1" : "worker-0";
   m.priority = static_cast<mailbox::Priority>(in.below(3));
   if (in.below(8) == 0) m.from.value = "worker-7";
   if (in.below(8) == 0) m.to.value = "worker-8";
@@ -153,16 +153,16 @@ void step(Input& in, fuzz::Pod& pod, Peer& peer) {
       break;
     }
     case 6:
-      pod.mail.receive(Milliseconds{in.below(2) * 1000}, Milliseconds{1000},
+      pod.mail.receive(pod.config.name, Milliseconds{in.below(2) * 1000}, Milliseconds{1000},
                        in.below(4) == 0 ? std::optional(message_id(in)) : std::nullopt, nullptr,
                        ignored);
       break;
     default: {
       const auto attempt = static_cast<std::uint16_t>(1 + in.below(3));
       if (in.below(4) == 0)
-        (void)pod.mail.nack(message_id(in), attempt, Milliseconds{0});
+        (void)pod.mail.nack(pod.config.name, message_id(in), attempt, Milliseconds{0});
       else
-        pod.mail.ack(message_id(in), attempt, Milliseconds{1000}, ignored);
+        pod.mail.ack(pod.config.name, message_id(in), attempt, Milliseconds{1000}, ignored);
     }
   }
   pod.settle();

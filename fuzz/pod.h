@@ -17,6 +17,7 @@ namespace swarm::fuzz {
 struct Pod {
   Pod() {
     config.name.value = "worker-0";
+    config.agents_per_pod = 2;
     config.swarm = config.swarm_uid = "swarm";
     config.pod = "pod-0";
     config.node = "node";
@@ -53,7 +54,7 @@ struct Pod {
   engine::Loop loop{io};
   sim::FakeDirectory directory{1U << 20U};
   std::unique_ptr<log::Log> log;
-  mailbox::Mailbox box{{"worker-0"}, {.max_inbox_messages = 16, .max_message_bytes = 1024}};
+  mailbox::Mailbox box{{"worker-0"}, {.max_inbox_messages = 16, .max_message_bytes = 1024}, 2};
   engine::Mail mail{loop, box, config, engine::Session::Options{},
                     [](const AgentName& name, const engine::Located& done) {
                       done(not_found(name.value + " is not connected now"));

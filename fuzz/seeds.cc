@@ -267,6 +267,20 @@ void peers_seeds(Folder folder) {
   folder.add(bytes({1, static_cast<int>(link::FrameType::kMessage)}) + text(payload, 512));
   folder.add(bytes({1, static_cast<int>(link::FrameType::kAcked)}) +
              text(std::string("\1\0\0\0\0\0\0\0", 8), 512));
+  auto part = message("part");
+  part.in_reply_to.value.clear();
+  part.wants_reply = false;
+  part.stream = {{"s"}, 1, mailbox::StreamPart::Mark::kEnd};
+  folder.add(bytes({1, static_cast<int>(link::FrameType::kMessage)}) +
+             text(std::string(16, '\1') + encode(part), 512));
+}
+
+void drop_seeds(Folder folder) {
+  // A look, worker-0/, a file in it; then what is no file, and another life.
+  const std::string file = bytes({0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 3, 8, 0, 5});
+  folder.add(file);
+  for (int kind = 0; kind < 5; ++kind) folder.add(file + bytes({1, 1, 0, 4, kind, 0, 1, 0, 0}));
+  folder.add(file + bytes({0, 3, 1, 0, 3, 5, 1, 0, 4, 1, 0, 3, 6, 0}));
 }
 
 }  // namespace
@@ -278,6 +292,6 @@ int main(int count, char** arguments) {
   const std::map<std::string, Make> targets{
       {"link", swarm::link_seeds},   {"log", swarm::log_seeds},   {"mailbox", swarm::mailbox_seeds},
       {"tasks", swarm::tasks_seeds}, {"json", swarm::json_seeds}, {"agents", swarm::agents_seeds},
-      {"peers", swarm::peers_seeds}};
+      {"peers", swarm::peers_seeds}, {"drop", swarm::drop_seeds}};
   for (const auto& [target, make] : targets) make(swarm::Folder(arguments[1], target));
 }

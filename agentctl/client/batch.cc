@@ -57,6 +57,8 @@ Result<BatchMessage> parse_batch_line(std::string_view line) {
     if (!object->is_text(name)) return invalid(name + " must be a text");
   }
   if (object->text("to").empty()) return invalid("to is missing: a name, as in worker-3");
+  if (!is_agent_name(object->text("to")))
+    return invalid("to takes the name of one agent, as in worker-3: a line for each receiver");
   if (object->has("body") == object->has("body64"))
     return invalid("either body (text) or body64 (base64) is needed");
   auto body = object->bytes("body");

@@ -91,6 +91,8 @@ TEST(BatchLine, SaysWhatIsWrong) {
       {R"({"body":"x"})", "to is missing"},
       {R"({"to":"","body":"x"})", "to is missing"},
       {R"({"to":3,"body":"x"})", "to must be a text"},
+      {R"({"to":"worker-3,worker-4","body":"x"})", "a line for each receiver"},
+      {R"({"to":"workers","body":"x"})", "a line for each receiver"},
       {R"({"to":"worker-3"})", "either body"},
       {R"({"to":"worker-3","body":"x","body64":"AA=="})", "either body"},
       {R"({"to":"worker-3","body":null})", "body must be a text"},

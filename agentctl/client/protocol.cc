@@ -209,7 +209,8 @@ Result<Answer> parse_answer(std::string_view line) {
   Answer answer;
   answer.rid = static_cast<std::uint64_t>(object->number("rid"));
   answer.ok = object->flag("ok");
-  if (!answer.ok) {
+  answer.more = object->flag("more") && !object->has("ok");
+  if (!answer.ok && !answer.more) {
     answer.code = object->text("code", "failed");
     if (answer.code.empty()) answer.code = "failed";
     answer.message = object->text("message", "refused without a message");

@@ -101,6 +101,7 @@ struct Answer {
   std::string code;     // "" when ok
   std::string message;  // for a person
   Object fields;
+  bool more = false;      // a part that comes ahead of the answer: neither ok nor an error
   bool repeated = false;  // the request was written more than once
 };
 

@@ -14,6 +14,8 @@
 namespace swarm::agent {
 namespace {
 
+constexpr std::uint64_t kGreeting = 0;  // its rid; requests count from 1
+
 std::string why_no_connection(const std::string& path, int error) {
   std::string text = "no connection to the sidecar at " + path + ": ";
   if (error == ENOENT) {
@@ -25,7 +27,8 @@ std::string why_no_connection(const std::string& path, int error) {
 
 }  // namespace
 
-SocketClient::SocketClient(std::string path) : path_(std::move(path)) {}
+SocketClient::SocketClient(std::string path, std::string agent)
+    : path_(std::move(path)), agent_(std::move(agent)) {}
 
 SocketClient::~SocketClient() {
   if (fd_ >= 0) ::close(fd_);
@@ -36,7 +39,7 @@ std::uint64_t SocketClient::submit(Request request, MonoTime deadline) {
   const std::uint64_t rid = next_rid_++;
   auto [it, added] = pending_.emplace(rid, Pending{std::move(request), deadline, 0});
   check(added, "request ids are unique");
-  if (fd_ >= 0) write_request(rid, it->second, mono_now());
+  if (fd_ >= 0 && greeted_) write_request(rid, it->second, mono_now());
   return rid;
 }
 
@@ -81,7 +84,29 @@ void SocketClient::connect_now(MonoTime now) {
   trouble_.clear();
   in_.clear();
   out_.clear();
+  greeted_ = agent_.empty();
+  if (!greeted_) return greet();
   for (auto& [rid, pending] : pending_) write_request(rid, pending, now);
+}
+
+void SocketClient::greet() {
+  const Result<std::string> line =
+      Request("hello").set("agent", agent_).line(kGreeting, Milliseconds{0});
+  check(line.ok(), "a greeting fits a line");
+  out_ = *line;
+}
+
+// Refused: so is everything that would have been said on this connection.
+void SocketClient::greeted(const Answer& answer, MonoTime now) {
+  greeted_ = answer.ok;
+  if (answer.ok) {
+    for (auto& [rid, pending] : pending_) write_request(rid, pending, now);
+    return;
+  }
+  for (const auto& [rid, pending] : pending_)
+    answers_.push_back({rid, false, answer.code, answer.message, {}});
+  pending_.clear();
+  disconnect(now, answer.message);
 }
 
 void SocketClient::disconnect(MonoTime now, std::string why) {
@@ -99,7 +124,7 @@ void SocketClient::write_request(std::uint64_t rid, Pending& pending, MonoTime n
   const Result<std::string> line = pending.request.line(rid, pending.deadline - now);
   if (!line) {
     answers_.push_back(
-        {rid, false, std::string(code_name(line.error().code)), line.error().message, {}, false});
+        {rid, false, std::string(code_name(line.error().code)), line.error().message, {}});
     pending.deadline = MonoTime::min();  // answered: expire() removes it without a second answer
     pending.written = -1;
     return;
@@ -146,10 +171,14 @@ void SocketClient::read_answers(MonoTime now) {
         return;
       }
       backoff_ = kReconnectFirst;
+      if (!greeted_) {
+        greeted(*answer, now);
+        continue;
+      }
       const auto it = pending_.find(answer->rid);
       if (it == pending_.end()) continue;  // forgotten, or answered before the connection broke
       answer->repeated = it->second.written > 1;
-      pending_.erase(it);
+      if (!answer->more) pending_.erase(it);
       answers_.push_back(*std::move(answer));
     }
     in_.erase(0, begin);
@@ -187,13 +216,17 @@ void SocketClient::pump(MonoTime now) {
   expire(now);
 }
 
-Answer SocketClient::call(Request request, MonoTime deadline) {
+Answer SocketClient::call(Request request, MonoTime deadline, const OnPart& part) {
   const std::uint64_t rid = submit(std::move(request), deadline);
   for (;;) {
     const MonoTime now = mono_now();
     pump(now);
     for (Answer& answer : take()) {
-      if (answer.rid == rid) return std::move(answer);
+      if (answer.rid != rid) continue;
+      if (!answer.more) return std::move(answer);
+      if (!part || part(answer)) continue;
+      forget(rid);
+      return std::move(answer);
     }
     const MonoTime at = wake_at();
     const auto wait = std::clamp<std::int64_t>((at - mono_now()).count() + 1, 0, 60'000);

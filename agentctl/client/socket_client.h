@@ -1,5 +1,6 @@
 // A client of the agent socket that outlives the engine: it reconnects and repeats what has no
 // answer yet.
+// An answer may have parts ahead of it (Answer::more).
 //
 // Non-blocking: fd(), events() and wake_at() go into the caller's poll(), pump() does what can be
 // done now. call() is the loop around that for verbs that wait for one answer. Every request has a
@@ -9,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -22,9 +24,14 @@ inline constexpr Milliseconds kReconnectFirst{20};
 inline constexpr Milliseconds kReconnectMost{1000};
 inline constexpr std::size_t kMaxPendingRequests = 64;
 
+// Takes what comes ahead of an answer, and again after a reconnect; false: no more is wanted.
+using OnPart = std::function<bool(const Answer&)>;
+
 class SocketClient {
  public:
-  explicit SocketClient(std::string path);
+  // `agent`: who this is, said on each connection before anything else; "": the pod's first one,
+  // who need not say so.
+  explicit SocketClient(std::string path, std::string agent = "");
   ~SocketClient();
   SocketClient(const SocketClient&) = delete;
   SocketClient& operator=(const SocketClient&) = delete;
@@ -37,8 +44,9 @@ class SocketClient {
 
   void pump(MonoTime now);
   std::vector<Answer> take();
-  // The answer to one request, within its deadline.
-  Answer call(Request request, MonoTime deadline);
+  // The answer to one request, within its deadline. What comes ahead of it goes to `part`, and
+  // comes again after a reconnect; where that returns false, it is what is returned.
+  Answer call(Request request, MonoTime deadline, const OnPart& part = nullptr);
 
   [[nodiscard]] int fd() const { return fd_; }  // -1 while not connected
   [[nodiscard]] short events() const;
@@ -57,13 +65,16 @@ class SocketClient {
 
   void connect_now(MonoTime now);
   void disconnect(MonoTime now, std::string why);
+  void greet();
+  void greeted(const Answer& answer, MonoTime now);
   void write_request(std::uint64_t rid, Pending& pending, MonoTime now);
   void flush(MonoTime now);
   void read_answers(MonoTime now);
   void expire(MonoTime now);
 
-  std::string path_;
+  std::string path_, agent_;
   int fd_ = -1;
+  bool greeted_ = false;  // the other side knows who this is
   std::uint64_t next_rid_ = 1;
   std::map<std::uint64_t, Pending> pending_;
   std::vector<Answer> answers_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/check.h"
@@ -13,12 +14,17 @@
 namespace swarm::agent {
 
 SocketClient& Context::socket() {
-  if (!socket_) socket_ = std::make_unique<SocketClient>(socket_path);
+  if (!socket_) {
+    const char* id = std::getenv("CFN_AGENT_ID");
+    // The first agent of a pod has the pod's own name, and need not say who it is.
+    const bool other = id != nullptr && std::strchr(id, '.') != nullptr;
+    socket_ = std::make_unique<SocketClient>(socket_path, other ? id : "");
+  }
   return *socket_;
 }
 
-Answer Context::call(Request request, Milliseconds fallback) {
-  return socket().call(std::move(request), mono_now() + timeout_or(fallback) + kAnswerSlack);
+Answer Context::call(Request request, Milliseconds fallback, const OnPart& part) {
+  return socket().call(std::move(request), mono_now() + timeout_or(fallback) + kAnswerSlack, part);
 }
 
 Milliseconds Context::send_timeout() {

@@ -9,6 +9,8 @@ constexpr std::string_view kPrompt =
   agentctl whoami                          your name, team and coordinator
   agentctl peers                           who else is there
   agentctl send worker-3 "text"            send a message ( - instead of the text reads standard input)
+  agentctl send workers "text"             send to all; or worker-3,worker-4; one outcome each on standard error
+  agentctl send worker-3 --stream ID       send standard input as it comes; there: recv --stream ID --from YOUR-NAME
   agentctl send --batch FILE               send many: lines like {"to":"worker-3","body":"text"}; one line of outcome each
   agentctl request worker-3 "question"     send, wait for the reply, print it   (--timeout 60s)
   agentctl recv --wait 30s                 take the next message; id and attempt are printed on stderr

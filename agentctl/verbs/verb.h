@@ -18,6 +18,7 @@ inline constexpr Milliseconds kDefaultTimeout{10'000};
 inline constexpr Milliseconds kAnswerSlack{
     1000};  // the engine's own time limit ends this much before ours
 inline constexpr std::size_t kMostInputBytes = 1U << 20U;  // from standard input
+inline constexpr std::size_t kMostStreamBytes = 100;  // of a stream's id: parts' ids begin with it
 
 // The global flags, evaluated.
 struct Context {
@@ -31,7 +32,8 @@ struct Context {
     return timeout.value_or(fallback);
   }
   // The answer within the timeout (or `fallback`), plus the slack.
-  Answer call(Request request, Milliseconds fallback = kDefaultTimeout);
+  Answer call(Request request, Milliseconds fallback = kDefaultTimeout,
+              const OnPart& part = nullptr);
   // How long a message may wait for its receiver: --timeout, else what the Swarm says
   // (spec.mailbox.backpressure.timeoutSeconds).
   Milliseconds send_timeout();
@@ -61,6 +63,7 @@ Verb dead_verb();
 Verb doctor_verb();
 Verb extend_verb();
 Verb ls_verb();
+Verb materialize_verb();
 Verb nack_verb();
 Verb peers_verb();
 Verb prompt_verb();
@@ -70,11 +73,16 @@ Verb request_verb();
 Verb send_verb();
 Verb task_verb();
 Verb version_verb();
+Verb watch_verb();
 Verb whoami_verb();
+Verb run_verb();
 Verb work_verb();
 
 // send --batch: its positional argument is the file. The exit code.
 int send_batch(Context& context, const Arguments& arguments);
+// send and recv with --stream. The exit code.
+int send_stream(Context& context, const Arguments& arguments);
+int receive_stream(Context& context, const Arguments& arguments);
 // `text`, or for "-" all of standard input. kInvalid: more than kMostInputBytes.
 Result<std::string> read_input(const std::string& text);
 // The text argument at `index`; without one, standard input (kInvalid when that is a terminal).

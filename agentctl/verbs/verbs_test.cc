@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include "testing/fake_engine.h"
@@ -109,6 +111,210 @@ TEST_F(Verbs, ABrokenConnectionIsRepairedAndTheSameIdRepeated) {
   const auto sent = engine_.received("send");
   ASSERT_EQ(sent.size(), 2U);
   EXPECT_EQ(sent[0].text("id"), sent[1].text("id"));
+}
+
+TEST_F(Verbs, SendToSeveralSaysWhatBecameOfEach) {
+  // Two parts and the answer, as the sidecar writes them; `rest` is what follows the last part.
+  const auto parts = [this](const std::string& rest) {
+    engine_.on("send", [rest](const Object& m) -> std::optional<std::string> {
+      const std::string rid = "\"rid\":" + std::to_string(m.number("rid")) + ",";
+      return R"("more":true,"to":"worker-1","outcome":"accepted","survives":"node","duplicate":false})"
+             "\n{" +
+             rid +
+             R"("more":true,"to":"worker-2","outcome":"refused","code":"full","message":"it is full"})"
+             "\n{" +
+             rid + rest;
+    });
+  };
+  parts(
+      R"("ok":false,"code":"partial","message":"1 of 2 accepted; it is full","receivers":2,"accepted":1)");
+  Ran ran = run({"send", "worker-1,worker-2", "x", "--id=m-1"});
+  EXPECT_EQ(ran.code, 8);
+  EXPECT_EQ(ran.out, "m-1\n");
+  EXPECT_THAT(ran.err,
+              testing::StartsWith("worker-1: accepted, survives: node\nworker-2: refused: it is "
+                                  "full\nagentctl send: 1 of 2 accepted; it is full"));
+  EXPECT_THAT(ran.err, HasSubstr("--id m-1"));
+  EXPECT_EQ(engine_.received("send").back().text("to"), "worker-1,worker-2");
+
+  ran = run({"send", "workers", "x", "--id=m-1", "-o", "json"});
+  EXPECT_EQ(ran.code, 8);
+  EXPECT_EQ(
+      ran.out,
+      R"({"messageId":"m-1","outcome":"accepted","survives":"node","to":"worker-1"})"
+      "\n"
+      R"({"code":"full","message":"it is full","messageId":"m-1","outcome":"refused","to":"worker-2"})"
+      "\n");
+
+  parts(R"("ok":false,"code":"full","message":"none","receivers":2,"accepted":0)");
+  ran = run({"send", "workers", "x"});
+  EXPECT_EQ(ran.code, 4);
+  EXPECT_EQ(ran.out, "");
+  parts(R"("ok":true,"outcome":"accepted","messageId":"m-1","receivers":2,"accepted":2)");
+  ran = run({"send", "workers", "x", "--id=m-1"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.out, "m-1\n");
+}
+
+TEST_F(Verbs, WatchShowsMessagesUntilThereAreEnough) {
+  int calls = 0;
+  engine_.on("watch", [&](const Object& m) -> std::optional<std::string> {
+    const std::string next = "}\n{\"rid\":" + std::to_string(m.number("rid")) + R"(,"more":true,)";
+    if (++calls == 3) return R"("ok":false,"code":"full","message":"too many")";
+    return R"("more":true,"watching":true)" + next + "\"message\":" + kMessage + next +
+           R"("missed":7)" + next + "\"message\":" + kMessage;
+  });
+  Ran ran = run({"watch", "--count=2"});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "hi\nhi\n");
+  EXPECT_THAT(ran.err, HasSubstr("message m-1 from worker-1"));
+  EXPECT_THAT(ran.err, HasSubstr("7 not shown"));
+  EXPECT_THAT(ran.err, testing::Not(HasSubstr("watching again")));
+  Program program(directory_, socket_, {"watch", "-o", "json", "--count=4"});
+  ASSERT_TRUE(engine_.wait_for("watch", 2));
+  engine_.stop();
+  engine_.start();
+  EXPECT_EQ(program.wait(), 4) << "what the engine says the second time";
+  const std::string shown = Object::parse(kMessage)->to_json() + "\n";
+  EXPECT_EQ(program.out(), shown + shown);
+}
+
+TEST_F(Verbs, MaterializeShowsTheInboxAsFiles) {
+  std::string listed =
+      R"({"messageId":"..","from":"worker-1","state":"ready"},{"messageId":"m-2","from":"worker-2","state":"dead"},)"
+      R"({"messageId":"m-3","from":"worker-3","state":"outgoing"},{"messageId":"../x","from":"worker-1","state":"ready"},)"
+      R"({"messageId":"gone","from":"worker-1","state":"ready"})";
+  engine_.on("ls", [&](const Object&) { return "\"ok\":true,\"messages\":[" + listed + "]"; });
+  engine_.on("cat", [](const Object& m) -> std::optional<std::string> {
+    if (m.text("messageId") == "gone") return R"("ok":false,"code":"not_found","message":"taken")";
+    return R"("ok":true,"message":{"messageId":")" + m.text("messageId") + R"(","from":")" +
+           m.text("from") + R"(","body64":"/wA="})";
+  });
+  const auto read = [&](const std::string& name) {
+    std::ifstream file(directory_.path() + "/in/" + name, std::ios::binary);
+    return file ? std::string(std::istreambuf_iterator<char>(file), {}) : "none";
+  };
+  const std::string to = directory_.path() + "/in";
+  Ran ran = run({"materialize", to});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "worker-1:..\nworker-2:m-2\n");
+  EXPECT_EQ(ran.err, "2 messages, 0 removed\n");
+  EXPECT_EQ(read("worker-1:.."), std::string("\xFF\0", 2));
+  std::ofstream(to + "/mine") << "text";
+  listed = R"({"messageId":"m-2","from":"worker-2","state":"ready"})";
+  ran = run({"materialize", to, "-o", "json"});
+  EXPECT_EQ(ran.err, "1 messages, 1 removed\n");
+  EXPECT_EQ(read("worker-1:.."), "none");
+  EXPECT_EQ(read("worker-2:m-2"),
+            "{\"body64\":\"/wA=\",\"from\":\"worker-2\",\"messageId\":\"m-2\"}\n");
+  EXPECT_EQ(read("mine"), "text") << "left alone";
+  EXPECT_EQ(run({"materialize", to + "/mine"}).code, 2);
+  EXPECT_EQ(run({"materialize", to + "/no/such"}).code, 1);
+  EXPECT_EQ(run({"materialize"}).code, 2);
+}
+
+TEST_F(Verbs, SendStreamCutsItsInputIntoPartsAndEndsIt) {
+  answer("hello", R"("ok":true,"limits":{"maxMessageBytes":4})");
+  answer("send", R"("ok":true,"survives":"node")");
+  const Ran ran = run({"send", "worker-1", "--stream=s"}, "123456");
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "s\n");
+  EXPECT_EQ(ran.err, "accepted: 3 parts, the last one an end\n");
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 3U);
+  const std::pair<std::string, std::string> rows[] = {{"s.1", "1234"}, {"s.2", "56"}, {"s.3", ""}};
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(std::pair(sent[i].text("id"), sent[i].text("body")), rows[i]);
+    EXPECT_EQ(sent[i].flag("end"), i == 2);
+    EXPECT_EQ(sent[i].number("part"), static_cast<std::int64_t>(i) + 1);
+    EXPECT_EQ(sent[i].text("stream"), "s");
+  }
+}
+
+TEST_F(Verbs, AStreamWaitsForASlowReaderAndIsAbortedWhenItMayNotGoOn) {
+  int calls = 0;
+  engine_.on("send", [&](const Object& m) -> std::optional<std::string> {
+    if (m.flag("abort")) return R"("ok":true,"survives":"node")";
+    if (++calls == 1) return R"("ok":false,"code":"full","message":"later")";
+    if (calls < 4) return R"("ok":true,"survives":"node")";
+    return R"("ok":false,"code":"refused","message":"never")";
+  });
+  answer("hello", R"("ok":true,"limits":{"maxMessageBytes":1})");
+  const Ran ran = run({"send", "worker-1", "--stream=s"}, "123");
+  EXPECT_EQ(ran.code, 7);
+  EXPECT_THAT(ran.err,
+              HasSubstr("never; part 3 of stream s was not sent, and the stream is aborted"));
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 5U);
+  EXPECT_EQ(sent[0].text("id"), sent[1].text("id")) << "the same part again";
+  EXPECT_EQ(sent[4].number("part"), 3);
+  EXPECT_EQ(sent[4].text("body"), "never");
+}
+
+TEST_F(Verbs, OnePartOfAStream) {
+  answer("send", R"("ok":true,"survives":"node")");
+  EXPECT_EQ(run({"send", "worker-1", "x", "--stream=s", "--part=7", "--end"}).code, 0);
+  EXPECT_EQ(run({"send", "worker-1", "--stream=s", "--part=8", "--abort=why"}).code, 0);
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 2U);
+  EXPECT_EQ(sent[0].number("part"), 7);
+  EXPECT_TRUE(sent[0].flag("end"));
+  EXPECT_TRUE(sent[1].flag("abort"));
+  EXPECT_EQ(sent[1].text("body"), "why");
+  const std::vector<std::string> wrong[] = {{"--end"},
+                                            {"--part=2", "x"},
+                                            {"--stream=s", "--end"},
+                                            {"--stream=a b", "x"},
+                                            {"--stream=s", "x", "--abort=why"},
+                                            {"--stream=s", "--abort=why", "--end"},
+                                            {"--stream=s", "x", "--part=0"},
+                                            {"--stream=s", "x", "--id=i"},
+                                            {"--stream=" + std::string(101, 's'), "x"}};
+  for (auto words : wrong) {
+    words.insert(words.begin(), {"send", "worker-1"});
+    EXPECT_EQ(run(words).code, 2) << words[2];
+  }
+}
+
+TEST_F(Verbs, RecvStreamPrintsPartsUntilTheEnd) {
+  std::string last = R"("body":"c","end":true)";
+  engine_.on("recv", [&](const Object& m) -> std::optional<std::string> {
+    const auto part = m.number("part");
+    const std::string head = R"("ok":true,"message":{"from":"worker-1","stream":"s",)";
+    const std::string at = R"("messageId":"s.)" + std::to_string(part) +
+                           R"(","attempt":1,"part":)" + std::to_string(part) + ",";
+    if (part == 4) return R"("ok":false,"code":"refused","message":"part 4 is lost")";
+    if (part == 3) return head + at + last + "}";
+    if (part == 2 && engine_.received("ack").size() == 1)  // its ack did not arrive
+      return head + R"("messageId":"s.1","attempt":2,"part":1,"body":"a"})";
+    return head + at + R"("body":")" + (part == 1 ? "a" : "b") + "\"}";
+  });
+  const std::vector<std::string> words{"recv", "--stream=s", "--from=worker-1"};
+  Ran ran = run(words);
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "abc");
+  EXPECT_EQ(engine_.received("ack").size(), 4U);
+  last = R"("body":"because","abort":true)";
+  ran = run(words);
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_EQ(ran.out, "ab");
+  EXPECT_THAT(ran.err, HasSubstr("aborted by worker-1 at part 3: because"));
+  last = R"("body":"c")";
+  ran = run(words);
+  EXPECT_EQ(ran.code, 7);
+  EXPECT_EQ(ran.out, "abc");
+  EXPECT_THAT(ran.err, HasSubstr("part 4 is lost (go on with --part 4)"));
+  EXPECT_EQ(run({"recv", "--stream=s"}).code, 2);
+  EXPECT_EQ(run({"recv", "--from=worker-1"}).code, 2);
+  EXPECT_EQ(run({"recv", "--stream=s", "--from=worker-1", "--ack"}).code, 2);
+}
+
+TEST_F(Verbs, WatchEndsInTime) {
+  answer("watch", R"("ok":true,"seen":0,"missed":0)");
+  EXPECT_EQ(run({"watch", "--wait=50ms"}).code, 0);
+  EXPECT_EQ(run({"watch", "--wait=50ms", "--count=1"}).code, 3);
+  EXPECT_EQ(run({"watch", "--count=0"}).code, 2);
+  EXPECT_EQ(run({"watch", "--wait=soon"}).code, 2);
 }
 
 std::vector<Object> json_lines(const std::string& text) {
@@ -504,6 +710,24 @@ TEST_F(Verbs, LooksAreTables) {
   EXPECT_THAT(run({"whoami"}).out, HasSubstr("agent        worker-3\n"));
   answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
   EXPECT_EQ(run({"cat", "m-1"}).out, "hi");
+}
+
+TEST_F(Verbs, AnAgentWithANumberSaysWhoItIsFirst) {
+  ASSERT_EQ(run({"ls"}).code, 0);
+  EXPECT_TRUE(engine_.received("hello").empty()) << "the first one of a pod need not";
+  engine_.on("hello", [](const Object& request) {
+    return request.text("agent") == "worker-3.1"
+               ? std::string(R"("ok":true,"agent":"worker-3.1")")
+               : std::string(R"("ok":false,"code":"invalid","message":"it is not one of them")");
+  });
+  const auto as = [&](const char* name) { return run({"ls"}, "", {{"CFN_AGENT_ID", name}}); };
+  EXPECT_EQ(as("worker-3.1").code, 0);
+  EXPECT_EQ(engine_.received("hello").size(), 1U);
+  EXPECT_EQ(engine_.received("ls").size(), 2U);
+  const Ran stranger = as("worker-3.7");
+  EXPECT_EQ(stranger.code, 2);
+  EXPECT_THAT(stranger.err, HasSubstr("it is not one of them"));
+  EXPECT_EQ(engine_.received("ls").size(), 2U) << "nothing was said as somebody else";
 }
 
 TEST_F(Verbs, DoctorNamesTheRemedy) {

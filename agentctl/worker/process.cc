@@ -231,18 +231,25 @@ void signal_tree(pid_t group, int signal) {
   }
 }
 
-bool reap(pid_t watched, Exit* exit) {
-  bool found = false;
+std::vector<Ended> reap_ended() {
+  std::vector<Ended> out;
   for (;;) {
     int status = 0;
     const pid_t pid = ::waitpid(-1, &status, WNOHANG);
     if (pid < 0 && errno == EINTR) continue;
-    if (pid <= 0) return found;
-    if (pid == watched) {
-      *exit = to_exit(status);
-      found = true;
-    }
+    if (pid <= 0) return out;
+    out.push_back({pid, to_exit(status)});
   }
+}
+
+bool reap(pid_t watched, Exit* exit) {
+  bool found = false;
+  for (const Ended& ended : reap_ended()) {
+    if (ended.pid != watched) continue;
+    *exit = ended.exit;
+    found = true;
+  }
+  return found;
 }
 
 Status kill_descendants(pid_t watched, Exit* exit) {

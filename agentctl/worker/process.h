@@ -70,7 +70,13 @@ void signal_tree(pid_t group, int signal);
 // user's).
 Status kill_descendants(pid_t watched, Exit* exit);
 
-// Reaps what has ended. True when `watched` was among it; then *exit is set.
+struct Ended {
+  pid_t pid = -1;
+  Exit exit;
+};
+// Reaps what has ended.
+std::vector<Ended> reap_ended();
+// The same. True when `watched` was among it; then *exit is set.
 bool reap(pid_t watched, Exit* exit);
 
 // CPU time used by the descendants since the last call, as a share of one CPU. A process that could

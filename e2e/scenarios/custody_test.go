@@ -70,6 +70,7 @@ func TestCustody(t *testing.T) {
 		}
 		return single.String()
 	})
+	w.statusSays(swarm, "singleCopyMessages", "0")
 
 	lost, again, inversions := 0, 0, 0
 	for _, way := range ways {

@@ -3,6 +3,7 @@ package scenarios
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -62,12 +63,12 @@ func TestMail(t *testing.T) {
 	// All of them are read: first in, first out in each priority, and low is not left for the end.
 	next := map[string]int{}
 	inversions, firstLow := 0, -1
-	script := fmt.Sprintf(`i=0; while [ $i -lt %d ]; do agentctl -o json recv --wait 10s --ack || exit; i=$((i+1)); done`, 3*each)
-	all, err := in("worker-1", "", "sh", "-c", script)
-	if err != nil {
-		t.Fatal(err)
+	recvMany := func(count int) []string {
+		t.Helper()
+		script := fmt.Sprintf(`i=0; while [ $i -lt %d ]; do agentctl -o json recv --wait 10s --ack || exit; i=$((i+1)); done`, count)
+		return strings.Split(strings.TrimSpace(w.must(in("worker-1", "", "sh", "-c", script))), "\n")
 	}
-	got := strings.Split(strings.TrimSpace(all), "\n")
+	got := recvMany(3 * each)
 	for i, line := range got {
 		var m message
 		if err := json.Unmarshal([]byte(line), &m); err != nil {
@@ -84,6 +85,88 @@ func TestMail(t *testing.T) {
 	w.result("messages of three priorities read, out of order within one", mailCommand, fmt.Sprintf("%d read, %d", len(got), inversions), "0", len(got) == 3*each && inversions == 0)
 	w.result("the first message of low priority, high and normal ones waiting, is read as number", mailCommand, firstLow+1, "<= 12", firstLow >= 0 && firstLow < 12)
 
+	// To several at once: an outcome each, one that is not there holds up no other, and the same call again reaches
+	// nobody twice.
+	toAll := func(id string) (string, error) {
+		return in("worker-0", "", "agentctl", "-o", "json", "send", "workers,worker-0,worker-9", "to all", "--id", id, "--timeout", "15s")
+	}
+	out, err = toAll("all-1")
+	partly := refusedWith(8, err) && strings.Count(out, `"outcome":"accepted"`) == 2 && strings.Count(out, `"outcome":"refused"`) == 1
+	_, err = toAll("all-1")
+	partly = partly && refusedWith(8, err)
+	reached := 0
+	for _, slot := range []string{"worker-0", "worker-1"} {
+		if strings.Contains(agentctl(slot, "recv", "--wait", "10s", "--ack"), `"messageId":"all-1"`) {
+			reached++
+		}
+		if _, err := in(slot, "", "agentctl", "recv", "--wait", "0s"); !refusedWith(3, err) {
+			t.Errorf("%s has got more than one: %v", slot, err)
+		}
+	}
+	w.result("one message to three, of whom one is not there, sent twice: reached once, exit code 8", mailCommand, fmt.Sprintf("%d, %v", reached, partly), "2, true", reached == 2 && partly)
+
+	// Plain files, the sidecar being killed meanwhile: each is sent once, with an outcome beside it; what is no file is
+	// refused.
+	const dropped = 40
+	pod := fmt.Sprintf(`set -e; umask 077; cd /dev/shm/cfn/drop; mkdir -p worker-1; i=0
+		while [ $i -lt %d ]; do printf "file $i" >worker-1/.$i; mv worker-1/.$i worker-1/$i; i=$((i+1)); done
+		ln -s /etc/passwd worker-1/link; mkfifo worker-1/fifo; mkdir worker-1/directory`, dropped)
+	w.must(in("worker-0", "", "sh", "-c", pod))
+	w.killEngine(pods["worker-0"])
+	var outcomes string
+	w.eventually(time.Minute, "each dropped file has its outcome", func() string {
+		outcomes, _ = in("worker-0", "", "sh", "-c", "cd /dev/shm/cfn/drop/worker-1; ls; cat *.refused")
+		if strings.Count(outcomes, ".accepted\n") != dropped || strings.Count(outcomes, ".refused\n") != 3 {
+			return outcomes
+		}
+		return ""
+	})
+	read := map[string]bool{}
+	for _, line := range recvMany(dropped) {
+		var m message
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		read[m.Body] = true
+	}
+	_, err = in("worker-1", "", "agentctl", "recv", "--wait", "1s")
+	w.result("files renamed into drop/ while the sidecar is killed: read, different ones, nothing else", mailCommand,
+		fmt.Sprintf("%d, %d, %v", dropped, len(read), refusedWith(3, err)), fmt.Sprintf("%d, %d, true", dropped, dropped), len(read) == dropped && refusedWith(3, err))
+
+	// A stream, seen as it comes, while the sidecars of both ends are killed: no part is missing, none is twice.
+	const parts = 30
+	type ended struct {
+		out string
+		err error
+	}
+	streamed := make(chan ended, 1)
+	go func() {
+		out, err := in("worker-1", "", "agentctl", "recv", "--stream", "log-1", "--from", "worker-0", "--wait", "40s")
+		streamed <- ended{out, err}
+	}()
+	write := fmt.Sprintf(`i=1; while [ $i -le %d ]; do echo "line $i"; echo $i >/dev/shm/cfn/at; sleep 0.3; i=$((i+1)); done | agentctl send worker-1 --stream log-1`, parts)
+	sent := make(chan ended, 1)
+	go func() {
+		out, err := in("worker-0", "", "sh", "-c", write)
+		sent <- ended{out, err}
+	}()
+	w.eventually(30*time.Second, "the stream is on its way", func() string {
+		at, _ := in("worker-0", "", "cat", "/dev/shm/cfn/at")
+		if n, err := strconv.Atoi(strings.TrimSpace(at)); err != nil || n < 5 {
+			return "it is at " + at
+		}
+		return ""
+	})
+	w.killEngine(pods["worker-0"])
+	w.killEngine(pods["worker-1"])
+	from, to := <-sent, <-streamed
+	var want strings.Builder
+	for i := 1; i <= parts; i++ {
+		fmt.Fprintf(&want, "line %d\n", i)
+	}
+	w.result("a stream whose ends' sidecars are killed: read as it was written", mailCommand, fmt.Sprint(to.out == want.String()), "true",
+		from.err == nil && to.err == nil && to.out == want.String())
+
 	// Given up after five attempts, brought back, done.
 	poison := strings.TrimSpace(w.must(in("worker-0", "", "agentctl", "send", "worker-1", "poison")))
 	for attempt := 1; attempt <= 5; attempt++ {
@@ -96,15 +179,16 @@ func TestMail(t *testing.T) {
 	if letters := agentctl("worker-1", "dead", "ls"); strings.Count(letters, poison) != 1 {
 		t.Errorf("after five attempts there is no dead letter %s: %s", poison, letters)
 	}
+	w.statusSays("mail", "deadLetters", "1")
 	// It is kept over a restart of the engine, and so is what was decided.
 	w.killEngine(pods["worker-1"])
 	agentctl("worker-1", "--timeout", "30s", "dead", "redrive", poison)
 	w.killEngine(pods["worker-1"])
-	again := recv("--lease", "2s", "--timeout", "30s")
+	again := recv("--lease", "12s", "--timeout", "30s")
 	_, err = in("worker-1", "", "agentctl", "ack", poison, "--attempt", "5")
 	late := refusedWith(7, err)
 	agentctl("worker-1", "extend", poison, "--attempt", fmt.Sprint(again.Attempt), "--lease", "60s")
-	_, err = in("worker-1", "", "agentctl", "recv", "--wait", "4s")
+	_, err = in("worker-1", "", "agentctl", "recv", "--wait", "14s") // longer than the lease
 	kept := refusedWith(3, err)
 	agentctl("worker-1", "ack", poison, "--attempt", fmt.Sprint(again.Attempt))
 	w.result("a dead letter is kept, redriven, its old attempt's ack refused, its lease extended, acked", mailCommand,
@@ -123,5 +207,17 @@ func TestMail(t *testing.T) {
 		}
 		return ""
 	})
+	w.statusSays("mail", "deadLetters", "0")
 	w.result("a dead letter that was purged is left in", mailCommand, "0 pods", "0", true)
+}
+
+// statusSays waits for a field of status.mailbox, which workers report by way of their coordinator.
+func (w *world) statusSays(swarm, field, value string) {
+	w.Helper()
+	w.eventually(30*time.Second, "status.mailbox."+field+" is "+value, func() string {
+		if now := w.kubectl("get", "swarm", swarm, "-o", "jsonpath={.status.mailbox."+field+"}"); now != value {
+			return "it is " + now
+		}
+		return ""
+	})
 }

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"swarm/e2e/scenarios/messages"
 )
@@ -30,10 +31,10 @@ func TestMessages(t *testing.T) {
 		target, kills, deletions, limit = 50_000, 100, 30, time.Hour
 	}
 	const agents = 12
-	r := w.startRecorder()
+	r := w.startRecorder("messages_agent.sh", "")
 	files := object{"name": "script", "configMap": object{"name": "script"}}
 	w.apply(swarmOf{name: "mail", replicas: agents,
-		agent: object{"command": []string{"bash", "/script/agent.sh"},
+		agent: object{"command": []string{"bash", "/script/agent"},
 			"env": []object{{"name": "RECORDER", "value": "recorder"}, {"name": "AGENTS", "value": fmt.Sprint(agents)},
 				{"name": "POD_UID", "valueFrom": object{"fieldRef": object{"fieldPath": "metadata.uid"}}}},
 			"volumeMounts": []object{{"name": "script", "mountPath": "/script"}}},
@@ -48,7 +49,7 @@ func TestMessages(t *testing.T) {
 	}
 
 	begin := time.Now()
-	f := mailFaults{w: w, r: r}
+	f := mailFaults{w: w, r: r, swarm: "mail", pods: agents + 1}
 	for r.pending.Accepted < target || f.kills < kills || f.deletions < deletions || f.victim != nil {
 		if time.Since(begin) > limit {
 			w.Errorf("after %s: %d accepted, %d engines killed, %d pods deleted, at work on %s", limit, r.pending.Accepted, f.kills, f.deletions, f.doing())
@@ -56,22 +57,12 @@ func TestMessages(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		r.read()
-		f.step(f.deletions < deletions || f.kills < kills || r.pending.Accepted < target)
+		more := f.deletions < deletions || f.kills < kills || r.pending.Accepted < target
+		f.step(w.pods("cfn.dev/swarm=mail"), more, more)
 	}
 	lasted := time.Since(begin)
 
-	// Drain: no faults, no new messages.
-	w.kubectl("exec", "recorder", "--", "touch", "/record/stop")
-	stopped := time.Now()
-	var drained time.Duration
-	for quiet := time.Now(); time.Since(stopped) < time.Minute && time.Since(quiet) < 8*time.Second; time.Sleep(500 * time.Millisecond) {
-		before := len(r.lines)
-		r.read()
-		if len(r.lines) > before || len(r.pending.Open()) > 0 {
-			quiet, drained = time.Now(), time.Since(stopped)
-		}
-	}
-	r.read()
+	drained := r.drain()
 	w.judgeMessages(r, target, lasted, drained, f)
 }
 
@@ -84,7 +75,8 @@ type recorder struct {
 	pending messages.Pending
 }
 
-func (w *world) startRecorder() *recorder {
+// startRecorder starts it on a node ("": any), with the script of the agents beside its own.
+func (w *world) startRecorder(agent, node string) *recorder {
 	w.Helper()
 	script := func(name string) string {
 		text, err := os.ReadFile(filepath.Join("testdata", name))
@@ -102,7 +94,7 @@ func (w *world) startRecorder() *recorder {
 	}
 	core := clientset.CoreV1()
 	maps := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "script"}, Data: map[string]string{
-		"agent.sh": script("messages_agent.sh"), "recorder.pl": script("messages_recorder.pl")}}
+		"agent": script(agent), "recorder.pl": script("messages_recorder.pl")}}
 	_, err := core.ConfigMaps(w.ns).Create(w.ctx, maps, metav1.CreateOptions{})
 	create(maps, err)
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "recorder"}, Spec: corev1.ServiceSpec{
@@ -121,6 +113,9 @@ func (w *world) startRecorder() *recorder {
 		Volumes: []corev1.Volume{{Name: "record", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			{Name: "script", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "script"}}}}},
 	}}
+	if node != "" {
+		pod.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node}
+	}
 	_, err = core.Pods(w.ns).Create(w.ctx, pod, metav1.CreateOptions{})
 	create(pod, err)
 	w.eventually(time.Minute, "the recorder", func() string {
@@ -162,17 +157,40 @@ func (r *recorder) read() {
 	}
 }
 
+// drain: no faults and no new messages from now on. How long it took until everything accepted was received.
+func (r *recorder) drain() (drained time.Duration) {
+	r.w.Helper()
+	r.w.kubectl("exec", "recorder", "--", "touch", "/record/stop")
+	stopped, silence := time.Now(), 8*time.Second
+	if small() {
+		silence /= 2
+	}
+	for quiet := time.Now(); time.Since(stopped) < time.Minute && time.Since(quiet) < silence; time.Sleep(500 * time.Millisecond) {
+		before := len(r.lines)
+		r.read()
+		if len(r.lines) > before || len(r.pending.Open()) > 0 {
+			quiet, drained = time.Now(), time.Since(stopped)
+		}
+	}
+	r.read()
+	return drained
+}
+
 // mailFaults kills engines, any at any time, and deletes pods one at a time: what is accepted survives the loss of one pod,
 // so the next goes when the last is gone and replaced and everything that had been accepted until then has been received.
 type mailFaults struct {
-	w                                    *world
-	r                                    *recorder
-	kills, missed, deletions, coordinate int
-	lastKill, lastLoss                   time.Time
-	victim                               *corev1.Pod
-	gone                                 bool
-	waiting                              []string // accepted before the victim was gone, not received yet
-	slowest                              time.Duration
+	w                        *world
+	r                        *recorder
+	swarm                    string
+	pods                     int                   // of the swarm, its coordinator included
+	spared                   func(corev1.Pod) bool // its engine can't be reached now
+	kills, missed, deletions int
+	lastKill, lastLoss       time.Time
+	victim                   *corev1.Pod
+	deleted                  map[types.UID]bool
+	gone                     bool
+	waiting                  []string // accepted before the victim was gone, not received yet
+	slowest                  time.Duration
 }
 
 func (f *mailFaults) doing() string {
@@ -186,39 +204,46 @@ func (f *mailFaults) doing() string {
 	}
 }
 
-func (f *mailFaults) step(more bool) {
+// step makes what is due, of what may be begun. all: the pods of the swarm.
+func (f *mailFaults) step(all []corev1.Pod, lose, kill bool) {
 	f.w.Helper()
 	var pods []corev1.Pod
-	for _, pod := range append(f.w.live("mail", "worker"), f.w.live("mail", "coordinator")...) {
-		if ready(pod) {
+	for _, pod := range all {
+		if ready(pod) && pod.DeletionTimestamp == nil {
 			pods = append(pods, pod)
 		}
 	}
 	if len(pods) == 0 {
 		return
 	}
-	if more && time.Since(f.lastKill) > 3*time.Second {
+	if kill && time.Since(f.lastKill) > 3*time.Second {
 		f.lastKill = time.Now()
-		if err := f.w.tryKillEngine(pods[rand.IntN(len(pods))].Name); err != nil {
-			f.missed++
-			f.w.Logf("no engine killed: %v", err)
-		} else {
-			f.kills++
+		if pod := pods[rand.IntN(len(pods))]; f.spared == nil || !f.spared(pod) {
+			if err := f.w.tryKillEngine(pod.Name); err != nil {
+				f.missed++
+				f.w.Logf("no engine killed: %v", err)
+			} else {
+				f.kills++
+			}
 		}
 	}
 	switch {
 	case f.victim == nil:
-		if more && time.Since(f.lastLoss) > 5*time.Second && len(pods) == 13 {
+		if lose && time.Since(f.lastLoss) > 5*time.Second && len(pods) == f.pods {
 			f.lose(pods)
 		}
 	case !f.gone:
 		f.gone = f.replaced(pods)
 		if f.gone {
+			f.r.read() // also what was accepted since the last time
 			f.waiting = f.r.pending.Open()
 		}
 	default:
 		open := f.r.pending.Open()
-		f.waiting = slices.DeleteFunc(f.waiting, func(id string) bool { return !slices.Contains(open, id) })
+		f.waiting = slices.DeleteFunc(f.waiting, func(id string) bool {
+			_, found := slices.BinarySearch(open, id)
+			return !found
+		})
 		if len(f.waiting) == 0 {
 			f.slowest = max(f.slowest, time.Since(f.lastLoss))
 			f.victim, f.lastLoss = nil, time.Now()
@@ -242,6 +267,10 @@ func (f *mailFaults) lose(pods []corev1.Pod) {
 	f.w.deletePod(victim.Name, fault.grace)
 	f.w.Logf("deleted %s%s with %d accepted", victim.Name, fault.how(), f.r.pending.Accepted)
 	f.victim, f.gone, f.lastLoss = &victim, false, time.Now()
+	if f.deleted == nil {
+		f.deleted = map[types.UID]bool{}
+	}
+	f.deleted[victim.UID] = true
 	f.deletions++
 }
 
@@ -252,17 +281,18 @@ func (f *mailFaults) replaced(ready []corev1.Pod) bool {
 	if err != nil && !apierrors.IsNotFound(err) {
 		f.w.Fatal(err)
 	}
-	return (err != nil || pod.UID != f.victim.UID) && len(ready) == 13
+	return (err != nil || pod.UID != f.victim.UID) && len(ready) == f.pods
 }
 
-func (w *world) judgeMessages(r *recorder, target int, lasted, drained time.Duration, f mailFaults) {
-	w.Helper()
-	report, violations := messages.Check(r.lines)
-	counts := map[messages.Kind]int{}
-	for i, v := range violations {
-		counts[v.Kind]++
+// judge says what the record shows, and what the calls were answered with beside OK.
+func (r *recorder) judge() (report messages.Report, violations map[messages.Kind]int, broken int) {
+	r.w.Helper()
+	report, found := messages.Check(r.lines)
+	violations = map[messages.Kind]int{}
+	for i, v := range found {
+		violations[v.Kind]++
 		if i < 20 {
-			w.Errorf("%s", v)
+			r.w.Errorf("%s", v)
 		}
 	}
 	refusals := map[string]int{}
@@ -271,17 +301,24 @@ func (w *world) judgeMessages(r *recorder, target int, lasted, drained time.Dura
 			refusals[e.Op+" "+e.Code]++
 		}
 	}
-	w.Logf("%+v in %.0f s; %d engines killed (%d missed), %d pods deleted; other answers: %v", report, lasted.Seconds(), f.kills, f.missed, f.deletions, refusals)
+	r.w.Logf("%+v; other answers: %v", report, refusals)
 	if n := refusals["U 2"] + refusals["X 2"]; n > 0 {
-		w.Errorf("%d calls were answered with 2: this scenario calls agentctl wrongly", n)
+		r.w.Errorf("%d calls were answered with 2: this scenario calls agentctl wrongly", n)
 	}
+	return report, violations, len(found)
+}
+
+func (w *world) judgeMessages(r *recorder, target int, lasted, drained time.Duration, f mailFaults) {
+	w.Helper()
+	report, counts, broken := r.judge()
+	w.Logf("%.0f s; %d engines killed (%d missed), %d pods deleted", lasted.Seconds(), f.kills, f.missed, f.deletions)
 	const command = "make e2e SCENARIO=messages"
 	w.result("accepted messages that nobody received, sidecars being killed -9 and pods deleted", command,
 		fmt.Sprintf("%d of %d; %d kills, %d pods", counts[messages.Lost], report.Accepted, f.kills, f.deletions), "0 of at least "+fmt.Sprint(target),
 		counts[messages.Lost] == 0 && report.Accepted >= target)
 	w.result("other broken promises in the same record (torn, phantom, duplicate, order, late ack)", command,
-		fmt.Sprintf("%d; %d received, %d again, %d ordered pairs, %d unknown", len(violations)-counts[messages.Lost], report.Received, report.Redelivered, report.Ordered, report.Unknown),
-		"0", len(violations) == counts[messages.Lost])
+		fmt.Sprintf("%d; %d received, %d again, %d ordered pairs, %d unknown", broken-counts[messages.Lost], report.Received, report.Redelivered, report.Ordered, report.Unknown),
+		"0", broken == counts[messages.Lost])
 	bar, ok := below(drained, time.Minute)
 	w.result("everything accepted is received, after the last fault", command, fmt.Sprintf("%.1f s", drained.Seconds()), bar, ok && len(r.pending.Open()) == 0)
 	w.result("from a pod's deletion until it is gone and replaced and everything accepted before is received", command, fmt.Sprintf("%.1f s at most", f.slowest.Seconds()), "", true)

@@ -127,7 +127,7 @@ func (c *census) counts() (most, made, deleted int, twice []string) {
 
 // ---- the state of the world, without what differs from one run to the next
 
-const ownedKinds = "swarms.cfn.dev,pods,services,secrets,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets,networkpolicies"
+const ownedKinds = "swarms.cfn.dev,pods,services,secrets,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets,networkpolicies,persistentvolumeclaims"
 
 // remains says what of a Swarm is still there; at first only its pods, which go last and cost least to ask for.
 func (w *world) remains(swarm string) string {

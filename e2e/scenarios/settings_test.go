@@ -25,10 +25,14 @@ func TestSettings(t *testing.T) {
 	}}.manifest())
 	w.apply(swarmOf{name: "hybrid", replicas: 2, agent: agent, workers: object{"taskGraceSeconds": 5}, spec: object{
 		"topology": object{"type": "Hybrid", "teamSize": 1},
-		"mailbox":  object{"maxInboxMessages": 1, "backpressure": object{"policy": "Block", "timeoutSeconds": 2}},
+		"mailbox": object{"maxInboxMessages": 1, "backpressure": object{"policy": "Block", "timeoutSeconds": 2},
+			"spill": object{"sizeLimit": "12Mi"}},
 		"tasks":    object{"resultRetentionSeconds": 3},
 		"shutdown": object{"drainTimeoutSeconds": 5},
 	}}.manifest())
+	// Journals of a class that nobody has: its pods wait.
+	w.apply(swarmOf{name: "kept", replicas: 1, agent: agent, spec: object{
+		"mailbox": object{"sizeLimit": "10Mi", "persistence": object{"type": "Journal", "storageClassName": "no-such-class"}}}}.manifest())
 	w.readySwarm("flat", 2)
 	w.readySwarm("hybrid", 2)
 
@@ -68,6 +72,19 @@ func TestSettings(t *testing.T) {
 	check("mailbox.mountPath", "/mailbox/agent.sock", strings.TrimSpace(socket)+errorText(err))
 	tmpfs := w.kubectl("exec", pod.Name, "-c", "cfn-sidecar", "--", "/bin/sh", "-c", `while read -r line; do case "$line" in *size=16384k*) echo 16Mi; exit; esac; done </proc/mounts`)
 	check("mailbox.sizeLimit", "16Mi", strings.TrimSpace(tmpfs))
+	disk := w.kubectl("exec", w.live("hybrid", "worker")[0].Name, "-c", "cfn-sidecar", "--", "/bin/sh", "-c", `while read -r line; do case "$line" in *" $CFN_SPILL_PATH tmpfs "*) ;;
+		*" $CFN_SPILL_PATH "*) echo $CFN_SPILL_BYTES; exit; esac; done </proc/mounts`)
+	check("mailbox.spill.sizeLimit", fmt.Sprint(12<<20), strings.TrimSpace(disk))
+	claims := w.kubectl("get", "pvc", "-l", "cfn.dev/swarm=kept", "--sort-by=.metadata.name", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.spec.storageClassName} {.spec.accessModes[0]} {.spec.resources.requests.storage} {end}`)
+	check("mailbox.persistence.type, storageClassName", "kept-c0-journal no-such-class ReadWriteOnce 26Mi kept-w0-journal no-such-class ReadWriteOnce 26Mi", strings.TrimSpace(claims))
+	w.eventually(time.Minute, "the condition names the claim and the next command", func() string {
+		c := w.object("kept").condition("Reconciling")
+		if c.Reason == "JournalPending" && strings.Contains(c.Message, "no-such-class") && strings.Contains(c.Message, "Next: kubectl describe pvc kept-") {
+			return ""
+		}
+		return fmt.Sprintf("%+v", c)
+	})
 
 	_, err = w.inAgent("flat", "worker-0", "agentctl", "send", "worker-1", strings.Repeat("x", 1001))
 	check("mailbox.maxMessageBytes", "true", err != nil && strings.Contains(err.Error(), "1000"))

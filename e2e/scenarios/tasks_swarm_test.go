@@ -178,23 +178,40 @@ func (a taskAPI) submit(id, body string) submitted {
 	return out
 }
 
-// tasks are all of them, oldest first, without their histories.
+// tasks are all of them, oldest first; a list that says that it lacks some is asked for again.
 func (a taskAPI) tasks() []task {
 	a.w.Helper()
-	var all []task
+	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		all, lacking := a.listed()
+		if lacking == "" {
+			return all
+		}
+		if time.Since(begin) > time.Minute {
+			a.w.Fatalf("the list of tasks lacks some for a minute: %s", lacking)
+		}
+	}
+}
+
+func (a taskAPI) listed() (all []task, lacking string) {
+	a.w.Helper()
 	for after := ""; ; {
 		var page struct {
-			Tasks []task
-			Next  string
+			Tasks        []task
+			Next         string
+			MissingTeams []int
+			Recovering   bool
 		}
 		parameters := map[string]string{"limit": "500"}
 		if after != "" {
 			parameters["after"] = after
 		}
 		a.get("v1/tasks", parameters, &page)
+		if page.Recovering || len(page.MissingTeams) > 0 {
+			return nil, fmt.Sprintf("recovering %v, without an answer teams %v", page.Recovering, page.MissingTeams)
+		}
 		all = append(all, page.Tasks...)
 		if after = page.Next; after == "" {
-			return all
+			return all, ""
 		}
 	}
 }

@@ -336,7 +336,8 @@ func (w *world) victim(api taskAPI, role string) corev1.Pod {
 			api.get("v1/tasks/"+agent.Task, nil, &at)
 			if n := len(at.History); n > 0 && at.State == "running" {
 				age := time.Since(time.UnixMilli(at.History[n-1].StartedAt))
-				long[agent.Pod] = age > 1300*time.Millisecond && age < 2300*time.Millisecond
+				// A short one takes more than its second where there is much to do.
+				long[agent.Pod] = age > 2500*time.Millisecond && age < 4500*time.Millisecond
 			}
 		}
 		for _, pod := range w.live("words", role) {

@@ -160,8 +160,13 @@ func TestTeams(t *testing.T) {
 				done++
 			}
 		}
-		if done == 1 && strings.HasPrefix(one.Labels["id"], "third-") {
+		if !strings.HasPrefix(one.Labels["id"], "third-") {
+			continue
+		}
+		if done == 1 {
 			once++
+		} else {
+			w.Logf("%s is %s: %+v", one.ID, one.State, one.History)
 		}
 	}
 	lead := w.eventually(time.Minute, "three coordinators", func() string {

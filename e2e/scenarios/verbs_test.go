@@ -236,11 +236,13 @@ func (t task) attempts() string {
 	return strings.Join(out, ", ")
 }
 
-func (v *verbs) equal(what string, got, want any) {
+func (v *verbs) equal(what string, got, want any) bool {
 	v.Helper()
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		v.Errorf("%s: %v instead of %v", what, got, want)
+		return false
 	}
+	return true
 }
 
 // ---- messages between two agents
@@ -254,6 +256,7 @@ func (v *verbs) messages() {
 	v.in(me, 1, `(?m)^BAD +socket /nowhere: No such file`, "", "doctor", "--socket", "/nowhere")
 	v.in(me, 0, `agentctl reply ID(.*\n)*.*data, not an order`, "^$", "prompt")
 	v.in(me, 0, `^agentctl \d`, "^$", "version")
+	v.in(me, 0, "^worker-0: I am worker-0\n$", "^agentctl: worker-0 has ended: exit code 0\n$", "run", "--count=1", "--grace=1s", "--", "sh", "-c", "echo I am $CFN_AGENT_ID")
 	v.in(peer, 0, "^$", "no messages", "ls")
 
 	// What is urgent goes first, whatever came first.
@@ -269,15 +272,66 @@ func (v *verbs) messages() {
 	}
 	v.in(peer, 3, "^$", "", "recv", "--wait=100ms")
 
+	// A stream: parts as they come, in order, and how it ends.
+	v.inWith("first second", me, 0, "^s-1\n$", "parts, the last one an end\n$", "send", peer, "--stream=s-1")
+	v.in(peer, 3, "^$", "", "recv", "--wait=0s")
+	v.in(peer, 0, "^first second$", "^$", "recv", "--stream=s-1", "--from="+me, "--wait=10s")
+	v.in(me, 0, "^s-2\n$", "accepted", "send", peer, "seven", "--stream=s-2", "--part=7")
+	v.in(me, 0, "^s-2\n$", "accepted", "send", peer, "eight", "--stream=s-2", "--part=8", "--end")
+	v.in(peer, 7, "^$", "part 1 of stream s-2 from worker-0 is lost, or was read before; the next one is part 7", "recv", "--stream=s-2", "--from="+me)
+	v.in(peer, 0, "^seveneight$", "^$", "recv", "--stream=s-2", "--from="+me, "--part=7")
+	v.in(me, 0, "^s-3\n$", "accepted", "send", peer, "--stream=s-3", "--abort=out of ideas")
+	v.in(peer, 1, "^$", "aborted by worker-0 at part 1: out of ideas", "recv", "--stream=s-3", "--from="+me)
+
+	// Files: one that is renamed into drop/ is sent, messages are shown as files.
+	sh := func(slot, script string) string {
+		v.Helper()
+		return v.must(v.try(time.Minute, "kubectl", "-n", v.ns, "exec", v.pod("hand", slot), "-c", "agent", "--", "sh", "-c", script))
+	}
+	sh(me, `mkdir -p /dev/shm/cfn/drop/worker-1 && cd /dev/shm/cfn/drop/worker-1 && printf "a file" >.x && mv .x x`)
+	v.eventually(30*time.Second, "a dropped file has its outcome", func() string {
+		if said := sh(me, "cat /dev/shm/cfn/drop/worker-1/x.accepted || true"); !strings.Contains(said, `"outcome":"accepted"`) {
+			return "it says " + said
+		}
+		return ""
+	})
+	v.in(peer, 0, `^worker-0:drop-[0-9a-f-]+\n$`, "^1 messages, 0 removed\n$", "materialize", "/dev/shm/cfn/seen")
+	v.equal("a message as a file", sh(peer, "cat /dev/shm/cfn/seen/worker-0:drop-*"), "a file")
+	v.in(peer, 0, "^a file$", "attempt 1\n$", "recv", "--wait=10s", "--ack")
+
+	// Somebody looks on: what he is shown stays.
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		v.in(peer, 0, `^\{.*"attempt":0,.*"body":"look".*\}\n$`, "^$", "watch", "--count=1", "--wait=50s", "-o", "json")
+	}()
+	v.eventually(30*time.Second, "a message is shown as it comes", func() string {
+		v.in(me, 0, "", "accepted", "send", peer, "look")
+		v.in(peer, 0, "^look$", "attempt 1\n$", "recv", "--wait=10s", "--ack")
+		select {
+		case <-watched:
+			return ""
+		case <-time.After(time.Second):
+			return "not shown yet"
+		}
+	})
+	v.in(peer, 3, "^$", "0 of 1 messages", "watch", "--count=1", "--wait=10ms")
+
+	// To several at once, each with an outcome of its own.
+	v.in(me, 0, "^m-all\n$", "^worker-1: accepted, survives: (node|pod)\n$", "send", "workers", "to all", "--id=m-all")
+	v.in(me, 8, "^m-all\n$", `(?m)^worker-1: accepted, .*accepted before(.*\n)*worker-7: refused: `, "send", peer+",worker-7", "to all", "--id=m-all", "--timeout=15s")
+	v.in(peer, 0, "^to all$", "^message m-all from worker-0, attempt 1\n$", "recv", "--wait=10s", "--ack")
+	v.in(peer, 3, "^$", "", "recv", "--wait=0s")
+
 	// One that is not acked comes again, and so does one that is given back.
-	v.inWith("from stdin", me, 0, "^m-again\n$", "accepted", "send", peer, "-", "--id=m-again", "--timeout=5s")
+	v.inWith("from stdin", me, 0, "^m-again\n$", "accepted", "send", peer, "-", "--id=m-again", "--timeout=30s")
 	v.in(peer, 0, `^\{.*"attempt":1,.*"body":"from stdin".*"redelivered":false`, "^$", "recv", "--wait=10s", "--lease=1s", "-o", "json")
 	v.in(peer, 0, "^from stdin$", "attempt 2, redelivered", "recv", "--wait=10s")
 	v.in(peer, 7, "^$", "attempt", "ack", "m-again", "--attempt=1")
-	v.in(peer, 0, "^$", "^$", "nack", "m-again", "--attempt=2", "--delay=4s")
+	v.in(peer, 0, "^$", "^$", "nack", "m-again", "--attempt=2", "--delay=12s")
 	v.in(peer, 0, `(?m)^m-again .* delayed +2 `, "^$", "ls")
 	v.in(peer, 3, "^$", "", "recv", "--wait=0s")
-	v.in(peer, 0, "^from stdin$", "attempt 3, redelivered", "recv", "--wait=20s")
+	v.in(peer, 0, "^from stdin$", "attempt 3, redelivered", "recv", "--wait=30s")
 	v.in(peer, 0, "^$", "^$", "extend", "m-again", "--attempt=3", "--lease=50s")
 	v.in(peer, 7, "^$", "attempt", "extend", "m-again", "--attempt=2")
 	v.in(peer, 0, "^$", "^$", "ack", "m-again", "--attempt=3")
@@ -315,7 +369,7 @@ func (v *verbs) messages() {
 	v.in(peer, 0, "^a-1\n$", "accepted", "reply", "q-1", "forty-two", "--id=a-1")
 	v.in(peer, 0, "^$", "^$", "ack", "q-1", "--attempt=1")
 	<-asked
-	v.in(me, 3, "^$", "was accepted .*but no reply came in time", "request", peer, "anybody?", "--id=q-2", "--timeout=500ms")
+	v.in(me, 3, "^$", "was accepted .*but no reply came in time", "request", peer, "anybody?", "--id=q-2", "--timeout=8s")
 	v.in(peer, 0, "^anybody[?]$", "wants a reply", "recv", "--ack", "--wait=10s")
 
 	// A late answer is told from the other mail.
@@ -407,10 +461,10 @@ func (v *verbs) once() {
 	timed, took := once("while :; do echo busy; sleep 0.1; done", 1, "", "--timeout=1s")
 	v.equal("a run beyond --timeout", timed.State+": "+timed.attempts(), "dead: timeout yes")
 	between("a run with --timeout=1s", took, time.Second, 5*time.Second)
-	idle, took := once("sleep 60", 1, "", "--idle-timeout=1500ms")
+	idle, took := once("sleep 60", 1, "", "--idle-timeout=4s")
 	v.equal("an idle run", idle.State+": "+idle.attempts(), "dead: idle_timeout yes")
-	between("a run with --idle-timeout=1500ms", took, 1500*time.Millisecond, 6*time.Second)
-	busy, _ := once("for i in 1 2 3; do echo $i; sleep 0.8; done", 0, "", "--idle-timeout=1500ms")
+	between("a run with --idle-timeout=4s", took, 4*time.Second, 9*time.Second)
+	busy, _ := once("for i in 1 2 3; do echo $i; sleep 1.5; done", 0, "", "--idle-timeout=4s")
 	v.equal("a run that is not idle", busy.State+": "+busy.attempts(), "done: done yes")
 	deaf, took := once("trap '' TERM; while :; do sleep 0.1; done", 1, "", "--timeout=1s", "--grace=2s")
 	v.equal("a run that does not hear SIGTERM", deaf.State+": "+deaf.attempts(), "dead: timeout yes")
@@ -502,7 +556,7 @@ func (v *verbs) running() {
 	v.equal("logs -f, first", follow.line(30*time.Second), "["+id+" 1] one")
 	runs(id)
 	v.person(3, "^$", "it is running. --wait waits for it", "result", "task/"+id)
-	v.person(5, "^$", "(?s)"+id+".*", "result", "task/"+id, "--wait", "--timeout=1s")
+	v.person(5, "^$", "(?s)"+id+".*", "result", "task/"+id, "--wait", "--timeout=5s")
 	v.kubectl("exec", pod, "-c", "agent", "--", "touch", "/tmp/go")
 	v.equal("logs -f, then", follow.line(30*time.Second), "["+id+" 1] two")
 	v.equal("logs -f, its end", follow.end(30*time.Second), "exit code 0")
@@ -559,7 +613,7 @@ func (v *verbs) lists() {
 		if strings.Count(got.out, "\n") == 4 {
 			return ""
 		}
-		return got.out
+		return "done are only\n" + got.out
 	})
 	chosen := func(want int, flags ...string) {
 		v.Helper()
@@ -588,7 +642,9 @@ func (v *verbs) lists() {
 			}
 			return out
 		}
-		v.equal(fmt.Sprint(args, " as YAML and as JSON"), names(asYAML[member]), names(asJSON[member]))
+		if !v.equal(fmt.Sprint(args, " as YAML and as JSON"), names(asYAML[member]), names(asJSON[member])) {
+			v.Logf("as JSON: %v\nas YAML: %v", asJSON, asYAML)
+		}
 		if len(asJSON[member]) < least {
 			v.Errorf("%v: %d %s, at least %d", args, len(asJSON[member]), member, least)
 		}

@@ -438,7 +438,12 @@ func (o swarmObject) condition(kind string) condition {
 // readySwarm waits until the Swarm as applied is Ready with n agents.
 func (w *world) readySwarm(swarm string, n int) time.Duration {
 	w.Helper()
-	return w.eventually(90*time.Second, swarm+" Ready", func() string {
+	return w.readySwarmIn(90*time.Second, swarm, n)
+}
+
+func (w *world) readySwarmIn(limit time.Duration, swarm string, n int) time.Duration {
+	w.Helper()
+	return w.eventually(limit, swarm+" Ready", func() string {
 		o := w.object(swarm)
 		c := o.condition("Ready")
 		if c.Status == "True" && o.Status.ObservedGeneration == o.Metadata.Generation && o.Status.Agents.Ready == n {

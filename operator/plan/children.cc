@@ -26,20 +26,6 @@ struct Child {
   std::vector<std::string> random_keys = {};
 };
 
-json metadata(const Context& context, const std::string& name) {
-  const api::Swarm& swarm = context.swarm;
-  return {{"name", name},
-          {"namespace", swarm.namespace_name},
-          {"labels", {{kManagedByLabel, kManagedBy}, {kSwarmLabel, swarm.name}}},
-          {"ownerReferences",
-           {{{"apiVersion", api::kApiVersion},
-             {"kind", api::kKind},
-             {"name", swarm.name},
-             {"uid", swarm.uid},
-             {"controller", true},
-             {"blockOwnerDeletion", true}}}}};
-}
-
 // Teams whose Lease must exist: those wanted, and those whose coordinator is still there.
 int lease_count(const Context& context) {
   int count = context.topology.coordinators;
@@ -184,20 +170,8 @@ json manifest_of(const Context& context, const Child& child) {
   json manifest = child.body;
   manifest["apiVersion"] = child.api_version;
   manifest["kind"] = child.kind;
-  manifest["metadata"] = metadata(context, child.name);
+  manifest["metadata"] = child_metadata(context, child.name);
   return manifest;
-}
-
-// Says that `kind name` belongs to somebody else.
-Problem taken(const Context& context, const std::string& kind, const std::string& name,
-              bool deleting) {
-  Problem problem;
-  problem.reason = "NameTaken";
-  problem.what = kind + " " + name + " exists and is not this Swarm's" +
-                 (deleting ? " (it is being deleted)" : "");
-  problem.next = "wait if it is of a deleted Swarm " + context.swarm.name +
-                 "; otherwise delete it or give this Swarm another name";
-  return problem;
 }
 
 }  // namespace
@@ -223,7 +197,7 @@ ChildrenPlan plan_children(const Context& context) {
       continue;
     }
     if (found->owner_uid != context.swarm.uid) {
-      note(taken(context, child.kind, child.name, found->deleting));
+      note(name_taken(context, child.kind, child.name, found->deleting));
       continue;
     }
     if (found->deleting || child.made_once || found->spec_hash == hash) continue;
@@ -253,13 +227,13 @@ ChildrenPlan plan_children(const Context& context) {
                                     [&](const LeaseView& one) { return one.name == name; });
     if (found != context.observed.leases.end()) {
       if (found->owner_uid != context.swarm.uid)
-        note(taken(context, "Lease", name, found->deleting));
+        note(name_taken(context, "Lease", name, found->deleting));
       continue;
     }
     if (context.observed.namespace_terminating) continue;
     const json manifest = {{"apiVersion", "coordination.k8s.io/v1"},
                            {"kind", "Lease"},
-                           {"metadata", metadata(context, name)},
+                           {"metadata", child_metadata(context, name)},
                            {"spec", json::object()}};
     plan.actions.push_back(CreateObject{"Lease", name, dump(manifest), {}});
   }
@@ -270,6 +244,31 @@ ChildrenPlan plan_children(const Context& context) {
                                         lease.resource_version});
   }
   return plan;
+}
+
+json child_metadata(const Context& context, const std::string& name) {
+  const api::Swarm& swarm = context.swarm;
+  return {{"name", name},
+          {"namespace", swarm.namespace_name},
+          {"labels", {{kManagedByLabel, kManagedBy}, {kSwarmLabel, swarm.name}}},
+          {"ownerReferences",
+           {{{"apiVersion", api::kApiVersion},
+             {"kind", api::kKind},
+             {"name", swarm.name},
+             {"uid", swarm.uid},
+             {"controller", true},
+             {"blockOwnerDeletion", true}}}}};
+}
+
+Problem name_taken(const Context& context, const std::string& kind, const std::string& name,
+                   bool deleting) {
+  Problem problem;
+  problem.reason = "NameTaken";
+  problem.what = kind + " " + name + " exists and is not this Swarm's" +
+                 (deleting ? " (it is being deleted)" : "");
+  problem.next = "wait if it is of a deleted Swarm " + context.swarm.name +
+                 "; otherwise delete it or give this Swarm another name";
+  return problem;
 }
 
 }  // namespace swarm::plan

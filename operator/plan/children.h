@@ -6,6 +6,7 @@
 // to others.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,5 +22,12 @@ struct ChildrenPlan {
 };
 
 ChildrenPlan plan_children(const Context& context);
+
+// Of every object of a Swarm: name, labels, owner. JSON.
+nlohmann::json child_metadata(const Context& context, const std::string& name);
+
+// Says that `kind name` belongs to somebody else.
+Problem name_taken(const Context& context, const std::string& kind, const std::string& name,
+                   bool deleting);
 
 }  // namespace swarm::plan

@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "base/encoding.h"
+#include "plan/claims.h"
 #include "plan/pod.h"
 
 namespace swarm::plan {
@@ -80,7 +81,9 @@ Context::Context(const api::Swarm& swarm_object, const Observed& seen, const Set
         pod.role == role_name(Role::kCoordinator) ? Role::kCoordinator : Role::kWorker;
     const auto index = slot_index(role, pod.slot);
     const bool ended = pod.phase == PodPhase::kFailed || pod.phase == PodPhase::kSucceeded;
-    if (!index) {
+    const bool another =
+        index && !pod.claim.empty() && pod.claim != claim_name(swarm, role, *index);
+    if (!index || another) {
       if (!pod.deletion_time) slotless.push_back(&pod);
       continue;
     }

@@ -54,7 +54,8 @@ struct Context {
 
   std::map<int, SlotPods> workers;
   std::map<int, SlotPods> coordinators;
-  std::vector<const PodView*> slotless;  // ours and live, but with no slot that we could have given
+  // Ours and live, but with no slot that we could have given, or with the journal of another one.
+  std::vector<const PodView*> slotless;
   std::map<int, api::TeamReport>
       reports;  // by team; only from Leases of this Swarm that can be read
   std::map<std::string, const api::WorkerReport*> worker_reports;  // by slot

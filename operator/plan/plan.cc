@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "plan/children.h"
+#include "plan/claims.h"
 #include "plan/context.h"
 #include "plan/pod.h"
 #include "plan/slots.h"
@@ -99,7 +100,8 @@ void judge_failure(const Context& context, Memory& memory, bool& terminating,
     terminating = true;
     return;
   }
-  if (failure->kind != "Pod") {
+  const bool claim_over_quota = failure->kind == kClaimKind && is_quota(failure->message);
+  if (failure->kind != "Pod" && !claim_over_quota) {
     if (exists(context.observed, failure->kind, failure->name)) return;
     obstacles.stall = Problem{"ObjectRefused",
                               "The API server refuses " + failure->kind + " " + failure->name +
@@ -192,8 +194,10 @@ Plan plan(const api::Swarm& swarm, const Observed& observed, const Settings& set
 
   bool terminating = observed.namespace_terminating;
   judge_failure(context, out.memory, terminating, obstacles);
-  if (missing_pods(context) == 0 && observed.create_failure &&
-      observed.create_failure->kind == "Pod") {
+  const auto& failure = observed.create_failure;
+  const bool for_pods = failure && (failure->kind == "Pod" || failure->kind == kClaimKind);
+  const bool no_journals = failure && failure->kind == kClaimKind && !has_journals(swarm.spec);
+  if (no_journals || (for_pods && missing_pods(context) == 0)) {
     obstacles = {};  // what was refused is not wanted any more
   }
 
@@ -262,6 +266,10 @@ Plan plan(const api::Swarm& swarm, const Observed& observed, const Settings& set
 
   for (const DeletePod& one : pods.deletes) out.actions.emplace_back(one);
   for (CreateObject& one : pods.creates) out.actions.emplace_back(std::move(one));
+  for (Problem& one : pods.journals) {
+    one.since = named_since(swarm, one.reason, now);
+    obstacles.holds.push_back(one);
+  }
   if (pods.hold) {
     pods.hold->since = named_since(swarm, pods.hold->reason, now);
     obstacles.holds.push_back(*pods.hold);

@@ -8,6 +8,8 @@
 //   live worker pods than
 //     workers.replicas; a rolling update never takes more than maxUnavailable ready workers away;
 //   - no rolling update takes the last pod that holds an accepted task;
+//   - with journals, no pod is made beside another one of its slot that has the same claim, nor
+//   before the claim; no claim is ever deleted;
 //   - a converged world gets no action and no status.
 // Not: an executor. operator/reconcile fills Observed, performs the actions in order (Conflict and
 // NotFound on deletes count as done), then writes the status, then the events: pod_events() of what
@@ -45,6 +47,8 @@ inline constexpr std::string_view kHashAnnotation = "cfn.dev/spec-hash";
 inline constexpr std::string_view kDeletionCostAnnotation =
     "controller.kubernetes.io/pod-deletion-cost";
 inline constexpr std::string_view kSidecarContainer = "cfn-sidecar";
+inline constexpr std::string_view kLogVolume = "cfn-log";
+inline constexpr std::string_view kClaimKind = "PersistentVolumeClaim";
 
 // Raised by hand when pods must be made anew because their layout changed: it is part of every
 // revision.
@@ -92,6 +96,7 @@ struct PodView {
   WallTime creation_time = 0;
   std::string node;            // spec.nodeName; "" when not scheduled
   std::string sidecar_image;   // image of initContainers[cfn-sidecar]
+  std::string claim;           // that its log is on; "" when that is in memory
   std::string status_reason;   // status.reason: Evicted, NodeLost, …
   std::string status_message;  // status.message
   std::string
@@ -113,9 +118,10 @@ struct LeaseView {
   std::string report;  // annotation cfn.dev/report as it stands; "" when absent
 };
 
-// Services, Secrets, ServiceAccounts, Roles, RoleBindings, PodDisruptionBudgets, NetworkPolicies
-// with the label cfn.dev/swarm=<name> in the Swarm's namespace; metadata is enough. (Secrets are
-// not watched: metadata-only GETs of the two names. Say absent only when a GET said so.)
+// Services, Secrets, ServiceAccounts, Roles, RoleBindings, PodDisruptionBudgets, NetworkPolicies,
+// PersistentVolumeClaims with the label cfn.dev/swarm=<name> in the Swarm's namespace; metadata is
+// enough. (Secrets are not watched: metadata-only GETs of the two names. Say absent only when a GET
+// said so.)
 struct ChildView {
   std::string kind;
   std::string name;
@@ -124,6 +130,7 @@ struct ChildView {
   std::string resource_version;
   std::string spec_hash;  // annotation kHashAnnotation
   bool deleting = false;
+  std::string phase = {};  // of a claim: Pending, Bound, Lost
 };
 
 // The API server's last word on a DryRun action. Only a decision counts: 2xx is ok, 4xx (without

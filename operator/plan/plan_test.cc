@@ -6,6 +6,8 @@
 #include <random>
 #include <set>
 
+#include "plan/slots.h"
+#include "plan/topology.h"
 #include "plan/toy_world.h"
 
 namespace swarm::plan {
@@ -1227,6 +1229,325 @@ TEST(PodManifest, CoordinatorWithoutTemplateIsIdleAndMayTalkToTheApi) {
   ASSERT_EQ(spec["initContainers"][0]["volumeMounts"].size(), 6U);
 }
 
+json sidecar_env(const json& pod) {
+  json values;
+  for (const json& variable : pod["spec"]["initContainers"][0]["env"]) {
+    if (variable.contains("value")) values[variable["name"]] = variable["value"];
+  }
+  return values;
+}
+
+json volume_named(const json& pod, const std::string& name) {
+  for (const json& volume : pod["spec"]["volumes"]) {
+    if (volume["name"] == name) return volume;
+  }
+  return nullptr;
+}
+
+TEST(PodManifest, SeveralAgentsAreToldHowManyTheyAre) {
+  std::set<std::string> revisions;
+  for (const char* agents : {"1", "7"}) {
+    World world;
+    world.set_spec(R"({"workers":{"replicas":1,"agentsPerPod":)" + std::string(agents) + "}}");
+    world.step();
+    for (const json& pod : manifests(world.step())) {
+      const json labels = pod["metadata"]["labels"];
+      const bool worker = labels["cfn.dev/role"] == "worker";
+      if (worker) revisions.insert(labels["cfn.dev/revision"]);
+      std::vector<std::string> told;
+      for (const char* list : {"initContainers", "containers"}) {
+        for (const json& container : pod["spec"][list]) {
+          for (const json& variable : container.value("env", json::array())) {
+            if (variable["name"] == "CFN_AGENTS_PER_POD") told.push_back(variable["value"]);
+          }
+        }
+      }
+      const bool several = worker && std::string(agents) == "7";
+      EXPECT_EQ(told, several ? std::vector<std::string>(2, "7") : std::vector<std::string>())
+          << "sidecar and agent, and pods of one agent stay as they were";
+    }
+  }
+  EXPECT_EQ(revisions.size(), 2U) << "a change is a rolling update";
+}
+
+TEST(Topology, ATeamHasAtLeastOnePod) {
+  api::SwarmSpec spec;
+  spec.topology.team_size = 100;
+  spec.workers.replicas = 2;
+  spec.workers.agents_per_pod = 700;
+  EXPECT_EQ(resolve_topology(spec, 0).coordinators, 2);
+  spec.workers.replicas = 20;
+  EXPECT_EQ(resolve_topology(spec, 0).coordinators, 20);
+  spec.workers.agents_per_pod = 70;
+  EXPECT_EQ(resolve_topology(spec, 0).coordinators, 14);
+}
+
+TEST(PodManifest, SpillIsADiskBesideTheTmpfs) {
+  World world;
+  world.set_spec(R"({"mailbox":{"spill":{"sizeLimit":"100M"}}})");
+  world.step();
+  const std::vector<json> pods = manifests(world.step());
+  ASSERT_EQ(pods.size(), 2U);  // coordinators, too: their queue is in the same log
+  for (const json& pod : pods) {
+    const json& sidecar = pod["spec"]["initContainers"][0];
+    EXPECT_EQ(sidecar_env(pod)["CFN_SPILL_PATH"], "/var/lib/cfn/spill");
+    EXPECT_EQ(sidecar_env(pod)["CFN_SPILL_BYTES"], "100000000");
+    EXPECT_FALSE(sidecar_env(pod).contains("CFN_JOURNAL_BYTES"));
+    EXPECT_EQ(volume_named(pod, "cfn-spill"),
+              (json{{"name", "cfn-spill"}, {"emptyDir", {{"sizeLimit", "116777216"}}}}));
+    EXPECT_EQ(sidecar["volumeMounts"].back(),
+              (json{{"name", "cfn-spill"}, {"mountPath", "/var/lib/cfn/spill"}}));
+    EXPECT_EQ(sidecar["resources"]["requests"].value("ephemeral-storage", ""), "116777216");
+    EXPECT_FALSE(sidecar["resources"]["limits"].contains("ephemeral-storage"));
+    EXPECT_EQ(sidecar["resources"]["requests"]["memory"], "96Mi");  // the tmpfs stays
+    EXPECT_EQ(volume_named(pod, "cfn-log")["emptyDir"]["medium"], "Memory");
+  }
+}
+
+TEST(PodManifest, AJournalIsAClaimOfTheSlotInsteadOfTheTmpfs) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":18},"mailbox":{"sizeLimit":"32Mi",
+                     "persistence":{"type":"Journal","storageClassName":"fast"}}})");
+  EXPECT_THAT(to_text(world.step()), HasSubstr("MailboxVolume: a volume of 48Mi is claimed"));
+  const Plan plan = world.step();
+  const std::vector<json> claims = manifests(plan, "PersistentVolumeClaim");
+  ASSERT_EQ(claims.size(), 19U);
+  std::set<std::string> names;
+  for (const json& claim : claims) {
+    names.insert(claim["metadata"]["name"]);
+    EXPECT_EQ(claim["spec"], json::parse(R"({"accessModes":["ReadWriteOnce"],
+      "resources":{"requests":{"storage":"48Mi"}},"storageClassName":"fast"})"));
+  }
+  EXPECT_TRUE(names.contains("hello-c0-journal"));
+  const json& last = claims.back();
+  EXPECT_EQ(last["metadata"]["name"], "hello-w17-journal");
+  EXPECT_EQ(last["metadata"]["labels"], (json{{"app.kubernetes.io/managed-by", "swarm-operator"},
+                                              {"cfn.dev/swarm", "hello"},
+                                              {"cfn.dev/role", "worker"},
+                                              {"cfn.dev/slot", "worker-17"}}));
+  EXPECT_EQ(last["metadata"]["ownerReferences"][0]["uid"], world.swarm.uid);
+  for (const json& pod : manifests(plan)) {
+    const std::string pod_name = pod["metadata"]["name"];
+    EXPECT_EQ(volume_named(pod, "cfn-log"),
+              (json{{"name", "cfn-log"},
+                    {"persistentVolumeClaim",
+                     {{"claimName", pod_name.substr(0, pod_name.size() - 8) + "journal"}}}}));
+    EXPECT_EQ(sidecar_env(pod)["CFN_JOURNAL_BYTES"], "33554432");
+    const json& resources = pod["spec"]["initContainers"][0]["resources"];
+    EXPECT_EQ(resources["requests"]["memory"], "32Mi");
+    EXPECT_EQ(resources["limits"]["memory"],
+              pod["metadata"]["labels"]["cfn.dev/role"] == "worker" ? "128Mi" : "384Mi");
+  }
+  EXPECT_TRUE(world.violations.empty()) << world.violations.front();
+  EXPECT_EQ(count(plan, "create Pod"), 19);
+
+  // Without a class the cluster's default is meant; an empty one is another word for none.
+  world = {};
+  world.set_spec(R"({"mailbox":{"persistence":{"type":"Journal"}}})");
+  world.step();
+  EXPECT_FALSE(
+      manifests(world.step(), "PersistentVolumeClaim").at(0)["spec"].contains("storageClassName"));
+}
+
+PodView& slot_pod(World& world, const std::string& slot) {
+  return *std::find_if(world.seen.pods.begin(), world.seen.pods.end(),
+                       [&](const PodView& pod) { return pod.slot == slot && World::live(pod); });
+}
+
+constexpr const char* kTwoJournals =
+    R"({"workers":{"replicas":2},"mailbox":{"persistence":{"type":"Journal"}}})";
+
+TEST(Journal, TheNextPodOfASlotWaitsForTheEndOfTheOneThatHasIt) {
+  World world;
+  world.set_spec(kTwoJournals);
+  ASSERT_TRUE(world.settle());
+  PodView& ending = slot_pod(world, "worker-1");
+  ending.deletion_time = world.now + 140'000;
+  ending.deletion_grace = 140'000;
+  ending.ready = false;
+  const std::string name = ending.name;
+  Plan plan = world.step();
+  EXPECT_EQ(count(plan, "create Pod"), 0) << to_text(plan);
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True Degraded");
+  world.now += 140'000 + kOverdue;
+  plan = world.step();
+  EXPECT_EQ(count(plan, "create Pod"), 0) << "nobody knows that the node is dead";
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True JournalHeld");
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("worker-1 waits for the end of pod " + name +
+                                                 " on node n1, which has its journal"));
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("Next: bring the node back; if it is off for "
+                                                 "good, kubectl taint node n1 node.kubernetes"));
+  world.finish_terminating();
+  EXPECT_EQ(count(world.step(), "create Pod"), 1);
+  ASSERT_TRUE(world.settle());
+  EXPECT_TRUE(world.violations.empty()) << world.violations.front();
+}
+
+TEST(Journal, APodWhoseSlotLabelWasChangedGivesTheJournalBack) {
+  World world;
+  world.set_spec(kTwoJournals);
+  ASSERT_TRUE(world.settle());
+  slot_pod(world, "worker-1").slot = "worker-7";
+  const Plan plan = world.step();
+  EXPECT_EQ(count(plan, "delete Surplus"), 1) << to_text(plan);
+  EXPECT_EQ(count(plan, "create Pod"), 0) << to_text(plan);
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(slots_of(world), (std::set<std::string>{"worker-0", "worker-1"}));
+  EXPECT_TRUE(world.violations.empty()) << world.violations.front();
+}
+
+// Handing memory over needs both pods at once: only a journal that both want is waited for.
+TEST(Journal, TurningItOnOrOffReplacesPodsAtOnce) {
+  for (const auto& [before, after] : {std::pair{R"({"workers":{"replicas":2}})", kTwoJournals},
+                                      std::pair{kTwoJournals, R"({"workers":{"replicas":2}})"}}) {
+    World world;
+    world.set_spec(before);
+    ASSERT_TRUE(world.settle());
+    world.set_spec(after);
+    bool beside = false;
+    for (int i = 0; i < 60; ++i) {
+      world.step();
+      for (const PodView* pod : world.live_pods("worker")) {
+        for (const PodView& other : world.seen.pods) {
+          beside = beside || (other.deletion_time && other.slot == pod->slot);
+        }
+      }
+      world.make_ready();
+      if (i % 5 == 4) world.finish_terminating();
+      world.now += 1000;
+    }
+    EXPECT_TRUE(beside) << after;
+    ASSERT_TRUE(world.settle());
+    EXPECT_TRUE(world.violations.empty()) << world.violations.front();
+  }
+}
+
+TEST(Journal, ClaimsOutliveTheirSlots) {
+  World world;
+  world.set_spec(kTwoJournals);
+  ASSERT_TRUE(world.settle());
+  const auto claims = [&] {
+    std::set<std::string> uids;
+    for (const ChildView& child : world.seen.children) {
+      if (child.kind == kClaimKind) uids.insert(child.uid);
+    }
+    return uids;
+  };
+  const std::set<std::string> before = claims();
+  ASSERT_EQ(before.size(), 3U);
+  world.set_spec(R"({"workers":{"replicas":0},"mailbox":{"persistence":{"type":"Journal"}}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_TRUE(world.live_pods("worker").empty());
+  EXPECT_EQ(claims(), before);
+  world.set_spec(kTwoJournals);
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(claims(), before);
+  EXPECT_EQ(slot_pod(world, "worker-0").claim, "hello-w0-journal");
+}
+
+TEST(Journal, AClaimWithoutAVolumeIsSaidWithTheNextCommand) {
+  World world;
+  world.set_spec(R"({"mailbox":{"persistence":{"type":"Journal","storageClassName":"fsat"}}})");
+  world.step();
+  world.step();
+  const auto claim = [&]() -> ChildView& {
+    return *std::find_if(world.seen.children.begin(), world.seen.children.end(),
+                         [](const ChildView& one) { return one.name == "hello-w0-journal"; });
+  };
+  claim().phase = "Pending";
+  slot_pod(world, "worker-0").unschedulable_message =
+      "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims.";
+  slot_pod(world, "coordinator-0").ready = true;
+  slot_pod(world, "coordinator-0").phase = PodPhase::kRunning;
+  world.now += 3000;
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "Reconciling"), "True JournalPending");
+  EXPECT_THAT(message_of(world.swarm),
+              HasSubstr("worker-0 cannot have the volume of a journal since 00:00:00Z: claim "
+                        "hello-w0-journal is Pending, storage class \"fsat\": 0/2 nodes"));
+  EXPECT_THAT(
+      message_of(world.swarm),
+      HasSubstr("Next: kubectl describe pvc hello-w0-journal; if the storage class is wrong"));
+  world.now += 600'000;
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "Stalled"), "True JournalPending");
+
+  // Somebody does what the message says: the claim goes, and comes anew.
+  std::erase_if(world.seen.children,
+                [](const ChildView& one) { return one.name == "hello-w0-journal"; });
+  world.set_spec(R"({"mailbox":{"persistence":{"type":"Journal","storageClassName":"fast"}}})");
+  const std::vector<json> made = manifests(world.step(), "PersistentVolumeClaim");
+  ASSERT_EQ(made.size(), 1U);
+  EXPECT_EQ(made[0]["spec"]["storageClassName"], "fast");
+
+  // A volume where there is no room is not one that is missing.
+  claim().phase = "Bound";
+  world.now += 3000;
+  slot_pod(world, "worker-0").unschedulable_message =
+      "0/2 nodes are available: 2 node(s) had volume node affinity conflict.";
+  world.step();
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("claim hello-w0-journal is Bound: 0/2 nodes"));
+  EXPECT_THAT(message_of(world.swarm), testing::Not(HasSubstr("kubectl delete pvc")));
+  for (const char* phase : {"Bound", "Pending"}) {
+    claim().phase = phase;
+    slot_pod(world, "worker-0").unschedulable_message =
+        "0/2 nodes are available: 2 Insufficient memory.";
+    world.now += 31'000;
+    world.step();
+    EXPECT_THAT(message_of(world.swarm), HasSubstr("worker-0 cannot be scheduled")) << phase;
+    EXPECT_THAT(message_of(world.swarm), testing::Not(HasSubstr("of a pod's memory")));
+  }
+}
+
+TEST(Journal, ClaimsOfOthersAndClaimsThatGoAreWaitedFor) {
+  for (const bool foreign : {true, false}) {
+    World world;
+    world.set_spec(kTwoJournals);
+    world.step();
+    ChildView claim;
+    claim.kind = kClaimKind;
+    claim.name = "hello-w1-journal";
+    claim.uid = "c";
+    claim.owner_uid = foreign ? "another-uid" : world.swarm.uid;
+    claim.deleting = !foreign;
+    world.seen.children.push_back(claim);
+    for (int i = 0; i < 5; ++i) {
+      const Plan plan = world.step();
+      EXPECT_TRUE(plan.requeue_after);
+      world.make_ready();
+      world.now += 1000;
+    }
+    EXPECT_EQ(slots_of(world), (std::set<std::string>{"worker-0"}));
+    EXPECT_EQ(reason_of(world.swarm, "Reconciling"),
+              foreign ? "True NameTaken" : "True JournalDeleted");
+    EXPECT_THAT(message_of(world.swarm), HasSubstr("PersistentVolumeClaim hello-w1-journal"));
+    std::erase_if(world.seen.children, [](const ChildView& one) { return one.uid == "c"; });
+    ASSERT_TRUE(world.settle());
+    EXPECT_EQ(slots_of(world).size(), 2U);
+    EXPECT_TRUE(world.violations.empty()) << world.violations.front();
+  }
+}
+
+TEST(Journal, RefusedClaimsAreSaidUntilNobodyWantsThem) {
+  for (const auto& [words, reason] : {std::pair{"exceeded quota: disks", "True QuotaExceeded"},
+                                      std::pair{"an admission webhook says no", "False Stalled"}}) {
+    World world;
+    world.set_spec(R"({"workers":{"replicas":1},"mailbox":{"persistence":{"type":"Journal"}}})");
+    ASSERT_TRUE(world.settle());
+    world.refuse_claims = words;
+    world.set_spec(kTwoJournals);
+    world.step();
+    world.now += 3000;
+    world.step();
+    EXPECT_EQ(slots_of(world).size(), 1U);
+    EXPECT_EQ(reason_of(world.swarm, "Reconciling"), reason);
+    EXPECT_THAT(message_of(world.swarm), HasSubstr(words));
+    world.set_spec(R"({"workers":{"replicas":1},"mailbox":{"persistence":{"type":"Journal"}}})");
+    ASSERT_TRUE(world.settle()) << words;
+    EXPECT_EQ(reason_of(world.swarm), "True Idle") << words;
+  }
+}
+
 TEST(PodManifest, PlatformThatAssignsIdsGetsNone) {
   World world;
   world.settings.platform_assigns_ids = true;
@@ -1278,6 +1599,7 @@ TEST(Revision, OnlyRestartingFieldsChangeIt) {
   for (const char* live :
        {R"({"workers":{"replicas":9}})", R"({"topology":{"teamSize":3}})", R"({"suspend":true})",
         R"({"tasks":{"maxAttempts":9}})", R"({"workers":{"maxUnavailable":"50%"}})",
+        R"({"mailbox":{"persistence":{"type":"None"}}})",
         R"({"rollout":{"trafficPercentage":100}})", R"({"mailbox":{"sizeLimit":"65536Ki"}})",
         R"({"workers":{"template":{"metadata":{"annotations":{"argocd.argoproj.io/x":"1"}}}}})"}) {
     const auto changed = revision(live);
@@ -1289,10 +1611,17 @@ TEST(Revision, OnlyRestartingFieldsChangeIt) {
   for (const char* restarting :
        {R"({"workers":{"taskGraceSeconds":1}})", R"({"mailbox":{"sizeLimit":"128Mi"}})",
         R"({"mailbox":{"mountPath":"/mail"}})", R"({"health":{"periodSeconds":1}})",
-        R"({"shutdown":{"drainTimeoutSeconds":3}})",
+        R"({"shutdown":{"drainTimeoutSeconds":3}})", R"({"mailbox":{"spill":{"sizeLimit":"8Mi"}}})",
+        R"({"mailbox":{"persistence":{"type":"Journal"}}})",
         R"({"workers":{"template":{"spec":{"containers":[{"name":"agent","image":"other"}]}}}})"}) {
     EXPECT_NE(revision(restarting).at("worker"), base.at("worker")) << restarting;
   }
+  EXPECT_NE(revision(R"({"mailbox":{"spill":{"sizeLimit":"8Mi"}}})"),
+            revision(R"({"mailbox":{"spill":{"sizeLimit":"9Mi"}}})"));
+  // A claim keeps its class, so there is nothing to restart for.
+  EXPECT_EQ(
+      revision(R"({"mailbox":{"persistence":{"type":"Journal"}}})"),
+      revision(R"({"mailbox":{"persistence":{"type":"Journal","storageClassName":"fast"}}})"));
 }
 
 // ---- random worlds
@@ -1318,6 +1647,7 @@ std::string random_spec(Random& random) {
   spec["workers"]["template"]["spec"]["priority"] = random.below(3);
   if (random.chance(20)) spec["health"]["periodSeconds"] = 1 + random.below(3);
   if (random.chance(10)) spec["suspend"] = true;
+  if (random.chance(40)) spec["mailbox"]["persistence"]["type"] = "Journal";
   return spec.dump();
 }
 

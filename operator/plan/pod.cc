@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/encoding.h"
+#include "plan/claims.h"
 
 namespace swarm::plan {
 namespace {
@@ -24,12 +25,14 @@ constexpr std::size_t kMaxTemplateErrors = 20;
 constexpr std::string_view kAgentctl = "/cfn/bin/agentctl";
 constexpr std::string_view kAgentctlInPath = "/usr/local/bin/agentctl";
 constexpr std::string_view kSidecarProgram = "/usr/local/bin/swarm-sidecar";
+constexpr std::string_view kSpillPath = "/var/lib/cfn/spill";
 
 // The sidecar's memory. The log's tmpfs is charged to the container that writes it, so all of
 // sizeLimit is on the sidecar's account: it is requested in full, because its pages cannot be taken
 // back, and an accepted message must not depend on luck. Beside it the engine itself needs about
 // 16Mi idle (32Mi requested); the limit leaves room for the small shared tmpfs (16Mi), socket
-// buffers and, in coordinators, the task engine's indexes.
+// buffers and, in coordinators, the task engine's indexes. A journal is on disk: its pages in
+// memory are the kernel's to take back.
 constexpr std::int64_t kMi = 1 << 20;
 constexpr std::int64_t kSidecarRequestBytes = 32 * kMi;
 constexpr std::int64_t kSharedBytes = 16 * kMi;
@@ -318,7 +321,7 @@ struct PodMaker::Impl {
     const api::Swarm& swarm = context.swarm;
     const api::MailboxSpec& mailbox = spec().mailbox;
     json mounts = {
-        {{"name", "cfn-log"}, {"mountPath", "/var/lib/cfn/log"}},
+        {{"name", kLogVolume}, {"mountPath", "/var/lib/cfn/log"}},
         {{"name", "cfn-shm"}, {"mountPath", mailbox.mount_path}},
         {{"name", "cfn-bin"}, {"mountPath", "/cfn/bin"}},
         {{"name", "cfn-link"}, {"mountPath", "/var/run/cfn/link"}, {"readOnly", true}},
@@ -329,9 +332,9 @@ struct PodMaker::Impl {
       mounts.push_back(
           {{"name", "cfn-api"}, {"mountPath", "/var/run/cfn/api"}, {"readOnly", true}});
     }
-    const std::int64_t limit =
-        mailbox.size_limit_bytes + (coordinator() ? kCoordinatorLimitBytes : kWorkerLimitBytes);
-    return {
+    const std::int64_t tmpfs = mailbox_memory(spec());
+    const std::int64_t limit = tmpfs + (coordinator() ? kCoordinatorLimitBytes : kWorkerLimitBytes);
+    json container = {
         {"name", kSidecarContainer},
         {"image", context.sidecar_image},
         {"imagePullPolicy", context.settings.image_pull_policy},
@@ -373,23 +376,50 @@ struct PodMaker::Impl {
         {"resources",
          {{"requests",
            {{"cpu", coordinator() ? "50m" : "10m"},
-            {"memory", api::format_bytes(mailbox.size_limit_bytes + kSidecarRequestBytes)}}},
+            {"memory", api::format_bytes(tmpfs + kSidecarRequestBytes)}}},
           {"limits", {{"memory", api::format_bytes(limit)}}}}},
         {"securityContext", restricted(context.settings)},
         {"volumeMounts", std::move(mounts)},
     };
+    if (several_agents()) container["env"].push_back(agents_per_pod());
+    add_storage(container);
+    return container;
   }
 
-  [[nodiscard]] json volumes() const {
+  // Disk beside the tmpfs or instead of it. Spilled bytes are requested, so that a node has room
+  // for them and evicts others first. They are not limited here: the only limit of a pod's
+  // containers would count for all of them, and the agents' own files would get the pod evicted.
+  void add_storage(json& sidecar) const {
+    const api::MailboxSpec& mailbox = spec().mailbox;
+    if (has_journals(spec())) {
+      sidecar["env"].push_back(env("CFN_JOURNAL_BYTES", std::to_string(mailbox.size_limit_bytes)));
+    }
+    if (!mailbox.spill_bytes) return;
+    sidecar["env"].push_back(env("CFN_SPILL_PATH", std::string(kSpillPath)));
+    sidecar["env"].push_back(env("CFN_SPILL_BYTES", std::to_string(*mailbox.spill_bytes)));
+    sidecar["volumeMounts"].push_back({{"name", "cfn-spill"}, {"mountPath", kSpillPath}});
+    sidecar["resources"]["requests"]["ephemeral-storage"] =
+        api::format_bytes(*mailbox.spill_bytes + kVolumeSlackBytes);
+  }
+
+  [[nodiscard]] json log_volume(int index) const {
+    json volume = {{"name", kLogVolume}};
+    if (has_journals(spec())) {
+      volume["persistentVolumeClaim"] = {{"claimName", claim_name(context.swarm, role, index)}};
+    } else {
+      volume["emptyDir"] = {{"medium", "Memory"},
+                            {"sizeLimit", api::format_bytes(spec().mailbox.size_limit_bytes)}};
+    }
+    return volume;
+  }
+
+  [[nodiscard]] json volumes(int index) const {
     const api::Swarm& swarm = context.swarm;
     const std::string uid8 = swarm.uid.substr(0, 8);
     json link_items = {{{"key", "link"}, {"path", "link"}}};
     if (coordinator()) link_items.push_back({{"key", "epoch"}, {"path", "epoch"}});
     json list = {
-        {{"name", "cfn-log"},
-         {"emptyDir",
-          {{"medium", "Memory"},
-           {"sizeLimit", api::format_bytes(spec().mailbox.size_limit_bytes)}}}},
+        log_volume(index),
         {{"name", "cfn-shm"},
          {"emptyDir", {{"medium", "Memory"}, {"sizeLimit", api::format_bytes(kSharedBytes)}}}},
         {{"name", "cfn-bin"}, {"emptyDir", {{"sizeLimit", "32Mi"}}}},
@@ -399,6 +429,12 @@ struct PodMaker::Impl {
            {"defaultMode", kSecretMode},
            {"items", std::move(link_items)}}}},
     };
+    if (spec().mailbox.spill_bytes) {
+      list.push_back(
+          {{"name", "cfn-spill"},
+           {"emptyDir",
+            {{"sizeLimit", api::format_bytes(*spec().mailbox.spill_bytes + kVolumeSlackBytes)}}}});
+    }
     if (coordinator()) {
       list.push_back({{"name", "cfn-submit"},
                       {"secret",
@@ -421,6 +457,15 @@ struct PodMaker::Impl {
     return list;
   }
 
+  // Only where there are several: pods of one agent are not replaced for a variable that changes
+  // nothing.
+  [[nodiscard]] bool several_agents() const {
+    return !coordinator() && spec().workers.agents_per_pod > 1;
+  }
+  [[nodiscard]] json agents_per_pod() const {
+    return env("CFN_AGENTS_PER_POD", std::to_string(spec().workers.agents_per_pod));
+  }
+
   // Ours first: a variable of the user's may then refer to one of ours as $(CFN_AGENT_ID).
   void prepare_container(json& container, int index) const {
     const api::Swarm& swarm = context.swarm;
@@ -439,6 +484,7 @@ struct PodMaker::Impl {
         env("CFN_SOCKET", spec().mailbox.mount_path + "/agent.sock"),
         env("CFN_TASK_GRACE_SECONDS", std::to_string(spec().workers.task_grace_seconds)),
     };
+    if (several_agents()) variables.push_back(agents_per_pod());
     if (const json* theirs = member(container, "env"); theirs != nullptr && theirs->is_array()) {
       for (const json& one : *theirs) variables.push_back(one);
     }
@@ -494,7 +540,7 @@ struct PodMaker::Impl {
 
     json all_volumes = json::array();
     if (const json* theirs = member(pod, "volumes")) all_volumes = *theirs;
-    for (json& one : volumes()) all_volumes.push_back(std::move(one));
+    for (json& one : volumes(index)) all_volumes.push_back(std::move(one));
     pod["volumes"] = std::move(all_volumes);
 
     pod["restartPolicy"] = "Always";
@@ -610,6 +656,11 @@ std::string revision_hash(const api::SwarmSpec& spec, Role role) {
       {"healthFailures", spec.health.failure_threshold},
       {"drainTimeout", spec.shutdown.drain_timeout_seconds},
   };
+  // Not the storage class: it is the claims', which keep theirs.
+  if (has_journals(spec)) fields["persistence"] = api::to_string(spec.mailbox.persistence);
+  if (spec.mailbox.spill_bytes) fields["spill"] = *spec.mailbox.spill_bytes;
+  if (role == Role::kWorker && spec.workers.agents_per_pod > 1)
+    fields["agentsPerPod"] = spec.workers.agents_per_pod;
   // Agents of a coordinator's template read CFN_TASK_GRACE_SECONDS too; a bare coordinator does not
   // care.
   if (role == Role::kWorker || !spec.coordinator.template_json.empty()) {
@@ -626,8 +677,15 @@ std::string combined_revision(std::string_view worker, std::string_view coordina
 std::string pod_name(const api::Swarm& swarm, Role role, int index, std::string_view replaced_uid) {
   const std::string hash =
       to_hex(sha256(swarm.uid + "/" + slot_name(role, index) + "/" + std::string(replaced_uid)));
-  return swarm.name + (role == Role::kWorker ? "-w" : "-c") + std::to_string(index) + "-" +
-         hash.substr(0, kNameDigits);
+  return slot_prefix(swarm, role, index) + "-" + hash.substr(0, kNameDigits);
+}
+
+std::string slot_prefix(const api::Swarm& swarm, Role role, int index) {
+  return swarm.name + (role == Role::kWorker ? "-w" : "-c") + std::to_string(index);
+}
+
+std::int64_t mailbox_memory(const api::SwarmSpec& spec) {
+  return has_journals(spec) ? 0 : spec.mailbox.size_limit_bytes;
 }
 
 int grace_seconds(const api::SwarmSpec& spec, Role role) {

@@ -28,6 +28,9 @@ std::vector<std::string> check_template(const api::SwarmSpec& spec, Role role);
 // replaced_uid: "" when there is none.
 std::string pod_name(const api::Swarm& swarm, Role role, int index, std::string_view replaced_uid);
 
+// "hello-w17": what the names of a slot's objects begin with.
+std::string slot_prefix(const api::Swarm& swarm, Role role, int index);
+
 // Makes the pods of one role; parses the template once.
 class PodMaker {
  public:
@@ -43,6 +46,9 @@ class PodMaker {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// What the mailbox adds to the memory of a pod.
+std::int64_t mailbox_memory(const api::SwarmSpec& spec);
 
 // The grace period of a role's pods: the agents' work, then the drain, then room for the kubelet.
 int grace_seconds(const api::SwarmSpec& spec, Role role);

@@ -4,6 +4,7 @@
 #include <set>
 #include <tuple>
 
+#include "plan/claims.h"
 #include "plan/pod.h"
 
 namespace swarm::plan {
@@ -27,7 +28,12 @@ WallTime backoff(int failures) {
 
 class PodsPlanner {
  public:
-  PodsPlanner(const Context& context, Memory& memory) : context_(context), memory_(memory) {}
+  PodsPlanner(const Context& context, Memory& memory) : context_(context), memory_(memory) {
+    for (const PodView& pod : context.observed.pods) {
+      const bool ended = pod.phase == PodPhase::kFailed || pod.phase == PodPhase::kSucceeded;
+      if (!pod.claim.empty() && !ended) journals_.emplace(pod.claim, &pod);
+    }
+  }
 
   PodsPlan run(const PodGate& coordinators, const PodGate& workers) {
     remember_failures(Role::kCoordinator);
@@ -131,7 +137,7 @@ class PodsPlanner {
   }
 
   void create(Role role, int index, const SlotPods* slot) {
-    if (!may_create(role, index)) return;
+    if (!journal_is_free(role, index) || !may_create(role, index)) return;
     // The pod that is replaced: the newest that is not live. Its UID makes the name new.
     const PodView* replaced = nullptr;
     if (slot != nullptr) {
@@ -141,9 +147,68 @@ class PodsPlanner {
       remove_ended(*slot);
     }
     const std::string name = free_name(role, index, replaced == nullptr ? "" : replaced->uid);
+    if (!keep_claim(role, index)) return;
     PodMaker& maker = maker_of(role);
     plan_.creates.push_back({"Pod", name, maker.manifest(index, name), {}, slot_name(role, index)});
     ++made_;
+  }
+
+  // A journal is one pod's at a time. Others of the slot wait until the pod that has it is gone,
+  // wherever that is, as long as that takes: nobody but a person knows that a node is dead.
+  bool journal_is_free(Role role, int index) {
+    if (!has_journals(context_.swarm.spec)) return true;
+    const auto found = journals_.find(claim_name(context_.swarm, role, index));
+    if (found == journals_.end()) return true;
+    const PodView& pod = *found->second;
+    if (!pod.deletion_time) return false;  // it has another label, and is removed for that
+    const WallTime due = *pod.deletion_time + kOverdue;
+    if (context_.now < due) {
+      again_at(due);
+    } else {
+      journal_is_held(slot_name(role, index), pod);
+    }
+    return false;
+  }
+
+  // One of a kind stands for all.
+  void wait_for_journal(Problem problem) {
+    for (const Problem& known : plan_.journals) {
+      if (known.reason == problem.reason) return;
+    }
+    plan_.journals.push_back(std::move(problem));
+  }
+
+  void journal_is_held(const std::string& slot, const PodView& pod) {
+    wait_for_journal({"JournalHeld",
+                      slot + " waits for the end of pod " + pod.name + " on node " + pod.node +
+                          ", which has its journal and should have ended at " +
+                          clock_text(*pod.deletion_time),
+                      "bring the node back; if it is off for good, kubectl taint node " + pod.node +
+                          " node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+                      0});
+  }
+
+  // True when the slot's claim is there, or is made with this plan.
+  bool keep_claim(Role role, int index) {
+    if (!has_journals(context_.swarm.spec)) return true;
+    const ChildView* claim = find_claim(context_, claim_name(context_.swarm, role, index));
+    if (claim == nullptr) {
+      plan_.creates.push_back(new_claim(context_, role, index));
+      return true;
+    }
+    std::optional<Problem> problem = claim_problem(context_, *claim);
+    if (!problem) return true;
+    wait_for_journal(std::move(*problem));
+    again_at(context_.now + kNameRecheck);
+    return false;
+  }
+
+  // A pod that has not started protects its claim from nobody, and waits for it for ever.
+  void keep_claim(Role role, int index, const PodView& pod) {
+    if (pod.phase == PodPhase::kPending && pod.node.empty() &&
+        pod.claim == claim_name(context_.swarm, role, index)) {
+      keep_claim(role, index);
+    }
   }
 
   // The slot's next name. It is taken only when somebody changed the labels of the pod that has it:
@@ -261,6 +326,7 @@ class PodsPlanner {
       const SlotPods* slot = found == context_.coordinators.end() ? nullptr : &found->second;
       if (slot != nullptr && !slot->live.empty()) {
         remove_ended(*slot);
+        if (gate.create) keep_claim(Role::kCoordinator, index, *slot->live.front());
       } else if (gate.create) {
         create(Role::kCoordinator, index, slot);
       }
@@ -294,6 +360,7 @@ class PodsPlanner {
       if (!slot.live.empty()) {
         live.push_back(slot.live.front());
         remove_ended(slot);
+        if (gate.create) keep_claim(Role::kWorker, index, *slot.live.front());
       }
     }
     const int wanted = context_.workers_wanted;
@@ -397,18 +464,19 @@ class PodsPlanner {
   // True while something has a single copy and the last replacement is young. Bounded by
   // kRecoveryWait.
   bool copies_missing() {
-    std::int64_t single = 0;
+    std::int64_t single = 0, of_workers = 0;
     for (const auto& [team, report] : context_.reports) {
       single += report.tasks.single_copy + report.single_copy_messages;
+      of_workers += report.workers_single_copy_messages;
     }
-    if (single == 0) return false;
+    if (single + of_workers == 0) return false;
     WallTime newest = 0;
     for (const Role role : {Role::kCoordinator, Role::kWorker}) {
       for (const auto& [index, slot] : context_.slots(role)) {
         for (const PodView* pod : slot.live) newest = std::max(newest, pod->creation_time);
       }
     }
-    const WallTime until = newest + kRecoveryWait;
+    const WallTime until = newest + (single > 0 ? kRecoveryWait : kMailRecoveryWait);
     if (until <= context_.now) return false;
     again_at(until);
     return true;
@@ -671,8 +739,9 @@ class PodsPlanner {
   const Context& context_;
   Memory& memory_;
   PodsPlan plan_;
-  std::set<std::string> removed_;  // UIDs
-  std::set<int> held_;             // teams whose coordinator has the only copies
+  std::set<std::string> removed_;                   // UIDs
+  std::map<std::string, const PodView*> journals_;  // claim -> who has it
+  std::set<int> held_;                              // teams whose coordinator has the only copies
   int made_ = 0;
   int recent_creations_ = 0;
   std::unique_ptr<PodMaker> worker_maker_;

@@ -24,6 +24,12 @@ inline constexpr WallTime kRetryRefused = 30'000;
 // whose team has no agent is not updated while it holds tasks, nor is a worker while its
 // coordinator is away.
 inline constexpr WallTime kRecoveryWait = 60'000;
+// For a worker's mail, which its new pod tells the receivers of at once. Mail to a name without a
+// pod stays a single copy, and must not hold up an update at each step.
+inline constexpr WallTime kMailRecoveryWait = 10'000;
+
+// A pod that is there so long after its grace period is on a node that does not answer.
+inline constexpr WallTime kOverdue = 15'000;
 
 struct PodGate {
   bool create = true;  // pods may be made, and outdated ones replaced
@@ -34,6 +40,7 @@ struct PodsPlan {
   std::vector<DeletePod> deletes;
   std::vector<CreateObject> creates;
   std::optional<Problem> hold;        // an update that waits for a person
+  std::vector<Problem> journals;      // pods that wait for the volume of theirs
   bool more = false;                  // limits cut the plan: look again at once
   std::optional<WallTime> again_at;   // the earliest of all backoffs and waits
   int surplus_coordinators_kept = 0;  // they still hold tasks

@@ -4,6 +4,9 @@
 #include <array>
 #include <map>
 
+#include "plan/claims.h"
+#include "plan/pod.h"
+
 namespace swarm::plan {
 namespace {
 
@@ -75,7 +78,7 @@ RoleView view_of(const Context& context, Role role) {
   return view;
 }
 
-enum class Trouble { kNone, kUnschedulable, kImage, kConfig, kCrash, kAgentExits };
+enum class Trouble { kNone, kJournal, kUnschedulable, kImage, kConfig, kCrash, kAgentExits };
 
 struct PodTrouble {
   Trouble trouble = Trouble::kNone;
@@ -101,14 +104,45 @@ const ContainerView* exiting_agent(const PodView& pod) {
   return nullptr;
 }
 
+// A pod that no node takes because of its journal: the claim has no volume yet, or not any more, or
+// one where no node has room. nullopt: that is not why. A claim that is Pending says nothing: most
+// classes wait for the pod to have a node.
+std::optional<PodTrouble> journal_trouble(const Context& context, const PodView& pod) {
+  const ChildView* claim = pod.claim.empty() ? nullptr : find_claim(context, pod.claim);
+  if (claim == nullptr) return std::nullopt;
+  const auto says = [&](const char* words) {
+    return pod.unschedulable_message.find(words) != std::string::npos;
+  };
+  // "PersistentVolumeClaims", "persistent volumes", "volume node affinity"; of CSI drivers the
+  // last.
+  if (!says("olume") && !says("free storage")) return std::nullopt;
+  const bool bound = claim->phase == "Bound";
+  const auto& storage_class = context.swarm.spec.mailbox.storage_class;
+  PodTrouble found;
+  found.trouble = Trouble::kJournal;
+  found.detail = "claim " + claim->name + " is " + (claim->phase.empty() ? "new" : claim->phase);
+  if (!bound && storage_class) found.detail += ", storage class \"" + *storage_class + "\"";
+  found.detail += ": " + shorten(pod.unschedulable_message, kMaxForeignTextBytes);
+  found.next = "kubectl describe pvc " + claim->name;
+  if (claim->phase == "Pending") {
+    found.next +=
+        "; if the storage class is wrong, correct mailbox.persistence.storageClassName, "
+        "then kubectl delete pvc " +
+        claim->name + ", which is made anew";
+  }
+  found.since = pod.creation_time;
+  return found;
+}
+
 PodTrouble trouble_of(const Context& context, const PodView& pod, Role role) {
   PodTrouble found;
   if (!pod.unschedulable_message.empty()) {
+    if (auto journal = journal_trouble(context, pod)) return *std::move(journal);
     found.trouble = Trouble::kUnschedulable;
     found.detail = shorten(pod.unschedulable_message, kMaxForeignTextBytes);
-    if (found.detail.find("memory") != std::string::npos) {
-      found.detail += " (" + api::format_bytes(context.swarm.spec.mailbox.size_limit_bytes) +
-                      " of a pod's memory is its mailbox)";
+    const std::int64_t mailbox = mailbox_memory(context.swarm.spec);
+    if (mailbox > 0 && found.detail.find("memory") != std::string::npos) {
+      found.detail += " (" + api::format_bytes(mailbox) + " of a pod's memory is its mailbox)";
     }
     found.next = role == Role::kWorker ? "add nodes or lower spec.workers.replicas" : "add nodes";
     found.since = pod.creation_time;
@@ -169,8 +203,9 @@ void add_pod_problems(const Context& context, Role role, std::vector<Problem>& p
     group.slots.push_back(slot_name(role, index));
     if (group.slots.size() == 1 || found.since < group.first.since) group.first = std::move(found);
   }
-  static constexpr std::array<std::pair<const char*, const char*>, 6> kWords = {{
+  static constexpr std::array<std::pair<const char*, const char*>, 7> kWords = {{
       {"", ""},
+      {"JournalPending", "cannot have the volume of a journal"},
       {"Unschedulable", "cannot be scheduled"},
       {"ImagePullFailed", "cannot get an image"},
       {"ContainerConfigError", "cannot start"},
@@ -191,12 +226,13 @@ void add_pod_problems(const Context& context, Role role, std::vector<Problem>& p
 struct Counts {
   int busy = 0;
   api::TasksStatus tasks;
+  api::MailboxStatus mailbox;
   int measured = 0;
   friend bool operator==(const Counts&, const Counts&) = default;
 };
 
 Counts counts_of(const SwarmStatus& status) {
-  return {status.agents.busy, status.tasks, status.rollout.measured};
+  return {status.agents.busy, status.tasks, status.mailbox, status.rollout.measured};
 }
 
 Counts fresh_counts(const Context& context) {
@@ -211,6 +247,9 @@ Counts fresh_counts(const Context& context) {
     counts.tasks.dead += report.tasks.dead;
     counts.tasks.oldest_queued_seconds =
         std::max(counts.tasks.oldest_queued_seconds, report.tasks.oldest_queued_seconds);
+    counts.mailbox.single_copy_messages +=
+        report.single_copy_messages + report.workers_single_copy_messages;
+    counts.mailbox.dead_letters += report.dead_letters;
     v1 += report.v1;
     v2 += report.v2;
   }
@@ -226,7 +265,9 @@ bool crosses_zero(const Counts& a, const Counts& b) {
   const auto crossed = [](std::int64_t x, std::int64_t y) { return (x == 0) != (y == 0); };
   return crossed(a.busy, b.busy) || crossed(a.tasks.queued, b.tasks.queued) ||
          crossed(a.tasks.running, b.tasks.running) || crossed(a.tasks.done, b.tasks.done) ||
-         crossed(a.tasks.dead, b.tasks.dead);
+         crossed(a.tasks.dead, b.tasks.dead) ||
+         crossed(a.mailbox.single_copy_messages, b.mailbox.single_copy_messages) ||
+         crossed(a.mailbox.dead_letters, b.mailbox.dead_letters);
 }
 
 // ---- conditions
@@ -270,6 +311,7 @@ class Builder {
         workers_.live, workers_.ready, workers_.updated,
         std::string(kSwarmLabel) + "=" + swarm.name + "," + std::string(kRoleLabel) + "=worker"};
     status.tasks = counts.tasks;
+    status.mailbox = counts.mailbox;
     status.rollout = rollout(counts);
     status.revision = context_.revision;
     status.sidecar_image = context_.sidecar_image;
@@ -517,16 +559,24 @@ SwarmStatus urgent_part(SwarmStatus status) {
   return status;
 }
 
+// What a pod's mailbox costs.
+Event mailbox_event(const api::SwarmSpec& spec) {
+  if (has_journals(spec)) {
+    return {"Normal", "MailboxVolume",
+            "a volume of " + api::format_bytes(spec.mailbox.size_limit_bytes + kVolumeSlackBytes) +
+                " is claimed for the mailbox of each pod (spec.mailbox.persistence), and kept "
+                "until the Swarm is deleted"};
+  }
+  return {"Normal", "MailboxMemory",
+          api::format_bytes(mailbox_memory(spec)) +
+              " for the mailbox are added to the memory of each pod (spec.mailbox.sizeLimit)"};
+}
+
 std::vector<Event> condition_events(const SwarmStatus& prior, const SwarmStatus& fresh,
                                     const Context& context) {
   constexpr std::size_t kMaxEventBytes = 1000;
   std::vector<Event> events;
-  if (prior.revision != fresh.revision) {
-    events.push_back(
-        {"Normal", "MailboxMemory",
-         api::format_bytes(context.swarm.spec.mailbox.size_limit_bytes) +
-             " for the mailbox are added to the memory of each pod (spec.mailbox.sizeLimit)"});
-  }
+  if (prior.revision != fresh.revision) events.push_back(mailbox_event(context.swarm.spec));
   const Condition* after = find_condition(fresh, "Ready");
   const Condition* before = find_condition(prior, "Ready");
   const auto quiet = [](const std::string& reason) {

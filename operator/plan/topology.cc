@@ -9,7 +9,9 @@ namespace {
 Topology wanted_topology(const api::SwarmSpec& spec) {
   const int agents = std::max(0, spec.workers.replicas) * std::max(1, spec.workers.agents_per_pod);
   const int team_size = std::max(1, spec.topology.team_size);
-  const int wanted = std::max(1, (agents + team_size - 1) / team_size);
+  // A team has at least one pod, however many agents that has.
+  const int pods = std::max(1, spec.workers.replicas);
+  const int wanted = std::clamp((agents + team_size - 1) / team_size, 1, pods);
   const std::string size = std::to_string(agents) + (agents == 1 ? " agent" : " agents");
   const std::string limit = "topology.teamSize " + std::to_string(team_size);
 

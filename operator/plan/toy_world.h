@@ -52,6 +52,7 @@ struct World {
   int pods_made = 0;
   std::string refuse_dry_run;  // the API server's words; "" = accepts
   std::string refuse_pods;     // for creations; "" = accepts
+  std::string refuse_claims;   // the same
   std::vector<std::string> violations;
 
   World() { swarm.status = default_status(); }
@@ -182,6 +183,11 @@ struct World {
       if (other.kind == one.kind && other.name == one.name)
         violations.push_back("made twice: " + one.name);
     }
+    if (one.kind == kClaimKind && !refuse_claims.empty()) {
+      seen.create_failure = CreateFailure{one.kind, one.name, 403, "Forbidden", refuse_claims, now};
+      return false;
+    }
+    if (seen.create_failure && seen.create_failure->kind == one.kind) seen.create_failure.reset();
     ChildView child;
     child.kind = one.kind;
     child.name = one.name;
@@ -215,9 +221,29 @@ struct World {
     one.revision = labels[std::string(kRevisionLabel)];
     one.creation_time = now;
     one.sidecar_image = manifest["spec"]["initContainers"][0]["image"];
+    for (const auto& volume : manifest["spec"]["volumes"]) {
+      if (volume.contains("persistentVolumeClaim"))
+        one.claim = volume["persistentVolumeClaim"]["claimName"];
+    }
+    if (!one.claim.empty()) check_claim(one);
     seen.pods.push_back(std::move(one));
     ++pods_made;
     return true;
+  }
+
+  // What a journal is for: it is there before its pod, and is one pod's at a time.
+  void check_claim(const PodView& fresh) {
+    const ChildView* claim = nullptr;
+    for (const ChildView& child : seen.children) {
+      if (child.kind == kClaimKind && child.name == fresh.claim) claim = &child;
+    }
+    if (claim == nullptr || claim->owner_uid != swarm.uid || claim->deleting)
+      violations.push_back(fresh.name + " is made without its claim");
+    for (const PodView& other : seen.pods) {
+      const bool ended = other.phase == PodPhase::kFailed || other.phase == PodPhase::kSucceeded;
+      if (!ended && other.claim == fresh.claim)
+        violations.push_back(fresh.name + " is made while " + other.name + " has its claim");
+    }
   }
 
   bool apply(const PatchObject& one) {
@@ -252,6 +278,7 @@ struct World {
   }
 
   bool apply(const DeleteObject& one) {
+    if (one.kind == kClaimKind) violations.push_back("a claim is deleted: " + one.name);
     for (const ChildView& child : seen.children) {
       if (child.uid == one.uid && child.owner_uid != swarm.uid)
         violations.push_back("foreign " + one.name);

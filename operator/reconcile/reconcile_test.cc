@@ -120,6 +120,36 @@ TEST_F(OperatorTest, FollowsChangesOfScaleAndOfPods) {
   cluster.with([&] { EXPECT_FALSE(cluster.two_for_one_slot()); });
 }
 
+TEST_F(OperatorTest, JournalsAreMadeOnceAndOutliveTheirPods) {
+  json swarm = swarm_object(2);
+  swarm["spec"]["mailbox"]["persistence"]["type"] = "Journal";
+  cluster.with([&] { cluster.put("swarms", swarm); });
+  const auto instance = start();
+  ASSERT_TRUE(cluster.wait([&] { return complete(2); }));
+  std::map<std::string, std::string> claims;  // name -> uid
+  cluster.with([&] {
+    for (const json& claim : cluster.all("persistentvolumeclaims"))
+      claims[kube::text_at(claim, "metadata.name")] = kube::text_at(claim, "metadata.uid");
+    for (const json& pod : cluster.all("pods")) {
+      const std::string slot = pod["metadata"]["labels"]["cfn.dev/slot"];
+      const std::string name = slot == "coordinator-0" ? "hello-c0" : "hello-w" + slot.substr(7);
+      EXPECT_EQ(pod_view(pod).claim, name + "-journal");
+    }
+    const std::string lost = kube::text_at(cluster.all("pods").back(), "metadata.name");
+    cluster.erase("pods", "n", lost);
+  });
+  EXPECT_EQ(claims.size(), 3U);
+  ASSERT_TRUE(cluster.wait([&] { return complete(2); }));
+  cluster.with([&] {
+    const std::vector<json> after = cluster.all("persistentvolumeclaims");
+    EXPECT_EQ(after.size(), 3U);
+    for (const json& claim : after) {
+      EXPECT_EQ(claims[kube::text_at(claim, "metadata.name")],
+                kube::text_at(claim, "metadata.uid"));
+    }
+  });
+}
+
 TEST_F(OperatorTest, OperatorsCutOffAfterAnyOfTheirWritesLeaveWorkForTheNextOne) {
   std::size_t total = 0;
   {

@@ -101,6 +101,13 @@ plan::PodView pod_view(const json& pod) {
         out.sidecar_image = text_at(container, "image");
     }
   }
+  if (const json* volumes = find_at(pod, "spec.volumes");
+      volumes != nullptr && volumes->is_array()) {
+    for (const json& volume : *volumes) {
+      if (text_at(volume, "name") == plan::kLogVolume)
+        out.claim = text_at(volume, "persistentVolumeClaim.claimName");
+    }
+  }
   if (const json* conditions = find_at(pod, "status.conditions");
       conditions != nullptr && conditions->is_array()) {
     for (const json& condition : *conditions) {
@@ -144,6 +151,7 @@ plan::ChildView child_view(const json& object, std::string_view kind) {
   out.owner_uid = kube::controller_uid(object);
   out.resource_version = text_at(object, "metadata.resourceVersion");
   out.spec_hash = entry(object, "metadata.annotations", plan::kHashAnnotation);
+  out.phase = text_at(object, "status.phase");
   out.deleting = !text_at(object, "metadata.deletionTimestamp").empty();
   return out;
 }

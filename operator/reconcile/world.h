@@ -27,7 +27,7 @@ namespace swarm::reconcile {
 inline constexpr std::array kWatched = {
     kube::kSwarms,          kube::kPods,  kube::kLeases,       kube::kServices,
     kube::kServiceAccounts, kube::kRoles, kube::kRoleBindings, kube::kPodDisruptionBudgets,
-    kube::kNetworkPolicies};
+    kube::kNetworkPolicies, kube::kClaims};
 inline constexpr std::size_t kWatchedKinds = kWatched.size();
 // Position in kWatched; nullopt for kinds that are not watched.
 std::optional<std::size_t> watched_index(std::string_view kind);

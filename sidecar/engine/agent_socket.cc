@@ -10,6 +10,7 @@
 #include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/control_json.h"
+#include "engine/write_now.h"
 
 namespace swarm::engine {
 
@@ -20,10 +21,16 @@ namespace {
 
 constexpr std::uint64_t kMaxWaitMs = 3600ULL * 1000;
 constexpr Milliseconds kAckTimeout{10000};
-constexpr std::size_t kMaxDeadListed = 1000;  // a line: 1000 × at most 400 bytes
+constexpr int kMaxUnaccepted = 1024;           // connections; all agents of a pod may come at once
+constexpr std::size_t kMaxPeersListed = 2000;  // a line: each at most 400 bytes
+constexpr std::size_t kMaxDeadListed = 1000;   // a line: 1000 × at most 400 bytes
 
 Milliseconds milliseconds_of(const json& request, const char* key, std::uint64_t fallback) {
   return Milliseconds(std::min(number_of(request, key, fallback), kMaxWaitMs));
+}
+
+Milliseconds milliseconds_of(std::optional<std::uint64_t> given, std::uint64_t fallback) {
+  return Milliseconds(std::min(given.value_or(fallback), kMaxWaitMs));
 }
 
 // Puts bytes under `key`, or under `key`64 when they are not text.
@@ -34,36 +41,17 @@ void put_bytes(json& out, const std::string& key, const std::string& bytes) {
     out[key + "64"] = to_base64(bytes);
 }
 
-Result<std::string> bytes_of(const json& request, const std::string& key) {
-  if (const auto plain = request.find(key); plain != request.end()) {
-    if (!plain->is_string()) return invalid(key + " must be a string");
+Result<std::string> result_of(const json& request) {
+  if (const auto plain = request.find("result"); plain != request.end()) {
+    if (!plain->is_string()) return invalid("result must be a string");
     return plain->get<std::string>();
   }
-  const auto encoded = request.find(key + "64");
+  const auto encoded = request.find("result64");
   if (encoded == request.end()) return std::string();
   auto bytes =
       encoded->is_string() ? from_base64(encoded->get_ref<const std::string&>()) : std::nullopt;
-  if (!bytes) return invalid(key + "64 must be base64");
+  if (!bytes) return invalid("result64 must be base64");
   return *std::move(bytes);
-}
-
-const char* priority_name(mailbox::Priority p) {
-  return p == mailbox::Priority::kHigh ? "high" : p == mailbox::Priority::kLow ? "low" : "normal";
-}
-
-json message_json(const mailbox::Delivery& delivery) {
-  const auto& m = delivery.message;
-  json out{{"messageId", m.id.value},
-           {"from", m.from.value},
-           {"to", m.to.value},
-           {"priority", priority_name(m.priority)},
-           {"attempt", delivery.attempt},
-           {"redelivered", delivery.redelivered},
-           {"sentAtMs", m.sent_at},
-           {"wantsReply", m.wants_reply}};
-  if (!m.in_reply_to.empty()) out["inReplyTo"] = m.in_reply_to.value;
-  put_bytes(out, "body", m.body);
-  return out;
 }
 
 const char* where_name(mailbox::Summary::Where where) {
@@ -83,14 +71,19 @@ const char* where_name(mailbox::Summary::Where where) {
 }
 
 json summary_json(const mailbox::Summary& m) {
-  return {{"messageId", m.id.value},
-          {"from", m.from.value},
-          {"to", m.to.value},
-          {"priority", priority_name(m.priority)},
-          {"state", where_name(m.where)},
-          {"attempt", m.attempt},
-          {"bytes", m.bytes},
-          {"ageMs", std::max<WallTime>(0, wall_now() - m.sent_at)}};
+  json out{{"messageId", m.id.value},
+           {"from", m.from.value},
+           {"to", m.to.value},
+           {"priority", priority_name(m.priority)},
+           {"state", where_name(m.where)},
+           {"attempt", m.attempt},
+           {"bytes", m.bytes},
+           {"ageMs", std::max<WallTime>(0, wall_now() - m.sent_at)}};
+  if (m.stream) {
+    out["stream"] = m.stream->stream.value;
+    out["part"] = m.stream->part;
+  }
+  return out;
 }
 
 }  // namespace
@@ -101,8 +94,12 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       : owner_(owner),
         alive_(owner.alive_),
         loop_(owner.loop_),
+        agent_(owner.config_.name),
         socket_(std::move(socket)),
-        inbound_(16U << 10U, '\0') {
+        inbound_(16U << 10U, '\0'),
+        watch_timer_(owner.loop_.io()) {
+    error_code failed;  // then the first write says so, too
+    socket_.non_blocking(true, failed);
     ++owner_.connections_;
   }
   ~Connection() {
@@ -110,30 +107,43 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   }
 
   void read() {
-    socket_.async_read_some(boost::asio::buffer(inbound_), [self = shared_from_this()](
-                                                               error_code e, std::size_t n) {
-      if (e || self->closed_ || !*self->alive_) return self->close();
-      self->buffer_.append(self->inbound_, 0, n);
-      std::size_t begin = 0;
-      for (auto end = self->buffer_.find('\n'); end != std::string::npos && !self->closed_;
-           end = self->buffer_.find('\n', begin)) {
-        self->handle(std::string_view(self->buffer_).substr(begin, end - begin));
-        begin = end + 1;
-      }
-      self->buffer_.erase(0, begin);
-      if (self->buffer_.size() > kMaxLineBytes) {
-        self->fail(0, invalid("a line is longer than " + std::to_string(kMaxLineBytes) + " bytes"));
-        self->close_after_write_ = true;
-        return;
-      }
-      if (!self->closed_) self->read();
-    });
+    socket_.async_read_some(
+        boost::asio::buffer(inbound_), [self = shared_from_this()](error_code e, std::size_t n) {
+          if (e || self->closed_ || !*self->alive_) return self->close();
+          self->take(std::string_view(self->inbound_).substr(0, n));
+          if (self->buffer_.size() > kMaxLineBytes) {
+            self->fail(
+                "0", invalid("a line is longer than " + std::to_string(kMaxLineBytes) + " bytes"));
+            self->close_after_write_ = true;
+            return;
+          }
+          if (!self->closed_) self->read();
+        });
   }
 
  private:
+  void take(std::string_view bytes) {
+    const auto lines = [this](std::string_view text) {
+      std::size_t begin = 0;
+      for (auto end = text.find('\n'); end != std::string_view::npos && !closed_;
+           end = text.find('\n', begin)) {
+        handle(text.substr(begin, end - begin));
+        begin = end + 1;
+      }
+      return begin;
+    };
+    if (buffer_.empty()) {  // the usual case: whole lines
+      buffer_.append(bytes.substr(lines(bytes)));
+    } else {
+      buffer_.append(bytes);
+      buffer_.erase(0, lines(buffer_));
+    }
+  }
+
   void close() {
     if (closed_) return;
     closed_ = true;
+    watch_timer_.cancel();
     error_code ignored;  // it ends either way
     socket_.close(ignored);
     // Later: what waits holds this connection, which is in the middle of something.
@@ -144,22 +154,44 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     });
   }
 
-  void reply(json rid, json fields) {
+  void reply(const std::string& rid, json fields) {
     if (closed_) return;
-    fields["rid"] = std::move(rid);
     fields["ok"] = true;
-    put(fields);
+    put(fields, rid);
   }
-  void fail(json rid, const Error& error) {
+  // Ahead of the answer to the same request.
+  void part(const std::string& rid, json fields) {
     if (closed_) return;
-    put(json{{"rid", std::move(rid)},
-             {"ok", false},
-             {"code", code_name(error.code)},
-             {"message", printable(error.message)}});
+    fields["more"] = true;
+    put(fields, rid);
   }
-  void put(const json& answer) {
+  void reply_message(const std::string& rid, const mailbox::Delivery& delivery, bool more = false) {
+    if (closed_) return;
+    queue_ += R"({"message":)";
+    append_message(queue_, delivery);
+    queue_ += more ? R"(,"more":true)" : R"(,"ok":true)";
+    end_line(rid);
+  }
+  void reply_ok(const std::string& rid) {
+    if (closed_) return;
+    queue_ += R"({"ok":true)";
+    end_line(rid);
+  }
+  void fail(const std::string& rid, const Error& error) {
+    if (closed_) return;
+    put(json{{"ok", false}, {"code", code_name(error.code)}, {"message", printable(error.message)}},
+        rid);
+  }
+  // `answer` has fields.
+  void put(const json& answer, const std::string& rid) {
     queue_ += answer.dump();
-    queue_ += '\n';
+    queue_.pop_back();
+    end_line(rid);
+  }
+  void end_line(const std::string& rid) {
+    queue_ += R"(,"rid":)";
+    queue_ += rid;
+    queue_ += "}\n";
     if (queue_.size() + writing_.size() > kMaxAgentQueueBytes) return close();
     if (write_scheduled_) return;
     write_scheduled_ = true;
@@ -171,6 +203,11 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   }
   void write() {
     if (closed_ || !writing_.empty() || queue_.empty()) return;
+    if (write_now(socket_, queue_)) return close();
+    if (queue_.empty()) {
+      if (close_after_write_) close();
+      return;
+    }
     writing_.swap(queue_);
     boost::asio::async_write(socket_, boost::asio::buffer(writing_),
                              [self = shared_from_this()](error_code e, std::size_t) {
@@ -199,45 +236,76 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
 
   void handle(std::string_view line) {
     if (line.empty()) return;
+    if (const auto mail = owner_.reader_.read(line)) return handle(*mail);
     auto parsed = parse_object(line);
     if (!parsed)
       return fail(
-          nullptr,
+          "null",
           invalid(
               "each line is one JSON object with op and rid, as in {\"op\":\"hello\",\"rid\":1}"));
     const json& request = *parsed;
-    const json rid =
-        request.contains("rid") && request["rid"].is_number() ? request["rid"] : json();
-    if (outstanding_ >= kMaxOutstanding)
-      return fail(rid, {Code::kFull, "more than " + std::to_string(kMaxOutstanding) +
-                                         " requests are outstanding on this connection"});
+    const std::string rid =
+        request.contains("rid") && request["rid"].is_number() ? request["rid"].dump() : "null";
+    if (is_busy(rid)) return;
     const auto op = text_of(request, "op");
     if (op == "hello") return hello(rid, request);
-    if (op == "send" || op == "request") return send(rid, request, op == "request");
-    if (op == "recv") return receive(rid, request);
-    if (op == "ack" || op == "nack" || op == "extend") return settle(rid, request, op);
+    if (MailRequestReader::is_op(op))
+      return fail(rid, invalid("a number of this " + op + " does not fit into 64 bits"));
     if (op == "ls") return list(rid);
     if (op == "dead_ls" || op == "dead_redrive" || op == "dead_purge")
       return dead(rid, request, op);
     if (op == "cat") {
-      auto found = owner_.mail_.box().look({text_of(request, "messageId")});
-      return found ? reply(rid, {{"message", message_json(*found)}}) : fail(rid, found.error());
+      auto found = owner_.mail_.box().look(agent_, {text_of(request, "messageId")},
+                                           {text_of(request, "from")});
+      return found ? reply_message(rid, *found) : fail(rid, found.error());
     }
+    if (op == "watch") return watch(rid, request);
     if (op == "peers") return peers(rid);
     if (op == "stats") return stats(rid);
     if (op.starts_with("task_")) return task(rid, request, op);
-    fail(rid, invalid("unknown op \"" + printable(op.substr(0, 40)) +
-                      "\", allowed: hello, send, request, recv, ack, nack, extend, ls, cat, "
-                      "dead_ls, dead_redrive, dead_purge, task_next, task_extend, task_progress, "
-                      "task_done, task_fail, peers, stats"));
+    fail(rid,
+         invalid("unknown op \"" + printable(op.substr(0, 40)) +
+                 "\", allowed: hello, send, request, recv, watch, ack, nack, extend, ls, "
+                 "cat, dead_ls, dead_redrive, dead_purge, task_next, task_extend, task_progress, "
+                 "task_done, task_fail, peers, stats"));
   }
 
-  void hello(const json& rid, const json& request) {
+  void handle(const MailRequest& request) {
+    using Op = MailRequest::Op;
+    if (is_busy(request.rid)) return;
+    switch (request.op) {
+      case Op::kSend:
+      case Op::kRequest:
+        return send(request);
+      case Op::kReceive:
+        return receive(request);
+      case Op::kAck:
+      case Op::kNack:
+      case Op::kExtend:
+        return settle(request);
+    }
+  }
+
+  bool is_busy(const std::string& rid) {
+    if (outstanding_ < kMaxOutstanding) return false;
+    fail(rid, {Code::kFull, "more than " + std::to_string(kMaxOutstanding) +
+                                " requests are outstanding on this connection"});
+    return true;
+  }
+
+  void hello(const std::string& rid, const json& request) {
     const auto& c = owner_.config_;
-    const auto agent = text_of(request, "agent", c.name.value);
-    if (agent != c.name.value)
-      return fail(rid, invalid("agent must be " + c.name.value + " in this pod"));
-    reply(rid, {{"agent", c.name.value},
+    if (request.contains("agent")) {
+      const AgentName agent{text_of(request, "agent")};
+      if (!owner_.mail_.box().is_local(agent))
+        return fail(rid, invalid("agent: " + no_such_agent(c, {printable(agent.value)})));
+      if (said_ && agent != agent_)
+        return fail(rid, invalid("agent: this connection is " + agent_.value + "'s already"));
+      agent_ = agent;
+      said_ = true;
+    }
+    reply(rid, {{"agent", agent_.value},
+                {"agentsPerPod", c.agents_per_pod},
                 {"swarm", c.swarm},
                 {"namespace", c.namespace_name},
                 {"team", c.team},
@@ -254,31 +322,43 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                   {"sendTimeoutMs", c.backpressure_timeout.count()}}}});
   }
 
-  void send(const json& rid, const json& request, bool wants_reply) {
+  void send(const MailRequest& request) {
     const auto& c = owner_.config_;
+    const auto& rid = request.rid;
+    const bool wants_reply = request.op == MailRequest::Op::kRequest;
     mailbox::Message m;
-    m.from = c.name;
-    m.to.value = text_of(request, "to");
-    if (!is_agent_name(m.to.value)) {
-      return fail(rid, invalid("to: \"" + printable(m.to.value.substr(0, 60)) +
-                               "\" is not an agent's name; names look like worker-3 or "
-                               "coordinator-0, see `agentctl peers`"));
-    }
-    m.id.value = text_of(request, "id");
-    if (m.id.empty()) m.id.value = "m-" + to_hex(random_bytes(8));
+    m.from = agent_;
+    const auto to = parse_receivers(request.to);
+    if (!to) return fail(rid, to.error());
+    if (wants_reply && !to->single())
+      return fail(rid, invalid("to: a request goes to one agent, by its name"));
+    m.id.value = request.id;
+    if (m.id.empty()) m.id.value = owner_.next_id();
     if (!is_message_id(m.id.value))
       return fail(rid, invalid("id must match ^[A-Za-z0-9._:-]{1,128}$"));
-    const auto priority = text_of(request, "priority", "normal");
-    if (priority == "high")
+    if (request.priority == "high")
       m.priority = mailbox::Priority::kHigh;
-    else if (priority == "low")
+    else if (request.priority == "low")
       m.priority = mailbox::Priority::kLow;
-    else if (priority != "normal")
+    else if (request.priority != "normal")
       return fail(rid, invalid("priority must be high, normal or low"));
-    m.in_reply_to.value = text_of(request, "inReplyTo");
+    m.in_reply_to.value = request.in_reply_to.value_or("");
     if (!m.in_reply_to.empty() && !is_message_id(m.in_reply_to.value))
       return fail(rid, invalid("inReplyTo must be a message id"));
-    auto body = bytes_of(request, "body");
+    if (request.stream) {
+      auto& of = m.stream.emplace();
+      of.stream.value = *request.stream;
+      of.part = static_cast<std::uint32_t>(request.part);
+      if (request.end || request.abort)
+        of.mark = request.end ? mailbox::StreamPart::Mark::kEnd : mailbox::StreamPart::Mark::kAbort;
+      if (!is_message_id(of.stream.value) || request.part == 0 || request.part > UINT32_MAX ||
+          (request.end && request.abort) || wants_reply || !m.in_reply_to.empty() ||
+          m.priority != mailbox::Priority::kNormal) {
+        return fail(rid, invalid("a part of a stream has stream (as an id), part (from 1), at most "
+                                 "one of end and abort, and neither inReplyTo nor priority"));
+      }
+    }
+    auto body = body_of(request);
     if (!body) return fail(rid, body.error());
     if (body->size() > c.max_message_bytes) {
       return fail(
@@ -290,16 +370,13 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     m.body = *std::move(body);
     m.sent_at = wall_now();
     const auto timeout = milliseconds_of(
-        request, "timeoutMs",
+        request.timeout_ms,
         wants_reply ? 60000 : static_cast<std::uint64_t>(c.backpressure_timeout.count()));
+    if (!to->single()) return send_to_all(rid, *to, std::move(m), timeout);
+    m.to = to->names[0];
     auto answer = once([self = shared_from_this(), rid](const Result<Mail::Accepted>& sent) {
       if (!sent) return self->fail(rid, sent.error());
-      json out{{"outcome", "accepted"},
-               {"messageId", sent->id.value},
-               {"survives", sent->survives},
-               {"duplicate", sent->duplicate}};
-      if (sent->reply) out["reply"] = message_json(*sent->reply);
-      self->reply(rid, std::move(out));
+      self->accepted(rid, *sent);
     });
     if (wants_reply)
       owner_.mail_.request(std::move(m), timeout, std::move(answer));
@@ -307,81 +384,182 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       owner_.mail_.send(std::move(m), timeout, std::move(answer));
   }
 
-  void receive(const json& rid, const json& request) {
-    std::optional<MessageId> in_reply_to;
-    if (request.contains("inReplyTo")) in_reply_to = MessageId{text_of(request, "inReplyTo")};
-    const auto lease = std::max(Milliseconds{100}, milliseconds_of(request, "leaseMs", 60000));
-    owner_.mail_.receive(
-        milliseconds_of(request, "waitMs", 0), lease, in_reply_to, this,
-        once([self = shared_from_this(), rid](const Result<mailbox::Delivery>& delivery) {
-          delivery ? self->reply(rid, {{"message", message_json(*delivery)}})
-                   : self->fail(rid, delivery.error());
+  void accepted(const std::string& rid, const Mail::Accepted& sent) {
+    queue_ += sent.duplicate ? R"({"duplicate":true)" : R"({"duplicate":false)";
+    queue_ += R"(,"messageId":)";
+    append_string(queue_, sent.id.value);
+    queue_ += R"(,"ok":true,"outcome":"accepted","survives":)";
+    append_string(queue_, sent.survives);
+    if (sent.reply) {
+      queue_ += R"(,"reply":)";
+      append_message(queue_, *sent.reply);
+    }
+    end_line(rid);
+  }
+
+  // One part for each receiver as its outcome becomes known, then the answer.
+  void send_to_all(const std::string& rid, const Receivers& to, mailbox::Message m,
+                   Milliseconds timeout) {
+    const auto id = m.id.value;
+    owner_.post_.send(
+        to, std::move(m), timeout,
+        [self = shared_from_this(), rid](const AgentName& name,
+                                         const Result<Mail::Accepted>& sent) {
+          json out = outcome_of(sent);
+          out["to"] = name.value;
+          self->part(rid, std::move(out));
+        },
+        once([self = shared_from_this(), rid, id](const Result<Post::Tally>& tally) {
+          if (!tally) return self->fail(rid, tally.error());
+          json out{
+              {"messageId", id}, {"receivers", tally->receivers}, {"accepted", tally->accepted}};
+          if (!tally->failure) {
+            out["outcome"] = "accepted";
+            return self->reply(rid, std::move(out));
+          }
+          const bool some = tally->accepted != 0;
+          out["ok"] = false;
+          out["code"] = some ? "partial" : std::string(code_name(tally->failure->code));
+          out["message"] = std::to_string(tally->accepted) + " of " +
+                           std::to_string(tally->receivers) + " accepted; " +
+                           printable(tally->failure->message);
+          self->put(out, rid);
         }));
   }
 
-  void settle(const json& rid, const json& request, const std::string& op) {
-    const MessageId id{text_of(request, "messageId")};
-    const auto attempt = number_of(request, "attempt");
-    if (id.empty() || attempt == 0 || attempt > 65535)
-      return fail(rid, invalid(op + " needs messageId and attempt, as recv gave them"));
-    const auto number = static_cast<std::uint16_t>(attempt);
-    const auto answer = [&](const Status& status) {
-      status ? reply(rid, json::object()) : fail(rid, status.error());
-    };
-    if (op == "nack")
-      return answer(owner_.mail_.nack(id, number, milliseconds_of(request, "delayMs", 0)));
-    if (op == "extend")
-      return answer(owner_.mail_.extend(
-          id, number, std::max(Milliseconds{100}, milliseconds_of(request, "leaseMs", 60000))));
-    owner_.mail_.ack(id, number, kAckTimeout,
-                     once([self = shared_from_this(), rid](const Status& status) {
-                       status ? self->reply(rid, json::object()) : self->fail(rid, status.error());
-                     }));
+  void receive(const MailRequest& request) {
+    const auto& rid = request.rid;
+    std::optional<MessageId> in_reply_to;
+    if (request.in_reply_to) in_reply_to = MessageId{std::string(*request.in_reply_to)};
+    const auto lease = std::max(Milliseconds{100}, milliseconds_of(request.lease_ms, 60000));
+    const auto wait = milliseconds_of(request.wait_ms, 0);
+    auto answer = once([self = shared_from_this(), rid](const Result<mailbox::Delivery>& delivery) {
+      delivery ? self->reply_message(rid, *delivery) : self->fail(rid, delivery.error());
+    });
+    if (!request.stream)
+      return owner_.mail_.receive(agent_, wait, lease, in_reply_to, this, std::move(answer));
+    Mail::NextPart next{{std::string(request.from)},
+                        {std::string(*request.stream)},
+                        static_cast<std::uint32_t>(request.part)};
+    if (!is_agent_name(next.from.value) || !is_message_id(next.stream.value) || request.part == 0 ||
+        request.part > UINT32_MAX || in_reply_to) {
+      return answer(
+          invalid("a part of a stream is received by stream, from (who sends it) and part "
+                  "(the next one, from 1)"));
+    }
+    owner_.mail_.receive_part(agent_, wait, lease, std::move(next), this, std::move(answer));
   }
 
-  void list(const json& rid) {
+  // A part for each message that comes, until the wait is over.
+  void watch(const std::string& rid, const json& request) {
+    if (watching_) return fail(rid, invalid("this connection watches already"));
+    auto ended = once([self = shared_from_this(), rid] {
+      self->owner_.mail_.unwatch(self.get());
+      self->reply(rid, {{"seen", self->seen_}, {"missed", self->missed_}});
+      self->watching_ = false;
+    });
+    const auto begun =
+        owner_.mail_.watch(agent_, this, [this, rid](const mailbox::Message& message) {
+          if (queue_.size() + writing_.size() > kMaxWatchedBytes) {
+            ++missed_, ++untold_;
+            return;
+          }
+          if (untold_ > 0) part(rid, {{"missed", std::exchange(untold_, 0)}});
+          ++seen_;
+          reply_message(rid, {message, 0, false, {}}, true);
+        });
+    if (!begun) {
+      --outstanding_;
+      return fail(rid, begun.error());
+    }
+    watching_ = true;
+    seen_ = missed_ = untold_ = 0;
+    part(rid, {{"watching", true}});
+    watch_timer_.expires_after(milliseconds_of(request, "waitMs", 0));
+    watch_timer_.async_wait([alive = alive_, ended = std::move(ended)](error_code e) mutable {
+      if (!e && *alive) ended();
+    });
+  }
+
+  void settle(const MailRequest& request) {
+    using Op = MailRequest::Op;
+    const auto& rid = request.rid;
+    const MessageId id{std::string(request.message_id)};
+    if (id.empty() || request.attempt == 0 || request.attempt > 65535) {
+      const std::string op = request.op == Op::kAck    ? "ack"
+                             : request.op == Op::kNack ? "nack"
+                                                       : "extend";
+      return fail(rid, invalid(op + " needs messageId and attempt, as recv gave them"));
+    }
+    const auto number = static_cast<std::uint16_t>(request.attempt);
+    const auto answer = [](Connection& to, const std::string& about, const Status& status) {
+      status ? to.reply_ok(about) : to.fail(about, status.error());
+    };
+    auto& mail = owner_.mail_;
+    if (request.op == Op::kNack)
+      return answer(*this, rid,
+                    mail.nack(agent_, id, number, milliseconds_of(request.delay_ms, 0)));
+    if (request.op == Op::kExtend) {
+      const auto lease = std::max(Milliseconds{100}, milliseconds_of(request.lease_ms, 60000));
+      return answer(*this, rid, mail.extend(agent_, id, number, lease));
+    }
+    mail.ack(agent_, id, number, kAckTimeout,
+             once([self = shared_from_this(), rid, answer](const Status& status) {
+               answer(*self, rid, status);
+             }));
+  }
+
+  void list(const std::string& rid) {
     json messages = json::array();
-    for (const auto& m : owner_.mail_.box().list()) messages.push_back(summary_json(m));
+    for (const auto& m : owner_.mail_.box().list(agent_)) messages.push_back(summary_json(m));
     reply(rid, {{"messages", messages}});
   }
 
-  void dead(const json& rid, const json& request, const std::string& op) {
+  void dead(const std::string& rid, const json& request, const std::string& op) {
     auto& mail = owner_.mail_;
     if (op == "dead_ls") {
       json messages = json::array();
-      for (const auto& m : mail.box().dead_letters(kMaxDeadListed))
+      for (const auto& m : mail.box().dead_letters(agent_, kMaxDeadListed))
         messages.push_back(summary_json(m));
-      return reply(rid, {{"messages", messages}, {"total", mail.box().books().dead_live}});
+      return reply(rid, {{"messages", messages}, {"total", mail.box().dead_letter_count(agent_)}});
     }
     const bool purge = op == "dead_purge";
     const MessageId id{text_of(request, "messageId")};
     const bool all = flag_of(request, "all");
     if (all == !id.empty()) return fail(rid, invalid(op + " needs messageId, or all: true"));
     if (all) {
-      const auto swept = purge ? mail.purge_all() : mail.redrive_all();
+      const auto swept = purge ? mail.purge_all(agent_) : mail.redrive_all(agent_);
       return reply(rid, {{"count", swept.done}, {"failed", swept.failed}, {"left", swept.left}});
     }
-    const auto status = purge ? mail.purge(id) : mail.redrive(id);
+    const auto status = purge ? mail.purge(agent_, id) : mail.redrive(agent_, id);
     if (!status) return fail(rid, status.error());
-    reply(rid, {{"count", 1}, {"failed", 0}, {"left", mail.box().books().dead_live}});
+    reply(rid, {{"count", 1}, {"failed", 0}, {"left", mail.box().dead_letter_count(agent_)}});
   }
 
-  void peers(const json& rid) {
-    owner_.peers(
+  void peers(const std::string& rid) {
+    owner_.post_.peers(
+        owner_.config_.team,
         once([self = shared_from_this(), rid](const Result<std::vector<Worker::Peer>>& found) {
           if (!found) return self->fail(rid, found.error());
           json out = json::array();
-          for (const auto& p : *found)
-            out.push_back({{"name", p.name},
-                           {"role", p.role},
-                           {"team", p.team},
-                           {"state", p.state},
-                           {"node", p.node}});
-          self->reply(rid, {{"peers", out}});
+          std::size_t total = 0;
+          for (const auto& p : *found) {
+            const auto agents = self->owner_.post_.agents_of(p);
+            total += agents.size();
+            for (const auto& name : agents) {
+              if (out.size() >= kMaxPeersListed) break;
+              out.push_back({{"name", name.value},
+                             {"role", p.role},
+                             {"team", p.team},
+                             {"state", p.state},
+                             {"node", p.node}});
+            }
+          }
+          self->reply(rid, {{"peers", out}, {"total", total}});
         }));
   }
 
-  void stats(const json& rid) {
+  void stats(const std::string& rid) {
     const auto books = owner_.mail_.box().books();
     reply(rid, {{"sent", books.sent},
                 {"accepted", books.accepted},
@@ -402,7 +580,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                 {"leased", owner_.worker_ != nullptr ? owner_.worker_->leased() : 0}});
   }
 
-  void task(const json& rid, const json& request, const std::string& op) {
+  void task(const std::string& rid, const json& request, const std::string& op) {
     Worker* worker = owner_.worker_;
     if (worker == nullptr) return fail(rid, {Code::kDenied, "a coordinator's pod takes no tasks"});
     if (op == "task_next") {
@@ -413,11 +591,11 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                      if (self->closed_) return false;
                      if (!leased) {
                        if (leased.error().code == Code::kDenied) {
-                         self->put(json{{"rid", rid},
-                                        {"ok", false},
+                         self->put(json{{"ok", false},
                                         {"code", "refused"},
                                         {"reason", "draining"},
-                                        {"message", leased.error().message}});
+                                        {"message", leased.error().message}},
+                                   rid);
                        } else {
                          self->fail(rid, leased.error());
                        }
@@ -456,7 +634,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       return fail(rid, invalid("unknown op " + printable(op.substr(0, 40))));
     // The wire form of the link is the one parser of reports; the socket's fields only differ in
     // where the bytes are.
-    auto result = bytes_of(request, "result");
+    auto result = result_of(request);
     if (!result) return fail(rid, result.error());
     if (result->size() > owner_.config_.max_message_bytes) {
       return fail(rid,
@@ -477,21 +655,32 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                                std::to_string(tasks::kMaxRefBytes) + " bytes"));
     }
     worker->report(*std::move(report), once([self = shared_from_this(), rid](const Status& status) {
-      status ? self->reply(rid, json::object()) : self->fail(rid, status.error());
+      status ? self->reply_ok(rid) : self->fail(rid, status.error());
     }));
   }
 
   AgentSocket& owner_;
   std::shared_ptr<bool> alive_;
   Loop& loop_;
+  AgentName agent_;    // whose connection it is: the pod's first one's, unless hello says another
+  bool said_ = false;  // by hello
   stream_protocol::socket socket_;
   std::string inbound_, buffer_, queue_, writing_;
   std::size_t outstanding_ = 0;
   bool closed_ = false, write_scheduled_ = false, close_after_write_ = false;
+  // Of the one call that watches: shown, not shown, and of these not said yet.
+  bool watching_ = false;
+  std::uint64_t seen_ = 0, missed_ = 0, untold_ = 0;
+  boost::asio::steady_timer watch_timer_;
 };
 
-AgentSocket::AgentSocket(Loop& loop, const Config& config, Mail& mail, Worker* worker)
-    : loop_(loop), config_(config), mail_(mail), worker_(worker), acceptor_(loop.io()) {}
+AgentSocket::AgentSocket(Loop& loop, const Config& config, Mail& mail, Post& post, Worker* worker)
+    : loop_(loop),
+      config_(config),
+      mail_(mail),
+      post_(post),
+      worker_(worker),
+      acceptor_(loop.io()) {}
 
 AgentSocket::~AgentSocket() { *alive_ = false; }
 
@@ -504,10 +693,18 @@ Status AgentSocket::start(const std::string& path) {
   // owner.
   if (!e && ::chmod(path.c_str(), 0666) != 0)
     e = error_code(errno, boost::system::system_category());
-  if (!e) acceptor_.listen(128, e);
+  if (!e) acceptor_.listen(kMaxUnaccepted, e);
   if (e) return internal_error("agents' socket " + path + ": " + e.message());
   accept();
   return {};
+}
+
+std::string AgentSocket::next_id() {
+  constexpr std::size_t kBytes = 8, kTogether = 128;
+  if (random_.empty()) random_ = random_bytes(kBytes * kTogether);
+  const std::string bytes = random_.substr(random_.size() - kBytes);
+  random_.resize(random_.size() - kBytes);
+  return "m-" + to_hex(bytes);
 }
 
 void AgentSocket::stop() {
@@ -518,8 +715,9 @@ void AgentSocket::stop() {
 void AgentSocket::accept() {
   acceptor_.async_accept([this, alive = alive_](error_code e, stream_protocol::socket socket) {
     if (!*alive || e == boost::asio::error::operation_aborted) return;
-    if (!e && connections_ < kMaxAgentConnections)
-      std::make_shared<Connection>(*this, std::move(socket))->read();
+    const auto most =
+        kMaxAgentConnections + kMoreConnectionsPerAgent * (config_.agents_per_pod - 1);
+    if (!e && connections_ < most) std::make_shared<Connection>(*this, std::move(socket))->read();
     accept();
   });
 }

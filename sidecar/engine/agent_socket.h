@@ -11,19 +11,24 @@
 
 #include "engine/config.h"
 #include "engine/mail.h"
+#include "engine/mail_request.h"
+#include "engine/post.h"
 #include "engine/worker.h"
 
 namespace swarm::engine {
 
 inline constexpr std::size_t kMaxAgentConnections = 256;
-inline constexpr std::size_t kMaxOutstanding = 64;  // requests of one connection
+inline constexpr std::size_t kMoreConnectionsPerAgent = 4;  // beyond the first of a pod
+inline constexpr std::size_t kMaxOutstanding = 64;          // requests of one connection
 inline constexpr std::size_t kMaxLineBytes = 1U << 20U;
 inline constexpr std::size_t kMaxAgentQueueBytes = 4U << 20U;
+inline constexpr std::size_t kMaxWatchedBytes =
+    1U << 20U;  // unread by one that watches; beyond, messages are only counted
 
 class AgentSocket {
  public:
   // `worker` is null in a coordinator's pod.
-  AgentSocket(Loop& loop, const Config& config, Mail& mail, Worker* worker);
+  AgentSocket(Loop& loop, const Config& config, Mail& mail, Post& post, Worker* worker);
   ~AgentSocket();
   AgentSocket(const AgentSocket&) = delete;
   AgentSocket& operator=(const AgentSocket&) = delete;
@@ -31,17 +36,19 @@ class AgentSocket {
   // Binds `path` (mode 0666), replacing what a former life left there.
   Status start(const std::string& path);
   void stop();
-  // Where coordinators find names; set by the composition.
-  std::function<void(Worker::OnPeers)> peers;
 
  private:
   class Connection;
   void accept();
+  std::string next_id();  // of a message, where its sender gives none
   Loop& loop_;
   const Config& config_;
   Mail& mail_;
+  Post& post_;
   Worker* worker_;
   boost::asio::local::stream_protocol::acceptor acceptor_;
+  MailRequestReader reader_;
+  std::string random_;  // for ids: one system call for many
   std::size_t connections_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

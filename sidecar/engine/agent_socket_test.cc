@@ -7,7 +7,7 @@
 #include <boost/asio/write.hpp>
 
 #include "engine/control_json.h"
-#include "sim/fake_directory.h"
+#include "engine/pod_fixture.h"
 
 namespace swarm::engine {
 namespace {
@@ -16,18 +16,8 @@ using boost::asio::local::stream_protocol;
 
 constexpr Milliseconds kPatience{20'000};
 
-struct Agents : ::testing::Test {
-  Agents() {
-    config.name.value = "worker-0";
-    LogId id;
-    id.bytes[0] = 1;
-    log::Recovery recovery;
-    auto opened = log::Log::open(
-        directory, {.max_bytes = 8U << 20U}, id, [](const log::Record&) {}, &recovery);
-    check(opened.ok(), "the log");
-    log = *std::move(opened);
-    loop.attach(*log);
-    box.attach(*log, mono_now());
+struct Agents : PodFixture {
+  explicit Agents(std::uint32_t agents = 1) : PodFixture(agents) {
     check(socket.start(path).ok(), "the socket");
     client.connect(stream_protocol::endpoint(path));
   }
@@ -40,6 +30,10 @@ struct Agents : ::testing::Test {
   }
   json line(const std::string& text) {
     boost::asio::write(client, boost::asio::buffer(text + "\n"));
+    return next();
+  }
+  // The next line that comes.
+  json next() {
     client.non_blocking(true);
     const auto begin = mono_now();
     std::size_t end = 0;
@@ -52,7 +46,7 @@ struct Agents : ::testing::Test {
       answers.append(buffer, n);
     }
     if (end == std::string::npos) {
-      ADD_FAILURE() << "no answer to " << text;
+      ADD_FAILURE() << "no answer";
       return {};
     }
     json answer = json::parse(answers.substr(0, end));
@@ -68,16 +62,11 @@ struct Agents : ::testing::Test {
     }
   }
 
-  Config config;
-  boost::asio::io_context io{1};
-  Loop loop{io};
-  sim::FakeDirectory directory{10U << 20U};
-  std::unique_ptr<log::Log> log;
-  mailbox::Mailbox box{{"worker-0"}, {}};
   Mail mail{loop, box, config, Session::Options{}, [](const AgentName& name, const Located& done) {
               done(not_found(name.value + " is not connected now"));
             }};
-  AgentSocket socket{loop, config, mail, nullptr};
+  Post post{loop, mail, config};
+  AgentSocket socket{loop, config, mail, post, nullptr};
   std::string path = testing::TempDir() + "swarm-agents-" + std::to_string(::getpid());
   stream_protocol::socket client{io};
   std::string answers;
@@ -141,6 +130,125 @@ TEST_F(Agents, WhatIsMeantHasToBeSaid) {
   EXPECT_EQ(ask({{"op", "dead_ls"}})["total"], 1) << "nothing has happened";
 }
 
+TEST_F(Agents, SeveralReceiversGetAnOutcomeEachAndThenTheCallItsAnswer) {
+  const json said = ask({{"op", "send"},
+                         {"to", "worker-0,worker-9"},
+                         {"id", "m-1"},
+                         {"body", "x"},
+                         {"timeoutMs", 200}});
+  EXPECT_EQ(said, (json{{"rid", rid},
+                        {"more", true},
+                        {"to", "worker-0"},
+                        {"outcome", "accepted"},
+                        {"survives", "container"},
+                        {"duplicate", false}}));
+  const json refused = next();
+  EXPECT_EQ(refused["to"], "worker-9");
+  EXPECT_EQ(refused["outcome"], "refused");
+  EXPECT_EQ(refused["code"], "unavailable");
+  const json answer = next();
+  EXPECT_EQ(answer["ok"], false);
+  EXPECT_EQ(answer["code"], "partial");
+  EXPECT_EQ(answer["accepted"], 1);
+  EXPECT_EQ(answer["receivers"], 2);
+  EXPECT_EQ(answer["messageId"], "m-1");
+
+  EXPECT_EQ(
+      ask({{"op", "send"}, {"to", "worker-0,worker-0"}, {"id", "m-1"}, {"body", "x"}})["duplicate"],
+      true)
+      << "one name is one receiver";
+  EXPECT_EQ(ask({{"op", "request"}, {"to", "worker-0,worker-9"}, {"body", "x"}})["code"],
+            "invalid");
+  EXPECT_EQ(ask({{"op", "send"}, {"to", "everybody"}, {"body", "x"}})["code"], "invalid");
+}
+
+TEST_F(Agents, WhoWatchesIsShownWhatComesAndTakesNothing) {
+  ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "before"}, {"body", "x"}})["ok"], true);
+  const json begun = ask({{"op", "watch"}, {"waitMs", 20000}});
+  EXPECT_EQ(begun, (json{{"rid", rid}, {"more", true}, {"watching", true}}));
+  const int watch = rid;
+  EXPECT_EQ(ask({{"op", "watch"}, {"waitMs", 20000}})["code"], "invalid") << "once a connection";
+  for (const char* repeated : {"more", "ok"}) {
+    const json first = ask({{"op", "send"}, {"to", "worker-0"}, {"id", "m-1"}, {"body", "hello"}});
+    if (std::string_view(repeated) == "ok") {
+      EXPECT_EQ(first["duplicate"], true) << "not shown again";
+      break;
+    }
+    EXPECT_EQ(first["rid"], watch);
+    EXPECT_EQ(first["message"]["messageId"], "m-1");
+    EXPECT_EQ(first["message"]["body"], "hello");
+    EXPECT_EQ(first["message"]["attempt"], 0);
+    EXPECT_EQ(next()["ok"], true) << "the send";
+  }
+  EXPECT_EQ(ask({{"op", "recv"}})["message"]["messageId"], "before");
+  EXPECT_EQ(ask({{"op", "recv"}})["message"]["attempt"], 1) << "it was not taken";
+  EXPECT_EQ(ask({{"op", "nack"}, {"messageId", "m-1"}, {"attempt", 1}})["ok"], true);
+  EXPECT_EQ(ask({{"op", "recv"}})["message"]["attempt"], 2) << "and not shown again";
+}
+
+TEST_F(Agents, AWatchEndsInTimeAndSaysWhatItHasNotShown) {
+  EXPECT_EQ(ask({{"op", "watch"}, {"waitMs", 1500}})["watching"], true);
+  const int watch = rid;
+  const std::string body(60'000, 'x');
+  constexpr int kSent = 40;  // 2.4 MB, which nobody reads for now
+  for (int i = 0; i < kSent; ++i) {
+    mailbox::Message m;
+    m.id.value = "m-" + std::to_string(i);
+    m.from = m.to = config.name;
+    m.body = body;
+    mail.send(m, kPatience, [](const Result<Mail::Accepted>& sent) { ASSERT_TRUE(sent); });
+  }
+  std::uint64_t shown = 0;
+  json last;
+  while ((last = next()).contains("more")) shown += last.contains("message") ? 1 : 0;
+  EXPECT_EQ(last["rid"], watch);
+  EXPECT_EQ(last["ok"], true);
+  EXPECT_EQ(last["seen"], shown);
+  EXPECT_GT(shown, 10U);
+  EXPECT_EQ(last["missed"], kSent - shown) << "none is silently left out";
+  EXPECT_GT(last["missed"], 10U);
+  EXPECT_EQ(ask({{"op", "watch"}, {"waitMs", 0}})["watching"], true) << "it may begin again";
+}
+
+TEST_F(Agents, AStreamIsReadPartByPart) {
+  const auto part = [&](int number, json more = {}) {
+    json request{{"op", "send"},  {"to", "worker-0"}, {"id", "s." + std::to_string(number)},
+                 {"stream", "s"}, {"part", number},   {"body", std::to_string(number)}};
+    if (!more.is_null()) request.update(more);
+    return ask(request);
+  };
+  const auto read = [&](int number) {
+    return ask({{"op", "recv"}, {"stream", "s"}, {"from", "worker-0"}, {"part", number}});
+  };
+  ASSERT_EQ(part(1)["ok"], true);
+  ASSERT_EQ(part(2, {{"abort", true}})["ok"], true);
+  EXPECT_EQ(ask({{"op", "recv"}})["code"], "not_found") << "parts only come to who asks for them";
+  const json first = read(1)["message"];
+  EXPECT_EQ(first["stream"], "s");
+  EXPECT_EQ(first["part"], 1);
+  EXPECT_FALSE(first.contains("end") || first.contains("abort"));
+  EXPECT_EQ(read(2)["code"], "not_found") << "part 1 is not done";
+  EXPECT_EQ(ask({{"op", "ack"}, {"messageId", "s.1"}, {"attempt", 1}})["ok"], true);
+  EXPECT_EQ(ask({{"op", "ls"}})["messages"][0]["part"], 2);
+  EXPECT_EQ(read(1)["code"], "refused");
+  EXPECT_EQ(read(2)["message"]["abort"], true);
+
+  const json rows[] = {
+      {{"part", 0}},          {{"part", -1}},      {{"part", 1ULL << 32U}},
+      {{"part", "1"}},        {{"stream", "a b"}}, {{"inReplyTo", "q"}},
+      {{"priority", "high"}}, {{"op", "request"}}, {{"end", true}, {"abort", true}}};
+  for (const json& row : rows) EXPECT_EQ(part(3, row)["code"], "invalid") << row;
+  const json reads[] = {{{"stream", "s"}},
+                        {{"stream", "s"}, {"from", "worker-0"}},
+                        {{"stream", "s"}, {"part", 1}},
+                        {{"stream", "s"}, {"from", "x"}, {"part", 1}},
+                        {{"stream", "s"}, {"from", "worker-0"}, {"part", 1}, {"inReplyTo", "q"}}};
+  for (json row : reads) {
+    row["op"] = "recv";
+    EXPECT_EQ(ask(row)["code"], "invalid") << row;
+  }
+}
+
 TEST_F(Agents, ALeaseIsExtended) {
   ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "m-1"}, {"body", "x"}})["ok"], true);
   ASSERT_EQ(ask({{"op", "recv"}, {"leaseMs", 100}})["message"]["attempt"], 1);
@@ -149,6 +257,114 @@ TEST_F(Agents, ALeaseIsExtended) {
   EXPECT_EQ(ask({{"op", "recv"}, {"waitMs", 300}})["code"], "not_found") << "it is still leased";
   EXPECT_EQ(ask({{"op", "extend"}, {"messageId", "m-1"}, {"attempt", 2}, {"leaseMs", 1}})["code"],
             "refused");
+}
+
+struct ThreeAgents : Agents {
+  ThreeAgents() : Agents(3) { other.connect(stream_protocol::endpoint(path)); }
+  // From now on the other connection is meant.
+  void turn() {
+    EXPECT_EQ(answers, "");
+    std::swap(client, other);
+  }
+  json hello(const std::string& agent) { return ask({{"op", "hello"}, {"agent", agent}}); }
+  stream_protocol::socket other{io};
+};
+
+TEST_F(ThreeAgents, AConnectionSaysOnceWhoseItIs) {
+  EXPECT_EQ(ask({{"op", "hello"}})["agent"], "worker-0") << "the first one's, without a word";
+  EXPECT_EQ(ask({{"op", "hello"}})["agentsPerPod"], 3);
+  for (const char* bad : {"worker-0.3", "worker-1", "worker-1.1", "worker-0.0", "", "x"}) {
+    const json answer = hello(bad);
+    EXPECT_EQ(answer["code"], "invalid") << bad;
+    EXPECT_EQ(answer["message"],
+              "agent: worker-0 has 3 agents, and " + std::string(bad) + " is not one of them");
+  }
+  EXPECT_EQ(ask({{"op", "hello"}, {"agent", 1}})["code"], "invalid");
+  EXPECT_EQ(ask({{"op", "hello"}})["agent"], "worker-0") << "nothing has happened";
+  EXPECT_EQ(hello("worker-0.2")["agent"], "worker-0.2");
+  EXPECT_EQ(hello("worker-0.2")["ok"], true);
+  EXPECT_EQ(hello("worker-0.1")["message"], "agent: this connection is worker-0.2's already");
+  EXPECT_EQ(hello("worker-0")["code"], "invalid");
+  EXPECT_EQ(ask({{"op", "hello"}})["agent"], "worker-0.2");
+}
+
+TEST_F(ThreeAgents, EachHasItsOwnMail) {
+  ASSERT_EQ(hello("worker-0.1")["ok"], true);
+  for (const char* to : {"worker-0", "worker-0.1"})
+    ASSERT_EQ(ask({{"op", "send"}, {"to", to}, {"id", "m"}, {"body", to}})["survives"],
+              "container");
+  EXPECT_EQ(ask({{"op", "send"}, {"to", "worker-0.3"}, {"body", "x"}})["code"], "not_found");
+  EXPECT_EQ(ask({{"op", "recv"}})["message"]["body"], "worker-0.1");
+  EXPECT_EQ(ask({{"op", "recv"}})["code"], "not_found");
+  EXPECT_EQ(ask({{"op", "ls"}})["messages"].size(), 1U);
+  turn();
+  EXPECT_EQ(ask({{"op", "nack"}, {"messageId", "m"}, {"attempt", 1}})["code"], "refused")
+      << "its own was not handed out yet";
+  const json got = ask({{"op", "recv"}})["message"];
+  EXPECT_EQ(got["body"], "worker-0");
+  EXPECT_EQ(got["from"], "worker-0.1");
+  EXPECT_EQ(ask({{"op", "ack"}, {"messageId", "m"}, {"attempt", 1}})["ok"], true);
+  EXPECT_EQ(ask({{"op", "cat"}, {"messageId", "m"}})["code"], "not_found");
+  turn();
+  EXPECT_EQ(ask({{"op", "cat"}, {"messageId", "m"}})["message"]["body"], "worker-0.1");
+  for (int attempt = 1; attempt <= 5; ++attempt) {
+    ASSERT_EQ(ask({{"op", "nack"}, {"messageId", "m"}, {"attempt", attempt}})["ok"], true);
+    EXPECT_EQ(ask({{"op", "recv"}})["ok"], attempt < 5);
+  }
+  EXPECT_EQ(ask({{"op", "dead_ls"}})["total"], 1);
+  turn();
+  EXPECT_EQ(ask({{"op", "dead_ls"}})["total"], 0);
+  EXPECT_EQ(ask({{"op", "dead_purge"}, {"all", true}})["count"], 0);
+  turn();
+  EXPECT_EQ(ask({{"op", "dead_redrive"}, {"all", true}})["count"], 1);
+  EXPECT_EQ(ask({{"op", "recv"}})["message"]["attempt"], 6);
+}
+
+TEST_F(ThreeAgents, AWatchShowsWhatIsForTheOneWhoWatches) {
+  ASSERT_EQ(ask({{"op", "watch"}, {"waitMs", 500}})["watching"], true);
+  for (const char* to : {"worker-0.1", "worker-0"}) {
+    mailbox::Message m;
+    m.id.value = m.to.value = to;
+    m.from = config.name;
+    mail.send(m, kPatience, [](const Result<Mail::Accepted>& sent) { ASSERT_TRUE(sent); });
+  }
+  EXPECT_EQ(next()["message"]["messageId"], "worker-0");
+  EXPECT_EQ(next()["seen"], 1);
+}
+
+TEST_F(ThreeAgents, ReceiversWaitWithoutKeepingEachOther) {
+  ASSERT_EQ(hello("worker-0.1")["ok"], true);
+  boost::asio::write(
+      client, boost::asio::buffer(std::string("{\"op\":\"recv\",\"rid\":100,\"waitMs\":20000}\n")));
+  turn();
+  EXPECT_EQ(ask({{"op", "recv"}, {"waitMs", 50}})["code"], "not_found");
+  ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0.1"}, {"body", "x"}})["ok"], true);
+  turn();
+  EXPECT_EQ(next()["rid"], 100);
+}
+
+TEST_F(ThreeAgents, TheirPodTakesMoreConnections) {
+  std::vector<stream_protocol::socket> more;
+  const auto most = kMaxAgentConnections + 2 * kMoreConnectionsPerAgent;
+  while (more.size() + 2 < most) {
+    more.emplace_back(io).connect(stream_protocol::endpoint(path));
+    io.restart();
+    io.poll();
+  }
+  std::swap(client, more.back());
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true) << "the last one that fits";
+  stream_protocol::socket beyond(io);
+  beyond.connect(stream_protocol::endpoint(path));
+  boost::system::error_code e = boost::asio::error::would_block;
+  beyond.non_blocking(true);
+  for (const auto begin = mono_now();
+       e == boost::asio::error::would_block && mono_now() - begin < kPatience;) {
+    io.restart();
+    io.run_for(Milliseconds{2});
+    char byte = 0;
+    (void)beyond.read_some(boost::asio::buffer(&byte, 1), e);
+  }
+  EXPECT_EQ(e, boost::asio::error::eof);
 }
 
 }  // namespace

@@ -106,7 +106,8 @@ Status Cluster::start(std::uint64_t led_epoch) {
 
 void Cluster::start(std::unique_ptr<net::HttpClient> client, std::uint64_t led_epoch) {
   client_ = std::move(client);
-  led_epoch_ = led_epoch;
+  // One in a journal may be another pod's: whoever has led since has let go of the journal.
+  led_epoch_ = config_.journal() ? 0 : led_epoch;
   lease_ = std::jthread([this](const std::stop_token& stop) { lease_thread(stop); });
   kube::WatchOptions own;
   own.resource = kube::kSwarms;

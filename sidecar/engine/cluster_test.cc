@@ -277,6 +277,18 @@ TEST_F(ClusterTest, WhoeverHasLedGoesOnUnlessSomebodyElseHas) {
   }
 }
 
+// The epoch in a journal is one that a former pod of the name has led in. Another may have led
+// since and is gone: it crashed before it wrote its epoch down, or journals were off for a while.
+TEST_F(ClusterTest, WhoeverHasTheJournalOfAFormerPodLeads) {
+  config_.journal_bytes = 1;
+  lease_.set({{std::string(api::kEpochAnnotation), "5"},
+              {std::string(api::kHolderUidAnnotation), "uid-before"}});
+  start(4);
+  EXPECT_TRUE(run_until([&] { return !epochs_.empty(); }));
+  EXPECT_EQ(epochs_, std::vector<std::uint64_t>{6});
+  EXPECT_EQ(superseded_, 0);
+}
+
 TEST_F(ClusterTest, AnAnswerThatWasLostIsNotAnotherHolder) {
   start();
   ASSERT_TRUE(run_until([&] { return lease_.report().epoch == 1; }));

@@ -3,11 +3,14 @@
 #include <charconv>
 
 #include "base/encoding.h"
+#include "mailbox/mailbox.h"
 
 extern char** environ;  // POSIX
 
 namespace swarm::engine {
 namespace {
+
+constexpr std::uint64_t kMaxLogBytes = 1ULL << 40U;
 
 class Reader {
  public:
@@ -76,8 +79,11 @@ Result<Config> parse_config(const std::map<std::string, std::string>& environmen
   in.text("CFN_SWARM_UID", c.swarm_uid);
   in.text("CFN_NAMESPACE", c.namespace_name);
   in.text("CFN_AGENT_ID", c.name.value);
-  if (!c.name.empty() && !is_agent_name(c.name.value))
+  if (!c.name.empty() && !is_slot_name(c.name.value))
     in.fail("CFN_AGENT_ID", "is not a slot, allowed: worker-N, coordinator-N");
+  in.number("CFN_AGENTS_PER_POD", c.agents_per_pod, 1, kMaxAgentsPerPod);
+  if (c.coordinator && c.agents_per_pod > 1)
+    in.fail("CFN_AGENTS_PER_POD", "is for workers; a coordinator's pod has one agent");
   in.number("CFN_TEAM", c.team, 0, 9999);
   in.number("CFN_COORDINATORS", c.coordinators, 1, 9999);
   in.text("CFN_POD_NAME", c.pod);
@@ -92,6 +98,11 @@ Result<Config> parse_config(const std::map<std::string, std::string>& environmen
   in.text("CFN_SUBMIT_TOKEN_FILE", c.submit_token_file);
   in.text("CFN_API_PATH", c.api_path);
   in.text("CFN_AGENTCTL_FILE", c.agentctl_file);
+  in.text("CFN_SPILL_PATH", c.spill_path);
+  in.number("CFN_SPILL_BYTES", c.spill_bytes, 0, kMaxLogBytes);
+  in.number("CFN_JOURNAL_BYTES", c.journal_bytes, 0, kMaxLogBytes);
+  if (c.spill_bytes > 0 && c.journal())
+    in.fail("CFN_SPILL_BYTES", "goes with a log on tmpfs; remove it or CFN_JOURNAL_BYTES");
   in.number("CFN_LINK_PORT", c.link_port, 1, 65535);
   in.number("CFN_HTTP_PORT", c.http_port, 1, 65535);
   in.number("CFN_MAX_INBOX_MESSAGES", c.max_inbox_messages, 1, 1000000);

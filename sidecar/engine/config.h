@@ -16,7 +16,8 @@ struct Config {
   bool coordinator = false;
   bool leaving = false;  // an engine restarted in a pod that is going: it takes no role any more
   std::string swarm, swarm_uid, namespace_name;
-  AgentName name;
+  AgentName name;  // of the pod
+  std::uint32_t agents_per_pod = 1;
   std::uint32_t team = 0, coordinators = 1;
   std::string pod, pod_uid, pod_ip, node, link_service;
   std::string mount_path = "/dev/shm/cfn", log_path = "/var/lib/cfn/log", bin_path = "/cfn/bin";
@@ -24,6 +25,10 @@ struct Config {
               submit_token_file = "/var/run/cfn/submit/token";
   std::string api_path = "/var/run/cfn/api";
   std::string agentctl_file = "/usr/local/bin/agentctl";
+  std::string spill_path = "/var/lib/cfn/spill";
+  std::uint64_t spill_bytes = 0;    // 0: no spill
+  std::uint64_t journal_bytes = 0;  // of the log on a persistent volume; 0: it is on a tmpfs
+  [[nodiscard]] bool journal() const { return journal_bytes > 0; }
   std::uint16_t link_port = 7070, http_port = 7080;
   std::uint32_t max_inbox_messages = 1000, max_message_bytes = 65536;
   bool reject_when_full = false;

@@ -22,7 +22,8 @@ namespace {
 
 // Of a PEER_LIST: what is beyond is left out, the frame has a limit.
 constexpr std::size_t kMaxPeerListBytes = link::kMaxPayloadBytes - 4096;
-constexpr std::uint64_t kMaxEpoch = 1ULL << 31U;  // sessions carry it in their upper half
+constexpr std::uint64_t kMaxMailCount = 1ULL << 32U;  // no pod holds more messages
+constexpr std::uint64_t kMaxEpoch = 1ULL << 31U;      // sessions carry it in their upper half
 
 std::uint64_t random_word(void*) {
   const auto bytes = random_bytes(8);
@@ -302,6 +303,8 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   member.log_id = peer.log_id;
   member.address = peer.address;
   member.version = printable(text_of(head, "version").substr(0, 40));
+  member.agents = static_cast<std::uint32_t>(
+      std::clamp<std::uint64_t>(number_of(head, "agents", 1), 1, kMaxAgentsPerPod));
   member.leaving = flag_of(head, "leaving");
   member.since = wall_now();
   member.tasks_done = tasks_done;
@@ -364,8 +367,9 @@ void Coordinator::finish_join(Member& member) {
   if (const auto open = open_.find(member.name); open != open_.end())
     open->second.erase(member.worker.session);
   if (auto session = member.session.lock()) {
-    session->send(FrameType::kJoined,
-                  control(json{{"session", member.worker.session}, {"epoch", epoch_}}));
+    session->send(
+        FrameType::kJoined,
+        control(json{{"session", member.worker.session}, {"epoch", epoch_}, {"mailCounts", true}}));
   }
   note_work(member);
   gathering_.came({member.name, member.worker.pod});
@@ -483,12 +487,17 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
     if (frame.type == FrameType::kPeers) {
       json peers = json::array();
       std::size_t bytes = 0;
-      peers.push_back({{"name", config_.name.value},
-                       {"role", "coordinator"},
-                       {"state", "ready"},
-                       {"node", config_.node},
-                       {"team", config_.team}});
-      for (const auto& [number, m] : by_session_) {
+      std::uint64_t last = number_of(parsed->head, "after");  // a list goes on behind this session
+      json answer{{"request", request}};
+      if (last == 0) {
+        peers.push_back({{"name", config_.name.value},
+                         {"role", "coordinator"},
+                         {"state", "ready"},
+                         {"node", config_.node},
+                         {"team", config_.team}});
+      }
+      for (auto it = by_session_.upper_bound(last); it != by_session_.end(); ++it) {
+        const auto& m = it->second;
         if (m.superseded || !m.joined) continue;
         peers.push_back({{"name", m.name.value},
                          {"role", "worker"},
@@ -500,15 +509,18 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
         bytes += peers.back().dump().size() + 1;
         if (bytes > kMaxPeerListBytes) {
           peers.erase(peers.size() - 1);
+          answer["after"] = last;
           break;
         }
+        last = it->first;
       }
-      session.send(FrameType::kPeerList, control(json{{"request", request}, {"peers", peers}}));
+      answer["peers"] = std::move(peers);
+      session.send(FrameType::kPeerList, control(answer));
       return true;
     }
     const AgentName name{text_of(parsed->head, "name")};
-    if (!is_agent_name(name.value)) {
-      session.close(invalid("RESOLVE of what is not an agent's name"));
+    if (!is_slot_name(name.value)) {
+      session.close(invalid("RESOLVE of what is not a pod's name"));
       return true;
     }
     locate(name, [&session, request](const Result<Location>& where) {
@@ -553,6 +565,20 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       const auto version = in.u64();
       const TaskId id{std::string(in.text())};
       if (in.done()) engine_->replicated(now, wall, worker, id, version);
+      break;
+    }
+    case FrameType::kMailCounts: {
+      link::PayloadReader in(frame.payload);
+      const auto single_copy = in.u64(), dead_letters = in.u64();
+      if (!in.done() || single_copy > kMaxMailCount || dead_letters > kMaxMailCount) {
+        session.close(invalid("malformed MAIL_COUNTS"));
+        return true;
+      }
+      // A rolling update waits for it.
+      const bool soon = single_copy > 0 && member->single_copy == 0;
+      member->single_copy = single_copy;
+      member->dead_letters = dead_letters;
+      if (on_change) on_change(soon);
       break;
     }
     case FrameType::kLeaving:

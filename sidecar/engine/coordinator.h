@@ -89,6 +89,7 @@ class Coordinator {
     AgentName name;
     LogId log_id;
     std::string address, version;
+    std::uint32_t agents = 1;  // in its pod
     std::map<TaskId, std::uint64_t> held;
     tasks::PullWindow pulls;
     std::vector<tasks::Engine::Running> running;
@@ -100,7 +101,8 @@ class Coordinator {
     bool standby = false;
     std::map<std::uint64_t, MonoTime> nexts;  // standby: requests for tasks, with their deadlines
     bool at_work = false;
-    WallTime since = 0;            // at work, or without work
+    WallTime since = 0;                               // at work, or without work
+    std::uint64_t single_copy = 0, dead_letters = 0;  // messages in its pod
     std::uint64_t tasks_done = 0;  // by this incarnation, as far as this coordinator knows
   };
   struct Told {  // HELD frames before JOIN

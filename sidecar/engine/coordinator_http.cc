@@ -341,7 +341,7 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
   const std::string after = request.parameter("after").value_or("");
   if (!request.header(kForwarded).empty()) {
     const auto part = own(TaskId{after}, limit);
-    return respond(part ? ok_json(*part) : net::error_response(part.error()));
+    return later(respond, part ? ok_json(*part) : net::error_response(part.error()));
   }
   auto begin = decode_cursor(after);
   if (!begin) return respond(net::error_response(begin.error()));
@@ -357,7 +357,10 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
         part.query["limit"] = std::to_string(ask.limit);
         forward(ask.team, std::move(part), std::move(done));
       },
-      config_.team, respond)
+      config_.team,
+      [this, alive = alive_, respond](net::HttpResponse response) {
+        if (*alive) later(respond, std::move(response));
+      })
       ->go_on();
 }
 
@@ -388,6 +391,7 @@ std::string Coordinator::agents_json() {
                {"sinceSeconds", (wall_now() - m.since) / 1000},
                {"tasksDone", m.tasks_done},
                {"version", m.version}};
+    if (m.agents > 1) agent["agents"] = m.agents;
     if (running) agent["task"] = running->id.value;
     agents.push_back(std::move(agent));
   }
@@ -438,6 +442,11 @@ api::TeamReport Coordinator::report() const {
   out.measured = out.v1 + out.v2 == 0 ? 0 : static_cast<int>(out.v2 * 100 / (out.v1 + out.v2));
   out.dead_letters = books.dead_live;
   out.single_copy_messages = books.single_copy;
+  for (const auto& [number, m] : by_session_) {
+    if (m.superseded || !m.joined) continue;
+    out.dead_letters += n(m.dead_letters);
+    out.workers_single_copy_messages += n(m.single_copy);
+  }
   return out;
 }
 

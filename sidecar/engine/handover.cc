@@ -51,7 +51,10 @@ void Handover::connect(const Location& where) {
   };
   events.closed = [this, alive = alive_](Session& session, const Error&) {
     if (!*alive || session_.get() != &session) return;
-    if (outstanding_ > 0 && !heard_ && ++unheard_ == kMaxUnheardOffers) mail_.box().cancel_offers();
+    if (outstanding_ > 0 && !heard_ && ++unheard_ == kMaxUnheardOffers) {
+      mail_.box().cancel_offers();
+      mail_.look_again();
+    }
     session_.reset();
     again();
   };
@@ -83,13 +86,7 @@ void Handover::pump() {
     const auto batch = mail_.box().offer(64U << 10U);
     if (batch.empty()) break;
     outstanding_ += batch.size();
-    for (const auto& offered : batch) {
-      std::string payload;
-      link::put_u64(payload, offered.sequence);
-      link::put_u64(payload, offered.prev);
-      payload += mailbox::encode(offered);
-      session_->send(FrameType::kHandover, payload);
-    }
+    for (const auto& offered : batch) session_->send(FrameType::kHandover, payload_of(offered));
   }
   if (outstanding_ == 0) again();  // what is left had no room
 }

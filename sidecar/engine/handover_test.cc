@@ -1,115 +1,15 @@
-// Sender, successor and receiver over real links: what only shows with sockets between them. Each
-// has an address of its own in 127.0.0.0/8, as each pod has; agents are calls.
+// Sender, successor and receiver over real links: what only shows with sockets between them.
 #include "engine/handover.h"
 
-#include <gtest/gtest.h>
-
-#include <boost/asio/io_context.hpp>
-#include <map>
-#include <set>
-
-#include "sim/fake_directory.h"
+#include "engine/linked_pods.h"
 
 namespace swarm::engine {
 namespace {
 
-using boost::asio::ip::tcp;
-using boost::system::error_code;
-
-constexpr Milliseconds kLong{20'000};
 constexpr std::size_t kMessages = 200;
+constexpr mailbox::Limits kLimits{.max_outbox_messages = kMessages};
 
-struct Pod;
-struct Net {
-  std::map<AgentName, Location> where;  // what the coordinator would say
-  std::set<Pod*> pods;
-};
-
-struct Pod {
-  // `knows_offers`: of this release.
-  Pod(Net& others, const std::string& name, std::uint8_t number, bool knows_offers = true)
-      : net(others), box({name}, {.max_outbox_messages = kMessages}) {
-    config.name.value = name;
-    config.pod = name + "-" + std::to_string(number);
-    config.pod_ip = "127.0.0." + std::to_string(number);
-    config.node = config.pod_ip;
-    const tcp::endpoint endpoint(boost::asio::ip::make_address(config.pod_ip), 0);
-    acceptor.open(endpoint.protocol());
-    acceptor.bind(endpoint);
-    acceptor.listen();
-    LogId id;
-    id.bytes.fill(number);
-    log::Recovery recovery;
-    log = *log::Log::open(
-        directory, {.max_bytes = 32U << 20U}, id, [](const log::Record&) {}, &recovery);
-    loop.attach(*log);
-    box.attach(*log, mono_now());
-    options.self = {"uid", config.name, config.pod, config.pod, config.node, config.pod_ip, id};
-    options.secret = std::string(32, 's');
-    options.standing = [] { return link::Standing{}; };
-    mail = std::make_unique<Mail>(loop, box, config, options, finder());
-    accept(knows_offers);
-    net.pods.insert(this);
-    net.where[config.name] = {config.pod_ip, acceptor.local_endpoint().port(), {config.name, id}};
-  }
-  ~Pod() { net.pods.erase(this); }
-  Pod(const Pod&) = delete;
-  Pod& operator=(const Pod&) = delete;
-  std::function<void(const AgentName&, Located)> finder() {
-    return [this](const AgentName& name, const Located& done) {
-      const auto found = net.where.find(name);
-      found == net.where.end() ? done(not_found("not here")) : done(found->second);
-    };
-  }
-  void accept(bool knows_offers) {
-    acceptor.async_accept([this, knows_offers](error_code e, tcp::socket socket) {
-      if (e) return;
-      Session::Events events;
-      events.ready = [this](Session& from) { mail->session_up(from.shared_from_this()); };
-      events.frame = [this, knows_offers](Session& from, const link::Frame& frame) {
-        const bool known = frame.type != link::FrameType::kHandover || knows_offers;
-        if (!known || !mail->take(from, frame)) from.close(invalid("a frame that has no place"));
-      };
-      events.closed = [this](Session& from, const Error&) { mail->session_down(from); };
-      inbound.push_back(Session::accept(loop, std::move(socket), options, std::move(events)));
-      accept(knows_offers);
-    });
-  }
-  void drain() {
-    acceptor.close();
-    box.stop_intake();
-    for (const auto& session : inbound) session->close(unavailable("shutting down"));
-    handover = std::make_unique<Handover>(loop, *mail, config, options, finder());
-  }
-
-  Net& net;
-  boost::asio::io_context io{1};  // its own: all connections end with it
-  Config config;
-  Loop loop{io};
-  tcp::acceptor acceptor{io};
-  sim::FakeDirectory directory{64U << 20U};
-  std::unique_ptr<log::Log> log;
-  mailbox::Mailbox box;
-  Session::Options options;
-  std::unique_ptr<Mail> mail;
-  std::unique_ptr<Handover> handover;
-  std::vector<std::shared_ptr<Session>> inbound;
-};
-
-struct Handovers : ::testing::Test {
-  template <typename Done>
-  bool run_until(Done done, Milliseconds limit = kLong) {
-    const auto end = mono_now() + limit;
-    while (!done() && mono_now() < end) {
-      std::size_t ran = 0;
-      for (Pod* pod : net.pods) {
-        pod->io.restart();
-        ran += pod->io.poll();
-      }
-      if (ran == 0) (*net.pods.begin())->io.run_one_for(Milliseconds{1});
-    }
-    return done();
-  }
+struct Handovers : LinkedPods {
   void send(Pod& from, const std::string& id) {
     std::optional<Result<Mail::Accepted>> answer;
     mailbox::Message message;
@@ -124,7 +24,7 @@ struct Handovers : ::testing::Test {
   // An agent of `at` takes the next message; its id.
   std::string receive(Pod& at) {
     std::optional<Result<mailbox::Delivery>> got;
-    at.mail->receive(kLong, kLong, std::nullopt, nullptr,
+    at.mail->receive(at.config.name, kLong, kLong, std::nullopt, nullptr,
                      [&](Result<mailbox::Delivery> delivery) { got = std::move(delivery); });
     EXPECT_TRUE(run_until([&] { return got.has_value(); }));
     return got && *got ? (*got)->message.id.value : "-";
@@ -133,7 +33,8 @@ struct Handovers : ::testing::Test {
   std::pair<Status, Milliseconds> ack(Pod& at, const std::string& id) {
     const auto begin = mono_now();
     std::optional<Status> answer;
-    at.mail->ack({id}, 1, Milliseconds{10'000}, [&](const Status& status) { answer = status; });
+    at.mail->ack(at.config.name, {id}, 1, Milliseconds{10'000},
+                 [&](const Status& status) { answer = status; });
     EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
     return {answer.value_or(internal_error("no answer")), mono_now() - begin};
   }
@@ -149,9 +50,8 @@ struct Handovers : ::testing::Test {
     pod.reset();
   }
   std::unique_ptr<Pod> pod(const std::string& name, std::uint8_t number) {
-    return std::make_unique<Pod>(net, name, number);
+    return std::make_unique<Pod>(net, name, number, Pod::Kind{kLimits});
   }
-  Net net;
   std::unique_ptr<Pod> receiver = pod("worker-2", 2), old = pod("worker-1", 3);
 };
 
@@ -205,7 +105,7 @@ TEST_F(Handovers, TheSuccessorMayComeLate) {
 
 TEST_F(Handovers, ASuccessorOfTheReleaseBeforeTakesNothing) {
   send_all(*old);
-  const Pod next(net, "worker-1", 4, false);
+  const Pod next(net, "worker-1", 4, {.limits = kLimits, .knows_offers = false});
   old->drain();
   EXPECT_TRUE(run_until([&] { return old->handover->left() == 0; })) << "given up";
   EXPECT_EQ(old->box.books().outbox_live, kMessages) << "and kept";

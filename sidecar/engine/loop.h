@@ -27,13 +27,18 @@ class Loop {
   boost::asio::io_context& io() { return io_; }
   void post(std::function<void()> action);
   void after_commit(std::function<void()> action);
+  // Runs once the handlers that are ready have run, ahead of their commit: what it appends and
+  // queues goes with theirs.
+  void before_commit(std::function<void()> action);
   // Commits and sends what is queued now: for the last words before an exit.
   void flush();
 
  private:
+  void schedule();
+
   boost::asio::io_context& io_;
   log::Log* log_ = nullptr;
-  std::vector<std::function<void()>> queue_;
+  std::vector<std::function<void()>> last_, queue_;
   bool scheduled_ = false;
 };
 

@@ -15,15 +15,36 @@ namespace {
 
 constexpr Milliseconds kFirstBackoff{50}, kMaxBackoff{1000};
 constexpr Milliseconds kMaxDebtBackoff{5000};  // to whom only acks are to be told
+constexpr Milliseconds kLookPeriod{30000};     // at all, when nothing is due before
+constexpr Milliseconds kWindowCheck{2};        // whether a link's window is open again
+// Whether there is room for sends that wait: tasks and ids that are forgotten make some, too.
+constexpr Milliseconds kRoomCheck{200};
 constexpr Milliseconds kFirstFullBackoff{20}, kMaxFullBackoff{500};
+constexpr Milliseconds kLookAgain{10};  // at what could not be handed out, or was ready only then
 // Whoever was given up as gone for ever asks for what became of its messages when it is back.
 static_assert(2 * mailbox::kAskAgainAfter <= std::min(Silence::kAbsent, Silence::kSilent));
+
+Error no_message() { return not_found("no message came in time"); }
 
 Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
   return current == Milliseconds{0} ? first : std::min(current * 2, most);
 }
 
 }  // namespace
+
+std::string payload_of(const mailbox::Outbound& out) {
+  std::string payload;
+  link::put_u64(payload, out.sequence);
+  link::put_u64(payload, out.prev);
+  return payload + mailbox::encode(out);
+}
+
+std::string no_such_agent(const Config& config, const AgentName& name) {
+  const auto agents = config.agents_per_pod;
+  return config.name.value + " has " +
+         (agents == 1 ? "one agent" : std::to_string(agents) + " agents") + ", and " +
+         name.value.substr(0, 64) + " is not one of them";
+}
 
 void Silence::failed(MonoTime now, Code why) {
   if (!begun_) since_ = now;
@@ -54,31 +75,80 @@ Mail::~Mail() { *alive_ = false; }
 // ---- agents' requests
 
 void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
-  const auto now = mono_now();
-  if (sends_.size() >= kMaxWaitingSends) {
+  const auto deadline = mono_now() + timeout;
+  const bool crowded = sends_.size() + blocked_count_ >= kMaxWaitingSends;
+  const auto before = blocked_.empty() ? blocked_.end() : blocked_.find(lane_of(message));
+  // What became of one that is known is told at once: it is never "refused".
+  const bool known = (crowded || before != blocked_.end()) && box_.knows(message);
+  if (crowded && !known) {
     return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingSends) +
                                        " sends are waiting in this pod"});
   }
-  const MessageId id = message.id;
-  const AgentName to = message.to;
-  const bool wants_reply = message.wants_reply;
-  if (wants_reply) box_.await_reply(id);
-  auto sent = box_.send(now, std::move(message));
+  // Behind those that wait already, so that a sender's messages stay in their order.
+  const bool behind = before != blocked_.end() && !known;
+  Error why = behind ? before->second.back().why : Error{};
+  if (!behind && begin(message, deadline, done, why) == Begun::kYes) return;
+  if (behind) {
+    for (auto& one : before->second) {
+      if (one.message.id != message.id) continue;
+      auto previous = std::exchange(one.done, std::move(done));
+      one.deadline = deadline;
+      arm(deadline);
+      return previous(
+          Error{Code::kUnknown, "the same id was sent again; that call gets the answer"});
+    }
+  }
+  if (!blocks_ || config_.reject_when_full || timeout <= Milliseconds{0} ||
+      blocked_bytes_ + message.body.size() > kMaxBlockedBytes) {
+    if (message.wants_reply) box_.forget_reply(message.from, message.id);
+    return done(why);
+  }
+  block(std::move(message), deadline, std::move(done), std::move(why));
+}
+
+void Mail::block(mailbox::Message message, MonoTime deadline, OnSent done, Error why) {
+  ++blocked_count_;
+  blocked_bytes_ += message.body.size();
+  arm(std::min(deadline, mono_now() + kRoomCheck));
+  auto& queue = blocked_[lane_of(message)];
+  queue.push_back({std::move(message), deadline, std::move(done), std::move(why)});
+}
+
+Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, OnSent& done,
+                        Error& why) {
+  const auto now = mono_now();
+  const auto& id = message.id;
+  const auto& to = message.to;
+  if (message.wants_reply && !box_.await_reply(message.from, id)) {
+    done(Error{Code::kFull, "too many requests of this pod wait for their replies"});
+    return Begun::kYes;
+  }
+  auto sent = box_.send(now, message);
+  if (!sent && sent.error().code == Code::kFull) {
+    why = sent.error();
+    return Begun::kNoRoom;
+  }
   if (!sent) {
-    if (wants_reply) box_.forget_reply(id);
-    return done(sent.error());
+    if (message.wants_reply) box_.forget_reply(message.from, id);
+    done(sent.error());
+    return Begun::kYes;
   }
   if (sent->already) {
-    if (sent->already->error) return done(*sent->already->error);
-    Accepted accepted{id, sent->already->local ? "container" : "pod", sent->already->repeated,
+    if (sent->already->error) {
+      done(*sent->already->error);
+      return Begun::kYes;
+    }
+    Accepted accepted{id, sent->already->local ? alone() : "pod", sent->already->repeated,
                       std::nullopt};
-    const auto peer = peers_.find(to);
+    const auto peer = peers_.find(pod_of(to));
     if (!sent->already->local && peer != peers_.end() && !peer->second.node.empty() &&
         peer->second.node != config_.node) {
       accepted.survives = "node";
     }
+    if (sent->already->local && !accepted.duplicate) show(message);
     schedule_work();
-    return done(std::move(accepted));
+    done(std::move(accepted));
+    return Begun::kYes;
   }
   // The same id again while the first call still waits: the newer caller gets the answer, the older
   // one learns so.
@@ -87,10 +157,70 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
     sends_.erase(older);
     previous(Error{Code::kUnknown, "the same id was sent again; that call gets the answer"});
   }
-  auto& peer = peers_[to];  // it may have been looked for only now and then
+  auto& peer = peers_[pod_of(to)];  // it may have been looked for only now and then
   peer.retry_at = std::min(peer.retry_at, now + kMaxBackoff);
-  sends_[sent->sequence] = Waiting{to, id, now + timeout, std::move(done), wants_reply, false, ""};
-  schedule_work();
+  sends_[sent->sequence] =
+      Waiting{message.from, to, id, deadline, std::move(done), message.wants_reply, false, ""};
+  arm(deadline);
+  mark_dirty(pod_of(to));
+  return Begun::kYes;
+}
+
+void Mail::retry_blocked() {
+  may_have_room_ = false;
+  auto it = blocked_.lower_bound(retry_from_);
+  for (std::size_t lanes = blocked_.size(); lanes > 0; --lanes) {
+    if (it == blocked_.end()) it = blocked_.begin();
+    auto& queue = it->second;
+    while (!queue.empty()) {
+      auto& first = queue.front();
+      if (!box_.knows(first.message) && !box_.has_room(first.message)) break;
+      if (begin(first.message, first.deadline, first.done, first.why) == Begun::kNoRoom) {
+        // Then it is the log that is full. The next one is the first to get what room there is.
+        const auto next = std::next(it);
+        retry_from_ = next == blocked_.end() ? Lane{} : next->first;
+        return;
+      }
+      --blocked_count_;
+      blocked_bytes_ -= first.message.body.size();
+      queue.pop_front();
+    }
+    it = queue.empty() ? blocked_.erase(it) : std::next(it);
+  }
+}
+
+void Mail::stop_blocking() {
+  blocks_ = false;
+  for (auto& [to, queue] : std::exchange(blocked_, {})) {
+    for (auto& one : queue) {
+      --blocked_count_;
+      blocked_bytes_ -= one.message.body.size();
+      if (one.message.wants_reply) box_.forget_reply(one.message.from, one.message.id);
+      one.done(unavailable(config_.name.value + "'s pod is shutting down; nothing was sent"));
+    }
+  }
+}
+
+void Mail::end_late_blocked(MonoTime now) {
+  std::vector<Blocked> late;
+  for (auto it = blocked_.begin(); it != blocked_.end();) {
+    auto& queue = it->second;
+    const auto keep = std::stable_partition(queue.begin(), queue.end(),
+                                            [&](const Blocked& b) { return b.deadline > now; });
+    std::move(keep, queue.end(), std::back_inserter(late));
+    queue.erase(keep, queue.end());
+    it = queue.empty() ? blocked_.erase(it) : std::next(it);
+  }
+  for (auto& one : late) {
+    --blocked_count_;
+    blocked_bytes_ -= one.message.body.size();
+    if (box_.knows(one.message)) {  // it has come another way, from a former pod of ours
+      (void)begin(one.message, one.deadline, one.done, one.why);
+      continue;
+    }
+    if (one.message.wants_reply) box_.forget_reply(one.message.from, one.message.id);
+    one.done(one.why);
+  }
 }
 
 void Mail::send(mailbox::Message message, Milliseconds timeout, OnSent done) {
@@ -100,20 +230,21 @@ void Mail::send(mailbox::Message message, Milliseconds timeout, OnSent done) {
 void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) {
   message.wants_reply = true;
   const MessageId id = message.id;
+  const AgentName from = message.from;
   const auto deadline = mono_now() + timeout;
   start(std::move(message), timeout,
-        [this, id, deadline, done = std::move(done)](Result<Accepted> sent) {
+        [this, from, id, deadline, done = std::move(done)](Result<Accepted> sent) {
           if (!sent) {
-            box_.forget_reply(id);
+            box_.forget_reply(from, id);
             return done(std::move(sent));
           }
           const auto left = std::max(Milliseconds{0}, deadline - mono_now());
-          receive(left, Milliseconds{60000}, id, nullptr,
-                  [this, id, accepted = *std::move(sent),
+          receive(from, left, Milliseconds{60000}, id, nullptr,
+                  [this, from, id, accepted = *std::move(sent),
                    done](Result<mailbox::Delivery> reply) mutable {
-                    box_.forget_reply(id);
+                    box_.forget_reply(from, id);
                     if (!reply) {
-                      return done(Error{reply.error().code,
+                      return done(Error{Code::kNotFound,
                                         "message " + id.value + " was accepted (survives: " +
                                             accepted.survives + "), but no reply came in time"});
                     }
@@ -124,23 +255,64 @@ void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) 
 }
 
 void Mail::forget_receivers(const void* who) {
-  std::erase_if(receivers_, [&](const Receiver& receiver) { return receiver.who == who; });
+  for (auto of = receivers_.begin(); of != receivers_.end();) {
+    waiting_receivers_ -=
+        std::erase_if(of->second, [&](const Receiver& receiver) { return receiver.who == who; });
+    of = of->second.empty() ? receivers_.erase(of) : std::next(of);
+  }
+  unwatch(who);
 }
 
-void Mail::receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to,
-                   const void* who, OnReceived done) {
-  if (receivers_.size() >= kMaxWaitingReceivers) {
-    return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingReceivers) +
-                                       " receivers are waiting in this pod"});
+Status Mail::watch(const AgentName& agent, const void* who, OnMessage seen) {
+  if (watchers_.size() >= kMaxWatchers) {
+    return Error{Code::kFull,
+                 "more than " + std::to_string(kMaxWatchers) + " calls watch in this pod"};
   }
-  receivers_.push_back({std::move(in_reply_to), mono_now() + wait, lease, std::move(done), who});
-  serve();
+  watchers_.push_back({agent, who, std::move(seen)});
+  return {};
+}
+
+void Mail::unwatch(const void* who) {
+  std::erase_if(watchers_, [&](const Watcher& watcher) { return watcher.who == who; });
+}
+
+void Mail::show(const mailbox::Message& message) {
+  for (const auto& watcher : watchers_) {
+    if (watcher.agent == message.to) watcher.seen(message);
+  }
+}
+
+void Mail::receive(const AgentName& agent, Milliseconds wait, Milliseconds lease,
+                   std::optional<MessageId> in_reply_to, const void* who, OnReceived done) {
+  add_receiver(agent, {std::move(in_reply_to), mono_now() + wait, lease, std::move(done), who});
+}
+
+void Mail::receive_part(const AgentName& agent, Milliseconds wait, Milliseconds lease,
+                        NextPart part, const void* who, OnReceived done) {
+  add_receiver(agent,
+               {std::nullopt, mono_now() + wait, lease, std::move(done), who, std::move(part)});
+}
+
+void Mail::add_receiver(const AgentName& agent, Receiver receiver) {
+  const auto most = kMaxWaitingReceivers + kMoreReceiversPerAgent * (config_.agents_per_pod - 1);
+  if (waiting_receivers_ >= most) {
+    return receiver.done(Error{
+        Code::kFull, "more than " + std::to_string(most) + " receivers are waiting in this pod"});
+  }
+  if (hand_out(agent, receiver)) return schedule_work();
+  if (receiver.deadline <= mono_now()) return receiver.done(no_message());
+  arm(receiver.deadline);
+  receivers_[agent].push_back(std::move(receiver));
+  ++waiting_receivers_;
   schedule_work();
 }
 
-void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done) {
-  auto acked = box_.ack(mono_now(), id, attempt);
+void Mail::ack(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+               Milliseconds timeout, OnStatus done) {
+  auto acked = box_.ack(mono_now(), agent, id, attempt);
   if (!acked) return done(acked.error());
+  may_have_room_ = true;
+  schedule_work();
   if (!acked->debt) return done({});
   const auto& debt = *acked->debt;
   const auto now = mono_now();
@@ -152,67 +324,77 @@ void Mail::ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
     acks_.erase(older);
     previous(Error{Code::kUnknown, "the same ack was sent again; that call gets the answer"});
   }
-  if (!over) acks_[debt.inbox] = {now + timeout, done, debt.sender, debt.sender_log};
+  if (!over) {
+    acks_[debt.inbox] = {now + timeout, done, debt.sender, debt.sender_log};
+    arm(patience ? std::min(*patience, now + timeout) : now + timeout);
+  }
   send_debt(debt);  // those from before have been sent, or are when there is a link
-  schedule_work();
+  mark_dirty(debt.sender);
   if (over) done({});
 }
 
-Status Mail::nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay) {
-  auto status = box_.nack(mono_now(), id, attempt, delay);
+Status Mail::nack(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+                  Milliseconds delay) {
+  auto status = box_.nack(mono_now(), agent, id, attempt, delay);
   schedule_work();
   return status;
 }
 
-Status Mail::extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease) {
-  auto status = box_.extend(mono_now(), id, attempt, lease);
+Status Mail::extend(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+                    Milliseconds lease) {
+  auto status = box_.extend(mono_now(), agent, id, attempt, lease);
   schedule_work();
   return status;
 }
 
 // ---- dead letters
 
-Status Mail::end_dead(const MessageId& id) {
-  const auto purged = box_.purge(id);
+Status Mail::end_dead(const AgentName& agent, const MessageId& id) {
+  const auto purged = box_.purge(agent, id);
   if (!purged) return purged.error();
-  if (purged->debt) send_debt(*purged->debt);
+  may_have_room_ = true;
+  if (purged->debt) {
+    send_debt(*purged->debt);
+    mark_dirty(purged->debt->sender);
+  }
   return {};
 }
 
-Status Mail::purge(const MessageId& id) {
-  auto status = end_dead(id);
+Status Mail::purge(const AgentName& agent, const MessageId& id) {
+  auto status = end_dead(agent, id);
   schedule_work();
   return status;
 }
 
-Status Mail::redrive(const MessageId& id) {
-  auto status = box_.redrive(id);
+Status Mail::redrive(const AgentName& agent, const MessageId& id) {
+  auto status = box_.redrive(agent, id);
   if (status) serve();
   schedule_work();
   return status;
 }
 
-Mail::Swept Mail::purge_all() {
-  const auto swept = sweep([this](const MessageId& id) { return end_dead(id); });
+Mail::Swept Mail::purge_all(const AgentName& agent) {
+  const auto swept = sweep(agent, [&](const MessageId& id) { return end_dead(agent, id); });
   schedule_work();
   return swept;
 }
 
-Mail::Swept Mail::redrive_all() {
-  const auto swept = sweep([&](const MessageId& id) { return box_.redrive(id); });
+Mail::Swept Mail::redrive_all(const AgentName& agent) {
+  const auto swept = sweep(agent, [&](const MessageId& id) { return box_.redrive(agent, id); });
   serve();
   schedule_work();
   return swept;
 }
 
-Mail::Swept Mail::sweep(const std::function<Status(const MessageId&)>& each) {
+Mail::Swept Mail::sweep(const AgentName& agent,
+                        const std::function<Status(const MessageId&)>& each) {
   Swept swept;
   // One that fails must not keep those behind it from their turn: all are looked at.
-  for (const auto& letter : box_.dead_letters(box_.books().dead_live)) {
+  for (const auto& letter : box_.dead_letters(agent, box_.dead_letter_count(agent))) {
     if (swept.done >= kMaxDeadPerCall) break;
     ++(each(letter.id) ? swept.done : swept.failed);
   }
-  swept.left = box_.books().dead_live;
+  swept.left = box_.dead_letter_count(agent);
   return swept;
 }
 
@@ -235,17 +417,21 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       }
       crash_point("answer-received");
       const auto answer = static_cast<Answer>(value);
-      auto& known = peers_[peer.name];
       const auto waiting = sends_.find(sequence);
-      if (answer == Answer::kFull) {
-        known.full_backoff = grow(known.full_backoff, kFirstFullBackoff, kMaxFullBackoff);
-        known.full_until = mono_now() + known.full_backoff;
+      if (const auto receiver = box_.receiver_of(sequence); pod_of(receiver) != peer.name) {
+        // Of no message of ours any more: it says nothing about anybody.
+      } else if (answer == Answer::kFull) {
+        auto& known = full_[receiver];
+        known.backoff = grow(known.backoff, kFirstFullBackoff, kMaxFullBackoff);
+        known.until = mono_now() + known.backoff;
+        arm(known.until);
         known.was_full = true;
-        known.full = reason.substr(0, 200);
-        if (waiting != sends_.end()) waiting->second.full = reason.substr(0, 200);
-      } else if (answer == Answer::kStored) {
-        known.full_backoff = Milliseconds{0};
-        known.full.clear();
+        known.words = reason.substr(0, 200);
+        if (waiting != sends_.end()) waiting->second.full = known.words;
+      } else if (const auto known = full_.find(receiver);
+                 known != full_.end() && answer == Answer::kStored) {
+        known->second.backoff = Milliseconds{0};
+        known->second.words.clear();
       }
       box_.on_answer(mono_now(), peer.name, peer.log_id, sequence, answer, reason.substr(0, 200));
       if (answer == Answer::kFull && config_.reject_when_full && waiting != sends_.end() &&
@@ -253,7 +439,8 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         finish(sequence, Error{Code::kFull, reason});
       }
       collect();
-      schedule_work();
+      may_have_room_ = true;
+      mark_dirty(peer.name);
       return true;
     }
     case FrameType::kAcked: {
@@ -261,6 +448,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       if (in.done()) {
         crash_point("ack-received");
         if (box_.on_acked(peer.name, sequence)) {
+          may_have_room_ = true;
           std::string payload;
           link::put_u64(payload, sequence);
           session.send(FrameType::kAckRecorded, payload);
@@ -279,6 +467,8 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         debts_.erase(debt);
         box_.on_ack_recorded(inbox);
         settle(inbox);
+        may_have_room_ = true;
+        schedule_work();
       }
       return true;
     }
@@ -301,17 +491,19 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
   std::string reason;
   if (!in.ok() || !out) {
     reason = "malformed message";
-  } else if (out->message.to != config_.name) {
+  } else if (pod_of(out->message.to) != config_.name) {
     reason = "this pod is " + config_.name.value + ", not " + out->message.to.value;
-  } else if (out->message.from != peer.name) {
+  } else if (pod_of(out->message.from) != peer.name) {
     reason = "the sender's name is not the one of its pod";
   } else {
     const bool kept = !out->origin.log.empty();
     answer = kept ? box_.deliver_kept(mono_now(), peer.log_id, *out)
                   : box_.deliver(mono_now(), peer.log_id, sequence, prev, out->message);
     if (answer == Answer::kFull) {
-      reason = config_.name.value + "'s inbox is full (limit " +
+      reason = out->message.to.value + "'s inbox is full (limit " +
                std::to_string(config_.max_inbox_messages) + " messages)";
+    } else if (answer == Answer::kRefused && !box_.is_local(out->message.to)) {
+      reason = no_such_agent(config_, out->message.to);
     } else if (answer == Answer::kRefused) {
       reason = config_.name.value +
                " takes no more mail: its pod is shutting down, or the message is over its limit";
@@ -326,6 +518,7 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
   session.send(FrameType::kAnswer, payload);
   if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("answer-sent"); });
   if (answer == Answer::kStored) {
+    show(out->message);
     serve();
     schedule_work();
   }
@@ -358,7 +551,7 @@ void Mail::take_offer(Session& session, const link::Frame& frame) {
   link::put_u64(payload, sequence);
   link::put_u8(payload, static_cast<std::uint8_t>(answer));
   session.send(FrameType::kHanded, payload);
-  if (answer == Answer::kStored) schedule_work();
+  if (answer == Answer::kStored) mark_dirty(pod_of(offered->message.to));
 }
 
 void Mail::session_up(const std::shared_ptr<Session>& session) {
@@ -368,7 +561,7 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
   silent_.erase(session->peer().name);
   strangers_.erase(session->peer().log_id);
   send_debts(session->peer().name);
-  schedule_work();
+  look_soon();
 }
 
 void Mail::session_down(Session& session) {
@@ -382,6 +575,7 @@ void Mail::session_down(Session& session) {
     by_log_.erase(found);
   else
     send_debts(session.peer().name);  // what went out on this one may not have arrived
+  look_soon();
 }
 
 std::shared_ptr<Session> Mail::session_with(const LogId& log) const {
@@ -406,7 +600,7 @@ bool Mail::hears_debts(const AgentName& name) const {
 
 void Mail::look_again() {
   for (auto& [name, peer] : peers_) peer.retry_at = {};
-  schedule_work();
+  look_soon();
 }
 
 std::size_t Mail::unsettled() const {
@@ -423,9 +617,8 @@ std::size_t Mail::unsettled() const {
 void Mail::ensure(const AgentName& name) {
   auto& peer = peers_[name];
   const auto now = mono_now();
-  if (peer.session || peer.connecting || peer.locating || now < peer.retry_at ||
-      name == config_.name)
-    return;
+  if (peer.session || peer.connecting || peer.locating || name == config_.name) return;
+  if (now < peer.retry_at) return arm(peer.retry_at);
   if (peers_.size() > kMaxPeerLinks) {
     // The links that were idle longest make room; their peers' mail is done.
     for (auto it = peers_.begin(); it != peers_.end() && peers_.size() > kMaxPeerLinks;) {
@@ -450,7 +643,9 @@ void Mail::ensure(const AgentName& name) {
       ready.session = session.shared_from_this();
       ready.connecting.reset();
       ready.backoff = Milliseconds{0};
-      ready.full_until = {};
+      for (auto& [agent, full] : full_) {
+        if (pod_of(agent) == name) full.until = {};
+      }
       ready.last_used = mono_now();
       ready.node = session.peer().node;
       ready.last_error.clear();
@@ -482,8 +677,7 @@ void Mail::ensure(const AgentName& name) {
 void Mail::peer_failed(const AgentName& name, const Error& why) {
   auto& peer = peers_[name];
   const auto now = mono_now();
-  const auto there = box_.destinations();
-  const bool mail = std::find(there.begin(), there.end(), name) != there.end();
+  const bool mail = !box_.destinations(name).empty();
   peer.backoff = grow(peer.backoff, kFirstBackoff, mail ? kMaxBackoff : kMaxDebtBackoff);
   peer.retry_at = now + peer.backoff;
   peer.last_error = why.message;
@@ -492,31 +686,42 @@ void Mail::peer_failed(const AgentName& name, const Error& why) {
     silence.failed(now, why.code);
     if (silence.gone(now)) settle(box_.on_gone(name));
   }
-  schedule_work();
+  look_soon();
 }
 
-void Mail::pump(const AgentName& name) {
-  auto& peer = peers_[name];
+void Mail::pump(const AgentName& pod) {
+  auto& peer = peers_[pod];
   if (!peer.session || !peer.session->up()) return;
   const auto now = mono_now();
-  if (now < peer.full_until) return;
-  if (std::exchange(peer.was_full, false)) box_.on_retry(name);
-  while (peer.session->queued_bytes() < kLinkWindowBytes) {
-    const auto batch = box_.transmit(name, 64U << 10U);
-    if (batch.empty()) break;
-    peer.last_used = now;
-    for (const auto& out : batch) {
-      std::string payload;
-      link::put_u64(payload, out.sequence);
-      link::put_u64(payload, out.prev);
-      payload += mailbox::encode(out);
-      if (const auto waiting = sends_.find(out.sequence); waiting != sends_.end())
-        waiting->second.transmitted = true;
-      peer.session->send(FrameType::kMessage, payload);
-      if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("message-sent"); });
+  // Its agents take turns: a large outbox for one of them must not keep the link from the others.
+  auto agents = box_.destinations(pod);
+  std::rotate(agents.begin(), std::upper_bound(agents.begin(), agents.end(), peer.served),
+              agents.end());
+  for (bool more = true; std::exchange(more, false);) {
+    for (const auto& agent : agents) {
+      if (const auto full = full_.find(agent); full != full_.end()) {
+        if (now < full->second.until) {
+          arm(full->second.until);
+          continue;
+        }
+        if (std::exchange(full->second.was_full, false)) box_.on_retry(agent);
+      }
+      if (peer.session->queued_bytes() >= kLinkWindowBytes) return arm(now + kWindowCheck);
+      const auto batch = box_.transmit(agent, 64U << 10U);
+      if (batch.empty()) continue;
+      more = true;
+      peer.served = agent;
+      peer.last_used = now;
+      for (const auto& out : batch) {
+        if (const auto waiting = sends_.find(out.sequence); waiting != sends_.end())
+          waiting->second.transmitted = true;
+        peer.session->send(FrameType::kMessage, payload_of(out));
+        if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("message-sent"); });
+      }
+      if (!peer.session || !peer.session->up()) return;
     }
-    if (!peer.session || !peer.session->up()) break;
   }
+  if (peer.session->queued_bytes() >= kLinkWindowBytes) arm(now + kWindowCheck);
 }
 
 void Mail::send_debt(const mailbox::AckDebt& debt) {
@@ -586,7 +791,7 @@ void Mail::finish(log::Sequence sequence, Result<Accepted> result) {
   if (found == sends_.end()) return;
   auto waiting = std::move(found->second);
   sends_.erase(found);
-  if (!result && waiting.wants_reply) box_.forget_reply(waiting.id);
+  if (!result && waiting.wants_reply) box_.forget_reply(waiting.from, waiting.id);
   waiting.done(std::move(result));
 }
 
@@ -595,9 +800,9 @@ void Mail::collect() {
     if (outcome.error) {
       finish(outcome.sequence, *outcome.error);
     } else {
-      const auto& node = peers_[outcome.to].node;
+      const auto& node = peers_[pod_of(outcome.to)].node;
       finish(outcome.sequence, Accepted{outcome.id,
-                                        outcome.local                            ? "container"
+                                        outcome.local                            ? alone()
                                         : (node.empty() || node == config_.node) ? "pod"
                                                                                  : "node",
                                         false, std::nullopt});
@@ -606,34 +811,79 @@ void Mail::collect() {
 }
 
 void Mail::serve() {
-  for (auto it = receivers_.begin(); it != receivers_.end();) {
-    auto delivery = box_.receive(mono_now(), it->lease, it->in_reply_to);
-    if (!delivery) {
+  for (const auto& agent : box_.take_ready()) serve(agent);
+}
+
+void Mail::serve(const AgentName& agent) {
+  const auto waiting = receivers_.find(agent);
+  if (waiting == receivers_.end()) return;
+  auto& receivers = waiting->second;
+  for (auto it = receivers.begin(); it != receivers.end();) {
+    if (!hand_out(agent, *it)) {
       ++it;
       continue;
     }
-    auto done = std::move(it->done);
-    it = receivers_.erase(it);
-    done(*std::move(delivery));
+    it = receivers.erase(it);
+    --waiting_receivers_;
   }
+  if (receivers.empty()) receivers_.erase(waiting);
+}
+
+bool Mail::hand_out(const AgentName& agent, Receiver& receiver) {
+  const auto& part = receiver.part;
+  auto delivery = part ? box_.receive_part(mono_now(), agent, receiver.lease, part->from,
+                                           part->stream, part->part)
+                       : box_.receive(mono_now(), agent, receiver.lease, receiver.in_reply_to);
+  if (delivery && !*delivery) return false;
+  if (delivery)
+    receiver.done(**std::move(delivery));
+  else
+    receiver.done(delivery.error());
+  return true;
 }
 
 void Mail::work() {
   const auto now = mono_now();
-  box_.tick(now);
+  if (now >= due_) end_late_blocked(now);
+  if (may_have_room_ || now >= due_) retry_blocked();
+  (void)box_.tick(now);
   serve();
-  for (auto it = receivers_.begin(); it != receivers_.end();) {
-    if (it->deadline > now) {
-      ++it;
-      continue;
+  if (now >= due_)
+    look_at_all(now);
+  else
+    pump_dirty();
+  collect();
+  if (const auto next = box_.next_deadline()) arm(*next);
+  if (box_.has_ready()) arm(now + kLookAgain);
+  if (on_work) on_work();
+}
+
+void Mail::pump_dirty() {
+  for (const auto& name : std::exchange(dirty_, {})) {
+    ensure(name);
+    pump(name);
+  }
+}
+
+void Mail::look_at_all(MonoTime now) {
+  dirty_.clear();
+  due_ = now + kLookPeriod;
+  for (auto of = receivers_.begin(); of != receivers_.end();) {
+    for (auto it = of->second.begin(); it != of->second.end();) {
+      if (it->deadline > now) {
+        ++it;
+        continue;
+      }
+      auto done = std::move(it->done);
+      it = of->second.erase(it);
+      --waiting_receivers_;
+      done(no_message());
     }
-    auto done = std::move(it->done);
-    it = receivers_.erase(it);
-    done(not_found("no message came in time"));
+    of = of->second.empty() ? receivers_.erase(of) : std::next(of);
   }
 
   std::set<AgentName> needed;
-  for (auto& name : box_.destinations()) needed.insert(name);
+  for (auto& name : box_.destinations()) needed.insert(pod_of(name));
   for (auto& name : box_.ack_creditors()) needed.insert(name);
   for (const auto& name : needed) {
     ensure(name);
@@ -646,7 +896,16 @@ void Mail::work() {
   }
   settle_strangers(now);
   collect();
+  end_late_sends(now);
+  end_late_acks(now);
+  std::erase_if(silent_, [&](const auto& silence) { return !needed.contains(silence.first); });
+  std::erase_if(full_, [&](const auto& full) {
+    return now - full.second.until > kIdleLinkLimit && !needed.contains(pod_of(full.first));
+  });
+  arm_for_all(now);
+}
 
+void Mail::end_late_sends(MonoTime now) {
   std::vector<log::Sequence> late;
   for (const auto& [sequence, waiting] : sends_) {
     if (waiting.deadline <= now) late.push_back(sequence);
@@ -661,24 +920,29 @@ void Mail::work() {
                                  waiting.id.value + " to find out"});
     } else if (!waiting.full.empty()) {
       finish(sequence, Error{Code::kFull, waiting.full});
-    } else if (const auto& peer = peers_[waiting.to]; is_up(waiting.to) && !peer.full.empty()) {
-      finish(sequence, Error{Code::kFull, peer.full});  // it has waited behind one that was refused
+    } else if (const auto full = full_.find(waiting.to);
+               full != full_.end() && !full->second.words.empty() && is_up(pod_of(waiting.to))) {
+      finish(sequence, Error{Code::kFull, full->second.words});  // it has waited behind one that
+                                                                 // was refused
     } else {
-      const auto& error = peer.last_error;
+      const auto& error = peers_[pod_of(waiting.to)].last_error;
       finish(sequence,
              unavailable(to + " can't be reached now" + (error.empty() ? "" : " (" + error + ")") +
                          "; nothing was sent"));
     }
   }
+}
+
+void Mail::end_late_acks(MonoTime now) {
   std::vector<log::Sequence> of_absent;
-  std::vector<std::pair<OnStatus, Error>> late_acks;
+  std::vector<std::pair<OnStatus, Error>> late;
   for (auto it = acks_.begin(); it != acks_.end();) {
     auto& wait = it->second;
     const auto patience = patience_ends(wait.sender, wait.creditor, now);
     if (patience && *patience <= now) {
       of_absent.push_back(it->first);
     } else if (wait.deadline <= now) {
-      late_acks.emplace_back(
+      late.emplace_back(
           std::move(wait.done),
           Error{Code::kUnknown, "acknowledged here, and it does not come again from this pod; " +
                                     wait.sender.value + "'s pod has not recorded it yet"});
@@ -688,50 +952,57 @@ void Mail::work() {
     ++it;
   }
   for (const auto inbox : of_absent) settle(inbox);
-  for (auto& [done, why] : late_acks) done(why);
-  std::erase_if(silent_, [&](const auto& silence) { return !needed.contains(silence.first); });
-  arm();
+  for (auto& [done, why] : late) done(why);
 }
 
 void Mail::schedule_work() {
   if (work_scheduled_) return;
   work_scheduled_ = true;
-  loop_.post([this, alive = alive_] {
+  loop_.before_commit([this, alive = alive_] {
     if (!*alive) return;
     work_scheduled_ = false;
     work();
   });
 }
 
-void Mail::arm() {
-  const auto now = mono_now();
-  MonoTime next = now + Milliseconds{30000};
+void Mail::mark_dirty(const AgentName& name) {
+  dirty_.insert(name);
+  schedule_work();
+}
+
+void Mail::look_soon() {
+  due_ = {};
+  schedule_work();
+}
+
+void Mail::arm(MonoTime at) {
+  if (at >= due_) return;
+  due_ = at;
+  timer_.expires_at(at);
+  timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
+    if (!e && *alive) schedule_work();
+  });
+}
+
+void Mail::arm_for_all(MonoTime now) {
+  MonoTime next = now + kLookPeriod;
   const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
   if (const auto t = box_.next_deadline()) sooner(*t);
   for (const auto& [sequence, waiting] : sends_) sooner(waiting.deadline);
+  for (const auto& [to, queue] : blocked_) {
+    for (const auto& one : queue) sooner(one.deadline);
+  }
+  if (!blocked_.empty()) sooner(now + kRoomCheck);
   for (const auto& [inbox, wait] : acks_) {
     sooner(wait.deadline);
     if (const auto ends = patience_ends(wait.sender, wait.creditor, now)) sooner(*ends);
   }
-  for (const auto& receiver : receivers_) sooner(receiver.deadline);
-  std::set<AgentName> needed;
-  for (auto& name : box_.destinations()) needed.insert(name);
-  for (auto& name : box_.ack_creditors()) needed.insert(name);
-  for (const auto& name : needed) {
-    const auto& peer = peers_[name];
-    if (peer.session) {
-      if (peer.full_until > now)
-        sooner(peer.full_until);
-      else if (peer.session->queued_bytes() >= kLinkWindowBytes)
-        sooner(now + Milliseconds{2});
-    } else if (!peer.connecting && !peer.locating) {
-      sooner(peer.retry_at);
-    }
+  for (const auto& [agent, receivers] : receivers_) {
+    for (const auto& receiver : receivers) sooner(receiver.deadline);
   }
-  timer_.expires_at(std::max(next, now + Milliseconds{1}));
-  timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
-    if (!e && *alive) schedule_work();
-  });
+  sooner(due_);  // what was found while looking
+  due_ = MonoTime::max();
+  arm(std::max(next, now + Milliseconds{1}));
 }
 
 }  // namespace swarm::engine

@@ -4,12 +4,15 @@
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
+#include <deque>
 #include <functional>
 #include <list>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "engine/config.h"
@@ -27,7 +30,11 @@ struct Location {
 using Located = std::function<void(Result<Location>)>;
 
 inline constexpr std::size_t kMaxWaitingSends = 4096;  // agents' send calls under way in one pod
+// Of these, the bodies of messages that wait for room in this pod.
+inline constexpr std::size_t kMaxBlockedBytes = 8U << 20U;
 inline constexpr std::size_t kMaxWaitingReceivers = 1024;
+inline constexpr std::size_t kMoreReceiversPerAgent = 4;  // beyond the first of a pod
+inline constexpr std::size_t kMaxWatchers = 64;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
 inline constexpr Milliseconds kIdleLinkLimit{60000};
 inline constexpr std::size_t kMaxPeerLinks = 256;
@@ -63,6 +70,12 @@ class Silence {
   bool begun_ = false;
 };
 
+// Says so of a name that is one of this pod's by its form only.
+std::string no_such_agent(const Config& config, const AgentName& name);
+
+// The payload of MESSAGE and of HANDOVER.
+std::string payload_of(const mailbox::Outbound& out);
+
 class Mail {
  public:
   // `locate` finds a name; `connect` options are those of every link of this pod.
@@ -86,26 +99,42 @@ class Mail {
   // As send, then waits for the reply until the same deadline. kNotFound: accepted, but no reply in
   // time.
   void request(mailbox::Message message, Milliseconds timeout, OnSent done);
-  // `who` asks; nullptr: nobody in particular.
-  void receive(Milliseconds wait, Milliseconds lease, std::optional<MessageId> in_reply_to,
-               const void* who, OnReceived done);
-  void forget_receivers(
-      const void* who);  // it has gone: it gets nothing and costs no message an attempt
+  // What is for `agent`, one of this pod's. `who` asks; nullptr: nobody in particular.
+  void receive(const AgentName& agent, Milliseconds wait, Milliseconds lease,
+               std::optional<MessageId> in_reply_to, const void* who, OnReceived done);
+  // The next part of a stream, as Mailbox::receive_part.
+  struct NextPart {
+    AgentName from;
+    MessageId stream;
+    std::uint32_t part = 0;
+  };
+  void receive_part(const AgentName& agent, Milliseconds wait, Milliseconds lease, NextPart part,
+                    const void* who, OnReceived done);
+  // Shows `who` every message that comes for `agent` from now on, once and before anybody takes it.
+  // kFull: too many watch already.
+  using OnMessage = std::function<void(const mailbox::Message&)>;
+  Status watch(const AgentName& agent, const void* who, OnMessage seen);
+  void unwatch(const void* who);
+  // It has gone: it gets nothing, costs no message an attempt, and is shown nothing.
+  void forget_receivers(const void* who);
   // OK: the sender's pod has recorded it, or is not there any more (Silence). kUnknown: acked here,
   // it does not come again from this pod, but the sender's pod has not recorded it within
   // `timeout`; it is told when it can be, and the same call again waits for it again.
-  void ack(const MessageId& id, std::uint16_t attempt, Milliseconds timeout, OnStatus done);
-  Status nack(const MessageId& id, std::uint16_t attempt, Milliseconds delay);
-  Status extend(const MessageId& id, std::uint16_t attempt, Milliseconds lease);
+  void ack(const AgentName& agent, const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
+           OnStatus done);
+  Status nack(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+              Milliseconds delay);
+  Status extend(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+                Milliseconds lease);
   // A dead letter ends (its sender's pod is told, which is not waited for), or is handed out again.
-  Status purge(const MessageId& id);
-  Status redrive(const MessageId& id);
+  Status purge(const AgentName& agent, const MessageId& id);
+  Status redrive(const AgentName& agent, const MessageId& id);
   // All of them, the oldest first, at most kMaxDeadPerCall a call.
   struct Swept {
     std::uint32_t done = 0, failed = 0, left = 0;  // left: dead letters afterwards
   };
-  Swept purge_all();
-  Swept redrive_all();
+  Swept purge_all(const AgentName& agent);
+  Swept redrive_all(const AgentName& agent);
 
   // A frame of mail from any session; false: not one of ours.
   bool take(Session& session, const link::Frame& frame);
@@ -113,33 +142,45 @@ class Mail {
   void session_up(const std::shared_ptr<Session>& session);
   void session_down(Session& session);
   // `name` has moved: connections to its former pod are of no more use.
+  std::function<void()> on_work;  // something may have changed in the mailbox
   void look_again();
+  // The pod ends: sends that wait for room are refused, and none waits any more.
+  void stop_blocking();
   // Nothing that we hold still waits for somebody else (drain).
   [[nodiscard]] std::size_t unsettled() const;
   mailbox::Mailbox& box() { return box_; }
 
  private:
-  struct Peer {
+  struct Peer {                        // a pod
     std::shared_ptr<Session> session;  // outbound, up
     std::shared_ptr<Session> connecting;
     bool locating = false;
     MonoTime retry_at{}, last_used{};
     Milliseconds backoff{0};
-    MonoTime full_until{};
-    Milliseconds full_backoff{0};
-    std::string full;       // its words, until it stores something again
-    bool was_full = false;  // its streams stay blocked until we ask again, whatever it answers to
-                            // what came behind
-    std::string node;       // of its latest incarnation
+    AgentName served;  // of its agents, the last one that something was sent to
+    std::string node;  // of its latest incarnation
     std::string last_error;
   };
+  struct Full {  // an agent's inbox that was: it holds up no neighbour in its pod
+    MonoTime until{};
+    Milliseconds backoff{0};
+    std::string words;
+    bool was_full = false;  // its streams stay blocked until we ask again, whatever it answers to
+                            // what came behind
+  };
   struct Waiting {  // a send under way
-    AgentName to;
+    AgentName from, to;
     MessageId id;
     MonoTime deadline;
     OnSent done;
     bool wants_reply = false, transmitted = false;
     std::string full;  // the last `full` answer's words
+  };
+  struct Blocked {  // a send that waits for room in this pod
+    mailbox::Message message;
+    MonoTime deadline;
+    OnSent done;
+    Error why;
   };
   struct Receiver {
     std::optional<MessageId> in_reply_to;
@@ -147,6 +188,12 @@ class Mail {
     Milliseconds lease;
     OnReceived done;
     const void* who;
+    std::optional<NextPart> part = {};
+  };
+  struct Watcher {
+    AgentName agent;
+    const void* who;
+    OnMessage seen;
   };
   struct AckWait {
     MonoTime deadline;
@@ -156,16 +203,29 @@ class Mail {
   };
 
   void start(mailbox::Message message, Milliseconds timeout, OnSent done);
+  enum class Begun { kYes, kNoRoom };
+  // kNoRoom: nothing was done, `why` says who is full; else `done` was taken.
+  Begun begin(const mailbox::Message& message, MonoTime deadline, OnSent& done, Error& why);
+  void block(mailbox::Message message, MonoTime deadline, OnSent done, Error why);
+  void retry_blocked();
+  void end_late_blocked(MonoTime now);
+  void add_receiver(const AgentName& agent, Receiver receiver);
   void finish(log::Sequence sequence, Result<Accepted> result);
   void collect();  // outcomes of the mailbox to those who wait
-  void serve();    // messages to receivers
-  void pump(const AgentName& name);
+  // What a message survives that is in this pod's log alone.
+  [[nodiscard]] const char* alone() const { return config_.journal() ? "pod" : "container"; }
+  void show(const mailbox::Message& message);  // to watchers
+  void serve();                                // what has become ready, to its receivers
+  // Whether it was answered: with a message or why there is none.
+  bool hand_out(const AgentName& agent, Receiver& receiver);
+  void serve(const AgentName& agent);
+  void pump(const AgentName& pod);
   void ensure(const AgentName& name);
   void peer_failed(const AgentName& name, const Error& why);
   void send_debt(const mailbox::AckDebt& debt);
   void send_debts(const AgentName& name);  // all of them
-  Status end_dead(const MessageId& id);
-  Swept sweep(const std::function<Status(const MessageId&)>& each);
+  Status end_dead(const AgentName& agent, const MessageId& id);
+  Swept sweep(const AgentName& agent, const std::function<Status(const MessageId&)>& each);
   [[nodiscard]] std::shared_ptr<Session> session_with(const LogId& log) const;
   [[nodiscard]] bool is_up(const AgentName& name) const;  // our link to where it lives
   // Some log that acks of its messages are owed to has a link.
@@ -181,9 +241,16 @@ class Mail {
   // When an ack need not wait for its sender's pod any more.
   std::optional<MonoTime> patience_ends(const AgentName& sender, const LogId& creditor,
                                         MonoTime now);
-  void work();  // everything that time or news makes due
-  void arm();
+  void work();  // everything that news makes due, and time when it has come
+  void look_at_all(MonoTime now);
+  void pump_dirty();
+  void end_late_sends(MonoTime now);
+  void end_late_acks(MonoTime now);
+  void arm(MonoTime at);  // to look at all again
+  void arm_for_all(MonoTime now);
   void schedule_work();
+  void look_soon();
+  void mark_dirty(const AgentName& name);
 
   Loop& loop_;
   mailbox::Mailbox& box_;
@@ -191,16 +258,32 @@ class Mail {
   Session::Options options_;
   std::function<void(const AgentName&, Located)> locate_;
   std::map<AgentName, Peer> peers_;
+  std::map<AgentName, Full> full_;
   // The sessions of an incarnation, the youngest last: a short one must not hide the main one.
   std::map<LogId, std::vector<std::weak_ptr<Session>>> by_log_;
   std::map<log::Sequence, Waiting> sends_;
-  std::list<Receiver> receivers_;
+  // Sender, receiver, whether it is a reply: as the outbox has room for them, and keeps their
+  // order.
+  using Lane = std::tuple<AgentName, AgentName, bool>;
+  static Lane lane_of(const mailbox::Message& message) {
+    return {message.from, message.to, !message.in_reply_to.empty()};
+  }
+  std::map<Lane, std::deque<Blocked>> blocked_;
+  Lane retry_from_;  // the first to get what room there is
+  std::size_t blocked_count_ = 0, blocked_bytes_ = 0;
+  bool blocks_ = true;
+  bool may_have_room_ = false;  // something has left the outbox, the inbox or the log
+  std::map<AgentName, std::list<Receiver>> receivers_;  // by agent, the first to be served first
+  std::size_t waiting_receivers_ = 0;
+  std::list<Watcher> watchers_;
   std::map<log::Sequence, AckWait> acks_;                           // by our inbox record
   std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts_;  // sender's record -> ours
   std::map<AgentName, Silence> silent_;  // of those we look for, who has not been reached
   std::map<LogId, MonoTime> strangers_;  // logs without a link under kStrangerLimit, since when
   MonoTime strangers_due_{};
   boost::asio::steady_timer timer_;
+  MonoTime due_{};             // when all is to be looked at
+  std::set<AgentName> dirty_;  // to whom something may be sent that could not be before
   bool work_scheduled_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

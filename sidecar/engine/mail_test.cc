@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "sim/fake_directory.h"
+#include "engine/pod_fixture.h"
 
 namespace swarm::engine {
 namespace {
@@ -31,19 +31,8 @@ TEST(Silence, LastsUntilSomebodyIsGone) {
   EXPECT_TRUE(silence.gone(t + hour)) << "for whatever reason";
 }
 
-struct Acks : ::testing::Test {
-  Acks() {
-    config.name.value = "worker-0";
-    LogId id;
-    id.bytes[0] = 1;
-    log::Recovery recovery;
-    auto opened = log::Log::open(
-        directory, {.max_bytes = 8U << 20U}, id, [](const log::Record&) {}, &recovery);
-    check(opened.ok(), "the log");
-    log = *std::move(opened);
-    loop.attach(*log);
-    box.attach(*log, mono_now());
-  }
+struct Acks : PodFixture {
+  explicit Acks(const mailbox::Limits& limits = {}) : PodFixture(1, limits) {}
   // A message of worker-9 that an agent has taken.
   MessageId take(std::uint64_t sequence) {
     LogId sender;
@@ -53,7 +42,7 @@ struct Acks : ::testing::Test {
     message.from.value = "worker-9";
     message.to = config.name;
     EXPECT_EQ(box.deliver(mono_now(), sender, sequence, 0, message), mailbox::Answer::kStored);
-    EXPECT_TRUE(box.receive(mono_now(), kLong, std::nullopt));
+    EXPECT_TRUE(box.receive(mono_now(), config.name, kLong, std::nullopt));
     return message.id;
   }
   // The answer to an ack, and how long it took.
@@ -61,19 +50,13 @@ struct Acks : ::testing::Test {
                                       Milliseconds timeout) {
     const auto begin = mono_now();
     std::optional<Status> answer;
-    mail->ack(id, attempt, timeout, [&](const Status& status) { answer = status; });
+    mail->ack(config.name, id, attempt, timeout, [&](const Status& status) { answer = status; });
     while (!answer && mono_now() - begin < kLong) {
       io.restart();
       io.run_for(Milliseconds{5});
     }
     return {answer.value_or(internal_error("no answer")), mono_now() - begin};
   }
-  Config config;
-  boost::asio::io_context io{1};
-  Loop loop{io};
-  sim::FakeDirectory directory{10U << 20U};
-  std::unique_ptr<log::Log> log;
-  mailbox::Mailbox box{{"worker-0"}, {}};
   std::function<void(const AgentName&, Located)> locate = [](const AgentName& name,
                                                              const Located& done) {
     done(not_found(name.value + " is not connected now"));
@@ -91,7 +74,7 @@ TEST_F(Acks, AreOkThoughTheSenderIsGone) {
   EXPECT_TRUE(second) << second.error().message;
   EXPECT_LT(at_once, Milliseconds{500}) << "it is known to be silent";
   EXPECT_EQ(box.ack_creditors().size(), 1U) << "its pod is told when it comes back";
-  EXPECT_FALSE(box.receive(mono_now(), kLong, std::nullopt)) << "nothing comes again";
+  EXPECT_FALSE(box.receive(mono_now(), config.name, kLong, std::nullopt)) << "nothing comes again";
   EXPECT_EQ(ack({"m1"}, 2, kLong).first.error().code, Code::kDenied);
   EXPECT_EQ(ack({"m3"}, 1, kLong).first.error().code, Code::kNotFound);
 }
@@ -118,13 +101,148 @@ TEST_F(Acks, ASendOfTheSameIdToOneselfIsADuplicate) {
             (std::vector<std::pair<std::string, bool>>{{"container", false}, {"container", true}}));
 }
 
+// Sends of worker-0 to itself, whose inbox takes two messages.
+struct Blocked : Acks {
+  Blocked() : Acks({.max_inbox_messages = 2, .max_outbox_messages = 2}) {}
+  void send(const std::string& id, Milliseconds timeout = kLong, std::size_t bytes = 1) {
+    mailbox::Message message;
+    message.id.value = id;
+    message.from = message.to = config.name;
+    message.body.assign(bytes, 'x');
+    mail->send(message, timeout, [this, id](const Result<Mail::Accepted>& accepted) {
+      said += id + (accepted ? "" : ":" + std::string(code_name(accepted.error().code))) + " ";
+    });
+  }
+  void read_one() {
+    const auto got = box.receive(mono_now(), config.name, kLong, std::nullopt);
+    ASSERT_TRUE(got);
+    read += got->message.id.value + " ";
+    mail->ack(config.name, got->message.id, got->attempt, kLong, [](const Status&) {});
+    io.restart();
+    io.poll();
+  }
+  void wait_for(const std::string& text) {
+    for (const auto begin = mono_now(); said != text && mono_now() - begin < kLong;) {
+      io.restart();
+      io.run_for(Milliseconds{5});
+    }
+    EXPECT_EQ(said, text);
+  }
+  std::string said, read;
+};
+
+TEST_F(Blocked, SendsWaitForRoomInTheirOrder) {
+  for (const char* id : {"a", "b", "c", "d"}) send(id);
+  EXPECT_EQ(said, "a b ");
+  read_one();
+  EXPECT_EQ(said, "a b c ");
+  send("e");
+  read_one();
+  EXPECT_EQ(said, "a b c d ");
+  read_one();
+  EXPECT_EQ(said, "a b c d e ");
+  for (int i = 0; i < 2; ++i) read_one();
+  EXPECT_EQ(read, "a b c d e ");
+  EXPECT_FALSE(box.receive(mono_now(), config.name, kLong, std::nullopt));
+}
+
+TEST_F(Blocked, SendsAreRefusedAtTheirDeadlineAndWhoeverWaitsLongerGoesOn) {
+  for (const char* id : {"a", "b"}) send(id);
+  send("c", Milliseconds{50});
+  send("d");
+  send("e", Milliseconds{0});
+  EXPECT_EQ(said, "a b e:full ");
+  wait_for("a b e:full c:full ");
+  read_one();
+  EXPECT_EQ(said, "a b e:full c:full d ");
+}
+
+TEST_F(Blocked, WhatIsKnownIsAnsweredAtOnceThoughOthersWait) {
+  for (const char* id : {"a", "b", "c"}) send(id);
+  send("a", Milliseconds{0});
+  EXPECT_EQ(said, "a b a ");
+  send("c");
+  EXPECT_EQ(said, "a b a c:unknown ") << "the newer call has its place";
+  read_one();
+  EXPECT_EQ(said, "a b a c:unknown c ");
+}
+
+TEST_F(Blocked, RepliesDoNotWaitBehindMessages) {
+  const auto to_other = [&](const std::string& id, const std::string& question) {
+    mailbox::Message message;
+    message.id.value = id;
+    message.from = config.name;
+    message.to.value = "worker-9";
+    message.in_reply_to.value = question;
+    mail->send(message, kLong, [](const Result<Mail::Accepted>&) {});
+  };
+  for (const char* id : {"a", "b", "c"}) to_other(id, "");
+  EXPECT_EQ(box.books().outbox_live, 2U);
+  to_other("r", "q");
+  EXPECT_EQ(box.books().outbox_live, 3U);
+}
+
+TEST_F(Blocked, NothingIsSentAfterItsDeadline) {
+  for (const char* id : {"a", "b"}) send(id);
+  send("c", Milliseconds{1});
+  for (const auto begin = mono_now(); mono_now() - begin < Milliseconds{5};) {
+  }
+  read_one();
+  EXPECT_EQ(said, "a b c:full ");
+}
+
+TEST_F(Blocked, NoneWaitsInAPodThatEnds) {
+  for (const char* id : {"a", "b", "c"}) send(id);
+  mail->stop_blocking();
+  send("d");
+  EXPECT_EQ(said, "a b c:unavailable d:full ");
+}
+
+TEST_F(Acks, FreeTheOtherMessageOfTheirIdForWhoeverWaits) {
+  const MessageId id = take(1);
+  LogId other;
+  other.bytes[0] = 8;
+  mailbox::Message message;
+  message.id = id;
+  message.from.value = "worker-8";
+  message.to = config.name;
+  ASSERT_EQ(box.deliver(mono_now(), other, 1, 0, message), mailbox::Answer::kStored);
+  std::string got;
+  mail->receive(config.name, kLong, kLong, std::nullopt, this,
+                [&](const Result<mailbox::Delivery>& delivery) {
+                  got = delivery ? delivery->message.from.value : delivery.error().message;
+                });
+  EXPECT_EQ(got, "") << "two of one id are never out at once";
+  (void)ack(id, 1, kLong);
+  EXPECT_EQ(got, "worker-8");
+}
+
+TEST_F(Blocked, RejectDoesNotWait) {
+  config.reject_when_full = true;
+  for (const char* id : {"a", "b", "c"}) send(id);
+  EXPECT_EQ(said, "a b c:full ");
+}
+
+TEST_F(Blocked, BodiesThatWaitAreLimited) {
+  for (const char* id : {"a", "b"}) send(id);
+  const std::size_t bytes = mailbox::Limits{}.max_message_bytes;
+  for (std::size_t i = 0; i < kMaxBlockedBytes / bytes; ++i) send(std::to_string(i), kLong, bytes);
+  EXPECT_EQ(said, "a b ");
+  send("more");
+  EXPECT_EQ(said, "a b more:full ");
+  read_one();
+  EXPECT_EQ(said, "a b more:full 0 ");
+  send("again");
+  EXPECT_EQ(said, "a b more:full 0 ") << "it waits";
+}
+
 struct DeadLetters : Acks {
   // A message of worker-9 whose attempts are all used.
   MessageId give_up(std::uint64_t sequence) {
     const MessageId id = take(sequence);
     for (std::uint16_t attempt = 1;; ++attempt) {
-      EXPECT_TRUE(box.nack(mono_now(), id, attempt, {}));
-      if (!box.receive(mono_now(), kLong, std::nullopt)) return id;
+      EXPECT_TRUE(box.nack(mono_now(), config.name, id, attempt, {}));
+      if (!box.receive(mono_now(), config.name, kLong, std::nullopt)) return id;
     }
   }
 };
@@ -132,14 +250,14 @@ struct DeadLetters : Acks {
 TEST_F(DeadLetters, ARedriveWakesWhoeverWaits) {
   const MessageId id = give_up(1);
   std::optional<mailbox::Delivery> got;
-  mail->receive(kLong, kLong, std::nullopt, nullptr,
+  mail->receive(config.name, kLong, kLong, std::nullopt, nullptr,
                 [&](const Result<mailbox::Delivery>& delivery) {
                   ASSERT_TRUE(delivery);
                   got = *delivery;
                 });
-  EXPECT_EQ(mail->redrive({"m7"}).error().code, Code::kNotFound);
+  EXPECT_EQ(mail->redrive(config.name, {"m7"}).error().code, Code::kNotFound);
   EXPECT_FALSE(got);
-  ASSERT_TRUE(mail->redrive(id));
+  ASSERT_TRUE(mail->redrive(config.name, id));
   ASSERT_TRUE(got) << "at once";
   EXPECT_EQ(got->attempt, 6);
   EXPECT_TRUE(got->redelivered);
@@ -149,28 +267,28 @@ TEST_F(DeadLetters, ARedriveWakesWhoeverWaits) {
 
 TEST_F(DeadLetters, APurgeIsOwedToTheSendersPod) {
   const MessageId id = give_up(1);
-  EXPECT_EQ(mail->purge({"m7"}).error().code, Code::kNotFound);
-  ASSERT_TRUE(mail->purge(id));
+  EXPECT_EQ(mail->purge(config.name, {"m7"}).error().code, Code::kNotFound);
+  ASSERT_TRUE(mail->purge(config.name, id));
   EXPECT_EQ(box.books().dead_live, 0U);
   EXPECT_EQ(box.ack_debts({"worker-9"}).size(), 1U) << "told when it is back";
-  EXPECT_EQ(mail->purge(id).error().code, Code::kNotFound);
+  EXPECT_EQ(mail->purge(config.name, id).error().code, Code::kNotFound);
 }
 
 TEST_F(DeadLetters, AllOfThemInCallsOfBoundedLength) {
   constexpr std::uint32_t kLetters = kMaxDeadPerCall + 3;
   for (std::uint64_t i = 1; i <= kLetters; ++i) (void)give_up(i);
   ASSERT_EQ(box.books().dead_live, kLetters);
-  auto swept = mail->redrive_all();
+  auto swept = mail->redrive_all(config.name);
   EXPECT_EQ(swept.done, kMaxDeadPerCall);
   EXPECT_EQ(swept.left, 3U);
-  ASSERT_EQ(box.dead_letters(9).size(), 3U);
-  EXPECT_EQ(box.dead_letters(1)[0].id.value, "m" + std::to_string(kMaxDeadPerCall + 1))
+  ASSERT_EQ(box.dead_letters(config.name, 9).size(), 3U);
+  EXPECT_EQ(box.dead_letters(config.name, 1)[0].id.value, "m" + std::to_string(kMaxDeadPerCall + 1))
       << "the oldest first";
-  swept = mail->purge_all();
+  swept = mail->purge_all(config.name);
   EXPECT_EQ(swept.done, 3U);
   EXPECT_EQ(swept.failed, 0U);
   EXPECT_EQ(swept.left, 0U);
-  EXPECT_EQ(mail->purge_all().done, 0U);
+  EXPECT_EQ(mail->purge_all(config.name).done, 0U);
   EXPECT_EQ(box.books().inbox_live, kMaxDeadPerCall);
   EXPECT_EQ(box.ack_debts({"worker-9"}).size(), 3U);
 }
@@ -183,19 +301,19 @@ TEST_F(DeadLetters, OneThatCannotGoBackIsCountedAndStopsNoOther) {
     if (const auto at = bytes.find(damaged.value + "worker-9"); at != std::string::npos)
       bytes[at] = 'M';
   }
-  const auto swept = mail->redrive_all();
+  const auto swept = mail->redrive_all(config.name);
   EXPECT_EQ(swept.done, 1U);
   EXPECT_EQ(swept.failed, 1U);
   EXPECT_EQ(swept.left, 1U);
-  EXPECT_EQ(box.dead_letters(9)[0].id, damaged);
-  EXPECT_TRUE(box.receive(mono_now(), kLong, std::nullopt));
+  EXPECT_EQ(box.dead_letters(config.name, 9)[0].id, damaged);
+  EXPECT_TRUE(box.receive(mono_now(), config.name, kLong, std::nullopt));
 }
 
 TEST_F(Acks, OfTheSameAttemptTwiceAreBothAnswered) {
   locate = [](const AgentName&, const Located&) {};
   const auto id = take(1);
   std::optional<Status> first;
-  mail->ack(id, 1, kLong, [&](const Status& status) { first = status; });
+  mail->ack(config.name, id, 1, kLong, [&](const Status& status) { first = status; });
   EXPECT_FALSE(first);
   EXPECT_EQ(ack(id, 1, Milliseconds{200}).first.error().code, Code::kUnknown);
   ASSERT_TRUE(first) << "the newer call gets the answer, the older one learns so";
@@ -215,7 +333,7 @@ TEST_F(Acks, AreNotOkBecauseTheCoordinatorIsBeingReplaced) {
             "acknowledged here, and it does not come again from this pod; worker-9's pod has not "
             "recorded it yet");
   EXPECT_GE(took, 2 * Silence::kAckPatience);
-  EXPECT_FALSE(box.receive(mono_now(), kLong, std::nullopt));
+  EXPECT_FALSE(box.receive(mono_now(), config.name, kLong, std::nullopt));
   EXPECT_EQ(ack(id, 1, Milliseconds{200}).first.error().code, Code::kUnknown) << "asked again";
   locate = gone;
   EXPECT_TRUE(ack(id, 1, kLong).first);

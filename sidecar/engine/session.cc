@@ -3,6 +3,7 @@
 #include <boost/asio/write.hpp>
 
 #include "base/encoding.h"
+#include "engine/write_now.h"
 
 namespace swarm::engine {
 
@@ -31,6 +32,7 @@ std::shared_ptr<Session> Session::accept(Loop& loop, tcp::socket socket, const O
       new Session(loop, std::move(socket), options, std::move(handshake), std::move(events)));
   error_code ignored;  // a latency hint only
   session->socket_.set_option(tcp::no_delay(true), ignored);
+  session->socket_.non_blocking(true, ignored);  // else the first write waits, or says so
   session->connected_ = true;
   session->heartbeat();
   session->read();
@@ -50,6 +52,7 @@ std::shared_ptr<Session> Session::connect(Loop& loop, const tcp::endpoint& to,
     if (e) return session->close(unavailable("connect: " + e.message()));
     error_code ignored;  // a latency hint only
     session->socket_.set_option(tcp::no_delay(true), ignored);
+    session->socket_.non_blocking(true, ignored);
     session->connected_ = true;
     session->heartbeat();
     session->queue(session->handshake_.start());
@@ -82,7 +85,6 @@ void Session::take(const link::Frame& frame) {
       std::string bytes;
       link::append_frame(bytes, link::FrameType::kClose, answer.error().message);
       error_code ignored;  // it is being refused anyway
-      socket_.non_blocking(true, ignored);
       socket_.write_some(boost::asio::buffer(bytes), ignored);
       return close(answer.error());
     }
@@ -126,6 +128,9 @@ void Session::queue(const std::string& bytes) {
 
 void Session::write() {
   if (closed_ || !writing_.empty() || queue_.empty() || !socket_.is_open()) return;
+  if (const auto failed = write_now(socket_, queue_))
+    return close(unavailable("link: " + failed.message()));
+  if (queue_.empty()) return;
   writing_.swap(queue_);
   auto self = shared_from_this();
   boost::asio::async_write(socket_, boost::asio::buffer(writing_),

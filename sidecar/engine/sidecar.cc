@@ -1,5 +1,6 @@
 #include "engine/sidecar.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -10,16 +11,20 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <thread>
 
 #include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/agent_socket.h"
 #include "engine/cluster.h"
 #include "engine/coordinator.h"
+#include "engine/drop.h"
 #include "engine/handover.h"
 #include "engine/mail.h"
+#include "engine/post.h"
 #include "engine/worker.h"
 #include "lifecycle/lifecycle.h"
+#include "log/overflow.h"
 #include "net/http_server.h"
 #include "os/file.h"
 #include "telemetry/log.h"
@@ -32,10 +37,15 @@ using boost::system::error_code;
 
 namespace {
 
-constexpr std::size_t kMaxSessions = 4096;  // inbound links
+constexpr std::uint64_t kYoungLogBytes = 256U << 10U;  // what a burst reads again at once
+constexpr std::size_t kMaxSessions = 4096;             // inbound links
 constexpr std::uint64_t kLogSlackBytes =
     256U << 10U;  // of the volume: directory entries, the superblock
 constexpr Milliseconds kDrainPoll{20};
+// For a former pod of our name: its agents' grace and its drain. The kubelet's startup probe is the
+// shorter limit, as a rule.
+constexpr Milliseconds kJournalWait{3'600'000};
+constexpr Milliseconds kJournalPoll{100};
 
 lifecycle::Settings life_settings(const Config& config) {
   lifecycle::Settings out;
@@ -51,6 +61,33 @@ LogId new_log_id() {
   return id;
 }
 
+// A node that was rebooted gives the pod its disk back, not its memory: what is left there belongs
+// to a log that is gone.
+Status forget_lost_log(os::Directory& memory, os::Directory& disk) {
+  auto names = memory.list();
+  if (!names) return names.error();
+  if (!names->empty()) return {};
+  auto left = disk.list();
+  if (!left) return left.error();
+  for (const std::string& name : *left) {
+    if (auto status = disk.remove(name); !status) return status;
+  }
+  return {};
+}
+
+// A pod of the same name may still be draining on the same volume: only one may write.
+Result<std::unique_ptr<os::DirectoryLock>> lock_journal(const std::string& path) {
+  for (const MonoTime begun = mono_now();;) {
+    auto lock = os::lock_directory(path);
+    if (lock || lock.error().code != Code::kConflict) return lock;
+    const auto waited = mono_now() - begun;
+    if (waited > kJournalWait) return lock;
+    if (waited < kJournalPoll)
+      telemetry::info("waiting for the former pod to let go of the journal", {{"path", path}});
+    std::this_thread::sleep_for(kJournalPoll);
+  }
+}
+
 // agentctl into the volume that agents mount: written beside, then renamed, so that nobody ever
 // runs half a file.
 Status install_agentctl(const Config& config) {
@@ -63,6 +100,15 @@ Status install_agentctl(const Config& config) {
   if (!e) std::filesystem::rename(beside, target, e);
   if (e) return internal_error("placing agentctl at " + target + ": " + e.message());
   return {};
+}
+
+// A connection for each agent and a link for each pod may be more than a shell's 1024.
+void allow_descriptors() {
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == files.rlim_max) return;
+  files.rlim_cur = files.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &files) != 0)
+    telemetry::warn("the limit of open files stays as it is", {{"reason", std::strerror(errno)}});
 }
 
 class Sidecar {
@@ -99,6 +145,7 @@ class Sidecar {
   boost::asio::io_context io_{1};
   Loop loop_;
   std::unique_ptr<os::Directory> directory_;
+  log::Overflow* spill_ = nullptr;  // the directory, when it has a second place
   std::unique_ptr<log::Log> log_;
   log::Recovery recovery_;
   std::unique_ptr<mailbox::Mailbox> box_;
@@ -108,7 +155,9 @@ class Sidecar {
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<Coordinator> coordinator_;
   std::unique_ptr<Cluster> cluster_;
+  std::unique_ptr<Post> post_;
   std::unique_ptr<AgentSocket> agents_;
+  std::unique_ptr<Drop> drop_;
   net::HttpServer http_;
   tcp::acceptor acceptor_;
   std::set<std::shared_ptr<Session>> inbound_;
@@ -124,15 +173,30 @@ Status Sidecar::open_log() {
   auto directory = os::open_directory(config_.log_path);
   if (!directory) return directory.error();
   directory_ = *std::move(directory);
+  if (config_.spill_bytes > 0) {
+    auto disk = os::open_directory(config_.spill_path);
+    if (!disk) return disk.error();
+    if (auto status = forget_lost_log(*directory_, **disk); !status) return status;
+    auto both = log::Overflow::make(std::move(directory_), *std::move(disk),
+                                    {config_.spill_bytes, log::kSegmentBytes});
+    if (!both) return both.error().in("the mailbox log's spill");
+    spill_ = both->get();
+    directory_ = *std::move(both);
+  }
   auto space = directory_->space();
   if (!space) return space.error();
   mailbox::Limits limits;
   limits.max_inbox_messages = config_.max_inbox_messages;
   limits.max_message_bytes = config_.max_message_bytes;
-  box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits);
+  box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits, config_.agents_per_pod);
   log::Options options;
+  options.young_bytes = kYoungLogBytes;
   // The volume's own size, not the spec's: whatever the platform made of it.
   options.max_bytes = space->total_bytes > kLogSlackBytes ? space->total_bytes - kLogSlackBytes : 0;
+  if (config_.journal()) {  // a volume may be larger than what was asked for, or shared
+    options.max_bytes = std::min(options.max_bytes, config_.journal_bytes);
+    options.durable = true;
+  }
 
   // Records are kept until the parts exist that read them: they need the log's id, which open()
   // finds.
@@ -257,12 +321,15 @@ Status Sidecar::start() {
   if (auto status = log::prove(*log_); !status) return status;
   if (auto status = listen(); !status) return status;
 
-  agents_ = std::make_unique<AgentSocket>(loop_, config_, *mail_, worker_.get());
-  agents_->peers = [this](const Worker::OnPeers& done) {
-    if (worker_) return worker_->peers(done);
+  post_ = std::make_unique<Post>(loop_, *mail_, config_);
+  agents_ = std::make_unique<AgentSocket>(loop_, config_, *mail_, *post_, worker_.get());
+  post_->peers = [this](std::uint32_t team, const Worker::OnPeers& done) {
+    if (worker_) return worker_->peers(team, done);
     done(unavailable("ask from a worker's pod"));
   };
   if (auto status = agents_->start(config_.mount_path + "/agent.sock"); !status) return status;
+  drop_ = std::make_unique<Drop>(loop_, *post_, config_);
+  drop_->start();
 
   if (worker_) {
     worker_->on_swarm_deleted = [this] {
@@ -391,6 +458,8 @@ std::string Sidecar::metrics_text() {
   set("swarm_mailbox_single_copy_messages", "Messages of which this pod holds the only copy",
       n(books.single_copy));
   set("swarm_mailbox_log_live_bytes", "Bytes of the log that are needed", n(stats.live_bytes));
+  set("swarm_mailbox_spilled_bytes", "Bytes of the log on disk, since memory had no room",
+      spill_ == nullptr ? 0 : n(spill_->second_bytes()));
   set("swarm_mailbox_log_available_bytes", "Bytes that can still be appended",
       n(log_->available_bytes()));
   if (coordinator_) {
@@ -440,11 +509,15 @@ void Sidecar::drain() {
   error_code ignored;  // it ends either way
   acceptor_.close(ignored);
   box_->stop_intake();
+  mail_->stop_blocking();
+  drop_->stop();
   if (worker_) {
     worker_->release_all();
     // Senders find out where their receivers live next.
     for (const auto& session : std::set(inbound_))
       session->close(unavailable("the pod is shutting down"));
+  }
+  if (worker_ && !config_.journal()) {  // the successor opens the journal itself
     handover_ = std::make_unique<Handover>(
         loop_, *mail_, config_, options_,
         [this](const AgentName& name, const Located& done) { locate(name, done); });
@@ -456,11 +529,11 @@ void Sidecar::drain() {
 
 void Sidecar::drain_step() {
   lifecycle::Remaining left;
-  left.messages = mail_->unsettled();
+  left.messages = mail_->unsettled() + drop_->left();
   if (handover_) left.retained = handover_->left();
   if (worker_) left.reports = worker_->reports_pending();
   if (coordinator_) {
-    left.copies = coordinator_->counts().single_copy;
+    left.copies = config_.journal() ? 0 : coordinator_->counts().single_copy;
     left.followers = coordinator_->workers();
   }
   life_.remaining(mono_now(), left);
@@ -474,12 +547,12 @@ void Sidecar::drain_step() {
 
 void Sidecar::finish(const lifecycle::Remaining& dropped) {
   const auto books = box_->books();
-  const auto say = books.inbox_live + books.outbox_live + dropped.reports + dropped.copies > 0
-                       ? telemetry::warn
-                       : telemetry::info;
+  const auto left = books.inbox_live + books.outbox_live + dropped.reports + dropped.copies;
+  const auto say = left > 0 && !config_.journal() ? telemetry::warn : telemetry::info;
   say("drained", {{"outboxLeft", books.outbox_live},
                   {"inboxLeft", books.inbox_live},
                   {"handedOver", books.handed_over},
+                  {"journal", config_.journal()},
                   {"reportsLeft", dropped.reports},
                   {"onlyCopiesLeft", dropped.copies},
                   {"milliseconds", (mono_now() - drain_started_).count()}});
@@ -515,6 +588,18 @@ int Sidecar::run() {
 
 }  // namespace
 
-int run(const Config& config) { return std::make_unique<Sidecar>(config)->run(); }
+int run(const Config& config) {
+  allow_descriptors();
+  std::unique_ptr<os::DirectoryLock> lock;
+  if (config.journal()) {
+    auto locked = lock_journal(config.log_path);
+    if (!locked) {
+      telemetry::error("can't start", {{"reason", locked.error().message}});
+      return 1;
+    }
+    lock = *std::move(locked);
+  }
+  return std::make_unique<Sidecar>(config)->run();
+}
 
 }  // namespace swarm::engine

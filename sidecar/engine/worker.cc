@@ -19,6 +19,7 @@ constexpr Milliseconds kReportAnswer{25000};  // then the agent hears "unknown" 
 constexpr Milliseconds kRepeatReport{5000};   // unanswered so long: sent again
 constexpr std::size_t kNamedPerFrame = 2000;  // of HELD and JOIN: far below the limit of a frame
 constexpr std::size_t kRememberedReports = 1000;
+constexpr std::size_t kMaxPeers = 65536;  // taken of one team, whatever its coordinator says
 
 std::string copy_payload(std::uint64_t version, const TaskId& id, std::string_view bytes) {
   std::string out;
@@ -45,9 +46,17 @@ void expire(Map& calls, MonoTime now, Fail fail) {
 }  // namespace
 
 Worker::Worker(Loop& loop, const Config& config, const Session::Options& options, Mail& mail)
-    : loop_(loop), config_(config), options_(options), mail_(mail), timer_(loop.io()) {}
+    : loop_(loop),
+      config_(config),
+      options_(options),
+      mail_(mail),
+      timer_(loop.io()),
+      counts_timer_(loop.io()) {}
 
-Worker::~Worker() { *alive_ = false; }
+Worker::~Worker() {
+  *alive_ = false;
+  mail_.on_work = {};
+}
 
 void Worker::restore(const log::Record& record) {
   if (record.kind == tasks::kReplica) {
@@ -83,6 +92,7 @@ void Worker::restore(const log::Record& record) {
 
 void Worker::attach(log::Log& log) {
   log_ = &log;
+  mail_.on_work = [this] { mail_changed(); };
   for (const auto sequence : std::exchange(superseded_, {})) log_->finish(sequence);
   home_ = std::make_unique<CoordinatorLink>(
       loop_, config_, options_, config_.team,
@@ -120,10 +130,12 @@ void Worker::join(Session& session) {
   for (const auto& [key, pending] : reports_) {
     if (pending.record != 0 && !leased_.contains(key)) name(key);
   }
-  session.send(FrameType::kJoin, control(json{{"session", session_number_},
-                                              {"running", running},
-                                              {"leaving", leaving_},
-                                              {"version", SWARM_VERSION}}));
+  json head{{"session", session_number_},
+            {"running", running},
+            {"leaving", leaving_},
+            {"version", SWARM_VERSION}};
+  if (config_.agents_per_pod > 1) head["agents"] = config_.agents_per_pod;
+  session.send(FrameType::kJoin, control(head));
 }
 
 // What our log has at work was leased under it: with another one we would be our own successor.
@@ -160,6 +172,11 @@ void Worker::take(Session& session, const link::Frame& frame) {
       send_reports();
       for (auto& [request, next] : nexts_) send_next(request, next);
       mail_.look_again();
+      told_ = {};
+      // An older coordinator would close the link at a frame that it does not know.
+      const auto counts = parsed->head.find("mailCounts");
+      counts_mail_ = counts != parsed->head.end() && *counts == true;
+      send_mail_counts();
       if (on_joined) on_joined();
       return;
     }
@@ -288,9 +305,7 @@ void Worker::take(Session& session, const link::Frame& frame) {
       if (!parsed) return session.close(parsed.error());
       const auto found = peer_calls_.find(number_of(parsed->head, "request"));
       if (found == peer_calls_.end()) return;
-      auto done = std::move(found->second.done);
-      peer_calls_.erase(found);
-      std::vector<Peer> peers;
+      auto& peers = found->second.found;
       if (const auto list = parsed->head.find("peers");
           list != parsed->head.end() && list->is_array()) {
         for (const auto& p : *list) {
@@ -300,7 +315,14 @@ void Worker::take(Session& session, const link::Frame& frame) {
           }
         }
       }
-      return done(std::move(peers));
+      const auto after = number_of(parsed->head, "after");
+      if (after != 0 && peers.size() < kMaxPeers) {
+        return session.send(FrameType::kPeers,
+                            control(json{{"request", found->first}, {"after", after}}));
+      }
+      const auto call = std::move(found->second);
+      peer_calls_.erase(found);
+      return call.done(call.found);
     }
     case FrameType::kLeaving: {
       if (frame.payload.empty()) return home_->look_for_successor();
@@ -494,11 +516,14 @@ void Worker::send_reports() {
   }
 }
 
-void Worker::peers(OnPeers done) {
-  Session* session = home();
-  if (session == nullptr) return done(unavailable("the coordinator can't be reached now"));
+void Worker::peers(std::uint32_t team, OnPeers done) {
+  const auto session = team < config_.coordinators ? link_of(team).session() : nullptr;
+  if (!session || !session->up()) {
+    return done(
+        unavailable("the coordinator of team " + std::to_string(team) + " can't be reached now"));
+  }
   const auto request = ++last_request_;
-  peer_calls_[request] = {mono_now() + kCallTimeout, std::move(done)};
+  peer_calls_[request] = {mono_now() + kCallTimeout, std::move(done), {}};
   session->send(FrameType::kPeers, control(json{{"request", request}}));
   arm();
 }
@@ -566,6 +591,28 @@ void Worker::release_all() {
     back.message = "the pod was shut down";
     report(std::move(back), [](Status) {});  // nobody waits: drain watches reports_pending()
   }
+}
+
+void Worker::mail_changed() {
+  if (counting_ || home() == nullptr) return;
+  counting_ = true;
+  counts_timer_.expires_after(kMailCountsPeriod);
+  counts_timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
+    if (e || !*alive) return;
+    counting_ = false;
+    send_mail_counts();
+  });
+}
+
+void Worker::send_mail_counts() {
+  const auto books = mail_.box().books();
+  const MailCounts counts{books.single_copy, books.dead_live};
+  if (home() == nullptr || !counts_mail_ || counts == told_) return;
+  told_ = counts;
+  std::string payload;
+  link::put_u64(payload, counts.single_copy);
+  link::put_u64(payload, counts.dead_letters);
+  home()->send(link::FrameType::kMailCounts, payload);
 }
 
 void Worker::tick() {

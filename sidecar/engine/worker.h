@@ -25,6 +25,8 @@
 
 namespace swarm::engine {
 
+// How often the coordinator hears of mail that has one copy, or is dead.
+inline constexpr Milliseconds kMailCountsPeriod{1000};
 inline constexpr std::size_t kMaxWaitingTaskCalls = 1024;
 // Leases remembered: a multiple of what the coordinator gives one worker. An agent that dies
 // without a word leaves one behind; the one that was not extended for longest makes room.
@@ -73,7 +75,9 @@ class Worker {
   // coordinator does not know the task, the lease stays; kFull: too many wait for the coordinator;
   // kUnknown: kept, but not confirmed in time; kUnavailable: not kept, nobody could be asked.
   void report(tasks::Report report, Mail::OnStatus done);
-  void peers(OnPeers done);
+  // All of `team`: its coordinator and whoever has joined it. Other teams' coordinators are looked
+  // for from the first call on; kUnavailable until one is found.
+  void peers(std::uint32_t team, OnPeers done);
   void locate(const AgentName& name, Located done);
 
   void successor_at(const Session& session);  // it says that it is the coordinator now
@@ -104,6 +108,10 @@ class Worker {
     std::vector<Mail::OnStatus> waiting;
     MonoTime answer_by{}, sent_at{};
   };
+  struct MailCounts {
+    std::uint64_t single_copy = 0, dead_letters = 0;
+    friend bool operator==(const MailCounts&, const MailCounts&) = default;
+  };
   using TaskAttempt = std::pair<TaskId, std::uint32_t>;
   struct Next {
     MonoTime deadline;
@@ -121,6 +129,7 @@ class Worker {
   struct PeersCall {
     MonoTime deadline;
     OnPeers done;
+    std::vector<Peer> found{};
   };
 
   void join(Session& session);
@@ -134,6 +143,8 @@ class Worker {
   void send_next(std::uint64_t request, const Next& next);
   CoordinatorLink& link_of(std::uint32_t team);
   void resolve_by(CoordinatorLink& link, const AgentName& name, Located done);
+  void mail_changed();
+  void send_mail_counts();
   void tick();
   void arm();
   [[nodiscard]] Session* home() const {
@@ -160,7 +171,9 @@ class Worker {
   std::uint64_t last_request_ = 0, session_number_ = 0;
   log::Sequence session_record_ = 0;
   bool joined_ = false, leaving_ = false, swarm_deleted_ = false;
-  boost::asio::steady_timer timer_;
+  boost::asio::steady_timer timer_, counts_timer_;
+  bool counting_ = false, counts_mail_ = false;
+  MailCounts told_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -103,7 +103,7 @@ Settings sane(Settings s) {
 }
 
 bool is_sound(const Worker& w) {
-  return is_agent_name(w.name.value) && w.pod.size() <= kMaxNameBytes &&
+  return is_slot_name(w.name.value) && w.pod.size() <= kMaxNameBytes &&
          w.node.size() <= kMaxNameBytes;
 }
 

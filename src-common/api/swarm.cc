@@ -16,7 +16,9 @@ constexpr std::size_t kMaxShownValueBytes = 60;   // of a wrong value in a messa
 constexpr std::size_t kMaxObjectBytes = 3 << 20;  // the API server's own limit on one object
 constexpr std::size_t kMaxNameBytes = 40;
 constexpr std::size_t kMaxMountPathBytes = 90;
+constexpr std::size_t kMaxClassBytes = 253;  // as the API server's of object names
 constexpr std::size_t kMaxConditions = 16;
+constexpr int kMaxAgentsPerPod = 1024;  // what a sidecar takes
 // 2048 characters; all words and the body of a task fit into one frame of the link.
 constexpr std::size_t kMaxWordBytes = 8192;
 
@@ -167,6 +169,64 @@ void read_max_unavailable(Reader& reader, const json& workers, IntOrPercent& tar
   target = {number, true};
 }
 
+bool is_storage_class(std::string_view name) {
+  const auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+  return name.empty() || (name.size() <= kMaxClassBytes && plain(name.front()) &&
+                          plain(name.back()) && std::all_of(name.begin(), name.end(), [&](char c) {
+                            return plain(c) || c == '-' || c == '.';
+                          }));
+}
+
+// sizeLimit of the object at path; nullopt when absent or wrong.
+std::optional<std::int64_t> read_size(Reader& reader, const json& object, const std::string& path,
+                                      const char* example) {
+  const json& size = field(object, "sizeLimit");
+  if (size.is_null()) return std::nullopt;
+  std::optional<std::int64_t> bytes = integer(size);
+  if (size.is_string()) {
+    const auto parsed = parse_quantity(size.get_ref<const std::string&>());
+    if (parsed) bytes = *parsed;
+  }
+  if (bytes && *bytes >= kMinMailboxBytes && *bytes <= kMaxMailboxBytes) return bytes;
+  reader.wrong_value(path + ".sizeLimit", size,
+                     "a quantity from " + format_bytes(kMinMailboxBytes) + " to " +
+                         format_bytes(kMaxMailboxBytes) + ", such as " + example);
+  return std::nullopt;
+}
+
+// Where messages are kept beside the tmpfs, or instead of it.
+void read_storage(Reader& reader, const json& value, const std::string& path,
+                  MailboxSpec& mailbox) {
+  const json& spill = reader.object(value, path, "spill");
+  if (!spill.is_null()) {
+    mailbox.spill_bytes = read_size(reader, spill, path + ".spill", "256Mi");
+    if (field(spill, "sizeLimit").is_null()) {
+      reader.wrong(path + ".spill.sizeLimit", "is required; write spill: {sizeLimit: 256Mi}");
+    }
+  }
+  const json& persistence = reader.object(value, path, "persistence");
+  const std::string here = path + ".persistence";
+  if (const auto type = reader.text(persistence, here, "type")) {
+    if (*type == "Journal") {
+      mailbox.persistence = Persistence::kJournal;
+    } else if (*type != "None") {
+      reader.wrong_value(here + ".type", *type, "None or Journal");
+    }
+  }
+  mailbox.storage_class = reader.text(persistence, here, "storageClassName");
+  if (mailbox.storage_class && !is_storage_class(*mailbox.storage_class)) {
+    reader.wrong_value(here + ".storageClassName", *mailbox.storage_class,
+                       "the name of a StorageClass; empty for volumes without one");
+  }
+  if (mailbox.storage_class && mailbox.persistence == Persistence::kNone) {
+    reader.wrong(here + ".storageClassName", "is of a journal alone; write type: Journal with it");
+  }
+  if (mailbox.spill_bytes && mailbox.persistence == Persistence::kJournal) {
+    reader.wrong(path + ".spill",
+                 "a journal is on disk already; remove spill and raise mailbox.sizeLimit instead");
+  }
+}
+
 void read_mailbox(Reader& reader, const json& spec, MailboxSpec& mailbox) {
   const std::string path = "spec.mailbox";
   const json& value = reader.object(spec, "spec", "mailbox");
@@ -179,21 +239,7 @@ void read_mailbox(Reader& reader, const json& spec, MailboxSpec& mailbox) {
                          "parts and without / at the end");
     }
   }
-  const json& size = field(value, "sizeLimit");
-  if (!size.is_null()) {
-    std::optional<std::int64_t> bytes = integer(size);
-    if (size.is_string()) {
-      const auto parsed = parse_quantity(size.get_ref<const std::string&>());
-      if (parsed) bytes = *parsed;
-    }
-    if (!bytes || *bytes < kMinMailboxBytes || *bytes > kMaxMailboxBytes) {
-      reader.wrong_value(path + ".sizeLimit", size,
-                         "a quantity from " + format_bytes(kMinMailboxBytes) + " to " +
-                             format_bytes(kMaxMailboxBytes) + ", such as 64Mi");
-    } else {
-      mailbox.size_limit_bytes = *bytes;
-    }
-  }
+  if (const auto bytes = read_size(reader, value, path, "64Mi")) mailbox.size_limit_bytes = *bytes;
   reader.read(value, path, "maxInboxMessages", 1, 100'000, mailbox.max_inbox_messages);
   reader.read(value, path, "maxMessageBytes", 256, 65'536, mailbox.max_message_bytes);
   const json& pressure = reader.object(value, path, "backpressure");
@@ -208,6 +254,7 @@ void read_mailbox(Reader& reader, const json& spec, MailboxSpec& mailbox) {
     }
   }
   reader.read(pressure, here, "timeoutSeconds", 1, 3600, mailbox.backpressure_timeout_seconds);
+  read_storage(reader, value, path, mailbox);
 }
 
 void read_rollout(Reader& reader, const json& spec, std::optional<RolloutSpec>& target) {
@@ -273,7 +320,8 @@ SwarmSpec read_spec(Reader& reader, const json& object) {
 
   const json& workers = reader.object(value, "spec", "workers");
   reader.read(workers, "spec.workers", "replicas", 0, kMaxReplicas, spec.workers.replicas);
-  reader.read(workers, "spec.workers", "agentsPerPod", 1, 1, spec.workers.agents_per_pod);
+  reader.read(workers, "spec.workers", "agentsPerPod", 1, kMaxAgentsPerPod,
+              spec.workers.agents_per_pod);
   read_max_unavailable(reader, workers, spec.workers.max_unavailable);
   reader.read(workers, "spec.workers", "taskGraceSeconds", 0, 86'400,
               spec.workers.task_grace_seconds);
@@ -417,6 +465,9 @@ json to_json(const SwarmStatus& status) {
         {"done", status.tasks.done},
         {"dead", status.tasks.dead},
         {"oldestQueuedSeconds", status.tasks.oldest_queued_seconds}}},
+      {"mailbox",
+       {{"singleCopyMessages", status.mailbox.single_copy_messages},
+        {"deadLetters", status.mailbox.dead_letters}}},
       {"rollout",
        {{"ceiling", status.rollout.ceiling},
         {"effective", status.rollout.effective},
@@ -444,6 +495,8 @@ SwarmStatus parse_status(const json& object) {
   const json& tasks = field(object, "tasks");
   status.tasks = {int64_or(tasks, "queued"), int64_or(tasks, "running"), int64_or(tasks, "done"),
                   int64_or(tasks, "dead"), int64_or(tasks, "oldestQueuedSeconds")};
+  const json& mailbox = field(object, "mailbox");
+  status.mailbox = {int64_or(mailbox, "singleCopyMessages"), int64_or(mailbox, "deadLetters")};
   const json& rollout = field(object, "rollout");
   status.rollout = {int_or(rollout, "ceiling", 0), int_or(rollout, "effective", 0),
                     int_or(rollout, "measured", 0), text_or(rollout, "activeVersion"),
@@ -518,7 +571,7 @@ Result<TeamReport> parse_report(std::string_view text) {
     reader.wrong("workers", "has more than 2000 members");
   } else if (workers.is_object()) {
     for (const auto& [name, value] : workers.items()) {
-      if (!is_agent_name(name) || !value.is_object()) {
+      if (!is_slot_name(name) || !value.is_object()) {
         reader.wrong("workers", "has a member that is not an agent");
         continue;
       }
@@ -540,7 +593,7 @@ Result<TeamReport> parse_report(std::string_view text) {
       one.name = reader.text(value, "awaited", "name").value_or("");
       one.pod = reader.text(value, "awaited", "pod").value_or("");
       one.address = reader.text(value, "awaited", "address").value_or("");
-      if (is_agent_name(one.name)) {
+      if (is_slot_name(one.name)) {
         report.awaited.push_back(std::move(one));
       } else {
         reader.wrong("awaited", "has a member that is not an agent");
@@ -557,6 +610,8 @@ Result<TeamReport> parse_report(std::string_view text) {
   const json& messages = reader.object(object, "", "messages");
   read_count(reader, messages, "messages", "deadLetters", report.dead_letters);
   read_count(reader, messages, "messages", "singleCopy", report.single_copy_messages);
+  read_count(reader, messages, "messages", "workersSingleCopy",
+             report.workers_single_copy_messages);
   if (!reader.ok()) return reader.error();
   return report;
 }
@@ -594,7 +649,9 @@ std::string to_text(const TeamReport& report) {
         {"v2", report.v2},
         {"measured", report.measured}}},
       {"messages",
-       {{"deadLetters", report.dead_letters}, {"singleCopy", report.single_copy_messages}}},
+       {{"deadLetters", report.dead_letters},
+        {"singleCopy", report.single_copy_messages},
+        {"workersSingleCopy", report.workers_single_copy_messages}}},
   };
   if (report.suspended) object["suspended"] = *report.suspended;
   return dump(object);

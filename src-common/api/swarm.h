@@ -33,7 +33,7 @@ inline constexpr int kMaxReplicas = 2000;
 inline constexpr int kMaxTeamSize = 1000;
 inline constexpr int kMaxCoordinators =
     100;  // a bound on what teamSize can ask for; the planner clamps
-inline constexpr std::int64_t kMinMailboxBytes = 8LL << 20;
+inline constexpr std::int64_t kMinMailboxBytes = 8LL << 20;  // of the spill, too
 inline constexpr std::int64_t kMaxMailboxBytes = 16LL << 30;
 inline constexpr int kMaxCommandWords = 32;
 
@@ -42,6 +42,9 @@ std::string_view to_string(TopologyType type);  // "Auto", "Flat", "Hybrid"
 
 enum class Backpressure { kBlock, kReject };
 std::string_view to_string(Backpressure policy);  // "Block", "Reject"
+
+enum class Persistence { kNone, kJournal };
+std::string_view to_string(Persistence type);  // "None", "Journal"
 
 // "25%" or 3.
 struct IntOrPercent {
@@ -75,6 +78,10 @@ struct MailboxSpec {
   int max_message_bytes = 65'536;
   Backpressure backpressure = Backpressure::kBlock;
   int backpressure_timeout_seconds = 5;
+  std::optional<std::int64_t> spill_bytes;  // on disk, beside the tmpfs; never with a journal
+  Persistence persistence = Persistence::kNone;
+  // Of the journals' claims: absent is the cluster's default class, "" only volumes without one.
+  std::optional<std::string> storage_class;
 };
 
 struct TasksSpec {
@@ -155,6 +162,12 @@ struct TasksStatus {
   friend bool operator==(const TasksStatus&, const TasksStatus&) = default;
 };
 
+struct MailboxStatus {
+  std::int64_t single_copy_messages = 0;  // one pod alone holds them: its loss would be theirs
+  std::int64_t dead_letters = 0;
+  friend bool operator==(const MailboxStatus&, const MailboxStatus&) = default;
+};
+
 struct RolloutStatus {
   int ceiling = 0;
   int effective = 0;
@@ -170,6 +183,7 @@ struct SwarmStatus {
   AgentsStatus agents;
   WorkersStatus workers;
   TasksStatus tasks;
+  MailboxStatus mailbox;
   RolloutStatus rollout;
   std::string revision;       // of both templates; a change of it is what moves sidecar_image
   std::string sidecar_image;  // the image of every sidecar made at this revision
@@ -252,7 +266,8 @@ struct TeamReport {
   std::int64_t v1 = 0, v2 = 0;
   int measured = 0;
   std::int64_t dead_letters = 0;
-  std::int64_t single_copy_messages = 0;
+  std::int64_t single_copy_messages = 0;          // in the coordinator's own pod
+  std::int64_t workers_single_copy_messages = 0;  // in its workers'
   friend bool operator==(const TeamReport&, const TeamReport&) = default;
 };
 

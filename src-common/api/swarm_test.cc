@@ -79,6 +79,29 @@ TEST(SwarmCodec, TemplateIsKeptWholeWithFieldsNobodyKnows) {
   EXPECT_EQ(json::parse(parsed->spec.workers.template_json), object["spec"]["workers"]["template"]);
 }
 
+TEST(SwarmCodec, MailboxesAreInMemoryUnlessAskedFor) {
+  const auto mailbox = [](const char* text) {
+    json object = shortest();
+    object["spec"]["mailbox"] = json::parse(text);
+    const auto parsed = parse(object);
+    EXPECT_TRUE(parsed.ok()) << text << ": " << (parsed.ok() ? "" : parsed.error().message);
+    return parsed.ok() ? parsed->spec.mailbox : MailboxSpec{};
+  };
+  for (const char* text : {"{}", R"({"persistence":{}})", R"({"persistence":{"type":"None"}})"}) {
+    EXPECT_EQ(mailbox(text).persistence, Persistence::kNone) << text;
+    EXPECT_EQ(mailbox(text).spill_bytes, std::nullopt) << text;
+    EXPECT_EQ(mailbox(text).storage_class, std::nullopt) << text;
+  }
+  EXPECT_EQ(mailbox(R"({"spill":{"sizeLimit":"8388609"}})").spill_bytes, 8'388'609);
+  const MailboxSpec journal = mailbox(R"({"persistence":{"type":"Journal"}})");
+  EXPECT_EQ(journal.persistence, Persistence::kJournal);
+  EXPECT_EQ(journal.storage_class, std::nullopt);
+  for (const char* name : {"", "fast", "fast.ssd-1"}) {
+    json text = {{"persistence", {{"type", "Journal"}, {"storageClassName", name}}}};
+    EXPECT_EQ(mailbox(text.dump().c_str()).storage_class, name);
+  }
+}
+
 TEST(SwarmCodec, WrongFieldsAreNamedWithWhatIsAllowed) {
   struct Row {
     const char* pointer;
@@ -95,7 +118,8 @@ TEST(SwarmCodec, WrongFieldsAreNamedWithWhatIsAllowed) {
       {"/spec/workers/replicas", "1.5", "spec.workers.replicas: is 1.5"},
       {"/spec/workers/replicas", "\"3\"", "spec.workers.replicas: is \"3\""},
       {"/spec/workers/replicas", "18446744073709551615", "spec.workers.replicas"},
-      {"/spec/workers/agentsPerPod", "2", "spec.workers.agentsPerPod: is 2; allowed: 1 to 1"},
+      {"/spec/workers/agentsPerPod", "1025",
+       "spec.workers.agentsPerPod: is 1025; allowed: 1 to 1024"},
       {"/spec/workers/maxUnavailable", "0", "spec.workers.maxUnavailable: is 0"},
       {"/spec/workers/maxUnavailable", "\"0%\"", "spec.workers.maxUnavailable"},
       {"/spec/workers/maxUnavailable", "\"101%\"", "spec.workers.maxUnavailable"},
@@ -110,6 +134,21 @@ TEST(SwarmCodec, WrongFieldsAreNamedWithWhatIsAllowed) {
       {"/spec/mailbox/mountPath", "\"/a/../b\"", "spec.mailbox.mountPath"},
       {"/spec/mailbox/backpressure/policy", "\"Drop\"",
        "spec.mailbox.backpressure.policy: is \"Drop\"; allowed: Block or Reject"},
+      {"/spec/mailbox/spill", "true", "spec.mailbox.spill: is true; allowed: an object"},
+      {"/spec/mailbox/spill", "{}", "spec.mailbox.spill.sizeLimit: is required; write spill: {"},
+      {"/spec/mailbox/spill", "{\"sizeLimit\":\"8191Ki\"}",
+       "spec.mailbox.spill.sizeLimit: is \"8191Ki\"; allowed: a quantity from 8Mi to 16Gi"},
+      {"/spec/mailbox/spill", "{\"sizeLimit\":17179869185}", "spec.mailbox.spill.sizeLimit"},
+      {"/spec/mailbox/persistence", "\"Journal\"", "spec.mailbox.persistence: is \"Journal\""},
+      {"/spec/mailbox/persistence", "{\"type\":\"journal\"}",
+       "spec.mailbox.persistence.type: is \"journal\"; allowed: None or Journal"},
+      {"/spec/mailbox/persistence", "{\"type\":\"Journal\",\"storageClassName\":\"Fast\"}",
+       "spec.mailbox.persistence.storageClassName: is \"Fast\"; allowed: the name"},
+      {"/spec/mailbox/persistence", "{\"storageClassName\":\"fast\"}",
+       "is of a journal alone; write type: Journal"},
+      {"/spec/mailbox",
+       "{\"spill\":{\"sizeLimit\":\"8Mi\"},\"persistence\":{\"type\":\"Journal\"}}",
+       "spec.mailbox.spill: a journal is on disk already; remove spill and raise"},
       {"/spec/rollout", "{\"trafficPercentage\":10}", "spec.rollout.v1: is required"},
       {"/spec/rollout", "{\"v1\":{\"type\":\"Service\"}}", "spec.rollout.v1.type"},
       {"/spec/rollout", "{\"v1\":{\"type\":\"InPlace\",\"inPlace\":{\"command\":[1]}}}",
@@ -152,6 +191,7 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
   status.agents = {308, 307, 290, "307/308"};
   status.workers = {308, 307, 300, "a=b"};
   status.tasks = {114, 290, 5120, 1, 40};
+  status.mailbox = {7, 2};
   status.rollout = {10, 0, 3, "V1", "0%(10%)"};
   status.revision = "abc";
   status.sidecar_image = "image:1";

@@ -65,6 +65,10 @@ std::string_view to_string(Backpressure policy) {
   return policy == Backpressure::kBlock ? "Block" : "Reject";
 }
 
+std::string_view to_string(Persistence type) {
+  return type == Persistence::kJournal ? "Journal" : "None";
+}
+
 std::string to_string(IntOrPercent value) {
   return std::to_string(value.value) + (value.percent ? "%" : "");
 }

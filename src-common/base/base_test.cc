@@ -47,11 +47,27 @@ TEST(Encoding, KnowsUtf8) {
 }
 
 TEST(Encoding, KnowsNames) {
-  for (const char* good : {"worker-0", "worker-17", "coordinator-0"})
+  for (const char* good : {"worker-0", "worker-17", "coordinator-0"}) {
+    EXPECT_TRUE(is_slot_name(good) && is_agent_name(good)) << good;
+    EXPECT_EQ(pod_of(AgentName{good}).value, good);
+    EXPECT_EQ(number_in_pod(good), 0U);
+  }
+  for (const char* good : {"worker-0.1", "worker-17.10", "worker-999999.1023"}) {
     EXPECT_TRUE(is_agent_name(good)) << good;
-  for (const char* bad : {"", "worker", "worker-", "worker-01", "worker-1x", "worker-1234567",
-                          "Worker-1", "../worker-1"}) {
-    EXPECT_FALSE(is_agent_name(bad)) << bad;
+    EXPECT_FALSE(is_slot_name(good)) << good;
+    EXPECT_EQ(agent_of(pod_of(AgentName{good}), number_in_pod(good)).value, good);
+  }
+  EXPECT_EQ(agent_of({"worker-3"}, 0).value, "worker-3");
+  EXPECT_EQ(pod_of("worker-17.10"), "worker-17");
+  EXPECT_EQ(number_in_pod("worker-17.10"), 10U);
+  EXPECT_TRUE(is_of_pod("worker-1", "worker-1") && is_of_pod("worker-1.3", "worker-1"));
+  EXPECT_FALSE(is_of_pod("worker-17", "worker-1") || is_of_pod("worker-17.1", "worker-1") ||
+               is_of_pod("worker-1", "worker-1.3") || is_of_pod("worker-1", "worker-17"));
+  for (const char* bad :
+       {"", "worker", "worker-", "worker-01", "worker-1x", "worker-1234567", "Worker-1",
+        "../worker-1", "worker-1.", "worker-1.0", "worker-1.01", "worker-1.1024", "worker-1.10000",
+        "worker-1.1.1", "worker-1.-1", "worker-1.x", "worker-.1", ".1", "coordinator-0.1"}) {
+    EXPECT_FALSE(is_slot_name(bad) || is_agent_name(bad)) << bad;
   }
   EXPECT_TRUE(is_message_id("m-1:a.b_c"));
   for (const auto& bad :

@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include <array>
+#include <charconv>
 #include <cstring>
 
 #include "base/check.h"
@@ -23,6 +24,8 @@ int digit(char c) {
   if (c >= 'A' && c <= 'F') return c - 'A' + 10;
   return -1;
 }
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 bool is_all(std::string_view text, bool (*good)(char)) {
   for (char c : text) {
@@ -154,14 +157,45 @@ bool is_message_id(std::string_view text) {
   });
 }
 
-bool is_agent_name(std::string_view text) {
+bool is_slot_name(std::string_view text) {
   for (std::string_view role : {"worker-", "coordinator-"}) {
     if (!text.starts_with(role)) continue;
     const auto number = text.substr(role.size());
     return !number.empty() && number.size() <= 6 && (number == "0" || number[0] != '0') &&
-           is_all(number, [](char c) { return c >= '0' && c <= '9'; });
+           is_all(number, is_digit);
   }
   return false;
+}
+
+bool is_agent_name(std::string_view text) {
+  const auto pod = pod_of(text);
+  if (!is_slot_name(pod)) return false;
+  if (pod.size() == text.size()) return true;
+  const auto number = text.substr(pod.size() + 1);
+  return pod.front() == 'w' && !number.empty() && number.size() <= 4 && number[0] != '0' &&
+         is_all(number, is_digit) && number_in_pod(text) < kMaxAgentsPerPod;
+}
+
+std::string_view pod_of(std::string_view agent) { return agent.substr(0, agent.find('.')); }
+
+bool is_of_pod(std::string_view agent, std::string_view pod) {
+  return agent.starts_with(pod) && (agent.size() == pod.size() || agent[pod.size()] == '.');
+}
+
+std::uint32_t number_in_pod(std::string_view agent) {
+  const auto pod = pod_of(agent);
+  std::uint32_t number = 0;
+  if (pod.size() < agent.size())
+    (void)std::from_chars(agent.data() + pod.size() + 1, agent.data() + agent.size(), number);
+  return number;
+}
+
+AgentName pod_of(const AgentName& agent) {
+  return {std::string(pod_of(std::string_view(agent.value)))};
+}
+
+AgentName agent_of(const AgentName& pod, std::uint32_t number) {
+  return number == 0 ? pod : AgentName{pod.value + '.' + std::to_string(number)};
 }
 
 std::string hmac_sha256(std::string_view key, std::string_view data) {

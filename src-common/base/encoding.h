@@ -22,7 +22,18 @@ std::optional<LogId> log_id_from(std::string_view hex);
 
 bool is_utf8(std::string_view text);        // RFC 3629, no surrogates
 bool is_message_id(std::string_view text);  // ^[A-Za-z0-9._:-]{1,128}$
-bool is_agent_name(std::string_view text);  // ^(worker|coordinator)-(0|[1-9][0-9]{0,5})$
+bool is_slot_name(std::string_view text);   // ^(worker|coordinator)-(0|[1-9][0-9]{0,5})$
+
+// A pod's memory, descriptors and log are shared by all of its agents.
+inline constexpr std::uint32_t kMaxAgentsPerPod = 1024;
+// A worker's pod may have several agents: the first has the pod's own name, its slot, the others a
+// number behind it.
+bool is_agent_name(std::string_view text);                     // a slot, or worker-….1 to .1023
+std::string_view pod_of(std::string_view agent);               // "worker-3.2" → "worker-3"
+bool is_of_pod(std::string_view agent, std::string_view pod);  // both being names
+std::uint32_t number_in_pod(std::string_view agent);  // of an agent's name: "worker-3.2" → 2
+AgentName pod_of(const AgentName& agent);
+AgentName agent_of(const AgentName& pod, std::uint32_t number);  // the pod's own name for 0
 
 // HMAC-SHA256 (RFC 2104), 32 bytes.
 std::string hmac_sha256(std::string_view key, std::string_view data);

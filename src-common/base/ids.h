@@ -17,7 +17,7 @@ struct StringId {
   friend auto operator<=>(const StringId&, const StringId&) = default;
 };
 
-using AgentName = StringId<struct AgentNameTag>;  // a slot: "worker-17", "coordinator-0"
+using AgentName = StringId<struct AgentNameTag>;  // "worker-17", "coordinator-0", "worker-17.2"
 using MessageId = StringId<struct MessageIdTag>;  // ^[A-Za-z0-9._:-]{1,128}$
 using TaskId = StringId<struct TaskIdTag>;        // ^t-[0-9]+-[0-9a-z]+$
 

@@ -15,7 +15,7 @@ using nlohmann::json;
 constexpr std::array kResources = {
     kPods,   kServices,     kSecrets, kServiceAccounts,      kNamespaces,
     kRoles,  kRoleBindings, kLeases,  kPodDisruptionBudgets, kNetworkPolicies,
-    kEvents, kSwarms};
+    kEvents, kSwarms,       kClaims};
 constexpr std::size_t kMaxEventMessageBytes = 1024;  // the API server refuses longer ones
 constexpr std::size_t kMaxEventNameBase = 200;
 

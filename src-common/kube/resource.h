@@ -14,6 +14,7 @@ struct Resource {
 
 inline constexpr Resource kPods{"Pod", "v1", "pods"};
 inline constexpr Resource kServices{"Service", "v1", "services"};
+inline constexpr Resource kClaims{"PersistentVolumeClaim", "v1", "persistentvolumeclaims"};
 inline constexpr Resource kSecrets{"Secret", "v1", "secrets"};
 inline constexpr Resource kServiceAccounts{"ServiceAccount", "v1", "serviceaccounts"};
 inline constexpr Resource kNamespaces{"Namespace", "v1", "namespaces"};

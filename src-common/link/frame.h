@@ -38,6 +38,8 @@ enum class FrameType : std::uint8_t {
   // a draining pod and the successor of its name
   kHandover = 24,
   kHanded = 25,
+  // a worker's mail, to its coordinator
+  kMailCounts = 26,
   // a worker and its team's coordinator
   kHeld = 30,
   kJoin = 31,

@@ -35,7 +35,7 @@ Result<Identity> read_identity(PayloadReader& in) {
   }
   const auto log_id = read_log_id(in.text());
   if (!in.ok() || !log_id) return invalid("handshake: malformed identity");
-  if (!is_agent_name(id.name.value)) return invalid("handshake: not an agent's name");
+  if (!is_slot_name(id.name.value)) return invalid("handshake: not a pod's name");
   id.log_id = *log_id;
   return id;
 }

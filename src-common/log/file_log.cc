@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cstdio>
+#include <deque>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -15,6 +17,7 @@ namespace {
 constexpr const char* kSuperName = "superblock";
 constexpr std::uint32_t kMinSegments = 3;  // one in use, two in reserve
 constexpr std::uint32_t kMinSegmentBytes = 4096;
+constexpr std::size_t kMaxYoungRecords = 2048;  // small ones cost more than their payload
 constexpr std::uint32_t kSpareSegments =
     2;  // free ones kept beyond the reserve; more are given back
 constexpr std::uint32_t kMinGainDivisor =
@@ -63,6 +66,7 @@ struct Entry {  // one per record that is not done; sorted by sequence
 
 struct Segment {
   std::unique_ptr<os::File> file;
+  std::unique_ptr<os::View> view;  // while the log is opened
   std::uint32_t used = kSegmentHeaderBytes;
   std::uint64_t live_bytes = 0;  // with headers and padding
   std::uint64_t live_records = 0;
@@ -82,6 +86,7 @@ class FileLog final : public Log {
   Status mark(Sequence sequence, State state, std::uint16_t attempt) override;
   void finish(Sequence sequence) override;
   Result<std::string> read(Sequence sequence) override;
+  void forget_young() override;
   Status commit() override;
   [[nodiscard]] std::uint64_t available_bytes() const override;
   [[nodiscard]] Stats stats() const override;
@@ -96,7 +101,7 @@ class FileLog final : public Log {
     std::uint64_t bytes = 0;
   };
   struct Scan {
-    std::vector<Found> found;
+    std::deque<Found> found;  // many, and gone after recovery
     std::vector<Region> bad;
     Place last_end;  // where the last valid record ends
     std::uint64_t corrupt = 0;
@@ -110,7 +115,15 @@ class FileLog final : public Log {
   }
   [[nodiscard]] std::uint32_t min_gain() const { return super_.segment_bytes / kMinGainDivisor; }
   Entry* find(Sequence sequence);
+  void keep_young(std::string_view payload);
+  [[nodiscard]] const std::string* young(Sequence sequence) const;
 
+  Status flush();
+  Status flush_marks();
+  Status write_mark(const Place& place, Sequence sequence, const Mark& mark);
+  void forget_marks(std::uint32_t number);
+  Status write_segment(std::uint32_t number, std::uint64_t offset, std::string_view bytes);
+  Status drop_unsynced(Scan& scan, Recovery& recovery);
   Result<std::vector<std::string>> load_superblock(const LogId& new_id, Recovery& recovery);
   Status write_superblock();
   void scan_segment(std::uint32_t number, std::string_view bytes, Scan& scan);
@@ -122,6 +135,7 @@ class FileLog final : public Log {
   Status take(std::size_t keep);
   Status grow();
   bool retire(std::uint32_t number);
+  void give_back_slow();
   void drop_tombstones();
   enum class Into : std::uint8_t { kReserved, kActive };
   Result<bool> copy_forward(std::uint32_t victim, Into into);
@@ -145,6 +159,12 @@ class FileLog final : public Log {
   std::vector<std::string> pool_;  // free, allocated files
   std::vector<Entry> index_;
   std::size_t tombstones_ = 0;
+  std::deque<std::string> young_;  // payloads, the last one is of last_
+  std::uint64_t young_bytes_ = 0;
+  std::set<std::uint32_t> unsynced_;        // segments written to since the last flush()
+  bool names_changed_ = false;              // since then, too
+  std::map<Place, std::string> unwritten_;  // marks that wait for the records before them
+  bool sync_failed_ = false;
   std::vector<Sequence> unfinished_;  // finish() could not be written yet; at most the live records
   Stats stats_;
 };
@@ -156,12 +176,59 @@ Entry* FileLog::find(Sequence sequence) {
   return &*it;
 }
 
+// ---- a journal's writes reach the device in this order: records, names, superblock, marks. The
+// device may reorder what lies between two syncs, and a mark may mean that a record from before it
+// is there: so it waits in memory until that is so.
+
+// After a failed sync nobody can say what is on the device: nothing is promised from then on, until
+// the next start has read it.
+Status FileLog::flush() {
+  if (!options_.durable) return {};
+  if (sync_failed_) return internal_error("the journal could not be written to its device before");
+  Status done;
+  for (const std::uint32_t number : unsynced_) {
+    if (const auto it = segments_.find(number); done && it != segments_.end())
+      done = it->second.file->sync();
+  }
+  if (done && names_changed_) done = directory_.sync();
+  sync_failed_ = !done;
+  if (!done) return done;
+  unsynced_.clear();
+  names_changed_ = false;
+  return {};
+}
+
+Status FileLog::flush_marks() {
+  for (const auto& [place, bytes] : unwritten_) {
+    if (auto s = write_segment(place.segment, place.offset + kMarkOffset, bytes); !s) return s;
+  }
+  unwritten_.clear();
+  return flush();
+}
+
+void FileLog::forget_marks(std::uint32_t number) {
+  unwritten_.erase(unwritten_.lower_bound({number, 0}), unwritten_.lower_bound({number + 1, 0}));
+}
+
+Status FileLog::write_mark(const Place& place, Sequence sequence, const Mark& mark) {
+  std::string bytes = encode_mark(sequence, mark);
+  if (!options_.durable) return write_segment(place.segment, place.offset + kMarkOffset, bytes);
+  unwritten_[place] = std::move(bytes);
+  return {};
+}
+
+Status FileLog::write_segment(std::uint32_t number, std::uint64_t offset, std::string_view bytes) {
+  if (options_.durable) unsynced_.insert(number);
+  return segments_.at(number).file->write_at(offset, bytes);
+}
+
 // ---- superblock
 
 // Alternates between the slots, so that a torn write leaves the older one. The segment numbers it
 // promises not to use again make bytes of a segment's former life unreadable: their checksums carry
 // its former number.
 Status FileLog::write_superblock() {
+  if (auto s = flush(); !s) return s;
   Superblock next = super_;
   next.committed = last_;
   next.generation = super_.generation + 1;
@@ -171,9 +238,15 @@ Status FileLog::write_superblock() {
   const std::uint64_t slot = next.generation % 2;
   if (auto s = super_file_->write_at(slot * kSlotDistance, encode_slot(next)); !s)
     return s.error().in("superblock");
+  if (options_.durable) {
+    if (auto s = super_file_->sync(); !s) {
+      sync_failed_ = true;
+      return s.error().in("superblock");
+    }
+  }
   super_ = next;
   dirty_ = false;
-  return {};
+  return flush_marks();
 }
 
 // Leaves super_ as found, or as made; returns the names in the directory.
@@ -250,14 +323,15 @@ void FileLog::scan_segment(std::uint32_t number, std::string_view bytes, Scan& s
       continue;
     }
     const Place place{number, pos};
-    const auto found = decode_header(super_.id, place, bytes.substr(pos));
-    if (!found) {
+    const auto read = decode_record(super_.id, place, bytes.substr(pos));
+    if (!read) {
       if (bad_from == kNone) bad_from = pos;
       pos += 8;
       continue;
     }
+    const Header* found = &read->header;
     const std::uint32_t length = record_bytes(found->length);
-    if (!verify_record(super_.id, place, *found, bytes.substr(pos))) {
+    if (!read->whole) {
       close_bad(pos);
       scan.bad.push_back({place, length});
       pos += length;
@@ -290,6 +364,36 @@ void FileLog::scan_segment(std::uint32_t number, std::string_view bytes, Scan& s
   }
 }
 
+// A loss of power may leave any part of what was written after the last commit. From the first hole
+// on nothing of it is kept: nobody was told, and a hole with records behind it would look like
+// damage at each later start.
+Status FileLog::drop_unsynced(Scan& scan, Recovery& recovery) {
+  const Place committed{super_.tail_segment, super_.tail_offset};
+  std::optional<Place> hole;
+  for (const Region& region : scan.bad) {
+    if (region.place >= committed && (!hole || region.place < *hole)) hole = region.place;
+  }
+  if (!hole) return {};
+  for (const auto& [number, segment] : segments_) {
+    if (number < hole->segment) continue;
+    const std::uint32_t from = number == hole->segment ? hole->offset : kSegmentHeaderBytes;
+    if (auto s = write_segment(number, from, std::string(super_.segment_bytes - from, '\0')); !s)
+      return s;
+  }
+  const auto beyond = [&](const Place& place) { return place >= *hole; };
+  for (const Region& region : scan.bad) {
+    if (beyond(region.place)) recovery.truncated_bytes += region.bytes;
+  }
+  scan.bad.erase(std::remove_if(scan.bad.begin(), scan.bad.end(),
+                                [&](const Region& r) { return beyond(r.place); }),
+                 scan.bad.end());
+  scan.found.erase(std::remove_if(scan.found.begin(), scan.found.end(),
+                                  [&](const Found& f) { return beyond(f.entry.place); }),
+                   scan.found.end());
+  scan.last_end = std::min(scan.last_end, *hole);
+  return {};
+}
+
 // Torn or corrupt? Torn is only what lies beyond the last commit and has nothing valid behind it:
 // the end of an append that nobody was told about. Everything else was promised to somebody, and is
 // reported.
@@ -315,17 +419,25 @@ void FileLog::classify(const Scan& scan, Recovery& recovery) {
 // The higher one counts; the lower is marked done, else it could come back to life when the higher
 // one is done and gone.
 Status FileLog::settle_copies(Scan& scan) {
-  std::sort(scan.found.begin(), scan.found.end(), [](const Found& a, const Found& b) {
+  const auto before = [](const Found& a, const Found& b) {
     return std::pair(a.entry.sequence, a.entry.place) < std::pair(b.entry.sequence, b.entry.place);
-  });
+  };
+  if (!std::is_sorted(scan.found.begin(), scan.found.end(), before))  // after copies were made
+    std::sort(scan.found.begin(), scan.found.end(), before);
+  auto at = segments_.end();  // most follow upon another of their segment
+  const auto segment_of = [&](const Place& place) -> Segment& {
+    if (at == segments_.end() || at->first != place.segment) at = segments_.find(place.segment);
+    return at->second;
+  };
   for (std::size_t i = 0; i < scan.found.size(); ++i) {
     const Found& f = scan.found[i];
     last_ = std::max(last_, f.entry.sequence);
     if (f.mark.state == State::kDone) continue;
-    Segment& segment = segments_.at(f.entry.place.segment);
+    Segment& segment = segment_of(f.entry.place);
     if (i + 1 < scan.found.size() && scan.found[i + 1].entry.sequence == f.entry.sequence) {
       const std::string done = encode_mark(f.entry.sequence, {State::kDone, f.mark.attempt});
-      if (auto s = segment.file->write_at(f.entry.place.offset + kMarkOffset, done); !s) return s;
+      const Place& place = f.entry.place;
+      if (auto s = write_segment(place.segment, place.offset + kMarkOffset, done); !s) return s;
       continue;
     }
     index_.push_back(f.entry);
@@ -371,13 +483,25 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id,
       next_segment_ = std::max(next_segment_, *segment_number + 1);
       auto file = directory_.open(name, false);
       if (!file) return file.error();
-      auto bytes = (*file)->read_at(0, super_.segment_bytes);
+      auto& segment = segments_[*segment_number];
+      segment.file = std::move(*file);
+      if (!options_.durable) segment.view = segment.file->view(super_.segment_bytes);
+      auto bytes =
+          segment.view ? Result<std::string>("") : segment.file->read_at(0, super_.segment_bytes);
       if (!bytes) return bytes.error();
-      bytes->resize(super_.segment_bytes, '\0');
-      segments_[*segment_number].file = std::move(*file);
-      scan_segment(*segment_number, *bytes, scan);
+      bytes->resize(segment.view ? 0 : super_.segment_bytes, '\0');
+      scan_segment(*segment_number, segment.view ? segment.view->bytes() : *bytes, scan);
+      // What was read may be in the kernel's cache alone: left by a process that died before it
+      // could sync, or that could not.
+      if (options_.durable) {
+        if (auto s = write_segment(*segment_number, 0, *bytes); !s) return s.error();
+        names_changed_ = true;
+      }
       active_ = std::max(active_, *segment_number);
     }
+  }
+  if (options_.durable) {
+    if (auto s = drop_unsynced(scan, recovery); !s) return s.error();
   }
   classify(scan, recovery);
   if (active_ != 0) {
@@ -420,16 +544,26 @@ Result<std::uint64_t> FileLog::open(const LogId& new_id,
   }
   if (auto s = restore_reserve(); !s) return s.error();
   // Hand over in order of sequence. By index: the owner may not append or mark yet.
+  auto at = segments_.end();  // most follow upon another of their segment
   for (const Entry& entry : index_) {
-    auto payload = read(entry.sequence);
-    if (!payload) {
-      if (payload.error().code != Code::kCorrupt) return payload.error();
+    if (at == segments_.end() || at->first != entry.place.segment)
+      at = segments_.find(entry.place.segment);
+    Record record{entry.sequence, entry.kind, entry.state, entry.attempt, {}};
+    Result<std::string> copy("");
+    if (const auto& view = at->second.view) {  // verified, and in memory
+      record.payload = view->bytes().substr(entry.place.offset + kRecordHeaderBytes, entry.length);
+    } else if (copy = read(entry.sequence)) {
+      record.payload = *copy;
+    } else if (copy.error().code == Code::kCorrupt) {
       ++recovery.corrupt_records;
       continue;
+    } else {
+      return copy.error();
     }
     ++recovery.records;
-    visit(Record{entry.sequence, entry.kind, entry.state, entry.attempt, *payload});
+    visit(record);
   }
+  for (auto& [number, segment] : segments_) segment.view.reset();
   return recovery.records;
 }
 
@@ -442,7 +576,7 @@ Status FileLog::repair_tail() {
   if (active_ != 0) {
     Segment& active = segments_.at(active_);
     const std::uint32_t bytes = std::min(super_.segment_bytes - active.used, broken_bytes_);
-    if (auto s = active.file->write_at(active.used, std::string(bytes, '\0')); !s) return s;
+    if (auto s = write_segment(active_, active.used, std::string(bytes, '\0')); !s) return s;
   }
   broken_bytes_ = 0;
   return {};
@@ -476,8 +610,12 @@ Status FileLog::take(std::size_t keep) {
   const std::string header = encode_segment_header(super_.id, number, super_.segment_bytes) +
                              std::string(kTerminatorBytes, '\0');
   if (auto s = (*file)->write_at(0, header); !s) return s;
+  if (options_.durable) {
+    if (auto s = (*file)->sync(); !s) return s;
+  }
   crash_point("segment-header");
   if (auto s = directory_.rename(pool_.back(), numbered("seg", number)); !s) return s;
+  names_changed_ = true;
   crash_point("segment-begun");
   pool_.pop_back();
   segments_[number].file = std::move(*file);
@@ -488,18 +626,30 @@ Status FileLog::take(std::size_t keep) {
 bool FileLog::retire(std::uint32_t number) {
   if (stale_ != 0 && stale_ != number && !retire(stale_)) return false;
   const std::string name = numbered("seg", number);
-  if (pool_.size() >= kReserveSegments + kSpareSegments) {
+  const bool slow = directory_.is_slow(name);
+  if (pool_.size() >= kReserveSegments + (slow ? 0 : kSpareSegments)) {
     if (!directory_.remove(name)) return false;
   } else {
     const std::string free_name = numbered("free", number);
     if (!directory_.rename(name, free_name)) return false;
-    pool_.push_back(free_name);
+    pool_.insert(slow ? pool_.begin() : pool_.end(), free_name);  // the last one is used first
   }
+  give_back_slow();
+  names_changed_ = true;
   crash_point("segment-retired");
+  forget_marks(number);
   if (stale_ == number) stale_ = 0;
   if (active_ == number) active_ = 0;
   segments_.erase(number);
   return true;
+}
+
+// Beyond the reserve nothing is kept on disk that would find room in memory.
+void FileLog::give_back_slow() {
+  while (pool_.size() > kReserveSegments && directory_.is_slow(pool_.front())) {
+    if (!directory_.remove(pool_.front())) return;  // tried again with the next one
+    pool_.erase(pool_.begin());
+  }
 }
 
 std::optional<std::uint32_t> FileLog::best_victim(std::uint32_t but) const {
@@ -523,10 +673,8 @@ Result<bool> FileLog::copy_forward(std::uint32_t victim, Into into) {
   for (Entry& entry : index_) {
     if (entry.state == State::kDone || entry.place.segment != victim) continue;
     const std::string_view at = std::string_view(*bytes).substr(entry.place.offset);
-    const auto header = decode_header(super_.id, entry.place, at);
-    if (!header || header->sequence != entry.sequence ||
-        !verify_record(super_.id, entry.place, *header, at))
-      return false;
+    const auto read = decode_record(super_.id, entry.place, at);
+    if (!read || !read->whole || read->header.sequence != entry.sequence) return false;
     moving.push_back(&entry);
   }
   if (into == Into::kReserved) {
@@ -543,7 +691,7 @@ Result<bool> FileLog::copy_forward(std::uint32_t victim, Into into) {
   const auto copied_bytes = static_cast<std::uint32_t>(copies.size());
   copies.append(
       std::min<std::size_t>(kTerminatorBytes, super_.segment_bytes - to.used - copied_bytes), '\0');
-  if (auto s = to.file->write_at(to.used, copies); !s) {
+  if (auto s = write_segment(active_, to.used, copies); !s) {
     // Whole copies may stand there, which an open() would prefer to the originals: give the segment
     // back unread.
     broken_bytes_ = static_cast<std::uint32_t>(copies.size());
@@ -587,6 +735,9 @@ Status FileLog::restore_reserve() {
 }
 
 Status FileLog::make_room(std::uint32_t bytes) {
+  if (options_.durable) {  // before any segment goes
+    if (auto s = write_superblock(); !s) return s;
+  }
   std::vector<std::uint32_t> empty;
   for (const auto& [number, segment] : segments_) {
     if (segment.live_records == 0) empty.push_back(number);
@@ -625,7 +776,7 @@ Result<Sequence> FileLog::append(std::uint8_t kind, std::string_view payload) {
   append_record(out, super_.id, place, last_ + 1, kind, {}, payload);
   out.append(std::min<std::size_t>(kTerminatorBytes, super_.segment_bytes - active.used - bytes),
              '\0');
-  if (auto s = active.file->write_at(active.used, out); !s) {
+  if (auto s = write_segment(active_, active.used, out); !s) {
     broken_bytes_ = static_cast<std::uint32_t>(out.size());
     (void)repair_tail();  // else before the next write
     return s.error();
@@ -640,7 +791,28 @@ Result<Sequence> FileLog::append(std::uint8_t kind, std::string_view payload) {
       {last_, place, static_cast<std::uint32_t>(payload.size()), 0, kind, State::kLive});
   ++stats_.appended_records;
   stats_.appended_bytes += bytes;
+  keep_young(payload);
   return last_;
+}
+
+void FileLog::keep_young(std::string_view payload) {
+  if (options_.young_bytes == 0) return;
+  young_.emplace_back(payload);
+  young_bytes_ += payload.size();
+  while (young_bytes_ > options_.young_bytes || young_.size() > kMaxYoungRecords) {
+    young_bytes_ -= young_.front().size();
+    young_.pop_front();
+  }
+}
+
+void FileLog::forget_young() {
+  young_.clear();
+  young_bytes_ = 0;
+}
+
+const std::string* FileLog::young(Sequence sequence) const {
+  return last_ - sequence < young_.size() ? &young_[young_.size() - 1 - (last_ - sequence)]
+                                          : nullptr;
 }
 
 void FileLog::drop_tombstones() {
@@ -656,11 +828,8 @@ Status FileLog::mark(Sequence sequence, State state, std::uint16_t attempt) {
   check(entry != nullptr, "mark() of a record that is unknown or done");
   const std::uint32_t number = entry->place.segment;
   Segment& segment = segments_.at(number);
-  if (auto s = segment.file->write_at(entry->place.offset + kMarkOffset,
-                                      encode_mark(sequence, {state, attempt}));
-      !s) {
+  if (auto s = write_mark(entry->place, sequence, {state, attempt}); !s)
     return s.error().in("mark");
-  }
   entry->state = state;
   entry->attempt = attempt;
   if (state != State::kDone) return {};
@@ -668,8 +837,8 @@ Status FileLog::mark(Sequence sequence, State state, std::uint16_t attempt) {
   --segment.live_records;
   ++tombstones_;
   drop_tombstones();
-  if (segment.live_records == 0 && number != active_)
-    (void)retire(number);  // tried again when the space is needed
+  // Tried again when the space is needed; a journal's first when the mark is on the device.
+  if (segment.live_records == 0 && number != active_ && !options_.durable) (void)retire(number);
   return {};
 }
 
@@ -680,15 +849,15 @@ void FileLog::finish(Sequence sequence) {
 Result<std::string> FileLog::read(Sequence sequence) {
   const Entry* entry = find(sequence);
   if (entry == nullptr) return not_found("no such record");
+  if (const auto* payload = young(sequence)) return *payload;
   auto bytes = segments_.at(entry->place.segment)
                    .file->read_at(entry->place.offset, record_bytes(entry->length));
   if (!bytes) return bytes.error();
-  const auto header = decode_header(super_.id, entry->place, *bytes);
-  if (!header || header->sequence != sequence ||
-      !verify_record(super_.id, entry->place, *header, *bytes)) {
+  const auto read = decode_record(super_.id, entry->place, *bytes);
+  if (!read || !read->whole || read->header.sequence != sequence) {
     return Error{Code::kCorrupt, "record " + std::to_string(sequence) + " fails its checksum"};
   }
-  return bytes->substr(kRecordHeaderBytes, header->length);
+  return bytes->substr(kRecordHeaderBytes, read->header.length);
 }
 
 Status FileLog::commit() {
@@ -697,7 +866,7 @@ Status FileLog::commit() {
     if (auto s = mark(unfinished_.back(), State::kDone, 0); !s) return s;
     unfinished_.pop_back();
   }
-  if (!dirty_) return {};
+  if (!dirty_) return flush_marks();
   crash_point("commit");
   return write_superblock();
 }
@@ -766,6 +935,7 @@ Result<std::unique_ptr<Log>> Log::open(os::Directory& directory, const Options& 
 Status prove(Log& log) {
   auto probe = log.append(255, "startup");
   if (!probe && probe.error().code == Code::kFull) return log.commit();
+  log.forget_young();
   if (!probe || !log.commit() || !log.read(*probe) || !log.mark(*probe, State::kDone, 0))
     return internal_error("the mailbox log can't be written");
   return {};

@@ -1,5 +1,6 @@
 #include "log/format.h"
 
+#include <algorithm>
 #include <array>
 
 #include "base/crc32c.h"
@@ -25,11 +26,13 @@ std::uint32_t place_seed(const LogId& id, Place place) {
   return crc32c({at.data(), at.size()}, crc32c(bytes_of(id)));
 }
 
-std::uint16_t mark_check(Sequence sequence, std::string_view three) {
-  std::string bytes;
-  put(bytes, sequence);
-  bytes.append(three);
-  return static_cast<std::uint16_t>(crc32c(bytes));
+using Three = std::array<char, 3>;  // state and attempt
+
+std::uint16_t mark_check(Sequence sequence, const Three& three) {
+  std::array<char, 8 + 3> bytes{};
+  for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(sequence >> (8U * i));
+  std::copy(three.begin(), three.end(), bytes.begin() + 8);
+  return static_cast<std::uint16_t>(crc32c({bytes.data(), bytes.size()}));
 }
 
 bool is_state(std::uint8_t value) {
@@ -85,18 +88,18 @@ std::string encode_mark(Sequence sequence, Mark mark) {
   std::string out;
   put(out, static_cast<std::uint8_t>(mark.state));
   put(out, mark.attempt);
-  const std::uint16_t sum = mark_check(sequence, out);
+  const std::uint16_t sum = mark_check(sequence, {out[0], out[1], out[2]});
   for (std::size_t i = 0; i < 3; ++i) out.push_back(static_cast<char>(~out[i]));
   put(out, sum);
   return out;
 }
 
 std::optional<Mark> decode_mark(Sequence sequence, std::string_view bytes) {
-  const std::string first(bytes.substr(0, 3));
-  std::string second(bytes.substr(3, 3));
-  for (char& c : second) c = static_cast<char>(~c);
+  const Three first{bytes[0], bytes[1], bytes[2]};
+  const Three second{static_cast<char>(~bytes[3]), static_cast<char>(~bytes[4]),
+                     static_cast<char>(~bytes[5])};
   const auto sum = get<std::uint16_t>(bytes, 6);
-  const std::string* good = nullptr;
+  const Three* good = nullptr;
   if (mark_check(sequence, first) == sum)
     good = &first;
   else if (mark_check(sequence, second) == sum)
@@ -104,7 +107,8 @@ std::optional<Mark> decode_mark(Sequence sequence, std::string_view bytes) {
   else if (first == second)
     good = &first;
   if (good == nullptr || !is_state(static_cast<std::uint8_t>((*good)[0]))) return std::nullopt;
-  return Mark{static_cast<State>(get<std::uint8_t>(*good, 0)), get<std::uint16_t>(*good, 1)};
+  const std::string_view three(good->data(), good->size());
+  return Mark{static_cast<State>(get<std::uint8_t>(three, 0)), get<std::uint16_t>(three, 1)};
 }
 
 std::uint32_t record_bytes(std::size_t payload_bytes) {
@@ -127,22 +131,19 @@ void append_record(std::string& out, const LogId& id, Place place, Sequence sequ
   out.append(record_bytes(payload.size()) - kRecordHeaderBytes - payload.size(), '\0');
 }
 
-std::optional<Header> decode_header(const LogId& id, Place place, std::string_view bytes) {
+std::optional<Read> decode_record(const LogId& id, Place place, std::string_view bytes) {
   if (bytes.size() < kRecordHeaderBytes) return std::nullopt;
-  const auto sum = get<std::uint32_t>(bytes, kHeaderCrcOffset);
   const auto length = get<std::uint32_t>(bytes, 4);
   if (length > kMaxPayloadBytes || record_bytes(length) > bytes.size()) return std::nullopt;
-  if (crc32c(bytes.substr(4, kHeaderCrcOffset - 4), place_seed(id, place)) != sum)
-    return std::nullopt;
+  const auto sum = crc32c(bytes.substr(4, kHeaderCrcOffset - 4), place_seed(id, place));
+  if (sum != get<std::uint32_t>(bytes, kHeaderCrcOffset)) return std::nullopt;
   const auto sequence = get<std::uint64_t>(bytes, 8);
   if (sequence == 0 || sequence > kMaxSequence) return std::nullopt;
-  return Header{sequence, length, get<std::uint8_t>(bytes, 16)};
-}
-
-bool verify_record(const LogId& id, Place place, const Header& header, std::string_view bytes) {
-  const std::uint32_t sum = crc32c(bytes.substr(4, kMarkOffset - 4), place_seed(id, place));
-  return crc32c(bytes.substr(kRecordHeaderBytes, header.length), sum) ==
-         get<std::uint32_t>(bytes, 0);
+  // The record's own goes on where the header's ends.
+  const auto head = crc32c(bytes.substr(kHeaderCrcOffset, kMarkOffset - kHeaderCrcOffset), sum);
+  const auto whole = crc32c(bytes.substr(kRecordHeaderBytes, length), head);
+  return Read{{sequence, length, get<std::uint8_t>(bytes, 16)},
+              whole == get<std::uint32_t>(bytes, 0)};
 }
 
 }  // namespace swarm::log

@@ -69,10 +69,12 @@ struct Header {
   std::uint32_t length = 0;
   std::uint8_t kind = 0;
 };
-// The header at the beginning of `bytes` when its own checksum is right, its sequence is one, and
-// the record lies inside `bytes`.
-std::optional<Header> decode_header(const LogId& id, Place place, std::string_view bytes);
-// True when the whole record, whose header is right, matches its checksum.
-bool verify_record(const LogId& id, Place place, const Header& header, std::string_view bytes);
+// The record at the beginning of `bytes` when its header's checksum is right, its sequence is one,
+// and it lies inside `bytes`.
+struct Read {
+  Header header;
+  bool whole = false;  // it matches its own checksum, too
+};
+std::optional<Read> decode_record(const LogId& id, Place place, std::string_view bytes);
 
 }  // namespace swarm::log

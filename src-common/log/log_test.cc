@@ -10,6 +10,7 @@
 
 #include "log/format.h"
 #include "sim/fake_directory.h"
+#include "sim/lent_directory.h"
 #include "sim/random.h"
 
 namespace swarm::log {
@@ -441,13 +442,12 @@ TEST(LogFormat, BytesAreWhatTheDocumentSays) {
 TEST(LogFormat, ARecordIsReadableOnlyInItsPlaceAndLife) {
   std::string record;
   append_record(record, log_id(1), {7, 64}, 9, 2, {}, "hello");
-  ASSERT_TRUE(decode_header(log_id(1), {7, 64}, record));
-  EXPECT_TRUE(
-      verify_record(log_id(1), {7, 64}, *decode_header(log_id(1), {7, 64}, record), record));
-  EXPECT_FALSE(decode_header(log_id(2), {7, 64}, record));
-  EXPECT_FALSE(decode_header(log_id(1), {8, 64}, record));
-  EXPECT_FALSE(decode_header(log_id(1), {7, 72}, record));
-  EXPECT_FALSE(decode_header(log_id(1), {7, 64}, record.substr(0, 39)));
+  ASSERT_TRUE(decode_record(log_id(1), {7, 64}, record));
+  EXPECT_TRUE(decode_record(log_id(1), {7, 64}, record)->whole);
+  EXPECT_FALSE(decode_record(log_id(2), {7, 64}, record));
+  EXPECT_FALSE(decode_record(log_id(1), {8, 64}, record));
+  EXPECT_FALSE(decode_record(log_id(1), {7, 72}, record));
+  EXPECT_FALSE(decode_record(log_id(1), {7, 64}, record.substr(0, 39)));
 }
 
 TEST(LogFormat, MarksSurviveAnyDamagedByte) {
@@ -542,6 +542,29 @@ TEST(Log, CopiesInterruptedAnywhereNeverReviveARecord) {
 }
 
 // Any one byte damaged at any place: what is found is unaltered, and what is missing was counted.
+TEST(Log, TheYoungestPayloadsAreReadFromMemory) {
+  FakeDirectory dir(1 << 20);
+  Options o = options();
+  o.young_bytes = 100;
+  auto opened = open(dir, o);
+  Log& log = *opened->log;
+  std::vector<Sequence> all;
+  for (char c = 'a'; c < 'f'; ++c) all.push_back(*log.append(1, std::string(40, c)));
+  const auto names = *dir.list();
+  for (const auto& name : names) {
+    if (!name.starts_with("seg")) continue;
+    for (char& byte : *dir.content(name)) byte = static_cast<char>(~byte);
+  }
+  EXPECT_EQ(*log.read(all[4]), std::string(40, 'e'));
+  EXPECT_EQ(*log.read(all[3]), std::string(40, 'd'));
+  EXPECT_EQ(log.read(all[2]).error().code, Code::kCorrupt) << "of 100 bytes, 80 are kept";
+  log.finish(all[4]);
+  EXPECT_EQ(log.read(all[4]).error().code, Code::kNotFound);
+  EXPECT_EQ(*log.read(all[3]), std::string(40, 'd'));
+  log.forget_young();
+  EXPECT_EQ(log.read(all[3]).error().code, Code::kCorrupt);
+}
+
 TEST(LogProperty, EveryDamagedByteIsDetected) {
   FakeDirectory dir(1 << 20);
   Content expected;
@@ -571,6 +594,7 @@ TEST(LogProperty, EveryDamagedByteIsDetected) {
     std::string& bytes = *dir.content(name);
     const std::size_t at = random.below(bytes.size());
     bytes[at] = static_cast<char>(bytes[at] ^ static_cast<char>(1 + random.below(255)));
+    dir.offer_views(i % 2 == 0);
     {
       auto o = open(dir);
       ASSERT_TRUE(o) << o.error().message;
@@ -602,6 +626,7 @@ void random_life(std::uint64_t seed) {
   SCOPED_TRACE("replay with SWARM_SEED=" + std::to_string(seed) + " SWARM_SEEDS=1");
   Random random(seed);
   FakeDirectory dir(kSuperblockBytes + (3 + random.below(8)) * kSmall);
+  dir.offer_views(seed % 2 == 0);
   const Options o = options(static_cast<std::uint32_t>(3 + random.below(8)));
   std::optional<Copy> in_progress;            // the append that a crash cut short
   Sequence promised = 0;                      // highest committed
@@ -699,6 +724,131 @@ void random_life(std::uint64_t seed) {
     opened->log.reset();
     dir.restart(nullptr);
   }
+}
+
+// A journal whose device keeps any of what was written since the last sync. What commit() answered
+// is there, in the state it had or in one that it was given since; nothing else came to life.
+void life_without_power(std::uint64_t seed) {
+  SCOPED_TRACE("replay with SWARM_SEED=" + std::to_string(seed) + " SWARM_SEEDS=1");
+  Random random(seed);
+  FakeDirectory dir(1U << 20U);
+  dir.keep_undo(false);
+  dir.keep_unsynced();
+  Options o = options(static_cast<std::uint32_t>(4 + random.below(8)));
+  o.durable = true;
+  std::map<Sequence, std::vector<Copy>> may;  // the states since the last commit
+  std::set<Sequence> committed;
+  std::map<Sequence, std::size_t> marked;  // uncommitted marks: how many appends came before
+  std::vector<Sequence> appended;          // since the last commit
+  std::uint64_t counter = 0;
+  for (int life = 0; life < 6; ++life) {
+    if (random.chance(30)) dir.crash_in(1 + random.below(12));  // during recovery as well
+    auto opened = open(dir, o);
+    if (!opened) {
+      ASSERT_TRUE(dir.crashed()) << opened.error().message;
+      dir.power_loss(random);
+      --life;
+      continue;
+    }
+    dir.calm();
+    ASSERT_EQ(opened->recovery.corrupt_records, 0U);
+    for (const auto& [s, copy] : opened->content) {
+      ASSERT_EQ(may.count(s), 1U) << "phantom or revived " << s;
+      ASSERT_NE(std::find(may[s].begin(), may[s].end(), copy), may[s].end()) << s;
+    }
+    const auto was_done = [&](Sequence s) {
+      return std::any_of(may[s].begin(), may[s].end(),
+                         [](const Copy& c) { return c.state == State::kDone; });
+    };
+    for (const auto& [s, before] : marked) {
+      if (opened->content.count(s) != 0 && opened->content.at(s) == may[s][0]) continue;
+      for (std::size_t i = 0; i < before; ++i) {
+        ASSERT_TRUE(opened->content.count(appended[i]) != 0 || was_done(appended[i]))
+            << "a mark on " << s << " is there, an append before it is not";
+      }
+    }
+    for (const Sequence s : committed) {
+      ASSERT_TRUE(opened->content.count(s) != 0 || was_done(s)) << "lost " << s;
+    }
+    Content now = opened->content;
+    const auto all_committed = [&] {
+      may.clear();
+      committed.clear();
+      marked.clear();
+      appended.clear();
+      for (const auto& [s, copy] : now) {
+        may[s] = {copy};
+        committed.insert(s);
+      }
+    };
+    all_committed();
+    Log& log = *opened->log;
+    for (std::size_t steps = random.below(random.chance(30) ? 5 : 150); steps > 0; --steps) {
+      const std::size_t what = random.below(100);
+      if (what < 50 || now.empty()) {
+        const Copy copy{1, State::kLive, 0,
+                        std::to_string(++counter) +
+                            std::string(random.below(random.chance(10) ? 2000 : 300), 'p')};
+        if (auto s = log.append(copy.kind, copy.payload)) {
+          now[*s] = copy;
+          may[*s] = {copy};
+          appended.push_back(*s);
+        }
+      } else if (what < 85) {
+        auto it = std::next(now.begin(), static_cast<std::ptrdiff_t>(random.below(now.size())));
+        it->second.state = random.chance(70) ? State::kDone : State::kTaken;
+        it->second.attempt = static_cast<std::uint16_t>(random.next());
+        may[it->first].push_back(it->second);
+        if (committed.count(it->first) != 0) marked.try_emplace(it->first, appended.size());
+        ASSERT_TRUE(log.mark(it->first, it->second.state, it->second.attempt));
+        if (it->second.state == State::kDone) now.erase(it);
+      } else {
+        ASSERT_TRUE(log.commit());
+        all_committed();
+      }
+    }
+    opened->log.reset();
+    if (random.chance(70)) {
+      dir.power_loss(random);
+    } else {  // a kill: what was written is there, and not on the device
+      dir.restart(nullptr);
+    }
+  }
+}
+
+TEST(LogProperty, AJournalSurvivesLossOfPower) {
+  const std::uint64_t first = first_seed();
+  for (std::uint64_t seed = first, n = seeds(2000); seed < first + n; ++seed) {
+    life_without_power(seed);
+    if (HasFatalFailure() || HasNonfatalFailure()) return;
+  }
+}
+
+TEST(Log, AJournalThatCannotSyncPromisesNothingMore) {
+  class Broken final : public sim::LentDirectory {
+   public:
+    using LentDirectory::LentDirectory;
+    Status sync() override { return broken ? Status(internal_error("I/O error")) : Status(); }
+    bool broken = false;
+  };
+  FakeDirectory dir(1 << 20);
+  Broken device(dir);
+  Options o = options();
+  o.durable = true;
+  auto opened = open(device, o);
+  ASSERT_TRUE(opened);
+  ASSERT_TRUE(opened->log->commit());
+  device.broken = true;
+  Status status;
+  for (int i = 0; i < 30 && status; ++i) {  // until a segment is begun: its name must be synced
+    ASSERT_TRUE(opened->log->append(1, std::string(300, 'x')));
+    status = opened->log->commit();
+  }
+  EXPECT_FALSE(status);
+  device.broken = false;
+  EXPECT_FALSE(opened->log->commit()) << "the kernel may have dropped what it could not write";
+  opened->log.reset();
+  EXPECT_TRUE(open(device, o)) << "a start reads what is there";
 }
 
 TEST(LogProperty, SurvivesCrashesAtAnyWrite) {

@@ -8,18 +8,25 @@ namespace {
 constexpr std::uint8_t kCodecVersion = 1;
 constexpr std::uint8_t kKeptVersion = 2;  // an origin, then a message of version 1
 constexpr std::size_t kOriginEnd = 25;
+constexpr std::uint8_t kStreamVersion = 3;  // with a stream; everything else is written as before
 constexpr std::uint8_t kWantsReply = 0x01;
-constexpr std::size_t kFixedBytes = 24;
+constexpr std::uint8_t kEndMark = 0x02, kAbortMark = 0x04;  // of version 3
+constexpr std::size_t kFixedBytes = 24, kStreamFixedBytes = 30;
 
 }  // namespace
 
 std::string encode(const Message& message) {
   std::string out;
-  out.reserve(kFixedBytes + message.id.value.size() + message.from.value.size() +
-              message.to.value.size() + message.in_reply_to.value.size() + message.body.size());
-  log::put(out, kCodecVersion);
+  const auto& stream = message.stream;
+  out.reserve(kStreamFixedBytes + (stream ? stream->stream.value.size() : 0) +
+              message.id.value.size() + message.from.value.size() + message.to.value.size() +
+              message.in_reply_to.value.size() + message.body.size());
+  log::put(out, stream ? kStreamVersion : kCodecVersion);
   log::put(out, static_cast<std::uint8_t>(message.priority));
-  log::put(out, message.wants_reply ? kWantsReply : std::uint8_t{0});
+  std::uint8_t flags = message.wants_reply ? kWantsReply : 0;
+  if (stream && stream->mark == StreamPart::Mark::kEnd) flags |= kEndMark;
+  if (stream && stream->mark == StreamPart::Mark::kAbort) flags |= kAbortMark;
+  log::put(out, flags);
   log::put(out, std::uint8_t{0});
   log::put(out, message.sent_at);
   for (const std::string* text :
@@ -28,30 +35,42 @@ std::string encode(const Message& message) {
     log::put(out, static_cast<std::uint16_t>(text->size()));
   }
   log::put(out, static_cast<std::uint32_t>(message.body.size()));
+  if (stream) {
+    check(stream->stream.value.size() <= UINT16_MAX, "length of a stream's name");
+    log::put(out, static_cast<std::uint16_t>(stream->stream.value.size()));
+    log::put(out, stream->part);
+  }
   out += message.id.value;
   out += message.from.value;
   out += message.to.value;
   out += message.in_reply_to.value;
+  if (stream) out += stream->stream.value;
   out += message.body;
   return out;
 }
 
 Result<Message> decode(std::string_view bytes) {
   if (bytes.size() < kFixedBytes) return invalid("a message is cut short");
-  if (log::get<std::uint8_t>(bytes, 0) != kCodecVersion)
+  const auto version = log::get<std::uint8_t>(bytes, 0);
+  if (version != kCodecVersion && version != kStreamVersion)
     return invalid("a message has an unknown version");
+  const bool streamed = version == kStreamVersion;
+  const std::size_t fixed = streamed ? kStreamFixedBytes : kFixedBytes;
+  if (bytes.size() < fixed) return invalid("a message is cut short");
   const auto priority = log::get<std::uint8_t>(bytes, 1);
   const auto flags = log::get<std::uint8_t>(bytes, 2);
-  if (priority >= kPriorities || (flags & ~kWantsReply) != 0 || bytes[3] != 0)
+  const int known = streamed ? kEndMark | kAbortMark : kWantsReply;
+  if (priority >= kPriorities || (flags & ~known) != 0 || bytes[3] != 0)
     return invalid("a message has unknown flags");
   const std::size_t id = log::get<std::uint16_t>(bytes, 12),
                     from = log::get<std::uint16_t>(bytes, 14);
   const std::size_t to = log::get<std::uint16_t>(bytes, 16),
                     reply = log::get<std::uint16_t>(bytes, 18);
   const std::size_t body = log::get<std::uint32_t>(bytes, 20);
-  if (bytes.size() - kFixedBytes != id + from + to + reply + body)
+  const std::size_t stream = streamed ? log::get<std::uint16_t>(bytes, kFixedBytes) : 0;
+  if (bytes.size() - fixed != id + from + to + reply + stream + body)
     return invalid("a message has the wrong length");
-  std::string_view rest = bytes.substr(kFixedBytes);
+  std::string_view rest = bytes.substr(fixed);
   auto next = [&rest](std::size_t n) {
     std::string out(rest.substr(0, n));
     rest.remove_prefix(n);
@@ -65,6 +84,15 @@ Result<Message> decode(std::string_view bytes) {
   out.from.value = next(from);
   out.to.value = next(to);
   out.in_reply_to.value = next(reply);
+  if (streamed) {
+    StreamPart& part = out.stream.emplace();
+    part.stream.value = next(stream);
+    part.part = log::get<std::uint32_t>(bytes, kFixedBytes + 2);
+    part.mark = static_cast<StreamPart::Mark>(flags >> 1U);
+    if (!is_message_id(part.stream.value) || part.part == 0 || reply != 0 ||
+        part.mark > StreamPart::Mark::kAbort || out.priority != Priority::kNormal)
+      return invalid("a message is an impossible part of a stream");
+  }
   out.body = next(body);
   if (!is_message_id(out.id.value) || (reply != 0 && !is_message_id(out.in_reply_to.value)))
     return invalid("a message has an impossible id");

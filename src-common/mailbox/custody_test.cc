@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <set>
 
 #include "mailbox/mailbox.h"
 #include "sim/fake_directory.h"
@@ -84,12 +85,12 @@ struct Custody : ::testing::Test {
     return answers;
   }
   std::string receive(Pod& at) {
-    auto d = at.box->receive(now, Milliseconds{1000}, {});
+    auto d = at.box->receive(now, at.name, Milliseconds{1000}, {});
     return d ? d->message.id.value + "/" + std::to_string(d->attempt) : "-";
   }
   // The ack of attempt 1 as far as its debt.
   AckDebt ack(Pod& at, const std::string& id) {
-    auto acked = at.box->ack(now, {id}, 1);
+    auto acked = at.box->ack(now, at.name, {id}, 1);
     EXPECT_TRUE(acked && acked->debt) << id;
     return acked && acked->debt ? *acked->debt : AckDebt{};
   }
@@ -149,7 +150,7 @@ TEST_F(Custody, AReceiverThatIsReplacedTooGetsAllOfItInOrder) {
   link(next, fresh);
   EXPECT_EQ(carry(next, fresh), std::vector(4, Answer::kDuplicate));
   EXPECT_EQ(receive(fresh), "m1/2");
-  auto acked = fresh.box->ack(now, {"m1"}, 2);
+  auto acked = fresh.box->ack(now, fresh.name, {"m1"}, 2);
   ASSERT_TRUE(acked && acked->debt);
   EXPECT_EQ(acked->debt->sender_log, next.log->id());
 }
@@ -249,7 +250,7 @@ TEST_F(Custody, OffersAreTakenOnceAndInOrder) {
   // Done here before the old pod has heard that it was taken: it must not come to life again.
   link(next, fresh);
   (void)carry(next, fresh);
-  for (const auto& out : next.box->list()) EXPECT_EQ(out.where, Summary::Where::kOutgoing);
+  for (const auto& out : next.box->list(next.name)) EXPECT_EQ(out.where, Summary::Where::kOutgoing);
   while (receive(fresh) != "-") {
   }
   for (const char* id : {"m1", "m2", "m3"})
@@ -308,6 +309,28 @@ TEST_F(Custody, WhatTheAgentSentAgainIsThereOnce) {
   EXPECT_EQ(carry(next, fresh), std::vector(3, Answer::kStored));
 }
 
+// The agent of `next` has sent m1 again before `old` hands it over, and `old` still sends, too.
+TEST_F(Custody, AFormerPodTakesNothingFromItsSuccessor) {
+  for (const bool known : {true, false}) {
+    Pod again{kSender, 5}, to{kReceiver, static_cast<std::uint8_t>(known ? 6 : 7)};
+    send(again, "m1");
+    if (known) to.box->on_incarnation(kSender, old.log->id());
+    link(again, to);
+    ASSERT_EQ(carry(again, to), std::vector{Answer::kStored});
+    if (!known) to.start();  // who has its sender's name is not remembered
+    old.box->on_link_up(now, kReceiver, to.log->id());
+    EXPECT_EQ(carry(old, to), (std::vector{Answer::kDuplicate, Answer::kStored, Answer::kStored}));
+    if (!known) to.box->on_incarnation(kSender, again.log->id());
+    again.start();
+    again.box->on_link_up(now, kReceiver, to.log->id());
+    EXPECT_EQ(carry(again, to), std::vector{Answer::kDuplicate}) << "it is not done";
+    std::set<std::string> received;
+    for (int i = 0; i < 3; ++i) received.insert(receive(to));
+    EXPECT_EQ(received, (std::set<std::string>{"m1/1", "m2/1", "m3/1"}));
+    EXPECT_EQ(ack(to, "m1").sender_log, again.log->id()) << known;
+  }
+}
+
 TEST_F(Custody, AdoptRefusesWhatIsWrong) {
   struct Row {
     const char* name;
@@ -344,7 +367,7 @@ TEST_F(Custody, AReplacedSenderIsOwedItsAcksUntilItHasEnded) {
   EXPECT_EQ(ack(receiver, "m2").sender_log, old.log->id()) << "it drains still";
   EXPECT_EQ(receiver.box->on_former(kSender, old.log->id()).size(), 2U);
   EXPECT_EQ(receive(receiver), "m3/1");
-  auto acked = receiver.box->ack(now, {"m3"}, 1);
+  auto acked = receiver.box->ack(now, receiver.name, {"m3"}, 1);
   ASSERT_TRUE(acked);
   EXPECT_FALSE(acked->debt) << "it has ended";
 }

@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <set>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
@@ -92,6 +93,10 @@ LogId get_log_id(std::string_view bytes, std::size_t offset) {
   return id;
 }
 
+// In a record's flags: the number of the agent of this pod that it is about follows. Without it, it
+// is about the first one.
+constexpr std::uint8_t kNumberFollows = 0x80;
+
 constexpr std::size_t kInboxPrefix = 24;  // sender's log, sender's sequence
 
 std::string encode_inbox(const LogId& sender_log, Sequence sequence, const Message& message) {
@@ -116,23 +121,38 @@ struct CursorRecord {
   std::uint8_t stream = 0;
   Sequence high = 0;
   AgentName from;
+  std::uint32_t to = 0;  // the number of the receiving agent in this pod
 };
 std::string encode_cursor(const CursorRecord& c) {
   std::string out;
   put_log_id(out, c.sender_log);
   log::put(out, c.high);
-  log::put(out, c.stream);
+  log::put(out, static_cast<std::uint8_t>(c.stream | (c.to == 0 ? 0 : kNumberFollows)));
   log::put(out, static_cast<std::uint8_t>(c.from.value.size()));
+  if (c.to != 0) log::put(out, static_cast<std::uint16_t>(c.to));
   return out + c.from.value;
 }
 std::optional<CursorRecord> decode_cursor(std::string_view b) {
-  if (b.size() < 26 || b.size() != 26U + static_cast<unsigned char>(b[25])) return std::nullopt;
+  if (b.size() < 26) return std::nullopt;
+  const auto stream = log::get<std::uint8_t>(b, 24);
+  const bool numbered = (stream & kNumberFollows) != 0;
+  const std::size_t names = numbered ? 28 : 26;
+  if (b.size() != names + static_cast<unsigned char>(b[25])) return std::nullopt;
   CursorRecord c{get_log_id(b, 0),
-                 log::get<std::uint8_t>(b, 24),
+                 static_cast<std::uint8_t>(stream & ~kNumberFollows),
                  log::get<Sequence>(b, 16),
-                 {std::string(b.substr(26))}};
-  if (c.stream >= kStreams) return std::nullopt;
+                 {std::string(b.substr(names))},
+                 numbered ? log::get<std::uint16_t>(b, 26) : 0U};
+  if (c.stream >= kStreams || numbered != (c.to != 0) || c.to >= kMaxAgentsPerPod)
+    return std::nullopt;
   return c;
+}
+
+// What it says of a stream, if anything, is possible.
+bool may_stream(const Message& m) {
+  return !m.stream || (is_message_id(m.stream->stream.value) && m.stream->part != 0 &&
+                       m.stream->mark <= StreamPart::Mark::kAbort && !m.wants_reply &&
+                       m.in_reply_to.empty() && m.priority == Priority::kNormal);
 }
 
 struct UserIdRecord {
@@ -140,33 +160,50 @@ struct UserIdRecord {
   bool local = false;
   AgentName peer;
   MessageId id;
+  std::uint32_t self = 0;  // the number of this side's agent in this pod
 };
 std::string encode_user_id(const UserIdRecord& u) {
   std::string out;
-  log::put(out, static_cast<std::uint8_t>((u.received ? 1 : 0) | (u.local ? 2 : 0)));
+  log::put(out, static_cast<std::uint8_t>((u.received ? 1 : 0) | (u.local ? 2 : 0) |
+                                          (u.self == 0 ? 0 : kNumberFollows)));
   log::put(out, static_cast<std::uint8_t>(u.peer.value.size()));
   log::put(out, static_cast<std::uint8_t>(u.id.value.size()));
+  if (u.self != 0) log::put(out, static_cast<std::uint16_t>(u.self));
   return out + u.peer.value + u.id.value;
 }
 std::optional<UserIdRecord> decode_user_id(std::string_view b) {
-  if (b.size() < 3 || static_cast<unsigned char>(b[0]) > 3) return std::nullopt;
+  if (b.size() < 3) return std::nullopt;
+  const auto flags = log::get<std::uint8_t>(b, 0);
+  const bool numbered = (flags & kNumberFollows) != 0;
+  if ((flags & ~kNumberFollows) > 3) return std::nullopt;
+  const std::size_t names = numbered ? 5 : 3;
   const std::size_t peer = static_cast<unsigned char>(b[1]), id = static_cast<unsigned char>(b[2]);
-  if (b.size() != 3 + peer + id) return std::nullopt;
-  return UserIdRecord{(b[0] & 1) != 0,
-                      (b[0] & 2) != 0,
-                      {std::string(b.substr(3, peer))},
-                      {std::string(b.substr(3 + peer))}};
+  if (b.size() != names + peer + id) return std::nullopt;
+  UserIdRecord u{(flags & 1) != 0,
+                 (flags & 2) != 0,
+                 {std::string(b.substr(names, peer))},
+                 {std::string(b.substr(names + peer))},
+                 numbered ? log::get<std::uint16_t>(b, 3) : 0U};
+  if (numbered != (u.self != 0) || u.self >= kMaxAgentsPerPod) return std::nullopt;
+  return u;
 }
 
+// Ids are unique for each pair of agents. Where messages come in, each agent has its own.
 std::string pair_key(const AgentName& from, const MessageId& id) {
   return from.value + '\n' + id.value;
+}
+std::string pair_key(const AgentName& from, const AgentName& to, const MessageId& id) {
+  return from.value + '\n' + to.value + '\n' + id.value;
 }
 
 }  // namespace
 
 class Mailbox::Impl {
  public:
-  Impl(AgentName local, Limits limits) : local_(std::move(local)), limits_(limits) {
+  Impl(AgentName pod, std::uint32_t agents, Limits limits)
+      : pod_(std::move(pod)), agents_(agents), limits_(limits) {
+    check(is_slot_name(pod_.value) && agents >= 1 && agents <= kMaxAgentsPerPod,
+          "a pod has a slot's name and 1 to kMaxAgentsPerPod agents");
     limits_.max_attempts = std::clamp<std::uint16_t>(limits_.max_attempts, 1, kAttemptMask);
     limits_.max_message_bytes =
         std::min(limits_.max_message_bytes, log::kMaxPayloadBytes - kMaxEnvelopeBytes);
@@ -174,7 +211,25 @@ class Mailbox::Impl {
 
   // ---- state of the receiving side
   enum class Where : std::uint8_t { kReady, kLeased, kDelayed, kDead, kAcked, kAnchor };
+  // What belongs to one agent of this pod.
+  struct Inbox {
+    AgentName name;
+    std::uint32_t number = 0;
+    std::array<std::set<Sequence>, kPriorities> ready;  // without awaited replies
+    Turns turns;
+    std::unordered_map<MessageId, std::set<Sequence>> replies;  // live, by what they answer
+    // Of each stream, by sender and name: part and record, live.
+    std::unordered_map<std::string, std::set<std::pair<std::uint32_t, Sequence>>> parts;
+    std::set<MessageId> awaited;
+    std::unordered_multimap<MessageId, Sequence> by_id;      // live and acked
+    std::unordered_map<std::string, Sequence> by_pair;       // sender and id → live or acked
+    std::unordered_map<std::string, Sequence> received_ids;  // sender and id → record
+    std::map<MessageId, int> leased_ids;
+    std::uint32_t counted = 0, live = 0, dead = 0;
+    bool woken = false;  // in woken_
+  };
   struct Entry {
+    Inbox* inbox = nullptr;
     Sequence sequence = 0;
     LogId sender_log;  // empty: sent in this pod
     Sequence sender_sequence = 0;
@@ -190,19 +245,25 @@ class Mailbox::Impl {
     Where where = Where::kReady;
     bool counted = true;  // against max_inbox_messages
     MonoTime until;
+    std::shared_ptr<const StreamPart> stream;
     [[nodiscard]] bool local() const { return sender_log.empty(); }
     [[nodiscard]] const LogId& creditor() const { return keeper.empty() ? sender_log : keeper; }
     [[nodiscard]] AckDebt debt() const {
-      return {sequence, from, creditor(), keeper.empty() ? sender_sequence : keeper_sequence};
+      return {sequence, pod_of(from), creditor(),
+              keeper.empty() ? sender_sequence : keeper_sequence};
     }
     // `n` is the latest hand-out, and nobody has ended it or begun a new round since.
     [[nodiscard]] bool is_current(std::uint16_t n) const {
       return n > round && n == attempt && where != Where::kDead;
     }
   };
-  using StreamKey = std::pair<LogId, std::uint8_t>;
+  // Sender's log, number of the receiving agent, priority and whether it has replies.
+  using StreamKey = std::tuple<LogId, std::uint32_t, std::uint8_t>;
+  static StreamKey key_of(const Entry& e) {
+    return {e.sender_log, e.inbox->number, stream_of(e.priority, !e.in_reply_to.empty())};
+  }
   struct Stream {
-    AgentName from;
+    AgentName from;     // its pod
     Sequence high = 0;  // everything up to here was stored, or answered as finished
     Sequence carrier =
         0;  // the record that makes `high` survive a restart: an inbox record or a cursor
@@ -221,7 +282,7 @@ class Mailbox::Impl {
   struct Outgoing {
     Sequence sequence = 0;
     MessageId id;
-    AgentName to;
+    AgentName from, to;
     Priority priority = Priority::kNormal;
     bool reply = false;
     std::uint32_t body_bytes = 0, payload_bytes = 0;
@@ -233,7 +294,8 @@ class Mailbox::Impl {
     bool uncertain = false;  // an answer was lost: the incarnation below may hold it
     bool anywhere = false;   // … or others before it
     LogId uncertain_log;
-    bool offered = false;  // whether it is acked is for our successor to record
+    std::uint32_t on_the_way = 0;  // transmissions on this link without an answer
+    bool offered = false;          // whether it is acked is for our successor to record
     std::unique_ptr<Kept> kept;
     [[nodiscard]] Sequence origin_sequence() const {
       return kept ? kept->origin.sequence : sequence;
@@ -244,14 +306,20 @@ class Mailbox::Impl {
     bool blocked = false;    // the receiver said full (or will not take it now)
     bool passed_on = false;  // our successor may have the beginning: it sends the rest, too
   };
-  struct Destination {
+  struct Link {  // to a pod
     bool linked = false;
     LogId peer;
     MonoTime heard{};  // its latest link or answer
+  };
+  struct Destination {  // an agent
+    Link* link = nullptr;
     std::map<std::uint8_t, OutStream> streams;
     std::map<std::pair<std::uint8_t, LogId>, OutStream> kept;  // by origin; older than our own
     std::set<Sequence> all;
-    std::uint32_t messages = 0, replies = 0;
+    struct Held {
+      std::uint32_t messages = 0, replies = 0;
+    };
+    std::map<AgentName, Held> held;  // by sender: none takes the room of a neighbour
     Turns turns;
   };
   struct UserId {
@@ -262,25 +330,28 @@ class Mailbox::Impl {
   };
   struct Expiry {
     MonoTime at;
-    bool received = false;
-    AgentName peer;
-    MessageId id;
+    Inbox* inbox = nullptr;  // that has received it; none: sent
+    std::string pair;
     Sequence record = 0;
   };
 
   void restore(const log::Record& record);
   void attach(log::Log& log, MonoTime now);
-  Result<Sent> send(MonoTime now, Message message);
+  Result<Sent> send(MonoTime now, const Message& message);
   Result<Sent> send_local(MonoTime now, const Message& message);
+  bool knows(const Message& message) const;
+  bool has_room(const Message& message) const;
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
+  std::vector<AgentName> destinations(const AgentName& pod) const;
+  AgentName receiver_of(Sequence sequence) const;
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
-  void on_link_up(MonoTime now, const AgentName& to, const LogId& peer);
-  void on_link_down(const AgentName& to);
-  void on_answer(MonoTime now, const AgentName& to, const LogId& peer, Sequence sequence,
+  void on_link_up(MonoTime now, const AgentName& pod, const LogId& peer);
+  void on_link_down(const AgentName& pod);
+  void on_answer(MonoTime now, const AgentName& pod, const LogId& peer, Sequence sequence,
                  Answer answer, const std::string& reason);
   void on_retry(const AgentName& to);
-  bool on_acked(const AgentName& to, Sequence sequence);
+  bool on_acked(const AgentName& pod, Sequence sequence);
   void begin_offers();
   std::vector<Outbound> offer(std::size_t max_bytes);
   void on_offer_answer(Sequence sequence, Answer answer);
@@ -289,14 +360,27 @@ class Mailbox::Impl {
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
                  const Message& message);
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
-  std::optional<Delivery> receive(MonoTime now, Milliseconds lease,
-                                  const std::optional<MessageId>& in_reply_to);
-  void await_reply(const MessageId& id);
-  void forget_reply(const MessageId& id);
-  Result<AckResult> ack(const MessageId& id, std::uint16_t attempt);
-  Result<AckResult> purge(const MessageId& id);
-  Status redrive(const MessageId& id);
-  std::vector<Summary> dead_letters(std::size_t most) const;
+  std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,
+                                  const std::optional<MessageId>& in_reply_to,
+                                  const std::set<Sequence>* only = nullptr);
+  Result<std::optional<Delivery>> receive_part(MonoTime now, const AgentName& agent,
+                                               Milliseconds lease, const AgentName& from,
+                                               const MessageId& stream, std::uint32_t part);
+  bool await_reply(const AgentName& agent, const MessageId& id);
+  void forget_reply(const AgentName& agent, const MessageId& id);
+  Result<AckResult> ack(const AgentName& agent, const MessageId& id, std::uint16_t attempt);
+  Result<AckResult> purge(const AgentName& agent, const MessageId& id);
+  Status redrive(const AgentName& agent, const MessageId& id);
+  std::vector<Summary> dead_letters(const AgentName& agent, std::size_t most) const;
+  std::uint32_t dead_letter_count(const AgentName& agent) const {
+    const Inbox* inbox = find_inbox(agent);
+    return inbox == nullptr ? 0 : inbox->dead;
+  }
+  std::vector<AgentName> take_ready();
+  bool has_ready() const { return !woken_.empty(); }
+  bool is_local(const AgentName& agent) const {
+    return is_of_pod(agent) && number_in_pod(agent.value) < agents_;
+  }
   void on_ack_recorded(Sequence inbox);
   std::vector<AckDebt> ack_debts(const AgentName& sender) const;
   std::vector<AgentName> ack_creditors() const;
@@ -304,12 +388,14 @@ class Mailbox::Impl {
   void on_incarnation(const AgentName& name, const LogId& current);
   std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
   std::vector<Sequence> on_gone(const AgentName& name);
-  Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
-  Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
+  Status nack(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+              Milliseconds delay);
+  Status extend(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+                Milliseconds lease);
   bool tick(MonoTime now);
   std::optional<MonoTime> next_deadline() const;
-  std::vector<Summary> list() const;
-  Result<Delivery> look(const MessageId& id) const;
+  std::vector<Summary> list(const AgentName& agent) const;
+  Result<Delivery> look(const AgentName& agent, const MessageId& id, const AgentName& from) const;
   Books books() const;
 
   bool draining_ = false;
@@ -321,9 +407,22 @@ class Mailbox::Impl {
   Result<Message> read_inbox(Sequence sequence) const;
 
   // receiving
+  // Of a former life of this pod, perhaps, which may have had more agents.
+  bool is_of_pod(const AgentName& agent) const {
+    if (agent == pod_) return true;
+    return swarm::is_of_pod(agent.value, pod_.value) && is_agent_name(agent.value) &&
+           number_in_pod(agent.value) < kMaxAgentsPerPod;
+  }
+  Inbox& inbox_of(std::uint32_t number);
+  Inbox* find_inbox(const AgentName& agent);
+  const Inbox* find_inbox(const AgentName& agent) const {
+    return const_cast<Impl*>(this)->find_inbox(agent);
+  }
+  void wake(Inbox& inbox);
   Entry make_entry(Sequence sequence, const LogId& sender_log, Sequence sender_sequence,
-                   const Message& m, std::size_t payload) const;
+                   const Message& m, std::size_t payload);
   Entry& insert(Entry entry);
+  void enroll(const Entry& e);
   void index(const Entry& e);
   void unindex(const Entry& e);
   void set_ready(Entry& e);
@@ -331,13 +430,13 @@ class Mailbox::Impl {
   void retire(Entry& e);
   void drop_carrier(Stream& stream);
   void make_dead(Entry& e);
-  Entry* find_dead(const MessageId& id);
+  Entry* find_dead(const AgentName& agent, const MessageId& id);
   [[nodiscard]] bool used_up(const Entry& e) const {
     return e.attempt >= std::min<int>(e.round + limits_.max_attempts, kAttemptMask);
   }
   Status mark_attempts(Sequence sequence, const Entry& e);
   Summary summary_of(const Entry& e) const;
-  Entry* find_attempt(const MessageId& id, std::uint16_t attempt);
+  Entry* find_attempt(const Inbox& inbox, const MessageId& id, std::uint16_t attempt);
   Result<AckResult> settle_or_owe(Entry& e, std::uint16_t attempt);
   void release(Entry& e);
   void carry(Stream& stream, Sequence record, bool cursor);
@@ -348,23 +447,30 @@ class Mailbox::Impl {
     LogId log;
     bool ended = false;
   };
-  // `log` was an incarnation of `name` and is none any more; nullptr: one that we have not met on a
-  // link of ours may be its next one.
+  // `log` was an incarnation of the pod of `name` and is none any more; nullptr: one that we have
+  // not met on a link of ours may be its next one.
   const Former* find_former(const AgentName& name, const LogId& log) const;
-  Former& remember_former(const AgentName& name, const LogId& log);
+  Former& remember_former(const AgentName& pod, const LogId& log);
   bool has_ended(const AgentName& name, const LogId& log) const {
     const Former* former = find_former(name, log);
     return former != nullptr && former->ended;
   }
   Result<Sequence> store(MonoTime now, const LogId& sender_log, Sequence sequence,
                          const Message& message);
+  const Entry* find_twin(const Inbox& inbox, const Message& message, const LogId& sender_log) const;
+  Answer owe(const Entry& twin, const LogId& sender_log, Sequence sequence, const Message& message);
   bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
               const Message& message);
-  Stream& stream_for(const LogId& sender_log, std::uint8_t index, const AgentName& from);
-  [[nodiscard]] bool inbox_has_room(const Message& message) const;
+  Stream& stream_for(const StreamKey& key, const AgentName& from);
+  [[nodiscard]] bool inbox_has_room(const Inbox& inbox, const Message& message) const;
 
   // sending
-  Outgoing* find_out(const AgentName& to, Sequence sequence);
+  Outgoing* find_out(const AgentName& pod, Sequence sequence);
+  Destination& destination(const AgentName& to);
+  // Those of its agents that have mail: `each(name, destination)`.
+  template <typename Each>
+  void for_each_in(const AgentName& pod, const Each& each);
+  void forget_idle_link(const AgentName& pod);
   OutStream& stream_for(Destination& d, const Outgoing& o) {
     const std::uint8_t index = stream_of(o.priority, o.reply);
     return o.kept ? d.kept[{index, o.kept->origin.log}] : d.streams[index];
@@ -388,15 +494,16 @@ class Mailbox::Impl {
   void doubt(Destination& d, Outgoing& o);
 
   // ids
-  void remember(MonoTime now, bool received, const AgentName& peer, const MessageId& id,
-                Sequence record);
+  void remember_received(MonoTime now, Inbox& inbox, std::string pair, Sequence record);
+  void remember_sent(MonoTime now, std::string pair, const AgentName& to, Sequence record);
   void record_outcome(Sequence record);
   bool record_pending_outcomes();
-  void remember_generated(const MessageId& id, UserId outcome);
-  void forget_sent(const MessageId& id);
-  void expire_ids(MonoTime now);
+  void remember_generated(std::string pair, UserId outcome);
+  void forget_sent(const std::string& pair);
+  void expire_ids(MonoTime now, std::size_t newest = 0);
 
-  AgentName local_;
+  AgentName pod_;
+  std::uint32_t agents_;
   Limits limits_;
   log::Log* log_ = nullptr;
   Books books_;
@@ -404,28 +511,30 @@ class Mailbox::Impl {
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;
   std::uint64_t use_ = 0;
-  std::array<std::set<Sequence>, kPriorities> ready_;  // without awaited replies
-  Turns turns_;
-  std::unordered_map<MessageId, std::set<Sequence>> replies_;  // live, by what they answer
-  std::set<MessageId> awaited_;
+  std::map<std::uint32_t, Inbox> inboxes_;  // by number; of agents that were spoken of
+  std::vector<Inbox*> woken_;               // something may be ready that was not
+  std::size_t awaiting_ = 0;                // replies, of all agents
   std::set<std::pair<MonoTime, Sequence>> timers_;
-  std::unordered_multimap<MessageId, Sequence> by_id_;  // live and acked
-  std::unordered_map<std::string, Sequence> by_pair_;   // sender and id → live or acked
-  std::map<MessageId, int> leased_ids_;
-  std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor
+  std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor, a pod
   struct Incarnations {
     LogId current;
     std::deque<Former> former;  // the youngest last, at most kMaxFormer
   };
   std::map<AgentName, Incarnations> incarnations_;
-  std::uint32_t counted_ = 0, live_ = 0, dead_ = 0;
   std::set<Sequence> large_anchors_;
-  std::deque<std::pair<MessageId, std::uint16_t>> recent_acks_;
+  struct Acked {
+    const Inbox* inbox;
+    MessageId id;
+    std::uint16_t attempt;
+    friend bool operator==(const Acked&, const Acked&) = default;
+  };
+  std::deque<Acked> recent_acks_;
   std::set<Sequence> pending_outcomes_;
 
   std::unordered_map<Sequence, Outgoing> out_;
-  std::map<AgentName, Destination> destinations_;
-  std::unordered_map<MessageId, Sequence> out_by_id_;
+  std::map<AgentName, Link> links_;  // by pod: that is linked, or whose agents have mail
+  std::map<AgentName, Destination> destinations_;          // with mail
+  std::unordered_map<std::string, Sequence> out_by_pair_;  // sender, receiver and id
 
   struct Predecessor {
     Sequence high = 0;     // of its offers, everything up to here was taken
@@ -437,10 +546,9 @@ class Mailbox::Impl {
   std::set<Sequence> handed_over_;          // of this log
   std::set<Sequence> offers_, offers_due_;  // not answered; of them, not under way
 
-  std::unordered_map<MessageId, UserId> sent_ids_;
-  std::unordered_map<std::string, Sequence> received_ids_;  // → record
+  std::unordered_map<std::string, UserId> sent_ids_;  // sender, receiver and id
   std::deque<Expiry> expiries_;
-  std::deque<MessageId> generated_;
+  std::deque<std::string> generated_;  // of sent_ids_
 
   struct Restored {
     Sequence sequence;
@@ -462,14 +570,14 @@ void Mailbox::Impl::restore(const log::Record& record) {
   // that one to find.
   if (record.kind == kOutbox) {
     auto m = decode(record.payload);
-    if (!m) return;
+    if (!m || !is_of_pod(m->from)) return;
     r.out = make_outgoing(record.sequence, *m, record.payload.size());
     r.out->restored = r.out->uncertain = r.out->anywhere = true;
   } else if (record.kind == kKept) {
     if (record.payload.size() < kKeptPrefix) return;
     auto offered = decode_outbound(log::get<Sequence>(record.payload, kKeptPrefix - 8), 0,
                                    record.payload.substr(kKeptPrefix));
-    if (!offered || offered->origin.log.empty()) return;
+    if (!offered || offered->origin.log.empty() || !is_of_pod(offered->message.from)) return;
     r.out = make_outgoing(record.sequence, offered->message, record.payload.size());
     r.out->accepted = r.out->restored = r.out->uncertain = r.out->anywhere = true;
     r.out->kept = std::make_unique<Kept>(
@@ -477,7 +585,7 @@ void Mailbox::Impl::restore(const log::Record& record) {
   } else if (record.kind == kInbox) {
     if (record.payload.size() < kInboxPrefix) return;
     auto m = decode(record.payload.substr(kInboxPrefix));
-    if (!m) return;
+    if (!m || !is_of_pod(m->to)) return;
     r.entry = make_entry(record.sequence, get_log_id(record.payload, 0),
                          log::get<Sequence>(record.payload, 16), *m, record.payload.size());
   } else if (record.kind == kCursor || record.kind == kUserId) {
@@ -517,7 +625,7 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
     } else if (r.kind == kCursor) {
       const auto c = decode_cursor(r.head);
       if (!c) continue;
-      Stream& stream = stream_for(c->sender_log, c->stream, c->from);
+      Stream& stream = stream_for({c->sender_log, c->to, c->stream}, c->from);
       if (c->high > stream.high) {
         stream.high = c->high;
         carry(stream, r.sequence, true);
@@ -539,10 +647,7 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
         e.where = Where::kAnchor;
       else if (r.state == State::kTaken && bits == kAckedBit)
         e.where = Where::kAcked;
-      Stream* stream =
-          e.local()
-              ? nullptr
-              : &stream_for(e.sender_log, stream_of(e.priority, !e.in_reply_to.empty()), e.from);
+      Stream* stream = e.local() ? nullptr : &stream_for(key_of(e), e.from);
       const bool highest = stream != nullptr && e.sender_sequence > stream->high;
       if (!highest && e.where == Where::kAnchor) {
         finish_record(r.sequence);
@@ -561,32 +666,39 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
     const auto u = decode_user_id(r.head);
     if (!u) continue;
     if (u->received) {
-      const bool live = by_pair_.count(pair_key(u->peer, u->id)) != 0;
+      Inbox& inbox = inbox_of(u->self);
+      const std::string pair = pair_key(u->peer, u->id);
+      const bool live = inbox.by_pair.count(pair) != 0;
       if (r.state != State::kTaken && !live) {
         finish_record(r.sequence);
         continue;
       }
       if (r.state != State::kTaken) record_outcome(r.sequence);
-      remember(now, true, u->peer, u->id, r.sequence);
+      remember_received(now, inbox, pair, r.sequence);
       continue;
     }
-    const auto out = out_by_id_.find(u->id);
-    const auto in = by_pair_.find(pair_key(local_, u->id));
-    const bool accepted = r.state == State::kTaken || (u->local && in != by_pair_.end());
-    if (!accepted && out == out_by_id_.end()) {
+    const AgentName self = agent_of(pod_, u->self);
+    const std::string pair = pair_key(self, u->peer, u->id);
+    const auto out = out_by_pair_.find(pair);
+    const Inbox* to = u->local ? find_inbox(u->peer) : nullptr;
+    Sequence stored = 0;
+    if (to != nullptr) {
+      if (const auto in = to->by_pair.find(pair_key(self, u->id)); in != to->by_pair.end())
+        stored = in->second;
+    }
+    const bool accepted = r.state == State::kTaken || stored != 0;
+    if (!accepted && out == out_by_pair_.end()) {
       finish_record(r.sequence);  // its message never came to be
       continue;
     }
-    remember(now, false, u->peer, u->id, r.sequence);
-    const auto known = sent_ids_.find(u->id);
+    remember_sent(now, pair, u->peer, r.sequence);
+    const auto known = sent_ids_.find(pair);
     if (known == sent_ids_.end()) continue;  // more than max_user_ids
     known->second.accepted = accepted;
     known->second.local = u->local;
-    known->second.sequence = out != out_by_id_.end() ? out->second
-                             : in != by_pair_.end()  ? in->second
-                                                     : 0;
+    known->second.sequence = out != out_by_pair_.end() ? out->second : stored;
     if (accepted && r.state != State::kTaken) record_outcome(r.sequence);
-    if (accepted && out != out_by_id_.end()) out_.at(out->second).accepted = true;
+    if (accepted && out != out_by_pair_.end()) out_.at(out->second).accepted = true;
   }
   restored_.clear();
   restored_.shrink_to_fit();
@@ -624,10 +736,41 @@ Result<Message> Mailbox::Impl::read_inbox(Sequence sequence) const {
 
 // ---- receiving: indexes
 
+Mailbox::Impl::Inbox& Mailbox::Impl::inbox_of(std::uint32_t number) {
+  const auto [it, added] = inboxes_.try_emplace(number);
+  if (added) {
+    it->second.name = agent_of(pod_, number);
+    it->second.number = number;
+  }
+  return it->second;
+}
+
+// nullptr: not one of this pod's, or nothing was ever for it.
+Mailbox::Impl::Inbox* Mailbox::Impl::find_inbox(const AgentName& agent) {
+  if (!is_of_pod(agent)) return nullptr;
+  const auto it = inboxes_.find(number_in_pod(agent.value));
+  return it == inboxes_.end() ? nullptr : &it->second;
+}
+
+void Mailbox::Impl::wake(Inbox& inbox) {
+  if (!std::exchange(inbox.woken, true)) woken_.push_back(&inbox);
+}
+
+std::vector<AgentName> Mailbox::Impl::take_ready() {
+  std::vector<AgentName> out;
+  out.reserve(woken_.size());
+  for (Inbox* inbox : std::exchange(woken_, {})) {
+    inbox->woken = false;
+    out.push_back(inbox->name);
+  }
+  return out;
+}
+
 Mailbox::Impl::Entry Mailbox::Impl::make_entry(Sequence sequence, const LogId& sender_log,
                                                Sequence sender_sequence, const Message& m,
-                                               std::size_t payload) const {
+                                               std::size_t payload) {
   Entry e;
+  e.inbox = &inbox_of(number_in_pod(m.to.value));
   e.sequence = sequence;
   e.sender_log = sender_log;
   e.sender_sequence = sender_sequence;
@@ -638,6 +781,7 @@ Mailbox::Impl::Entry Mailbox::Impl::make_entry(Sequence sequence, const LogId& s
   e.body_bytes = static_cast<std::uint32_t>(m.body.size());
   e.payload_bytes = static_cast<std::uint32_t>(payload);
   e.sent_at = m.sent_at;
+  if (m.stream) e.stream = std::make_shared<const StreamPart>(*m.stream);
   return e;
 }
 
@@ -646,6 +790,7 @@ Mailbox::Impl::Outgoing Mailbox::Impl::make_outgoing(Sequence sequence, const Me
   Outgoing o;
   o.sequence = sequence;
   o.id = m.id;
+  o.from = m.from;
   o.to = m.to;
   o.priority = m.priority;
   o.reply = !m.in_reply_to.empty();
@@ -655,10 +800,9 @@ Mailbox::Impl::Outgoing Mailbox::Impl::make_outgoing(Sequence sequence, const Me
   return o;
 }
 
-Mailbox::Impl::Stream& Mailbox::Impl::stream_for(const LogId& sender_log, std::uint8_t index,
-                                                 const AgentName& from) {
-  Stream& stream = streams_[{sender_log, index}];
-  if (stream.from.empty()) stream.from = from;
+Mailbox::Impl::Stream& Mailbox::Impl::stream_for(const StreamKey& key, const AgentName& from) {
+  Stream& stream = streams_[key];
+  if (stream.from.empty()) stream.from = pod_of(from);
   stream.used = ++use_;
   return stream;
 }
@@ -666,14 +810,15 @@ Mailbox::Impl::Stream& Mailbox::Impl::stream_for(const LogId& sender_log, std::u
 Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
   const Sequence sequence = entry.sequence;
   Entry& e = inbox_[sequence] = std::move(entry);
+  Inbox& inbox = *e.inbox;
   if (e.where == Where::kAnchor) {
     if (e.payload_bytes > kSmallAnchorBytes) large_anchors_.insert(sequence);
     return e;
   }
   // Two live records of one message: a crash interrupted the change of its creditor. The later one
   // counts.
-  if (const auto twin = by_pair_.find(pair_key(e.from, e.id));
-      twin != by_pair_.end() && !e.local()) {
+  if (const auto twin = inbox.by_pair.find(pair_key(e.from, e.id));
+      twin != inbox.by_pair.end() && !e.local()) {
     Entry& old = inbox_.at(twin->second);
     if (!old.local() && old.sender_log != e.sender_log && old.where != Where::kAcked) {
       if (old.attempt > e.attempt && e.where == Where::kReady) {
@@ -686,72 +831,91 @@ Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
       release(old);
     }
   }
-  if (!e.local())
-    streams_.at({e.sender_log, stream_of(e.priority, !e.in_reply_to.empty())})
-        .live[e.sender_sequence] = sequence;
+  if (!e.local()) streams_.at(key_of(e)).live[e.sender_sequence] = sequence;
   index(e);
   if (e.where == Where::kAcked) {
-    owed_[e.from].insert(sequence);
+    owed_[pod_of(e.from)].insert(sequence);
     return e;
   }
   ++books_.stored;
-  e.counted = e.in_reply_to.empty() || awaited_.count(e.in_reply_to) == 0;
-  if (e.counted) ++counted_;
-  if (!e.in_reply_to.empty()) replies_[e.in_reply_to].insert(sequence);
+  e.counted = e.in_reply_to.empty() || inbox.awaited.count(e.in_reply_to) == 0;
+  if (e.counted) ++inbox.counted;
+  enroll(e);
   if (e.where == Where::kDead) {
-    ++dead_;
+    ++inbox.dead;
     ++books_.dead;
   } else {
-    ++live_;
+    ++inbox.live;
     set_ready(e);
   }
   return e;
 }
 
+// To be found by what it belongs to.
+void Mailbox::Impl::enroll(const Entry& e) {
+  Inbox& inbox = *e.inbox;
+  if (!e.in_reply_to.empty()) inbox.replies[e.in_reply_to].insert(e.sequence);
+  if (e.stream)
+    inbox.parts[pair_key(e.from, e.stream->stream)].insert({e.stream->part, e.sequence});
+}
+
 void Mailbox::Impl::index(const Entry& e) {
-  by_id_.emplace(e.id, e.sequence);
-  by_pair_[pair_key(e.from, e.id)] = e.sequence;
+  e.inbox->by_id.emplace(e.id, e.sequence);
+  e.inbox->by_pair[pair_key(e.from, e.id)] = e.sequence;
 }
 
 void Mailbox::Impl::unindex(const Entry& e) {
-  const auto [begin, end] = by_id_.equal_range(e.id);
+  Inbox& inbox = *e.inbox;
+  const auto [begin, end] = inbox.by_id.equal_range(e.id);
   for (auto it = begin; it != end; ++it) {
     if (it->second == e.sequence) {
-      by_id_.erase(it);
+      inbox.by_id.erase(it);
       break;
     }
   }
-  const auto pair = by_pair_.find(pair_key(e.from, e.id));
-  if (pair != by_pair_.end() && pair->second == e.sequence) by_pair_.erase(pair);
+  const auto pair = inbox.by_pair.find(pair_key(e.from, e.id));
+  if (pair != inbox.by_pair.end() && pair->second == e.sequence) inbox.by_pair.erase(pair);
 }
 
 void Mailbox::Impl::set_ready(Entry& e) {
+  Inbox& inbox = *e.inbox;
   e.where = Where::kReady;
-  if (e.in_reply_to.empty() || awaited_.count(e.in_reply_to) == 0)
-    ready_[static_cast<std::size_t>(e.priority)].insert(e.sequence);
+  wake(inbox);
+  if (e.stream) return;
+  if (e.in_reply_to.empty() || inbox.awaited.count(e.in_reply_to) == 0)
+    inbox.ready[static_cast<std::size_t>(e.priority)].insert(e.sequence);
 }
 
 void Mailbox::Impl::leave(Entry& e) {
-  ready_[static_cast<std::size_t>(e.priority)].erase(e.sequence);
+  Inbox& inbox = *e.inbox;
+  inbox.ready[static_cast<std::size_t>(e.priority)].erase(e.sequence);
+  wake(inbox);  // for what had to wait until it was out of the way
   if (e.where == Where::kLeased || e.where == Where::kDelayed) timers_.erase({e.until, e.sequence});
   if (e.where == Where::kLeased) {
-    if (const auto it = leased_ids_.find(e.id); --it->second == 0) leased_ids_.erase(it);
+    if (const auto it = inbox.leased_ids.find(e.id); --it->second == 0) inbox.leased_ids.erase(it);
   }
 }
 
 // Out of everything that counts it as live, before it is acked or replaced.
 void Mailbox::Impl::retire(Entry& e) {
+  Inbox& inbox = *e.inbox;
   leave(e);
   if (e.where == Where::kDead)
-    --dead_;
+    --inbox.dead;
   else
-    --live_;
-  if (e.counted) --counted_;
+    --inbox.live;
+  if (e.counted) --inbox.counted;
   e.counted = false;
+  if (e.stream) {
+    const auto parts = inbox.parts.find(pair_key(e.from, e.stream->stream));
+    if (parts != inbox.parts.end() && parts->second.erase({e.stream->part, e.sequence}) != 0 &&
+        parts->second.empty())
+      inbox.parts.erase(parts);
+  }
   if (e.in_reply_to.empty()) return;
-  const auto it = replies_.find(e.in_reply_to);
-  if (it != replies_.end() && it->second.erase(e.sequence) != 0 && it->second.empty())
-    replies_.erase(it);
+  const auto it = inbox.replies.find(e.in_reply_to);
+  if (it != inbox.replies.end() && it->second.erase(e.sequence) != 0 && it->second.empty())
+    inbox.replies.erase(it);
 }
 
 // A dead letter keeps its second copy in the sender's outbox: no ack is owed for it until somebody
@@ -762,15 +926,17 @@ void Mailbox::Impl::make_dead(Entry& e) {
                    e.attempt);  // else it is found as kTaken with all attempts used
   crash_point("dead-marked");
   e.where = Where::kDead;
-  --live_;
-  ++dead_;
+  --e.inbox->live;
+  ++e.inbox->dead;
   ++books_.dead;
 }
 
 // The dead letter of that id; of several senders' the one that came first.
-Mailbox::Impl::Entry* Mailbox::Impl::find_dead(const MessageId& id) {
+Mailbox::Impl::Entry* Mailbox::Impl::find_dead(const AgentName& agent, const MessageId& id) {
   Entry* first = nullptr;
-  const auto [begin, end] = by_id_.equal_range(id);
+  const Inbox* inbox = find_inbox(agent);
+  if (inbox == nullptr) return nullptr;
+  const auto [begin, end] = inbox->by_id.equal_range(id);
   for (auto it = begin; it != end; ++it) {
     Entry& e = inbox_.at(it->second);
     if (e.where == Where::kDead && (first == nullptr || e.sequence < first->sequence)) first = &e;
@@ -788,7 +954,7 @@ Status Mailbox::Impl::mark_attempts(Sequence sequence, const Entry& e) {
 
 const Mailbox::Impl::Former* Mailbox::Impl::find_former(const AgentName& name,
                                                         const LogId& log) const {
-  const auto it = incarnations_.find(name);
+  const auto it = incarnations_.find(pod_of(name));
   if (it == incarnations_.end()) return nullptr;
   const auto& former = it->second.former;
   const auto found =
@@ -796,8 +962,8 @@ const Mailbox::Impl::Former* Mailbox::Impl::find_former(const AgentName& name,
   return found == former.end() ? nullptr : &*found;
 }
 
-Mailbox::Impl::Former& Mailbox::Impl::remember_former(const AgentName& name, const LogId& log) {
-  auto& former = incarnations_.at(name).former;
+Mailbox::Impl::Former& Mailbox::Impl::remember_former(const AgentName& pod, const LogId& log) {
+  auto& former = incarnations_.at(pod).former;
   const auto found =
       std::find_if(former.begin(), former.end(), [&](const Former& f) { return f.log == log; });
   if (found != former.end()) return *found;
@@ -829,8 +995,9 @@ void Mailbox::Impl::drop_carrier(Stream& stream) {
 }
 
 bool Mailbox::Impl::write_cursor(const StreamKey& key, Stream& stream) {
+  const auto& [sender_log, to, index] = key;
   auto written =
-      log_->append(kCursor, encode_cursor({key.first, key.second, stream.high, stream.from}));
+      log_->append(kCursor, encode_cursor({sender_log, index, stream.high, stream.from, to}));
   if (!written) return false;
   crash_point("cursor-appended");
   stream.carrier = *written;
@@ -845,7 +1012,7 @@ void Mailbox::Impl::release(Entry& e) {
   const Sequence sequence = e.sequence;
   unindex(e);
   if (!e.local()) {
-    const StreamKey key{e.sender_log, stream_of(e.priority, !e.in_reply_to.empty())};
+    const StreamKey key = key_of(e);
     const auto it = streams_.find(key);
     if (it != streams_.end()) {
       Stream& stream = it->second;
@@ -872,7 +1039,7 @@ void Mailbox::Impl::shrink_anchor(Sequence sequence) {
   const auto it = inbox_.find(sequence);
   check(it != inbox_.end() && it->second.where == Where::kAnchor, "a large anchor is in the inbox");
   const Entry& e = it->second;
-  const StreamKey key{e.sender_log, stream_of(e.priority, !e.in_reply_to.empty())};
+  const StreamKey key = key_of(e);
   if (!write_cursor(key, streams_.at(key))) return;
   large_anchors_.erase(sequence);
   inbox_.erase(it);
@@ -897,11 +1064,11 @@ bool Mailbox::Impl::room_for_stream() {
 
 // ---- receiving
 
-bool Mailbox::Impl::inbox_has_room(const Message& message) const {
-  if (counted_ < limits_.max_inbox_messages) return true;
+bool Mailbox::Impl::inbox_has_room(const Inbox& inbox, const Message& message) const {
+  if (inbox.counted < limits_.max_inbox_messages) return true;
   // The one reserved place of a reply that is waited for.
-  return !message.in_reply_to.empty() && awaited_.count(message.in_reply_to) != 0 &&
-         replies_.count(message.in_reply_to) == 0;
+  return !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0 &&
+         inbox.replies.count(message.in_reply_to) == 0;
 }
 
 Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Sequence sequence,
@@ -909,7 +1076,8 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
   Sequence id_record = 0;
   const bool received = !sender_log.empty();
   if (!is_generated(message.id) && received) {
-    auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id}));
+    auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id,
+                                                         number_in_pod(message.to.value)}));
     if (!written) return written.error();
     id_record = *written;
     crash_point("inbox-id-appended");
@@ -925,12 +1093,12 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
     // Until here the id alone must not count as "stored before" (a crash may have come between the
     // two).
     record_outcome(id_record);
-    remember(now, true, message.from, message.id, id_record);
+    remember_received(now, inbox_of(number_in_pod(message.to.value)),
+                      pair_key(message.from, message.id), id_record);
   }
   Entry entry = make_entry(*written, sender_log, sequence, message, payload.size());
   if (received) {
-    Stream& stream = stream_for(
-        sender_log, stream_of(message.priority, !message.in_reply_to.empty()), message.from);
+    Stream& stream = stream_for(key_of(entry), message.from);
     stream.high = sequence;
     insert(std::move(entry));
     carry(stream, *written, false);
@@ -943,44 +1111,49 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
 Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence sequence,
                               Sequence prev, const Message& message) {
   expire_ids(now);
-  if (sender_log.empty() || sequence == 0 || prev >= sequence || message.to != local_ ||
+  if (sender_log.empty() || sequence == 0 || prev >= sequence || !is_of_pod(message.to) ||
       !is_agent_name(message.from.value) || !is_message_id(message.id.value) ||
       (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) ||
-      static_cast<int>(message.priority) >= kPriorities ||
+      static_cast<int>(message.priority) >= kPriorities || !may_stream(message) ||
       message.body.size() > limits_.max_message_bytes) {
     return Answer::kRefused;
   }
-  const std::uint8_t index = stream_of(message.priority, !message.in_reply_to.empty());
-  const auto known = streams_.find({sender_log, index});
+  const Inbox& inbox = inbox_of(number_in_pod(message.to.value));
+  const StreamKey key{sender_log, inbox.number,
+                      stream_of(message.priority, !message.in_reply_to.empty())};
+  const auto known = streams_.find(key);
   const Sequence high = known == streams_.end() ? 0 : known->second.high;
   if (sequence <= high) {
     ++books_.duplicates;
     const auto live = known->second.live.find(sequence);
-    const bool acked =
-        live == known->second.live.end() || inbox_.at(live->second).where == Where::kAcked;
-    return acked ? Answer::kFinished : Answer::kDuplicate;
+    if (live != known->second.live.end()) {
+      return inbox_.at(live->second).where == Where::kAcked ? Answer::kFinished
+                                                            : Answer::kDuplicate;
+    }
+    // Done with, or owed to another pod of its sender's name, which has sent it, too.
+    const Entry* twin = find_twin(inbox, message, sender_log);
+    return twin == nullptr ? Answer::kFinished : owe(*twin, sender_log, sequence, message);
   }
   if (prev > high) return Answer::kGap;
-  const bool awaited = !message.in_reply_to.empty() && awaited_.count(message.in_reply_to) != 0;
-  if (draining_ && !awaited) return Answer::kRefused;
-
   // The same message under another sequence: its sender's pod was lost and the agent sent it again.
   const std::string pair = pair_key(message.from, message.id);
-  const auto twin = by_pair_.find(pair);
-  const bool live_twin = twin != by_pair_.end() && inbox_.at(twin->second).where != Where::kAcked;
-  if (!live_twin && (twin != by_pair_.end() || received_ids_.count(pair) != 0)) {
+  const auto same = inbox.by_pair.find(pair);
+  const bool live = same != inbox.by_pair.end() && inbox_.at(same->second).where != Where::kAcked;
+  if (!live && (same != inbox.by_pair.end() || inbox.received_ids.count(pair) != 0)) {
     if (known == streams_.end() && !room_for_stream()) return Answer::kFull;
-    stream_for(sender_log, index, message.from).high = sequence;
+    stream_for(key, message.from).high = sequence;
     ++books_.duplicates;
     return Answer::kFinished;
   }
   if (known == streams_.end() && !room_for_stream()) return Answer::kFull;
-  if (live_twin && !inbox_.at(twin->second).local() &&
-      inbox_.at(twin->second).sender_log != sender_log) {
-    return refill(inbox_.at(twin->second), sender_log, sequence, message) ? Answer::kDuplicate
-                                                                          : Answer::kFull;
-  }
-  if (!inbox_has_room(message)) {
+  // Also of the same log: taken back there, when a copy was still on its way, and sent again.
+  if (live && !inbox_.at(same->second).local())
+    return owe(inbox_.at(same->second), sender_log, sequence, message);
+  // From here on it is certain that nobody here has it.
+  const bool awaited =
+      !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0;
+  if ((draining_ && !awaited) || !is_local(message.to)) return Answer::kRefused;
+  if (!inbox_has_room(inbox, message)) {
     ++books_.full;
     return Answer::kFull;
   }
@@ -996,8 +1169,8 @@ Answer Mailbox::Impl::deliver_kept(MonoTime now, const LogId& keeper, const Outb
   const Answer answer = deliver(now, kept.origin.log, kept.origin.sequence, kept.prev, m);
   if (answer != Answer::kStored && answer != Answer::kDuplicate && answer != Answer::kFinished)
     return answer;
-  const auto stream =
-      streams_.find({kept.origin.log, stream_of(m.priority, !m.in_reply_to.empty())});
+  const auto stream = streams_.find(
+      {kept.origin.log, number_in_pod(m.to.value), stream_of(m.priority, !m.in_reply_to.empty())});
   if (stream == streams_.end()) return answer;
   const auto live = stream->second.live.find(kept.origin.sequence);
   if (live == stream->second.live.end()) return answer;
@@ -1005,6 +1178,31 @@ Answer Mailbox::Impl::deliver_kept(MonoTime now, const LogId& keeper, const Outb
   e.keeper = keeper;
   e.keeper_sequence = kept.sequence;
   return answer;
+}
+
+// The same message in the inbox, live, from another pod of its sender's name.
+const Mailbox::Impl::Entry* Mailbox::Impl::find_twin(const Inbox& inbox, const Message& message,
+                                                     const LogId& sender_log) const {
+  const auto it = inbox.by_pair.find(pair_key(message.from, message.id));
+  if (it == inbox.by_pair.end()) return nullptr;
+  const Entry& e = inbox_.at(it->second);
+  return e.where == Where::kAcked || e.local() || e.sender_log == sender_log ? nullptr : &e;
+}
+
+// `sender_log` has it, too. Whoever has sent it last is owed the ack, but no former pod in place of
+// the one that has its name now: it would keep its copy without ever hearing of the ack.
+Answer Mailbox::Impl::owe(const Entry& twin, const LogId& sender_log, Sequence sequence,
+                          const Message& message) {
+  const bool is_former = find_former(message.from, sender_log) != nullptr &&
+                         find_former(message.from, twin.creditor()) == nullptr;
+  if (is_former) {
+    Stream& stream = stream_for(
+        {sender_log, twin.inbox->number, stream_of(message.priority, !message.in_reply_to.empty())},
+        message.from);
+    stream.high = std::max(stream.high, sequence);
+    return Answer::kDuplicate;
+  }
+  return refill(twin, sender_log, sequence, message) ? Answer::kDuplicate : Answer::kFull;
 }
 
 // Writes `twin` again as owed to its sender's new log, so that the two pods hold the same message
@@ -1015,8 +1213,11 @@ bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence 
   const std::string payload = encode_inbox(sender_log, sequence, message);
   auto written = log_->append(kInbox, payload);
   if (!written) return false;
-  const Status marked = old.where == Where::kDead ? log_->mark(*written, State::kDead, old.attempt)
-                                                  : mark_attempts(*written, old);
+  Status marked = old.where == Where::kDead ? log_->mark(*written, State::kDead, old.attempt)
+                                            : mark_attempts(*written, old);
+  // As if acked: whatever cannot be written below, no restart hands it out again.
+  const auto acked = static_cast<std::uint16_t>(kAckedBit | (old.attempt & kAttemptMask));
+  if (marked) marked = log_->mark(old.sequence, State::kTaken, acked);
   if (!marked) {
     finish_record(*written);
     return false;
@@ -1030,36 +1231,42 @@ bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence 
   next.counted = old.counted;
   next.until = old.until;
   next.where = old.where;
-  Stream& stream = stream_for(sender_log, stream_of(message.priority, !message.in_reply_to.empty()),
-                              message.from);
-  stream.high = sequence;
+  Stream& stream = stream_for(key_of(next), message.from);
+  const bool latest = sequence > stream.high;
+  stream.high = std::max(stream.high, sequence);
   stream.live[sequence] = next.sequence;
   Entry& e = inbox_[next.sequence] = std::move(next);
   index(e);
+  Inbox& inbox = *e.inbox;
   if (e.where == Where::kDead)
-    ++dead_;
+    ++inbox.dead;
   else
-    ++live_;
-  if (e.counted) ++counted_;
-  if (!e.in_reply_to.empty()) replies_[e.in_reply_to].insert(e.sequence);
+    ++inbox.live;
+  if (e.counted) ++inbox.counted;
+  enroll(e);
   if (e.where == Where::kReady) set_ready(e);
   if (e.where == Where::kLeased || e.where == Where::kDelayed)
     timers_.insert({e.until, e.sequence});
-  if (e.where == Where::kLeased) ++leased_ids_[e.id];
-  carry(stream, e.sequence, false);
+  if (e.where == Where::kLeased) ++inbox.leased_ids[e.id];
+  if (latest) carry(stream, e.sequence, false);
   ++books_.duplicates;
   return true;
 }
 
-std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
-                                               const std::optional<MessageId>& in_reply_to) {
+std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, const AgentName& agent,
+                                               Milliseconds lease,
+                                               const std::optional<MessageId>& in_reply_to,
+                                               const std::set<Sequence>* only) {
   (void)tick(now);
+  Inbox* const found = find_inbox(agent);
+  if (found == nullptr) return std::nullopt;
+  Inbox& inbox = *found;
   std::vector<Sequence> dead;
   std::optional<Delivery> out;
   auto take = [&](const std::set<Sequence>& candidates) {
     for (const Sequence sequence : candidates) {
       Entry& e = inbox_.at(sequence);
-      if (e.where != Where::kReady || leased_ids_.count(e.id) != 0) continue;
+      if (e.where != Where::kReady || inbox.leased_ids.count(e.id) != 0) continue;
       // All attempts were used before a restart; an ack of the last one could still have come until
       // now.
       if (used_up(e)) {
@@ -1069,17 +1276,21 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
       auto message = read_inbox(sequence);
       if (!message) {
         if (message.error().code == Code::kCorrupt) dead.push_back(sequence);
+        wake(inbox);  // it may be readable the next time
         continue;
       }
       const auto attempt = static_cast<std::uint16_t>(e.attempt + 1);
-      if (!log_->mark(sequence, State::kTaken, attempt)) return true;
+      if (!log_->mark(sequence, State::kTaken, attempt)) {
+        wake(inbox);
+        return true;
+      }
       crash_point("hand-out-marked");
       e.attempt = attempt;
-      ready_[static_cast<std::size_t>(e.priority)].erase(sequence);
+      inbox.ready[static_cast<std::size_t>(e.priority)].erase(sequence);
       e.where = Where::kLeased;
       e.until = now + lease;
       timers_.insert({e.until, sequence});
-      ++leased_ids_[e.id];
+      ++inbox.leased_ids[e.id];
       ++books_.delivered;
       if (attempt > 1) ++books_.redelivered;
       out = Delivery{std::move(*message), attempt, attempt > 1, e.until};
@@ -1087,14 +1298,17 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
     }
     return false;
   };
-  if (in_reply_to) {
-    if (const auto it = replies_.find(*in_reply_to); it != replies_.end()) (void)take(it->second);
+  if (only != nullptr) {
+    (void)take(*only);
+  } else if (in_reply_to) {
+    if (const auto it = inbox.replies.find(*in_reply_to); it != inbox.replies.end())
+      (void)take(it->second);
   } else {
     std::array<bool, kPriorities> nothing{};  // that can be handed out now
-    while (const auto priority =
-               turns_.next([&](std::size_t p) { return !nothing[p] && !ready_[p].empty(); })) {
-      if (take(ready_[*priority])) {
-        if (out) turns_.spend(*priority);
+    while (const auto priority = inbox.turns.next(
+               [&](std::size_t p) { return !nothing[p] && !inbox.ready[p].empty(); })) {
+      if (take(inbox.ready[*priority])) {
+        if (out) inbox.turns.spend(*priority);
         break;
       }
       nothing[*priority] = true;
@@ -1104,25 +1318,60 @@ std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, Milliseconds lease,
   return out;
 }
 
-void Mailbox::Impl::await_reply(const MessageId& id) {
-  if (awaited_.size() >= kMaxAwaited || !awaited_.insert(id).second) return;
-  const auto it = replies_.find(id);
-  if (it == replies_.end()) return;
-  for (const Sequence sequence : it->second) {
-    Entry& e = inbox_.at(sequence);
-    ready_[static_cast<std::size_t>(e.priority)].erase(sequence);
-    if (e.counted) --counted_;
-    e.counted = false;
+// One part after the other: the next only when nothing is left of the one before, so that it stays
+// the order also when a part is handed out again.
+Result<std::optional<Delivery>> Mailbox::Impl::receive_part(MonoTime now, const AgentName& agent,
+                                                            Milliseconds lease,
+                                                            const AgentName& from,
+                                                            const MessageId& stream,
+                                                            std::uint32_t part) {
+  (void)tick(now);
+  const Inbox* inbox = find_inbox(agent);
+  if (inbox == nullptr) return std::optional<Delivery>();
+  const auto parts = inbox->parts.find(pair_key(from, stream));
+  if (parts == inbox->parts.end()) return std::optional<Delivery>();
+  const auto [first, sequence] = *parts->second.begin();
+  const std::string name = " of stream " + stream.value + " from " + from.value;
+  if (inbox_.at(sequence).where == Where::kDead) {
+    return Error{Code::kDenied, "part " + std::to_string(first) + name +
+                                    " is a dead letter: redrive it, or purge it and go on behind"};
   }
+  if (first > part) {
+    return Error{Code::kDenied, "part " + std::to_string(part) + name +
+                                    " is lost, or was read before; the next one is part " +
+                                    std::to_string(first)};
+  }
+  const std::set<Sequence> only{sequence};
+  return receive(now, agent, lease, std::nullopt, &only);
 }
 
-void Mailbox::Impl::forget_reply(const MessageId& id) {
-  if (awaited_.erase(id) == 0) return;
-  const auto it = replies_.find(id);
-  if (it == replies_.end()) return;
+bool Mailbox::Impl::await_reply(const AgentName& agent, const MessageId& id) {
+  if (!is_local(agent)) return false;
+  Inbox& inbox = inbox_of(number_in_pod(agent.value));
+  if (inbox.awaited.count(id) != 0) return true;
+  if (awaiting_ >= kMaxAwaited) return false;
+  inbox.awaited.insert(id);
+  ++awaiting_;
+  const auto it = inbox.replies.find(id);
+  if (it == inbox.replies.end()) return true;
   for (const Sequence sequence : it->second) {
     Entry& e = inbox_.at(sequence);
-    if (!e.counted) ++counted_;
+    inbox.ready[static_cast<std::size_t>(e.priority)].erase(sequence);
+    if (e.counted) --inbox.counted;
+    e.counted = false;
+  }
+  return true;
+}
+
+void Mailbox::Impl::forget_reply(const AgentName& agent, const MessageId& id) {
+  Inbox* inbox = find_inbox(agent);
+  if (inbox == nullptr || inbox->awaited.erase(id) == 0) return;
+  --awaiting_;
+  const auto it = inbox->replies.find(id);
+  if (it == inbox->replies.end()) return;
+  for (const Sequence sequence : it->second) {
+    Entry& e = inbox_.at(sequence);
+    if (!e.counted) ++inbox->counted;
     e.counted = true;
     if (e.where == Where::kReady) set_ready(e);
   }
@@ -1130,7 +1379,8 @@ void Mailbox::Impl::forget_reply(const MessageId& id) {
 
 // The live or acked record that `attempt` of `id` speaks about. Ids of different senders may be
 // equal: then the one that is leased, of which there is never more than one.
-Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const MessageId& id, std::uint16_t attempt) {
+Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const Inbox& inbox, const MessageId& id,
+                                                  std::uint16_t attempt) {
   Entry* best = nullptr;
   auto rank = [&](const Entry& e) {
     if (!e.is_current(attempt)) return 0;
@@ -1138,19 +1388,28 @@ Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const MessageId& id, std::uint
            : e.where == Where::kReady || e.where == Where::kDelayed ? 3
                                                                     : 2;
   };
-  const auto [begin, end] = by_id_.equal_range(id);
+  const auto [begin, end] = inbox.by_id.equal_range(id);
+  const bool several = begin != end && std::next(begin) != end;
   for (auto it = begin; it != end; ++it) {
     Entry& e = inbox_.at(it->second);
+    // The rest of a change of its creditor, which a crash interrupted, has no attempts of its own.
+    if (several) {
+      const auto latest = inbox.by_pair.find(pair_key(e.from, id));
+      if (latest != inbox.by_pair.end() && latest->second != e.sequence) continue;
+    }
     if (best == nullptr || rank(e) > rank(*best)) best = &e;
   }
   return best;
 }
 
-Result<AckResult> Mailbox::Impl::ack(const MessageId& id, std::uint16_t attempt) {
-  Entry* e = find_attempt(id, attempt);
+Result<AckResult> Mailbox::Impl::ack(const AgentName& agent, const MessageId& id,
+                                     std::uint16_t attempt) {
+  const Inbox* inbox = find_inbox(agent);
+  if (inbox == nullptr) return not_found("no message " + id.value + " here");
+  Entry* e = find_attempt(*inbox, id, attempt);
   if (e == nullptr) {
     const bool recent = std::find(recent_acks_.begin(), recent_acks_.end(),
-                                  std::pair(id, attempt)) != recent_acks_.end();
+                                  Acked{inbox, id, attempt}) != recent_acks_.end();
     if (recent) return AckResult{};
     return not_found("no message " + id.value + " here");
   }
@@ -1161,8 +1420,8 @@ Result<AckResult> Mailbox::Impl::ack(const MessageId& id, std::uint16_t attempt)
   return settle_or_owe(*e, attempt);
 }
 
-Result<AckResult> Mailbox::Impl::purge(const MessageId& id) {
-  Entry* e = find_dead(id);
+Result<AckResult> Mailbox::Impl::purge(const AgentName& agent, const MessageId& id) {
+  Entry* e = find_dead(agent, id);
   if (e == nullptr) return not_found("no dead letter " + id.value + " here");
   return settle_or_owe(*e, e->attempt);
 }
@@ -1170,8 +1429,8 @@ Result<AckResult> Mailbox::Impl::purge(const MessageId& id) {
 // Its attempts count on from the next multiple of max_attempts, so that no number is used twice and
 // an ack from before finds none of its own; the record, its place in its stream and the sender's
 // copy stay what they are.
-Status Mailbox::Impl::redrive(const MessageId& id) {
-  Entry* e = find_dead(id);
+Status Mailbox::Impl::redrive(const AgentName& agent, const MessageId& id) {
+  Entry* e = find_dead(agent, id);
   if (e == nullptr) return not_found("no dead letter " + id.value + " here");
   const int most = limits_.max_attempts;
   const int round = (e->attempt + most - 1) / most * most;
@@ -1188,8 +1447,8 @@ Status Mailbox::Impl::redrive(const MessageId& id) {
     return s.error();
   crash_point("redrive-marked");
   e->attempt = e->round = static_cast<std::uint16_t>(round);
-  --dead_;
-  ++live_;
+  --e->inbox->dead;
+  ++e->inbox->live;
   ++books_.redriven;
   set_ready(*e);
   return {};
@@ -1216,9 +1475,9 @@ Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) 
   e.where = Where::kAcked;
   ++books_.acked;
   if (recent_acks_.size() >= kRecentAcks) recent_acks_.pop_front();
-  recent_acks_.emplace_back(e.id, attempt);
+  recent_acks_.push_back({e.inbox, e.id, attempt});
   if (owes) {
-    owed_[e.from].insert(e.sequence);
+    owed_[debt.sender].insert(e.sequence);
     return AckResult{debt};
   }
   release(e);
@@ -1228,7 +1487,7 @@ Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) 
 void Mailbox::Impl::on_ack_recorded(Sequence inbox) {
   const auto it = inbox_.find(inbox);
   if (it == inbox_.end() || it->second.where != Where::kAcked) return;
-  const auto owed = owed_.find(it->second.from);
+  const auto owed = owed_.find(pod_of(it->second.from));
   if (owed != owed_.end()) {
     owed->second.erase(inbox);
     if (owed->second.empty()) owed_.erase(owed);
@@ -1254,7 +1513,7 @@ std::vector<AgentName> Mailbox::Impl::ack_creditors() const {
 std::map<AgentName, std::set<LogId>> Mailbox::Impl::senders() const {
   std::map<AgentName, std::set<LogId>> out;
   for (const auto& [sequence, e] : inbox_) {
-    if (e.where != Where::kAnchor && !e.local()) out[e.from].insert(e.creditor());
+    if (e.where != Where::kAnchor && !e.local()) out[pod_of(e.from)].insert(e.creditor());
   }
   return out;
 }
@@ -1295,9 +1554,10 @@ std::vector<Sequence> Mailbox::Impl::on_gone(const AgentName& name) {
   return settled;
 }
 
-Status Mailbox::Impl::nack(MonoTime now, const MessageId& id, std::uint16_t attempt,
-                           Milliseconds delay) {
-  Entry* e = find_attempt(id, attempt);
+Status Mailbox::Impl::nack(MonoTime now, const AgentName& agent, const MessageId& id,
+                           std::uint16_t attempt, Milliseconds delay) {
+  const Inbox* inbox = find_inbox(agent);
+  Entry* e = inbox == nullptr ? nullptr : find_attempt(*inbox, id, attempt);
   if (e == nullptr) return not_found("no message " + id.value + " here");
   if (!e->is_current(attempt) || e->where == Where::kAcked) {
     return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
@@ -1319,13 +1579,14 @@ Status Mailbox::Impl::nack(MonoTime now, const MessageId& id, std::uint16_t atte
   return {};
 }
 
-Status Mailbox::Impl::extend(MonoTime now, const MessageId& id, std::uint16_t attempt,
-                             Milliseconds lease) {
-  Entry* e = find_attempt(id, attempt);
+Status Mailbox::Impl::extend(MonoTime now, const AgentName& agent, const MessageId& id,
+                             std::uint16_t attempt, Milliseconds lease) {
+  Inbox* inbox = find_inbox(agent);
+  Entry* e = inbox == nullptr ? nullptr : find_attempt(*inbox, id, attempt);
   if (e == nullptr) return not_found("no message " + id.value + " here");
   const bool holds =
       e->is_current(attempt) && (e->where == Where::kLeased || e->where == Where::kReady);
-  if (!holds || (e->where == Where::kReady && leased_ids_.count(id) != 0)) {
+  if (!holds || (e->where == Where::kReady && inbox->leased_ids.count(id) != 0)) {
     return Error{Code::kDenied,
                  "attempt " + std::to_string(attempt) + " of " + id.value + " has no lease"};
   }
@@ -1334,7 +1595,7 @@ Status Mailbox::Impl::extend(MonoTime now, const MessageId& id, std::uint16_t at
                               // nobody got it since
   e->until = now + lease;
   timers_.insert({e->until, e->sequence});
-  ++leased_ids_[id];
+  ++inbox->leased_ids[id];
   return {};
 }
 
@@ -1363,82 +1624,116 @@ std::optional<MonoTime> Mailbox::Impl::next_deadline() const {
 
 // ---- ids chosen by users
 
-void Mailbox::Impl::remember(MonoTime now, bool received, const AgentName& peer,
-                             const MessageId& id, Sequence record) {
-  expiries_.push_back({now + limits_.user_id_ttl, received, peer, id, record});
-  if (received) {
-    Sequence& known = received_ids_[pair_key(peer, id)];
-    if (known != 0 && known != record) finish_record(known);
-    known = record;
-  } else {
-    UserId& known = sent_ids_[id];
-    if (known.record != 0 && known.record != record) finish_record(known.record);
-    known = UserId{record, peer, 0, false, false};
-  }
-  expire_ids(now);
+void Mailbox::Impl::remember_received(MonoTime now, Inbox& inbox, std::string pair,
+                                      Sequence record) {
+  Sequence& known = inbox.received_ids[pair];
+  if (known != 0 && known != record) finish_record(known);
+  known = record;
+  expiries_.push_back({now + limits_.user_id_ttl, &inbox, std::move(pair), record});
+  expire_ids(now, 1);
+}
+
+void Mailbox::Impl::remember_sent(MonoTime now, std::string pair, const AgentName& to,
+                                  Sequence record) {
+  UserId& known = sent_ids_[pair];
+  if (known.record != 0 && known.record != record) finish_record(known.record);
+  known = UserId{record, to, 0, false, false};
+  expiries_.push_back({now + limits_.user_id_ttl, nullptr, std::move(pair), record});
+  expire_ids(now, 1);
 }
 
 // Only in memory, only the latest: enough for an agent whose socket broke while its message was
 // answered.
-void Mailbox::Impl::remember_generated(const MessageId& id, UserId outcome) {
+void Mailbox::Impl::remember_generated(std::string pair, UserId outcome) {
   if (generated_.size() >= kRecentGenerated) {
     forget_sent(generated_.front());
     generated_.pop_front();
   }
-  generated_.push_back(id);
-  sent_ids_[id] = std::move(outcome);
+  generated_.push_back(std::move(pair));
+  sent_ids_[generated_.back()] = std::move(outcome);
 }
 
-void Mailbox::Impl::forget_sent(const MessageId& id) {
-  const auto it = sent_ids_.find(id);
+void Mailbox::Impl::forget_sent(const std::string& pair) {
+  const auto it = sent_ids_.find(pair);
   if (it == sent_ids_.end()) return;
   if (it->second.record != 0) finish_record(it->second.record);
   sent_ids_.erase(it);
 }
 
-void Mailbox::Impl::expire_ids(MonoTime now) {
-  for (std::size_t looked = std::min(expiries_.size(), kMaxExpiriesPerCall); looked > 0; --looked) {
+// All but the `newest`, which those that are still under way must not push out.
+void Mailbox::Impl::expire_ids(MonoTime now, std::size_t newest) {
+  for (std::size_t looked = std::min(expiries_.size() - newest, kMaxExpiriesPerCall); looked > 0;
+       --looked) {
     const bool over = expiries_.size() > limits_.max_user_ids;
     if (expiries_.empty() || (!over && expiries_.front().at > now)) return;
     Expiry x = std::move(expiries_.front());
     expiries_.pop_front();
-    if (x.received) {
-      const auto it = received_ids_.find(pair_key(x.peer, x.id));
-      if (it == received_ids_.end() || it->second != x.record) continue;
+    if (x.inbox != nullptr) {
+      auto& received = x.inbox->received_ids;
+      const auto it = received.find(x.pair);
+      if (it == received.end() || it->second != x.record) continue;
       finish_record(x.record);
-      received_ids_.erase(it);
+      received.erase(it);
     } else {
-      const auto it = sent_ids_.find(x.id);
+      const auto it = sent_ids_.find(x.pair);
       if (it == sent_ids_.end() || it->second.record != x.record) continue;
-      if (out_by_id_.count(x.id) != 0) {  // still under way: its outcome is to be remembered
+      if (out_by_pair_.count(x.pair) != 0) {  // still under way: its outcome is to be remembered
         x.at = std::max(x.at, now + limits_.user_id_ttl);
         expiries_.push_back(std::move(x));
         continue;
       }
-      forget_sent(x.id);
+      forget_sent(x.pair);
     }
   }
 }
 
 // ---- sending
 
+Mailbox::Impl::Destination& Mailbox::Impl::destination(const AgentName& to) {
+  const auto [it, added] = destinations_.try_emplace(to);
+  if (added) it->second.link = &links_[pod_of(to)];
+  return it->second;
+}
+
+template <typename Each>
+void Mailbox::Impl::for_each_in(const AgentName& pod, const Each& each) {
+  // A pod's agents stand together: '.' comes before the digits of other pods' numbers.
+  for (auto it = destinations_.lower_bound(pod);
+       it != destinations_.end() && swarm::is_of_pod(it->first.value, pod.value); ++it)
+    each(it->first, it->second);
+}
+
+void Mailbox::Impl::forget_idle_link(const AgentName& pod) {
+  const auto link = links_.find(pod);
+  if (link == links_.end() || link->second.linked) return;
+  bool idle = true;
+  for_each_in(pod, [&](const AgentName&, const Destination&) { idle = false; });
+  if (idle) links_.erase(link);
+}
+
 void Mailbox::Impl::insert_out(Outgoing o) {
-  Destination& d = destinations_[o.to];
+  Destination& d = destination(o.to);
   d.all.insert(o.sequence);
-  ++(o.reply ? d.replies : d.messages);
+  ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
   OutStream& stream = stream_for(d, o);
   stream.unanswered.insert(o.sequence);
   stream.due.insert(o.sequence);
   stream.passed_on = stream.passed_on || o.offered;
-  out_by_id_[o.id] = o.sequence;
+  out_by_pair_[pair_key(o.from, o.to, o.id)] = o.sequence;
   if (o.kept) kept_[o.kept->origin] = o.sequence;
   const Sequence sequence = o.sequence;
   out_[sequence] = std::move(o);
 }
 
-Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& to, Sequence sequence) {
+Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& pod, Sequence sequence) {
   const auto it = out_.find(sequence);
-  return it == out_.end() || it->second.to != to ? nullptr : &it->second;
+  if (it == out_.end() || !swarm::is_of_pod(it->second.to.value, pod.value)) return nullptr;
+  return &it->second;
+}
+
+AgentName Mailbox::Impl::receiver_of(Sequence sequence) const {
+  const auto it = out_.find(sequence);
+  return it == out_.end() ? AgentName{} : it->second.to;
 }
 
 // Ends a message of which "never delivered" will be told: that must be true also after a restart.
@@ -1458,20 +1753,26 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   offers_.erase(sequence);
   offers_due_.erase(sequence);
   if (o.kept) kept_.erase(o.kept->origin);
-  if (const auto id = out_by_id_.find(o.id); id != out_by_id_.end() && id->second == sequence)
-    out_by_id_.erase(id);
+  std::string pair = pair_key(o.from, o.to, o.id);
+  if (const auto id = out_by_pair_.find(pair); id != out_by_pair_.end() && id->second == sequence)
+    out_by_pair_.erase(id);
   const auto dest = destinations_.find(o.to);
   Destination& d = dest->second;
   OutStream& stream = stream_for(d, o);
   stream.unanswered.erase(sequence);
   stream.due.erase(sequence);
   d.all.erase(sequence);
-  --(o.reply ? d.replies : d.messages);
-  if (d.all.empty() && !d.linked) destinations_.erase(dest);
+  const auto held = d.held.find(o.from);
+  --(o.reply ? held->second.replies : held->second.messages);
+  if (held->second.messages + held->second.replies == 0) d.held.erase(held);
+  if (d.all.empty()) {
+    destinations_.erase(dest);
+    forget_idle_link(pod_of(o.to));
+  }
   if (after == After::kNeverDelivered) {
-    forget_sent(o.id);
+    forget_sent(pair);
   } else if (is_generated(o.id)) {
-    remember_generated(o.id, {0, o.to, sequence, true, false});
+    remember_generated(std::move(pair), {0, o.to, sequence, true, false});
   }
   if (after != After::kFinished) return;
   // The outbox record stays until its id's outcome is written: after a restart it leads to the same
@@ -1480,50 +1781,49 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   finish_out(o);
 }
 
-Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
+Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) {
   expire_ids(now);
   if (!is_message_id(message.id.value))
     return invalid("a message id has 1 to 128 characters of A-Z a-z 0-9 . _ : -");
   if (!is_agent_name(message.to.value))
     return invalid("'" + message.to.value.substr(0, 64) + "' is not the name of an agent");
-  if (!is_agent_name(message.from.value))
-    return invalid("the sender's name is not that of an agent");
+  if (!is_local(message.from)) return invalid("the sender is not an agent of " + pod_.value);
   if (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value))
     return invalid("in_reply_to is not a message id");
   if (static_cast<int>(message.priority) >= kPriorities) return invalid("unknown priority");
+  if (!may_stream(message)) {
+    return invalid("a part of a stream has a number from 1 and normal priority, and is no reply");
+  }
   if (message.body.size() > limits_.max_message_bytes) {
     return invalid("the body has " + std::to_string(message.body.size()) + " bytes, allowed are " +
                    std::to_string(limits_.max_message_bytes));
   }
-  const Error reused{Code::kConflict,
-                     "the id " + message.id.value + " was used for a message to another agent"};
-  if (const auto it = out_by_id_.find(message.id); it != out_by_id_.end()) {
+  const std::string pair = pair_key(message.from, message.to, message.id);
+  if (const auto it = out_by_pair_.find(pair); it != out_by_pair_.end()) {
     const Outgoing& o = out_.at(it->second);
-    if (o.to != message.to) return reused;
     if (!o.accepted) return Sent{o.sequence, {}};
     return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false, true}};
   }
-  if (const auto it = sent_ids_.find(message.id); it != sent_ids_.end() && it->second.accepted) {
+  if (const auto it = sent_ids_.find(pair); it != sent_ids_.end() && it->second.accepted) {
     const UserId& u = it->second;
-    if (u.peer != message.to) return reused;
     return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local, true}};
   }
-  if (message.to == local_) return send_local(now, message);
+  if (is_local(message.to)) return send_local(now, message);
+  if (swarm::is_of_pod(message.to.value, pod_.value))
+    return not_found(pod_.value + " has no agent " + message.to.value);
 
   if (!handed_over_.empty())
-    return unavailable(local_.value + " has moved to another pod, which sends its mail");
-  const bool reply = !message.in_reply_to.empty();
-  const auto dest = destinations_.find(message.to);
-  if (dest == destinations_.end() && destinations_.size() >= kMaxDestinations)
-    return Error{Code::kFull, "the outbox has too many receivers"};
-  if (dest != destinations_.end() &&
-      (reply ? dest->second.replies : dest->second.messages) >= limits_.max_outbox_messages) {
-    return Error{Code::kFull, "the outbox for " + message.to.value + " is full (" +
-                                  std::to_string(limits_.max_outbox_messages) + " messages)"};
+    return unavailable(pod_.value + " has moved to another pod, which sends its mail");
+  if (!has_room(message)) {
+    return Error{Code::kFull, destinations_.count(message.to) == 0
+                                  ? "the outbox has too many receivers"
+                                  : "the outbox for " + message.to.value + " is full (" +
+                                        std::to_string(limits_.max_outbox_messages) + " messages)"};
   }
   Sequence id_record = 0;
   if (!is_generated(message.id)) {
-    auto written = log_->append(kUserId, encode_user_id({false, false, message.to, message.id}));
+    auto written = log_->append(kUserId, encode_user_id({false, false, message.to, message.id,
+                                                         number_in_pod(message.from.value)}));
     if (!written) return written.error();
     id_record = *written;
     crash_point("outbox-id-appended");
@@ -1538,31 +1838,57 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, Message message) {
   ++books_.sent;
   insert_out(make_outgoing(*written, message, payload.size()));
   if (id_record != 0) {
-    remember(now, false, message.to, message.id, id_record);
-    sent_ids_[message.id].sequence = *written;
+    remember_sent(now, pair, message.to, id_record);
+    sent_ids_[pair].sequence = *written;
   }
   return Sent{*written, {}};
+}
+
+bool Mailbox::Impl::knows(const Message& message) const {
+  const std::string pair = pair_key(message.from, message.to, message.id);
+  if (out_by_pair_.count(pair) != 0) return true;
+  if (const auto sent = sent_ids_.find(pair); sent != sent_ids_.end() && sent->second.accepted)
+    return true;
+  const Inbox* inbox = find_inbox(message.to);
+  if (inbox == nullptr) return false;
+  const auto twin = inbox->by_pair.find(pair_key(message.from, message.id));
+  return twin != inbox->by_pair.end() && inbox_.at(twin->second).local();
+}
+
+bool Mailbox::Impl::has_room(const Message& message) const {
+  if (is_local(message.to)) {
+    const Inbox* inbox = find_inbox(message.to);
+    return inbox == nullptr || inbox_has_room(*inbox, message);
+  }
+  const auto dest = destinations_.find(message.to);
+  if (dest == destinations_.end()) return destinations_.size() < kMaxDestinations;
+  const auto held = dest->second.held.find(message.from);
+  if (held == dest->second.held.end()) return true;
+  const bool reply = !message.in_reply_to.empty();
+  return (reply ? held->second.replies : held->second.messages) < limits_.max_outbox_messages;
 }
 
 // Stored once, accepted at once: the sender and the receiver share this log.
 Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& message) {
   Sequence sequence = 0;
   bool repeated = false;
-  if (const auto twin = by_pair_.find(pair_key(message.from, message.id));
-      twin != by_pair_.end() && inbox_.at(twin->second).local()) {
+  const Inbox& inbox = inbox_of(number_in_pod(message.to.value));
+  if (const auto twin = inbox.by_pair.find(pair_key(message.from, message.id));
+      twin != inbox.by_pair.end() && inbox_.at(twin->second).local()) {
     sequence = twin->second;
     repeated = true;
   } else {
-    if (draining_) return Error{Code::kDenied, local_.value + " is leaving"};
-    if (!inbox_has_room(message)) {
+    if (draining_) return Error{Code::kDenied, pod_.value + " is leaving"};
+    if (!inbox_has_room(inbox, message)) {
       ++books_.full;
-      return Error{Code::kFull, local_.value + "'s inbox is full (" + std::to_string(counted_) +
-                                    " of " + std::to_string(limits_.max_inbox_messages) +
-                                    " messages)"};
+      return Error{Code::kFull, message.to.value + "'s inbox is full (" +
+                                    std::to_string(inbox.counted) + " of " +
+                                    std::to_string(limits_.max_inbox_messages) + " messages)"};
     }
     Sequence id_record = 0;
     if (!is_generated(message.id)) {
-      auto written = log_->append(kUserId, encode_user_id({false, true, message.to, message.id}));
+      auto written = log_->append(kUserId, encode_user_id({false, true, message.to, message.id,
+                                                           number_in_pod(message.from.value)}));
       if (!written) return written.error();
       id_record = *written;
     }
@@ -1572,14 +1898,15 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
       return stored.error();
     }
     sequence = *stored;
+    std::string pair = pair_key(message.from, message.to, message.id);
     if (id_record != 0) {
-      remember(now, false, message.to, message.id, id_record);
-      UserId& u = sent_ids_[message.id];
+      remember_sent(now, pair, message.to, id_record);
+      UserId& u = sent_ids_[pair];
       record_outcome(id_record);
       u.sequence = sequence;
       u.accepted = u.local = true;
     } else {
-      remember_generated(message.id, {0, message.to, sequence, true, true});
+      remember_generated(std::move(pair), {0, message.to, sequence, true, true});
     }
     ++books_.sent;
     ++books_.accepted;
@@ -1592,7 +1919,7 @@ void Mailbox::Impl::accept(Outgoing& o) {
   if (o.accepted) return;
   o.accepted = true;
   ++books_.accepted;
-  if (const auto it = sent_ids_.find(o.id); it != sent_ids_.end()) {
+  if (const auto it = sent_ids_.find(pair_key(o.from, o.to, o.id)); it != sent_ids_.end()) {
     it->second.accepted = true;
     if (it->second.record != 0) record_outcome(it->second.record);
   }
@@ -1618,6 +1945,14 @@ std::vector<AgentName> Mailbox::Impl::destinations() const {
   return out;
 }
 
+std::vector<AgentName> Mailbox::Impl::destinations(const AgentName& pod) const {
+  std::vector<AgentName> out;
+  const_cast<Impl*>(this)->for_each_in(pod, [&](const AgentName& name, const Destination& d) {
+    if (!d.all.empty()) out.push_back(name);
+  });
+  return out;
+}
+
 void Mailbox::Impl::make_due(Destination& d, Outgoing& o) {
   o.state = Out::kDue;
   OutStream& stream = stream_for(d, o);
@@ -1627,37 +1962,41 @@ void Mailbox::Impl::make_due(Destination& d, Outgoing& o) {
 
 // The answer to a transmission will not come: the incarnation it went to may hold the message.
 void Mailbox::Impl::doubt(Destination& d, Outgoing& o) {
-  if (o.uncertain && o.uncertain_log != d.peer) o.anywhere = true;
+  if (o.uncertain && o.uncertain_log != d.link->peer) o.anywhere = true;
   o.uncertain = true;
-  o.uncertain_log = d.peer;
+  o.uncertain_log = d.link->peer;
   make_due(d, o);
 }
 
-void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& to, const LogId& peer) {
-  on_link_down(to);
-  Destination& d = destinations_[to];
-  d.linked = true;
-  d.peer = peer;
-  const bool ask_again = now - d.heard >= kAskAgainAfter;
-  d.heard = now;
-  unblock(d);
-  for (const Sequence sequence : d.all) {
-    Outgoing& o = out_.at(sequence);
-    // What we keep is told again on each link: the receiver does not write down who keeps it.
-    if (o.state == Out::kStored && (ask_again || o.kept || o.stored_at != peer)) make_due(d, o);
-  }
+void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& peer) {
+  on_link_down(pod);
+  Link& link = links_[pod];
+  link.linked = true;
+  link.peer = peer;
+  const bool ask_again = now - link.heard >= kAskAgainAfter;
+  link.heard = now;
+  for_each_in(pod, [&](const AgentName&, Destination& d) {
+    unblock(d);
+    for (const Sequence sequence : d.all) {
+      Outgoing& o = out_.at(sequence);
+      // What we keep is told again on each link: the receiver does not write down who keeps it.
+      if (o.state == Out::kStored && (ask_again || o.kept || o.stored_at != peer)) make_due(d, o);
+    }
+  });
 }
 
-void Mailbox::Impl::on_link_down(const AgentName& to) {
-  const auto it = destinations_.find(to);
-  if (it == destinations_.end()) return;
-  Destination& d = it->second;
-  for (const Sequence sequence : d.all) {
-    Outgoing& o = out_.at(sequence);
-    if (o.state == Out::kInFlight) doubt(d, o);
-  }
-  d.linked = false;
-  if (d.all.empty()) destinations_.erase(it);
+void Mailbox::Impl::on_link_down(const AgentName& pod) {
+  const auto link = links_.find(pod);
+  if (link == links_.end()) return;
+  for_each_in(pod, [&](const AgentName&, Destination& d) {
+    for (const Sequence sequence : d.all) {
+      Outgoing& o = out_.at(sequence);
+      if (o.state == Out::kInFlight) doubt(d, o);
+      o.on_the_way = 0;
+    }
+  });
+  link->second.linked = false;
+  forget_idle_link(pod);
 }
 
 void Mailbox::Impl::on_retry(const AgentName& to) {
@@ -1695,7 +2034,7 @@ Result<Message> Mailbox::Impl::read_out(const Outgoing& o) const {
 std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t max_bytes) {
   std::vector<Outbound> out;
   const auto it = destinations_.find(to);
-  if (it == destinations_.end() || !it->second.linked) return out;
+  if (it == destinations_.end() || !it->second.link->linked) return out;
   Destination& d = it->second;
   auto due_of = [&](std::size_t priority) {
     OutStream* replies = due_in(d, stream_of(static_cast<Priority>(priority), true));
@@ -1725,6 +2064,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
         self == stream->unanswered.begin() ? 0 : out_.at(*std::prev(self)).origin_sequence();
     stream->due.erase(sequence);
     o.state = Out::kInFlight;
+    ++o.on_the_way;
     d.turns.spend(*priority);
     bytes += o.payload_bytes;
     out.push_back({sequence, prev, std::move(*message), o.kept ? o.kept->origin : Origin{}});
@@ -1743,15 +2083,14 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
   return out;
 }
 
-void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& peer,
+void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& peer,
                               Sequence sequence, Answer answer, const std::string& reason) {
-  const auto dest = destinations_.find(to);
-  Outgoing* o = find_out(to, sequence);
-  if (o == nullptr || dest == destinations_.end() || !dest->second.linked ||
-      dest->second.peer != peer)
-    return;
-  Destination& d = dest->second;
-  d.heard = now;
+  Outgoing* o = find_out(pod, sequence);
+  if (o == nullptr) return;
+  Destination& d = destinations_.at(o->to);
+  if (!d.link->linked || d.link->peer != peer) return;
+  d.link->heard = now;
+  if (o->on_the_way > 0) --o->on_the_way;
   OutStream& stream = stream_for(d, *o);
   switch (answer) {
     case Answer::kFinished:
@@ -1775,7 +2114,8 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& pe
     case Answer::kRefused:
       break;
   }
-  if (o->state != Out::kInFlight) return;  // an answer that was overtaken
+  // Overtaken, or to an earlier transmission: the latest one decides.
+  if (o->state != Out::kInFlight || o->on_the_way > 0) return;
   // It is certain now that this incarnation does not hold it.
   if (o->uncertain && !o->anywhere && o->uncertain_log == peer) o->uncertain = false;
   if (answer == Answer::kGap) {
@@ -1798,7 +2138,7 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& pe
     return;
   }
   SendOutcome outcome{sequence, o->id, o->to,
-                      Error{Code::kDenied, reason.empty() ? to.value + " refused it" : reason},
+                      Error{Code::kDenied, reason.empty() ? o->to.value + " refused it" : reason},
                       false};
   if (!never_deliver(sequence)) {
     make_due(d, *o);
@@ -1809,8 +2149,8 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& to, const LogId& pe
   ++books_.refused;
 }
 
-bool Mailbox::Impl::on_acked(const AgentName& to, Sequence sequence) {
-  Outgoing* o = find_out(to, sequence);
+bool Mailbox::Impl::on_acked(const AgentName& pod, Sequence sequence) {
+  Outgoing* o = find_out(pod, sequence);
   if (o == nullptr) return handed_over_.count(sequence) == 0;
   if (o->offered) return false;
   accept(*o);
@@ -1869,7 +2209,7 @@ void Mailbox::Impl::on_offer_answer(Sequence sequence, Answer answer) {
 // Our successor may have `o`, and its ack. Only it may send that now, and what follows in its
 // stream: a receiver that gets the end of a stream first takes the beginning for done.
 void Mailbox::Impl::pass_on(const Outgoing& o) {
-  stream_for(destinations_[o.to], o).passed_on = true;
+  stream_for(destination(o.to), o).passed_on = true;
 }
 
 void Mailbox::Impl::cancel_offers() {
@@ -1887,8 +2227,8 @@ Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
   const Message& m = offered.message;
   const Origin& origin = offered.origin;
   if (former.empty() || former == log_->id() || origin.log.empty() || origin.sequence == 0 ||
-      offered.sequence == 0 || offered.prev >= offered.sequence || m.from != local_ ||
-      m.to == local_ || draining_) {
+      offered.sequence == 0 || offered.prev >= offered.sequence || !is_of_pod(m.from) ||
+      swarm::is_of_pod(m.to.value, pod_.value) || draining_) {
     return Answer::kRefused;
   }
   const auto known = predecessors_.find(former);
@@ -1898,12 +2238,12 @@ Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
   if (offered.sequence <= predecessor.high) return Answer::kDuplicate;
   if (offered.prev > predecessor.high) return Answer::kGap;
   // It is here already: by way of another pod, or since our agent has sent it again under its id.
-  const auto twin = out_by_id_.find(m.id);
-  const bool sent_again = twin != out_by_id_.end() && out_.at(twin->second).to == m.to;
+  const std::string pair = pair_key(m.from, m.to, m.id);
+  const auto twin = out_by_pair_.find(pair);
+  const bool sent_again = twin != out_by_pair_.end();
   if (sent_again) out_.at(twin->second).uncertain = out_.at(twin->second).anywhere = true;
-  const auto sent = sent_ids_.find(m.id);
-  const bool finished =
-      !sent_again && sent != sent_ids_.end() && sent->second.accepted && sent->second.peer == m.to;
+  const auto sent = sent_ids_.find(pair);
+  const bool finished = !sent_again && sent != sent_ids_.end() && sent->second.accepted;
   if (sent_again || finished || kept_.count(origin) != 0) {
     predecessor.high = offered.sequence;
     return Answer::kDuplicate;
@@ -1954,14 +2294,17 @@ Summary Mailbox::Impl::summary_of(const Entry& e) const {
                      : e.where == Where::kLeased  ? Summary::Where::kLeased
                      : e.where == Where::kDelayed ? Summary::Where::kDelayed
                                                   : Summary::Where::kDead;
-  return {e.id, e.from, local_, e.priority, where, e.attempt, e.body_bytes, e.sent_at};
+  return {e.id,         e.from,    e.inbox->name,
+          e.priority,   where,     e.attempt,
+          e.body_bytes, e.sent_at, e.stream ? std::optional(*e.stream) : std::nullopt};
 }
 
-std::vector<Summary> Mailbox::Impl::dead_letters(std::size_t most) const {
+std::vector<Summary> Mailbox::Impl::dead_letters(const AgentName& agent, std::size_t most) const {
   std::vector<const Entry*> entries;
-  if (dead_ == 0) return {};
+  const Inbox* inbox = find_inbox(agent);
+  if (inbox == nullptr || inbox->dead == 0) return {};
   for (const auto& [sequence, e] : inbox_) {
-    if (e.where == Where::kDead) entries.push_back(&e);
+    if (e.inbox == inbox && e.where == Where::kDead) entries.push_back(&e);
   }
   std::sort(entries.begin(), entries.end(),
             [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
@@ -1971,10 +2314,12 @@ std::vector<Summary> Mailbox::Impl::dead_letters(std::size_t most) const {
   return out;
 }
 
-std::vector<Summary> Mailbox::Impl::list() const {
+std::vector<Summary> Mailbox::Impl::list(const AgentName& agent) const {
   std::vector<const Entry*> entries;
+  const Inbox* inbox = find_inbox(agent);
   for (const auto& [sequence, e] : inbox_) {
-    if (e.where != Where::kAcked && e.where != Where::kAnchor) entries.push_back(&e);
+    if (e.inbox == inbox && e.where != Where::kAcked && e.where != Where::kAnchor)
+      entries.push_back(&e);
   }
   std::sort(entries.begin(), entries.end(),
             [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
@@ -1987,36 +2332,46 @@ std::vector<Summary> Mailbox::Impl::list() const {
     for (const Sequence sequence : d.all) {
       if (out.size() >= kMaxListed) return out;
       const Outgoing& o = out_.at(sequence);
+      if (o.from != agent) continue;
       out.push_back(
-          {o.id, local_, o.to, o.priority, Summary::Where::kOutgoing, 0, o.body_bytes, o.sent_at});
+          {o.id, o.from, o.to, o.priority, Summary::Where::kOutgoing, 0, o.body_bytes, o.sent_at});
     }
   }
   return out;
 }
 
-Result<Delivery> Mailbox::Impl::look(const MessageId& id) const {
+Result<Delivery> Mailbox::Impl::look(const AgentName& agent, const MessageId& id,
+                                     const AgentName& from) const {
   const Entry* found = nullptr;
-  const auto [begin, end] = by_id_.equal_range(id);
-  for (auto it = begin; it != end; ++it) {
-    const Entry& e = inbox_.at(it->second);
-    if (e.where != Where::kAcked && (found == nullptr || e.where == Where::kLeased)) found = &e;
+  if (const Inbox* inbox = find_inbox(agent); inbox != nullptr) {
+    const auto [begin, end] = inbox->by_id.equal_range(id);
+    for (auto it = begin; it != end; ++it) {
+      const Entry& e = inbox_.at(it->second);
+      if (!from.empty() && e.from != from) continue;
+      if (e.where != Where::kAcked && (found == nullptr || e.where == Where::kLeased)) found = &e;
+    }
   }
   if (found != nullptr) {
     auto message = read_inbox(found->sequence);
     if (!message) return message.error();
     return Delivery{std::move(*message), found->attempt, found->attempt > 1, found->until};
   }
-  const auto out = out_by_id_.find(id);
-  if (out == out_by_id_.end()) return not_found("no message " + id.value + " here");
-  auto message = read_out(out_.at(out->second));
+  const auto out = std::find_if(out_.begin(), out_.end(), [&](const auto& entry) {
+    return entry.second.id == id && entry.second.from == agent;
+  });
+  if (out == out_.end() || (!from.empty() && from != agent))
+    return not_found("no message " + id.value + " here");
+  auto message = read_out(out->second);
   if (!message) return message.error();
   return Delivery{std::move(*message), 0, false, {}};
 }
 
 Books Mailbox::Impl::books() const {
   Books out = books_;
-  out.inbox_live = live_;
-  out.dead_live = dead_;
+  for (const auto& [number, inbox] : inboxes_) {
+    out.inbox_live += inbox.live;
+    out.dead_live += inbox.dead;
+  }
   out.outbox_live = static_cast<std::uint32_t>(out_.size());
   for (const auto& [sequence, o] : out_) {
     if (o.accepted && o.state != Out::kStored) ++out.single_copy;
@@ -2031,30 +2386,37 @@ Books Mailbox::Impl::books() const {
 
 // ---- the interface
 
-Mailbox::Mailbox(AgentName local, Limits limits)
-    : impl_(std::make_unique<Impl>(std::move(local), limits)) {}
+Mailbox::Mailbox(AgentName pod, Limits limits, std::uint32_t agents)
+    : impl_(std::make_unique<Impl>(std::move(pod), agents, limits)) {}
 Mailbox::~Mailbox() = default;
 void Mailbox::restore(const log::Record& record) { impl_->restore(record); }
 void Mailbox::attach(log::Log& log, MonoTime now) { impl_->attach(log, now); }
-Result<Mailbox::Sent> Mailbox::send(MonoTime now, Message message) {
-  return impl_->send(now, std::move(message));
+Result<Mailbox::Sent> Mailbox::send(MonoTime now, const Message& message) {
+  return impl_->send(now, message);
 }
+bool Mailbox::knows(const Message& message) const { return impl_->knows(message); }
+bool Mailbox::has_room(const Message& message) const { return impl_->has_room(message); }
 bool Mailbox::withdraw(Sequence sequence) { return impl_->withdraw(sequence); }
+bool Mailbox::is_local(const AgentName& agent) const { return impl_->is_local(agent); }
 std::vector<AgentName> Mailbox::destinations() const { return impl_->destinations(); }
+std::vector<AgentName> Mailbox::destinations(const AgentName& pod) const {
+  return impl_->destinations(pod);
+}
+AgentName Mailbox::receiver_of(Sequence sequence) const { return impl_->receiver_of(sequence); }
 std::vector<Outbound> Mailbox::transmit(const AgentName& to, std::size_t max_bytes) {
   return impl_->transmit(to, max_bytes);
 }
-void Mailbox::on_link_up(MonoTime now, const AgentName& to, const LogId& peer_log) {
-  impl_->on_link_up(now, to, peer_log);
+void Mailbox::on_link_up(MonoTime now, const AgentName& pod, const LogId& peer_log) {
+  impl_->on_link_up(now, pod, peer_log);
 }
-void Mailbox::on_link_down(const AgentName& to) { impl_->on_link_down(to); }
-void Mailbox::on_answer(MonoTime now, const AgentName& to, const LogId& peer_log, Sequence sequence,
-                        Answer answer, const std::string& reason) {
-  impl_->on_answer(now, to, peer_log, sequence, answer, reason);
+void Mailbox::on_link_down(const AgentName& pod) { impl_->on_link_down(pod); }
+void Mailbox::on_answer(MonoTime now, const AgentName& pod, const LogId& peer_log,
+                        Sequence sequence, Answer answer, const std::string& reason) {
+  impl_->on_answer(now, pod, peer_log, sequence, answer, reason);
 }
 void Mailbox::on_retry(const AgentName& to) { impl_->on_retry(to); }
-bool Mailbox::on_acked(const AgentName& to, Sequence sequence) {
-  return impl_->on_acked(to, sequence);
+bool Mailbox::on_acked(const AgentName& pod, Sequence sequence) {
+  return impl_->on_acked(pod, sequence);
 }
 Answer Mailbox::deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
                         const Message& message) {
@@ -2072,19 +2434,38 @@ void Mailbox::cancel_offers() { impl_->cancel_offers(); }
 Answer Mailbox::adopt(const LogId& from, const Outbound& offered) {
   return impl_->adopt(from, offered);
 }
-std::optional<Delivery> Mailbox::receive(MonoTime now, Milliseconds lease,
+std::optional<Delivery> Mailbox::receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                          const std::optional<MessageId>& in_reply_to) {
-  return impl_->receive(now, lease, in_reply_to);
+  return impl_->receive(now, agent, lease, in_reply_to);
 }
-void Mailbox::await_reply(const MessageId& id) { impl_->await_reply(id); }
-void Mailbox::forget_reply(const MessageId& id) { impl_->forget_reply(id); }
-Result<AckResult> Mailbox::ack(MonoTime, const MessageId& id, std::uint16_t attempt) {
-  return impl_->ack(id, attempt);
+Result<std::optional<Delivery>> Mailbox::receive_part(MonoTime now, const AgentName& agent,
+                                                      Milliseconds lease, const AgentName& from,
+                                                      const MessageId& stream, std::uint32_t part) {
+  return impl_->receive_part(now, agent, lease, from, stream, part);
 }
-Result<AckResult> Mailbox::purge(const MessageId& id) { return impl_->purge(id); }
-Status Mailbox::redrive(const MessageId& id) { return impl_->redrive(id); }
-std::vector<Summary> Mailbox::dead_letters(std::size_t most) const {
-  return impl_->dead_letters(most);
+std::vector<AgentName> Mailbox::take_ready() { return impl_->take_ready(); }
+bool Mailbox::has_ready() const { return impl_->has_ready(); }
+bool Mailbox::await_reply(const AgentName& agent, const MessageId& id) {
+  return impl_->await_reply(agent, id);
+}
+void Mailbox::forget_reply(const AgentName& agent, const MessageId& id) {
+  impl_->forget_reply(agent, id);
+}
+Result<AckResult> Mailbox::ack(MonoTime, const AgentName& agent, const MessageId& id,
+                               std::uint16_t attempt) {
+  return impl_->ack(agent, id, attempt);
+}
+Result<AckResult> Mailbox::purge(const AgentName& agent, const MessageId& id) {
+  return impl_->purge(agent, id);
+}
+Status Mailbox::redrive(const AgentName& agent, const MessageId& id) {
+  return impl_->redrive(agent, id);
+}
+std::vector<Summary> Mailbox::dead_letters(const AgentName& agent, std::size_t most) const {
+  return impl_->dead_letters(agent, most);
+}
+std::uint32_t Mailbox::dead_letter_count(const AgentName& agent) const {
+  return impl_->dead_letter_count(agent);
 }
 void Mailbox::on_ack_recorded(Sequence inbox) { impl_->on_ack_recorded(inbox); }
 std::vector<AckDebt> Mailbox::ack_debts(const AgentName& sender) const {
@@ -2099,18 +2480,22 @@ std::vector<Sequence> Mailbox::on_former(const AgentName& name, const LogId& log
   return impl_->on_former(name, log);
 }
 std::vector<Sequence> Mailbox::on_gone(const AgentName& name) { return impl_->on_gone(name); }
-Status Mailbox::nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay) {
-  return impl_->nack(now, id, attempt, delay);
+Status Mailbox::nack(MonoTime now, const AgentName& agent, const MessageId& id,
+                     std::uint16_t attempt, Milliseconds delay) {
+  return impl_->nack(now, agent, id, attempt, delay);
 }
-Status Mailbox::extend(MonoTime now, const MessageId& id, std::uint16_t attempt,
-                       Milliseconds lease) {
-  return impl_->extend(now, id, attempt, lease);
+Status Mailbox::extend(MonoTime now, const AgentName& agent, const MessageId& id,
+                       std::uint16_t attempt, Milliseconds lease) {
+  return impl_->extend(now, agent, id, attempt, lease);
 }
 bool Mailbox::tick(MonoTime now) { return impl_->tick(now); }
 std::optional<MonoTime> Mailbox::next_deadline() const { return impl_->next_deadline(); }
 void Mailbox::stop_intake() { impl_->draining_ = true; }
-std::vector<Summary> Mailbox::list() const { return impl_->list(); }
-Result<Delivery> Mailbox::look(const MessageId& id) const { return impl_->look(id); }
+std::vector<Summary> Mailbox::list(const AgentName& agent) const { return impl_->list(agent); }
+Result<Delivery> Mailbox::look(const AgentName& agent, const MessageId& id,
+                               const AgentName& from) const {
+  return impl_->look(agent, id, from);
+}
 Books Mailbox::books() const { return impl_->books(); }
 std::vector<SendOutcome> Mailbox::take_outcomes() { return std::exchange(impl_->outcomes_, {}); }
 

@@ -6,12 +6,16 @@
 // lease, acknowledged, and then marked done in both logs. The engine moves frames and answers
 // between the two; this class decides.
 //
-// Order: per (sender log, receiver, priority) messages form a stream. Its sequence numbers are the
-// log sequences of the sender's outbox records. Each transmission names `prev`, the sequence of the
-// message before it in the stream that has not been answered yet (0: none); the receiver accepts a
-// message only when prev is not beyond what it has stored, so a stream never has holes and a
-// duplicate is one comparison with the high-water mark. Marks survive a restart (records of kind
-// kCursor).
+// A pod has one or several agents (base/encoding.h: the first has the pod's own name), each with
+// an inbox, limits and outcomes of its own, in the one log. Links, incarnations and debts are
+// between pods. Where a call takes an agent of this pod, one that it does not have has no messages.
+//
+// Order: per (sender log, receiving agent, priority) messages form a stream. Its sequence numbers
+// are the log sequences of the sender's outbox records. Each transmission names `prev`, the
+// sequence of the message before it in the stream that has not been answered yet (0: none); the
+// receiver accepts a message only when prev is not beyond what it has stored, so a stream never has
+// holes and a duplicate is one comparison with the high-water mark. Marks survive a restart
+// (records of kind kCursor).
 //
 // Hand-out: priorities take turns, 8 high, 3 normal, 1 low, so that none starves; within a priority
 // the order of arrival. What was handed out comes again as attempt n + 1 until it is acknowledged
@@ -47,6 +51,17 @@ using log::Sequence;
 enum class Priority : std::uint8_t { kHigh = 0, kNormal = 1, kLow = 2 };
 inline constexpr int kPriorities = 3;
 
+// A message that is part of a stream: parts count from 1, the last one ends or aborts it. Each part
+// is a message of its own; the sender numbers them, and the order of sending makes the order of
+// arrival.
+struct StreamPart {
+  enum class Mark : std::uint8_t { kNone = 0, kEnd = 1, kAbort = 2 };
+  MessageId stream;  // unique for each sender
+  std::uint32_t part = 0;
+  Mark mark = Mark::kNone;
+  friend bool operator==(const StreamPart&, const StreamPart&) = default;
+};
+
 struct Message {
   MessageId id;
   AgentName from, to;
@@ -54,6 +69,7 @@ struct Message {
   WallTime sent_at = 0;
   MessageId in_reply_to;  // empty: not a reply
   bool wants_reply = false;
+  std::optional<StreamPart> stream = {};  // then neither a reply nor a question, and kNormal
   std::string body;
   friend bool operator==(const Message&, const Message&) = default;
 };
@@ -68,8 +84,8 @@ enum RecordKind : std::uint8_t { kOutbox = 1, kInbox = 2, kCursor = 3, kUserId =
 
 struct Limits {
   std::uint32_t max_inbox_messages =
-      1000;  // per inbox: ready, leased and dead ones; replies to a request do not count
-  std::uint32_t max_outbox_messages = 1000;  // per destination
+      1000;  // per agent: ready, leased and dead ones; replies to a request do not count
+  std::uint32_t max_outbox_messages = 1000;  // of one sender to one receiver
   std::uint32_t max_message_bytes = 65536;
   std::uint16_t max_attempts = 5;         // in a row, then dead letter
   std::uint32_t max_user_ids = 65536;     // ids remembered against repetition …
@@ -132,6 +148,7 @@ struct Summary {  // for `ls`
   std::uint16_t attempt = 0;
   std::uint32_t bytes = 0;
   WallTime sent_at = 0;
+  std::optional<StreamPart> stream = {};  // of those in the inbox
 };
 
 // What happened to a message that somebody here sent. Exactly one kAccepted or kRefused… per
@@ -149,8 +166,8 @@ struct SendOutcome {
 // successor of this pod would get the message again.
 struct AckDebt {
   Sequence inbox = 0;  // our record
-  AgentName sender;
-  LogId sender_log;  // and the record in it: of whoever keeps the message now
+  AgentName sender;    // its pod
+  LogId sender_log;    // and the record in it: of whoever keeps the message now
   Sequence sender_sequence = 0;
 };
 
@@ -170,7 +187,8 @@ struct Books {  // appended = acked + dead + handed over + live, since open, for
 class Mailbox {
  public:
   // Visit function for log::Log::open: collects records of our kinds until attach().
-  Mailbox(AgentName local, Limits limits);
+  // `pod`: its name, a slot; `agents`: 1 to kMaxAgentsPerPod (checked).
+  Mailbox(AgentName pod, Limits limits, std::uint32_t agents = 1);
   ~Mailbox();
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
@@ -178,39 +196,48 @@ class Mailbox {
   // Ends recovery: leases of the last life are over (messages handed out then come again as attempt
   // + 1).
   void attach(log::Log& log, MonoTime now);
+  [[nodiscard]] bool is_local(const AgentName& agent) const;  // one of this pod's
 
   // ---- sending
   // Appends to the outbox. kFull: the outbox or log is full, nothing kept. kInvalid. A message id
-  // already in the outbox returns that record's sequence (idempotent); one already accepted within
-  // user_id_ttl returns kConflict-free `already`.
+  // already in the outbox for this receiver returns that record's sequence (idempotent); one
+  // already accepted for it within user_id_ttl returns `already`. For another receiver it is
+  // another message.
   struct Sent {
     Sequence sequence = 0;
     std::optional<SendOutcome>
         already;  // the outcome is known at once (local receiver, or repeated id)
   };
-  Result<Sent> send(MonoTime now, Message message);
+  // From an agent of this pod, to any. kNotFound: this pod has no such agent.
+  Result<Sent> send(MonoTime now, const Message& message);
+  // Of one that is known, send() says at once what became of it, and appends nothing.
+  [[nodiscard]] bool knows(const Message& message) const;
+  // Below the limits of the outbox or, to oneself, of the inbox; the log may be full all the same.
+  [[nodiscard]] bool has_room(const Message& message) const;
   // Takes a message back: true when it was certainly never stored elsewhere (then it is gone),
   // false: it may be (unknown).
   bool withdraw(Sequence sequence);
-  // Destinations with something to transmit on a link that is up.
-  [[nodiscard]] std::vector<AgentName> destinations()
-      const;  // every name with unanswered or stored-but-unacked messages
+  // Agents with unanswered or stored-but-unacked messages, a pod's next to each other.
+  [[nodiscard]] std::vector<AgentName> destinations() const;
+  [[nodiscard]] std::vector<AgentName> destinations(const AgentName& pod) const;
+  // Whom our outbox record is for; empty: there is none of that sequence any more.
+  [[nodiscard]] AgentName receiver_of(Sequence sequence) const;
   // The next transmissions for `to`, high priority first (weighted 8:3:1), at most max_bytes (at
   // least one message).
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
-  // A link to this incarnation of `to` is up: everything unanswered is due again; if the
+  // A link to this incarnation of `pod` is up: everything unanswered is due again; if the
   // incarnation is not the one that had stored them, or has not answered for kAskAgainAfter, so is
   // everything stored but not acknowledged.
-  void on_link_up(MonoTime now, const AgentName& to, const LogId& peer_log);
-  void on_link_down(const AgentName& to);
-  // The receiver's answer. kFull keeps the message due again after on_retry(to) (the engine waits);
-  // the engine withdraws at the deadline.
-  void on_answer(MonoTime now, const AgentName& to, const LogId& peer_log, Sequence sequence,
+  void on_link_up(MonoTime now, const AgentName& pod, const LogId& peer_log);
+  void on_link_down(const AgentName& pod);
+  // The receiver's pod's answer. kFull keeps the message due again after on_retry(to) (the engine
+  // waits); the engine withdraws at the deadline.
+  void on_answer(MonoTime now, const AgentName& pod, const LogId& peer_log, Sequence sequence,
                  Answer answer, const std::string& reason);
   void on_retry(const AgentName& to);
   // The receiver's agent has acknowledged: the outbox record is done. Idempotent. false: nothing
   // was recorded, since the record was offered to our successor, which has to.
-  bool on_acked(const AgentName& to, Sequence sequence);
+  bool on_acked(const AgentName& pod, Sequence sequence);
 
   // ---- custody
   // A link to our successor is up, or it has room again: everything in the outbox is to be offered.
@@ -230,44 +257,57 @@ class Mailbox {
                  const Message& message);
   // The same for a message with an origin, from the log that keeps it now and is owed its ack.
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
-  std::optional<Delivery> receive(MonoTime now, Milliseconds lease,
+  std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                   const std::optional<MessageId>& in_reply_to);
+  // The oldest part of a stream of `from`, when it is `part` or an older one; nothing while it is
+  // handed out. Only this takes parts: receive() never does. kDenied: `part` is gone, or the oldest
+  // one is a dead letter.
+  Result<std::optional<Delivery>> receive_part(MonoTime now, const AgentName& agent,
+                                               Milliseconds lease, const AgentName& from,
+                                               const MessageId& stream, std::uint32_t part);
+  // Agents for whom something may be ready that was not, each once since the last call.
+  std::vector<AgentName> take_ready();
+  [[nodiscard]] bool has_ready() const;  // that it would name somebody
   // Reserves `id`: replies to it go only to receive(in_reply_to = id), never to a plain receive,
   // and have a reserved place.
-  void await_reply(const MessageId& id);
-  void forget_reply(const MessageId& id);  // replies that come later are ordinary mail
-  Result<AckResult> ack(MonoTime now, const MessageId& id,
+  // false: too many are awaited in this pod, or it has no such agent.
+  bool await_reply(const AgentName& agent, const MessageId& id);
+  // Replies that come later are ordinary mail.
+  void forget_reply(const AgentName& agent, const MessageId& id);
+  Result<AckResult> ack(MonoTime now, const AgentName& agent, const MessageId& id,
                         std::uint16_t attempt);  // kDenied: not the current attempt; kNotFound
   // The sender's pod recorded it, or is known to be gone for ever: the inbox record is done.
   void on_ack_recorded(Sequence inbox);
-  // `name` counts as gone for ever: all debts to it are settled. Returns the inbox records. Should
+  // `pod` counts as gone for ever: all debts to it are settled. Returns the inbox records. Should
   // it come back all the same, nothing that was acked here comes again here, and it is told so when
   // it asks (kAskAgainAfter).
-  std::vector<Sequence> on_gone(const AgentName& name);
+  std::vector<Sequence> on_gone(const AgentName& pod);
   // Ends a dead letter: as if it had been acknowledged. kNotFound when `id` is not a dead letter
   // here. (Two senders may have chosen the same id: then the letter that came first; redrive, too.)
-  Result<AckResult> purge(const MessageId& id);
+  Result<AckResult> purge(const AgentName& agent, const MessageId& id);
   // Puts a dead letter back into the inbox, in its old place, for another max_attempts hand-outs.
   // Its attempts are counted on, so that an ack, nack or extend of an attempt from before is
   // refused. Marked in the log at once. kNotFound: no such dead letter; kDenied: never again
   // possible, only purge is.
-  Status redrive(const MessageId& id);
+  Status redrive(const AgentName& agent, const MessageId& id);
   [[nodiscard]] std::vector<AckDebt> ack_debts(
-      const AgentName& sender) const;  // to send again after a reconnect
+      const AgentName& pod) const;  // to send again after a reconnect
   [[nodiscard]] std::vector<AgentName> ack_creditors() const;
-  // Whose messages are in the inbox, acked ones that are still owed included, and to which logs
-  // that is owed.
+  // Whose messages are in the inboxes (pods), acked ones that are still owed included, and to which
+  // logs that is owed.
   [[nodiscard]] std::map<AgentName, std::set<LogId>> senders() const;
-  // `name` lives in log `current`, as a link to it showed. Debts to the one that was its current
+  // `pod` lives in log `current`, as a link to it showed. Debts to the one that was its current
   // before stay: its pod may be draining still, and its successor may take over what it has.
-  void on_incarnation(const AgentName& name, const LogId& current);
-  // `log`, a former one of `name`, has ended, and nobody keeps what it had: debts to it are
+  void on_incarnation(const AgentName& pod, const LogId& current);
+  // `log`, a former one of `pod`, has ended, and nobody keeps what it had: debts to it are
   // settled. Its streams' marks stay, should it live after all. Returns the inbox records. Nothing
-  // while `name` has no other current one: a new pod's first mail arrives before we have a link to
+  // while `pod` has no other current one: a new pod's first mail arrives before we have a link to
   // it.
-  std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
-  Status nack(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds delay);
-  Status extend(MonoTime now, const MessageId& id, std::uint16_t attempt, Milliseconds lease);
+  std::vector<Sequence> on_former(const AgentName& pod, const LogId& log);
+  Status nack(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+              Milliseconds delay);
+  Status extend(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+                Milliseconds lease);
   // Ends leases and delays that are over; returns true when something became ready.
   bool tick(MonoTime now);
   [[nodiscard]] std::optional<MonoTime> next_deadline() const;
@@ -275,10 +315,15 @@ class Mailbox {
                        // replies that are awaited
 
   // ---- looking
-  [[nodiscard]] std::vector<Summary> list() const;                          // ≤ 2000 entries
-  [[nodiscard]] std::vector<Summary> dead_letters(std::size_t most) const;  // the oldest first
-  [[nodiscard]] Result<Delivery> look(const MessageId& id) const;           // without taking it
-  [[nodiscard]] Books books() const;
+  // What is in its inbox and what it has sent, ≤ 2000 entries.
+  [[nodiscard]] std::vector<Summary> list(const AgentName& agent) const;
+  [[nodiscard]] std::vector<Summary> dead_letters(const AgentName& agent,
+                                                  std::size_t most) const;  // the oldest first
+  [[nodiscard]] std::uint32_t dead_letter_count(const AgentName& agent) const;
+  // Without taking it; of any sender, or of `from`.
+  [[nodiscard]] Result<Delivery> look(const AgentName& agent, const MessageId& id,
+                                      const AgentName& from = {}) const;
+  [[nodiscard]] Books books() const;  // of all agents together
   // Outcomes that became known since the last call, in order.
   std::vector<SendOutcome> take_outcomes();
 

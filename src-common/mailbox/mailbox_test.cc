@@ -91,11 +91,11 @@ struct Mailboxes : ::testing::Test {
     return s ? s->sequence : 0;
   }
   std::string receive(Pod& x, std::optional<MessageId> reply = {}) {
-    auto d = x.box->receive(now, Milliseconds{100}, reply);
+    auto d = x.box->receive(now, x.name, Milliseconds{100}, reply);
     return d ? d->message.id.value + "/" + std::to_string(d->attempt) : "-";
   }
   void settle(Pod& receiver, Pod& sender, const std::string& id, std::uint16_t attempt) {
-    auto r = receiver.box->ack(now, {id}, attempt);
+    auto r = receiver.box->ack(now, receiver.name, {id}, attempt);
     ASSERT_TRUE(r);
     ASSERT_TRUE(r->debt);
     EXPECT_TRUE(sender.box->on_acked(receiver.name, r->debt->sender_sequence));
@@ -124,6 +124,37 @@ TEST(Codec, RoundTripAndEveryTruncationIsRefused) {
   EXPECT_EQ(*decode(bytes), m);
   for (std::size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(decode(bytes.substr(0, n))) << n;
   EXPECT_FALSE(decode(bytes + "x"));
+}
+
+TEST(Codec, APartOfAStreamHasAVersionOfItsOwn) {
+  using Mark = StreamPart::Mark;
+  for (const Mark mark : {Mark::kNone, Mark::kEnd, Mark::kAbort}) {
+    Message m = message("i", kA, kB, "B");
+    m.stream = {{"log"}, 0x01020304, mark};
+    const std::string bytes = encode(m);
+    ASSERT_TRUE(decode(bytes));
+    EXPECT_EQ(*decode(bytes), m);
+    EXPECT_EQ(bytes.substr(0, 3),
+              std::string("\x03\x01", 2) + static_cast<char>(static_cast<int>(mark) * 2));
+    EXPECT_EQ(bytes.substr(20),
+              std::string("\x01\0\0\0\x03\0\x04\x03\x02\x01", 10) + "iworker-1worker-2logB");
+    for (std::size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(decode(bytes.substr(0, n))) << n;
+    EXPECT_FALSE(decode(bytes + "x"));
+    const Outbound kept{7, 0, m, {log_id(3), 5}};
+    EXPECT_EQ(decode_outbound(7, 0, encode(kept))->message, m) << "also one that is kept";
+  }
+  Message m = message("i", kA, kB, "B");
+  m.stream = {{"log"}, 1, Mark::kNone};
+  const std::string good = encode(m);
+  const std::tuple<std::size_t, char, const char*> rows[] = {
+      {1, 0, "priority high"},   {2, 1, "wants a reply"}, {2, 6, "end and abort"},
+      {2, 8, "an unknown flag"}, {26, 0, "part 0"},       {46, '/', "no name"}};
+  for (const auto& [at, value, why] : rows) {
+    std::string bad = good;
+    ASSERT_NE(bad.at(at), value) << why;
+    bad[at] = value;
+    EXPECT_FALSE(decode(bad)) << why;
+  }
 }
 
 TEST(Codec, BytesAreWhatTheDocumentSays) {
@@ -157,7 +188,7 @@ TEST_F(Mailboxes, AMessageGoesItsWay) {
   EXPECT_EQ(receive(b), "-");
   settle(b, a, "m1", 1);
   EXPECT_EQ(a.box->books().outbox_live + b.box->books().inbox_live, 0U);
-  EXPECT_TRUE(b.box->ack(now, {"m1"}, 1)) << "an ack whose answer was lost may be repeated";
+  EXPECT_TRUE(b.box->ack(now, b.name, {"m1"}, 1)) << "an ack whose answer was lost may be repeated";
 }
 
 struct BadSend {
@@ -180,7 +211,7 @@ TEST_F(Mailboxes, SendRefusesWhatIsWrong) {
     ASSERT_FALSE(r) << row.name;
     EXPECT_EQ(r.error().code, Code::kInvalid) << row.name;
   }
-  EXPECT_TRUE(a.box->list().empty());
+  EXPECT_TRUE(a.box->list(a.name).empty());
 }
 
 TEST_F(Mailboxes, DeliverRefusesWhatIsWrong) {
@@ -234,7 +265,7 @@ TEST_F(Mailboxes, OutboxHasALimitPerReceiver) {
 }
 
 TEST_F(Mailboxes, AnAwaitedReplyHasItsPlaceAndItsReceiver) {
-  b.box->await_reply({"q1"});
+  b.box->await_reply(b.name, {"q1"});
   for (int i = 0; i < 4; ++i) send(a, message("m" + std::to_string(i), kA, kB));
   (void)carry(a, b);
   Message reply = message("r1", kA, kB);
@@ -250,18 +281,18 @@ TEST_F(Mailboxes, AnAwaitedReplyHasItsPlaceAndItsReceiver) {
   EXPECT_EQ(receive(b, MessageId{"q2"}), "-");
   EXPECT_EQ(receive(b, MessageId{"q1"}), "r1/1");
   settle(b, a, "r1", 1);
-  b.box->await_reply({"q1"});
-  b.box->forget_reply({"q1"});
+  b.box->await_reply(b.name, {"q1"});
+  b.box->forget_reply(b.name, {"q1"});
 }
 
 TEST_F(Mailboxes, AForgottenReplyIsOrdinaryMail) {
-  b.box->await_reply({"q1"});
+  b.box->await_reply(b.name, {"q1"});
   Message reply = message("r1", kA, kB);
   reply.in_reply_to.value = "q1";
   send(a, reply);
   (void)carry(a, b);
   EXPECT_EQ(receive(b), "-");
-  b.box->forget_reply({"q1"});
+  b.box->forget_reply(b.name, {"q1"});
   EXPECT_EQ(receive(b), "r1/1");
 }
 
@@ -270,36 +301,36 @@ TEST_F(Mailboxes, LeasesEndAndAttemptsAreCountedUntilDead) {
   (void)carry(a, b);
   EXPECT_EQ(receive(b), "m1/1");
   EXPECT_EQ(b.box->next_deadline(), now + Milliseconds{100});
-  ASSERT_TRUE(b.box->extend(now, {"m1"}, 1, Milliseconds{200}));
+  ASSERT_TRUE(b.box->extend(now, b.name, {"m1"}, 1, Milliseconds{200}));
   now += Milliseconds{150};
   EXPECT_FALSE(b.box->tick(now));
   now += Milliseconds{50};
   EXPECT_TRUE(b.box->tick(now));
   EXPECT_EQ(receive(b), "m1/2");
-  EXPECT_EQ(b.box->ack(now, {"m1"}, 1).error().code, Code::kDenied);
-  EXPECT_EQ(b.box->nack(now, {"m1"}, 1, {}).error().code, Code::kDenied);
-  EXPECT_EQ(b.box->extend(now, {"m1"}, 1, Milliseconds{1}).error().code, Code::kDenied);
-  EXPECT_EQ(b.box->ack(now, {"m1"}, 0).error().code, Code::kDenied);
-  EXPECT_EQ(b.box->ack(now, {"other"}, 1).error().code, Code::kNotFound);
-  ASSERT_TRUE(b.box->nack(now, {"m1"}, 2, {}));
+  EXPECT_EQ(b.box->ack(now, b.name, {"m1"}, 1).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->nack(now, b.name, {"m1"}, 1, {}).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->extend(now, b.name, {"m1"}, 1, Milliseconds{1}).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->ack(now, b.name, {"m1"}, 0).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->ack(now, b.name, {"other"}, 1).error().code, Code::kNotFound);
+  ASSERT_TRUE(b.box->nack(now, b.name, {"m1"}, 2, {}));
   EXPECT_EQ(b.box->books().dead_live, 1U);
-  EXPECT_EQ(b.box->ack(now, {"m1"}, 2).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->ack(now, b.name, {"m1"}, 2).error().code, Code::kDenied);
   EXPECT_EQ(receive(b), "-");
   ASSERT_TRUE(b.start(now, 9));
   link();
   EXPECT_EQ(b.box->books().dead_live, 1U);
-  auto r = b.box->purge({"m1"});
+  auto r = b.box->purge(b.name, {"m1"});
   ASSERT_TRUE(r);
   EXPECT_TRUE(r->debt);
   EXPECT_EQ(b.box->books().dead_live, 0U);
-  EXPECT_EQ(b.box->purge({"m1"}).error().code, Code::kNotFound);
+  EXPECT_EQ(b.box->purge(b.name, {"m1"}).error().code, Code::kNotFound);
 }
 
 TEST_F(Mailboxes, NackWithDelay) {
   send(a, message("m1", kA, kB));
   (void)carry(a, b);
   EXPECT_EQ(receive(b), "m1/1");
-  ASSERT_TRUE(b.box->nack(now, {"m1"}, 1, Milliseconds{30}));
+  ASSERT_TRUE(b.box->nack(now, b.name, {"m1"}, 1, Milliseconds{30}));
   EXPECT_EQ(receive(b), "-");
   now += Milliseconds{30};
   EXPECT_EQ(receive(b), "m1/2");
@@ -326,7 +357,7 @@ TEST_F(Mailboxes, DebtsAndMarksSurviveARestart) {
   EXPECT_EQ(receive(b), "m1/1");
   EXPECT_EQ(receive(b), "m2/1");
   settle(b, a, "m2", 1);
-  ASSERT_TRUE(b.box->ack(now, {"m1"}, 1));
+  ASSERT_TRUE(b.box->ack(now, b.name, {"m1"}, 1));
   ASSERT_TRUE(b.start(now, 9));
   ASSERT_EQ(b.box->ack_debts(kA).size(), 1U);
   EXPECT_EQ(b.box->ack_creditors(), std::vector{kA});
@@ -357,7 +388,7 @@ TEST_F(Mailboxes, ANewIncarnationIsOwedItsAcksBeforeThereIsALinkToIt) {
   };
   ASSERT_EQ(deliver(), Answer::kStored);
   EXPECT_EQ(receive(b), "m0/1");
-  const auto acked = b.box->ack(now, {"m0"}, 1);
+  const auto acked = b.box->ack(now, b.name, {"m0"}, 1);
   ASSERT_TRUE(acked);
   ASSERT_TRUE(acked->debt);
   // Its predecessor, found once more by an old view: nothing of the new one ends by that.
@@ -380,7 +411,7 @@ TEST_F(Mailboxes, ALogThatNeverWasCurrentEndsWhenItIsSaidToBeFormer) {
   EXPECT_EQ(receive(b), "m0/1");
   ASSERT_TRUE(b.start(now, 9));  // what was current is not in the log
   EXPECT_EQ(receive(b), "m0/2");
-  ASSERT_TRUE(b.box->ack(now, {"m0"}, 2));
+  ASSERT_TRUE(b.box->ack(now, b.name, {"m0"}, 2));
   EXPECT_TRUE(b.box->on_former(kA, a.log->id()).empty()) << "there is no other";
   b.box->on_incarnation(kA, log_id(77));
   ASSERT_EQ(b.box->ack_debts(kA).size(), 1U);
@@ -396,7 +427,7 @@ TEST_F(Mailboxes, ASenderThatIsGoneIsOwedNothing) {
   for (const Outbound& o : sent)
     EXPECT_EQ(b.box->deliver(now, a.log->id(), o.sequence, o.prev, o.message), Answer::kStored);
   EXPECT_EQ(receive(b), "m1/1");
-  ASSERT_TRUE(b.box->ack(now, {"m1"}, 1)->debt);
+  ASSERT_TRUE(b.box->ack(now, b.name, {"m1"}, 1)->debt);
   EXPECT_TRUE(b.box->on_gone({"worker-7"}).empty());
   EXPECT_EQ(b.box->ack_creditors(), std::vector{kA});
   EXPECT_EQ(b.box->on_gone(kA).size(), 1U);
@@ -421,7 +452,7 @@ TEST_F(Mailboxes, AFormerPodThatStillSendsDeliversNothingTwice) {
   };
   ASSERT_EQ(deliver(), Answer::kStored);
   EXPECT_EQ(receive(b), "m-0000000000000001/1");
-  ASSERT_TRUE(b.box->ack(now, {"m-0000000000000001"}, 1)->debt);
+  ASSERT_TRUE(b.box->ack(now, b.name, {"m-0000000000000001"}, 1)->debt);
   b.box->on_incarnation(kA, log_id(77));
   EXPECT_EQ(b.box->on_former(kA, a.log->id()).size(), 1U) << "the ack is OK now";
   EXPECT_EQ(deliver(), Answer::kFinished);
@@ -441,7 +472,7 @@ TEST_F(Mailboxes, ASenderThatWasGivenUpAsksWhatBecameOfItsMessages) {
   send(a, message("m1", kA, kB));
   (void)carry(a, b);
   EXPECT_EQ(receive(b), "m1/1");
-  ASSERT_TRUE(b.box->ack(now, {"m1"}, 1)->debt);
+  ASSERT_TRUE(b.box->ack(now, b.name, {"m1"}, 1)->debt);
   EXPECT_EQ(b.box->on_gone(kA).size(), 1U);
   EXPECT_TRUE(again(kAskAgainAfter - Milliseconds{1}).empty());
   now += kAskAgainAfter;
@@ -501,7 +532,6 @@ TEST_F(Mailboxes, AWipedSenderRepeatsAnIdOnce) {
 TEST_F(Mailboxes, UserIdsAreRememberedAcrossRestartsUntilTheyExpire) {
   const Sequence s = send(a, message("job-1", kA, kB));
   EXPECT_EQ(send(a, message("job-1", kA, kB)), s);
-  EXPECT_EQ(a.box->send(now, message("job-1", kA, {"worker-3"})).error().code, Code::kConflict);
   (void)carry(a, b);
   (void)receive(b);
   settle(b, a, "job-1", 1);
@@ -510,11 +540,141 @@ TEST_F(Mailboxes, UserIdsAreRememberedAcrossRestartsUntilTheyExpire) {
   ASSERT_TRUE(again);
   ASSERT_TRUE(again->already);
   EXPECT_FALSE(again->already->error);
-  EXPECT_EQ(a.box->send(now, message("job-1", kA, {"worker-3"})).error().code, Code::kConflict);
   now += Milliseconds{3600 * 1000 + 1};
   (void)a.box->tick(now);
   EXPECT_EQ(a.log->stats().live_records, 0U);
   EXPECT_FALSE(a.box->send(now, message("job-1", kA, kB))->already);
+}
+
+Message part(std::uint32_t number, StreamPart::Mark mark = StreamPart::Mark::kNone) {
+  Message m = message("part-" + std::to_string(number), kA, kB);
+  m.stream = {{"log"}, number, mark};
+  return m;
+}
+
+struct Streams : Mailboxes {
+  std::string next(std::uint32_t number) {
+    const auto got = b.box->receive_part(now, b.name, Milliseconds{100}, kA, {"log"}, number);
+    if (!got) return std::string(code_name(got.error().code)) + ": " + got.error().message;
+    if (!*got) return "-";
+    return std::to_string((*got)->message.stream->part) + "/" + std::to_string((*got)->attempt);
+  }
+};
+
+TEST_F(Streams, PartsComeInOrderAndOnlyToWhoeverAsksForThem) {
+  for (const std::uint32_t number : {1U, 2U}) send(a, part(number));
+  send(a, message("m-0000000000000009", kA, kB));
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "m-0000000000000009/1") << "not a part";
+  EXPECT_EQ(receive(b), "-");
+  EXPECT_EQ(b.box->list(b.name)[0].stream->part, 1U);
+  EXPECT_EQ(next(1), "1/1");
+  EXPECT_EQ(next(2), "-") << "part 1 is not done";
+  now += Milliseconds{101};
+  EXPECT_EQ(next(2), "1/2") << "it comes again before part 2";
+  settle(b, a, "part-1", 2);
+  EXPECT_EQ(next(1),
+            "refused: part 1 of stream log from worker-1 is lost, or was read before; the "
+            "next one is part 2");
+  EXPECT_EQ(next(2), "2/1");
+  settle(b, a, "part-2", 1);
+  EXPECT_EQ(next(3), "-");
+  EXPECT_EQ(
+      b.box->receive_part(now, b.name, Milliseconds{1}, {"worker-9"}, {"log"}, 1)->has_value(),
+      false);
+}
+
+TEST_F(Streams, TheOrderIsKeptOverRestartsOfEitherSide) {
+  send(a, part(1));
+  send(a, part(2, StreamPart::Mark::kEnd));
+  ASSERT_TRUE(a.start(now, 1));
+  link();
+  (void)carry(a, b);
+  EXPECT_EQ(next(1), "1/1");
+  ASSERT_TRUE(b.start(now, 2));
+  link();
+  EXPECT_EQ(receive(b), "-") << "a part after a restart, too";
+  EXPECT_EQ(next(2), "1/2");
+  settle(b, a, "part-1", 2);
+  ASSERT_TRUE(b.start(now, 2));
+  link();
+  EXPECT_EQ(next(2), "2/1");
+  settle(b, a, "part-2", 1);
+  EXPECT_EQ(b.box->books().inbox_live, 0U);
+}
+
+TEST_F(Streams, ADeadPartEndsItWithWordsUntilSomebodyDecides) {
+  send(a, part(1));
+  send(a, part(2));
+  (void)carry(a, b);
+  for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
+    EXPECT_EQ(next(1), "1/" + std::to_string(attempt));
+    ASSERT_TRUE(b.box->nack(now, b.name, {"part-1"}, attempt, {}));
+  }
+  EXPECT_EQ(next(1),
+            "refused: part 1 of stream log from worker-1 is a dead letter: redrive it, or "
+            "purge it and go on behind");
+  EXPECT_EQ(next(2).substr(0, 7), "refused") << "part 2 does not overtake it";
+  ASSERT_TRUE(b.box->redrive(b.name, {"part-1"}));
+  EXPECT_EQ(next(1), "1/3");
+  settle(b, a, "part-1", 3);
+  EXPECT_EQ(next(2), "2/1");
+}
+
+TEST_F(Streams, TheSenderSendsItAgainAfterItsPodWasLost) {
+  send(a, part(1));
+  send(a, part(2));
+  (void)carry(a, b);
+  EXPECT_EQ(next(1), "1/1");
+  a.directory.wipe();
+  ASSERT_TRUE(a.start(now, 9));
+  link();
+  for (const std::uint32_t number : {1U, 2U, 3U}) send(a, part(number));
+  (void)carry(a, b);
+  EXPECT_EQ(next(2), "-") << "the same message, still handed out";
+  settle(b, a, "part-1", 1);
+  EXPECT_EQ(next(2), "2/1");
+  settle(b, a, "part-2", 1);
+  EXPECT_EQ(next(3), "3/1");
+}
+
+TEST_F(Streams, WhatIsNoPartIsNotSent) {
+  const std::function<void(Message&)> rows[] = {
+      [](Message& m) { m.stream->part = 0; }, [](Message& m) { m.stream->stream.value = ""; },
+      [](Message& m) { m.wants_reply = true; }, [](Message& m) { m.in_reply_to.value = "q"; },
+      [](Message& m) { m.priority = Priority::kHigh; }};
+  for (const auto& spoil : rows) {
+    Message m = part(1);
+    spoil(m);
+    EXPECT_EQ(a.box->send(now, m).error().code, Code::kInvalid);
+    EXPECT_EQ(b.box->deliver(now, a.log->id(), 1, 0, m), Answer::kRefused);
+  }
+}
+
+TEST_F(Mailboxes, AnIdIsOneMessageForEachReceiver) {
+  const AgentName c{"worker-3"};
+  const Sequence to_b = send(a, message("job-1", kA, kB)), to_c = send(a, message("job-1", kA, c));
+  const Sequence to_a = send(a, message("job-1", kA, kA));
+  EXPECT_EQ(std::set({to_a, to_b, to_c}).size(), 3U);
+  EXPECT_EQ(send(a, message("job-1", kA, c)), to_c);
+  (void)carry(a, b);
+  EXPECT_EQ(receive(b), "job-1/1");
+  settle(b, a, "job-1", 1);
+  ASSERT_TRUE(a.start(now, 9));
+  EXPECT_TRUE(a.box->send(now, message("job-1", kA, kB))->already) << "accepted once, here";
+  EXPECT_EQ(send(a, message("job-1", kA, c)), to_c) << "and still under way there";
+  EXPECT_FALSE(a.box->send(now, message("job-1", kA, c))->already);
+  EXPECT_TRUE(a.box->send(now, message("job-1", kA, kA))->already->repeated);
+  EXPECT_EQ(a.box->look(a.name, {"job-1"})->message.to, kA) << "the inbox before the outbox";
+}
+
+TEST(MailboxLimits, AnIdIsNotForgottenWhileItIsBeingRemembered) {
+  Pod a{kA, {.max_user_ids = 2}};
+  ASSERT_TRUE(a.start(kStart, 1));
+  for (const char* under_way : {"job-1", "job-2"})
+    ASSERT_TRUE(a.box->send(kStart, message(under_way, kA, kB)));
+  ASSERT_TRUE(a.box->send(kStart, message("job-3", kA, kA))->already);
+  EXPECT_TRUE(a.box->send(kStart, message("job-3", kA, kA))->already->repeated);
 }
 
 TEST(MailboxLimits, UserIdsAndStreamsAreBounded) {
@@ -526,9 +686,9 @@ TEST(MailboxLimits, UserIdsAndStreamsAreBounded) {
     const LogId from = log_id(100 + i);
     EXPECT_EQ(b.box->deliver(kStart, from, 1, 0, message(id, {"worker-" + std::to_string(i)}, kB)),
               Answer::kStored);
-    auto d = b.box->receive(kStart, Milliseconds{100}, {});
+    auto d = b.box->receive(kStart, b.name, Milliseconds{100}, {});
     ASSERT_TRUE(d);
-    auto r = b.box->ack(kStart, d->message.id, 1);
+    auto r = b.box->ack(kStart, b.name, d->message.id, 1);
     ASSERT_TRUE(r);
     b.box->on_ack_recorded(r->debt->inbox);
   }
@@ -542,7 +702,7 @@ TEST_F(Mailboxes, LocalMessagesAreAcceptedAtOnce) {
   EXPECT_TRUE(s->already->local);
   EXPECT_EQ(a.box->send(now, message("note", kA, kA))->sequence, s->sequence);
   EXPECT_EQ(receive(a), "note/1");
-  auto r = a.box->ack(now, {"note"}, 1);
+  auto r = a.box->ack(now, a.name, {"note"}, 1);
   ASSERT_TRUE(r);
   EXPECT_FALSE(r->debt);
   ASSERT_TRUE(a.start(now, 9));
@@ -552,7 +712,7 @@ TEST_F(Mailboxes, LocalMessagesAreAcceptedAtOnce) {
 }
 
 TEST_F(Mailboxes, DrainingRefusesAllButAwaitedReplies) {
-  b.box->await_reply({"q1"});
+  b.box->await_reply(b.name, {"q1"});
   b.box->stop_intake();
   send(a, message("m1", kA, kB));
   Message reply = message("r1", kA, kB);
@@ -566,6 +726,54 @@ TEST_F(Mailboxes, DrainingRefusesAllButAwaitedReplies) {
   EXPECT_TRUE(std::any_of(outcomes.begin(), outcomes.end(), [](const SendOutcome& o) {
     return o.error && o.error->code == Code::kDenied;
   }));
+}
+
+// The record of the former creditor counts as acked until it is gone: its attempt is no longer one.
+TEST_F(Mailboxes, ALateAckIsRefusedAlsoAfterAnInterruptedChangeOfTheCreditor) {
+  const Message m = message("m1", kA, kB);
+  int handed_out_again = 0;
+  for (std::uint64_t change = 1; change <= 8; ++change) {
+    Pod c(kB);
+    ASSERT_TRUE(c.start(now, 50));
+    ASSERT_EQ(c.box->deliver(now, log_id(70), 1, 0, m), Answer::kStored);
+    ASSERT_EQ(receive(c), "m1/1");
+    ASSERT_TRUE(c.log->commit());
+    c.directory.crash_in(change);
+    (void)c.box->deliver(now, log_id(71), 1, 0, m);
+    c.box.reset();
+    c.log.reset();
+    c.directory.restart(nullptr);
+    ASSERT_TRUE(c.start(now, 50));
+    if (receive(c) != "m1/2") continue;
+    ++handed_out_again;
+    EXPECT_EQ(c.box->ack(now, kB, m.id, 1).error().code, Code::kDenied) << "at change " << change;
+    EXPECT_TRUE(c.box->ack(now, kB, m.id, 2)) << "at change " << change;
+  }
+  EXPECT_GT(handed_out_again, 3);
+}
+
+TEST_F(Mailboxes, ACopyThatCameAfterItsMessageWasTakenBackIsNotASecondMessage) {
+  const Message m = message("m1", kA, kB);
+  ASSERT_EQ(b.box->deliver(now, a.log->id(), 5, 0, m), Answer::kStored);
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), 6, 0, m), Answer::kDuplicate) << "sent again";
+  EXPECT_EQ(receive(b), "m1/1");
+  EXPECT_EQ(receive(b), "-");
+  const auto acked = b.box->ack(now, kB, m.id, 1);
+  ASSERT_TRUE(acked && acked->debt);
+  EXPECT_EQ(acked->debt->sender_sequence, 6U) << "owed to the one that waits for it";
+}
+
+TEST_F(Mailboxes, DrainingDoesNotRefuseWhatItHas) {
+  const Message m = message("m1", kA, kB);
+  LogId former;
+  former.bytes[0] = 77;  // of the sender's pod, which was lost before it heard the answer
+  ASSERT_EQ(b.box->deliver(now, former, 5, 0, m), Answer::kStored);
+  b.box->stop_intake();
+  send(a, m);
+  const auto answers = carry(a, b);
+  EXPECT_EQ(std::count(answers.begin(), answers.end(), Answer::kRefused), 0);
+  EXPECT_EQ(receive(b), "m1/1");
+  EXPECT_EQ(receive(b), "-");
 }
 
 TEST_F(Mailboxes, ARefusalNeverDropsWhatWasAcceptedBefore) {
@@ -595,6 +803,26 @@ TEST_F(Mailboxes, WithdrawIsTrueOnlyWhenItIsCertain) {
   ASSERT_EQ(a.box->transmit(kB, 1000).size(), 1U);
   a.box->on_answer(now, kB, b.log->id(), s, Answer::kFull, "");
   EXPECT_TRUE(a.box->withdraw(s)) << "the same incarnation has it not";
+}
+
+// It was sent once more, since one behind it found a gap, while its own answer was still to come.
+TEST_F(Mailboxes, TheAnswerToAnEarlierTransmissionDecidesNothing) {
+  const Sequence s = send(a, message("m1", kA, kB)), t = send(a, message("m2", kA, kB));
+  const auto answer = [&](Sequence sequence, Answer said) {
+    a.box->on_answer(now, kB, b.log->id(), sequence, said, "");
+  };
+  ASSERT_EQ(a.box->transmit(kB, 1000).size(), 2U);
+  answer(s, Answer::kFull);
+  a.box->on_retry(kB);
+  ASSERT_EQ(a.box->transmit(kB, 1000).size(), 1U);
+  answer(t, Answer::kGap);
+  const auto again = a.box->transmit(kB, 1000);
+  ASSERT_EQ(again.size(), 2U);
+  ASSERT_EQ(again[0].sequence, s);
+  answer(s, Answer::kFull);
+  EXPECT_FALSE(a.box->withdraw(s)) << "the latest transmission may have been stored";
+  answer(s, Answer::kFull);
+  EXPECT_TRUE(a.box->withdraw(s));
 }
 
 TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {
@@ -634,14 +862,14 @@ struct Inbox {
   }
   // Takes and acks one; its priority.
   std::optional<std::size_t> take() {
-    const auto d = pod.box->receive(kStart, Milliseconds{100}, {});
+    const auto d = pod.box->receive(kStart, pod.name, Milliseconds{100}, {});
     if (!d) return std::nullopt;
     const auto p = static_cast<std::uint64_t>(d->message.priority);
     const auto number = std::stoull(d->message.id.value.substr(10), nullptr, 16);
     const auto sender = std::stoull(d->message.from.value.substr(7));
     const std::uint64_t expected = ++taken[{sender, p}];
     EXPECT_EQ(number, expected) << "out of order: " << d->message.id.value;
-    const auto acked = pod.box->ack(kStart, d->message.id, 1);
+    const auto acked = pod.box->ack(kStart, pod.name, d->message.id, 1);
     EXPECT_TRUE(acked && acked->debt);
     if (acked && acked->debt) pod.box->on_ack_recorded(acked->debt->inbox);
     --waiting[p];
@@ -710,7 +938,7 @@ TEST_F(Mailboxes, APriorityThatCannotBeHandedOutCostsTheOthersNothing) {
   EXPECT_EQ(receive(b), "same/1");
   EXPECT_EQ(receive(b), "other/1");
   EXPECT_EQ(receive(b), "-");
-  ASSERT_TRUE(b.box->ack(now, {"same"}, 1));
+  ASSERT_TRUE(b.box->ack(now, b.name, {"same"}, 1));
   EXPECT_EQ(receive(b), "same/1");
 }
 
@@ -724,23 +952,25 @@ TEST_F(Mailboxes, ARedrivenDeadLetterHasAnotherRound) {
     return answer;
   };
   EXPECT_EQ(deliver(), Answer::kStored);
-  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound) << "it is not dead";
+  EXPECT_EQ(b.box->redrive(b.name, {"m1"}).error().code, Code::kNotFound) << "it is not dead";
   EXPECT_EQ(receive(b), "m1/1");
-  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound);
-  ASSERT_TRUE(b.box->nack(now, {"m1"}, 1, {}));
+  EXPECT_EQ(b.box->redrive(b.name, {"m1"}).error().code, Code::kNotFound);
+  ASSERT_TRUE(b.box->nack(now, b.name, {"m1"}, 1, {}));
   EXPECT_EQ(receive(b), "m1/2");
-  ASSERT_TRUE(b.box->nack(now, {"m1"}, 2, {}));
-  ASSERT_EQ(b.box->dead_letters(9).size(), 1U);
-  EXPECT_EQ(b.box->dead_letters(9)[0].attempt, 2);
-  EXPECT_TRUE(b.box->dead_letters(0).empty());
+  ASSERT_TRUE(b.box->nack(now, b.name, {"m1"}, 2, {}));
+  ASSERT_EQ(b.box->dead_letters(b.name, 9).size(), 1U);
+  EXPECT_EQ(b.box->dead_letters(b.name, 9)[0].attempt, 2);
+  EXPECT_TRUE(b.box->dead_letters(b.name, 0).empty());
 
-  ASSERT_TRUE(b.box->redrive({"m1"}));
-  EXPECT_EQ(b.box->redrive({"m1"}).error().code, Code::kNotFound) << "once is enough";
+  ASSERT_TRUE(b.box->redrive(b.name, {"m1"}));
+  EXPECT_EQ(b.box->redrive(b.name, {"m1"}).error().code, Code::kNotFound) << "once is enough";
   const auto nothing_of_before_counts = [&] {
     for (std::uint16_t attempt = 0; attempt <= 2; ++attempt) {
-      EXPECT_EQ(b.box->ack(now, {"m1"}, attempt).error().code, Code::kDenied) << attempt;
-      EXPECT_EQ(b.box->nack(now, {"m1"}, attempt, {}).error().code, Code::kDenied) << attempt;
-      EXPECT_EQ(b.box->extend(now, {"m1"}, attempt, Milliseconds{9}).error().code, Code::kDenied)
+      EXPECT_EQ(b.box->ack(now, b.name, {"m1"}, attempt).error().code, Code::kDenied) << attempt;
+      EXPECT_EQ(b.box->nack(now, b.name, {"m1"}, attempt, {}).error().code, Code::kDenied)
+          << attempt;
+      EXPECT_EQ(b.box->extend(now, b.name, {"m1"}, attempt, Milliseconds{9}).error().code,
+                Code::kDenied)
           << attempt;
     }
     const Books books = b.box->books();
@@ -755,17 +985,17 @@ TEST_F(Mailboxes, ARedrivenDeadLetterHasAnotherRound) {
   link();
   nothing_of_before_counts();
   EXPECT_EQ(receive(b), "m1/3");
-  EXPECT_EQ(b.box->ack(now, {"m1"}, 2).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->ack(now, b.name, {"m1"}, 2).error().code, Code::kDenied);
   ASSERT_TRUE(b.start(now, 9));
   link();
   EXPECT_EQ(receive(b), "m1/4") << "a whole round, also when it is interrupted";
   ASSERT_TRUE(b.start(now, 9));
   link();
   EXPECT_EQ(receive(b), "-");
-  ASSERT_EQ(b.box->dead_letters(9).size(), 1U) << "and not more than one";
+  ASSERT_EQ(b.box->dead_letters(b.name, 9).size(), 1U) << "and not more than one";
   ASSERT_TRUE(b.start(now, 9));
   link();
-  ASSERT_TRUE(b.box->redrive({"m1"}));
+  ASSERT_TRUE(b.box->redrive(b.name, {"m1"}));
   EXPECT_EQ(receive(b), "m1/5");
   settle(b, a, "m1", 5);
   EXPECT_EQ(deliver(), Answer::kFinished);
@@ -778,11 +1008,11 @@ TEST_F(Mailboxes, ARedrivenDeadLetterComesInItsOldPlace) {
   for (const char* id : {"m1", "m2"}) send(a, message(id, kA, kB));
   (void)carry(a, b);
   for (const char* expected : {"m1/1", "m2/1"}) EXPECT_EQ(receive(b), expected);
-  ASSERT_TRUE(b.box->nack(now, {"m1"}, 1, {}));
+  ASSERT_TRUE(b.box->nack(now, b.name, {"m1"}, 1, {}));
   EXPECT_EQ(receive(b), "m1/2");
-  ASSERT_TRUE(b.box->nack(now, {"m1"}, 2, {}));
-  ASSERT_TRUE(b.box->nack(now, {"m2"}, 1, {}));
-  ASSERT_TRUE(b.box->redrive({"m1"}));
+  ASSERT_TRUE(b.box->nack(now, b.name, {"m1"}, 2, {}));
+  ASSERT_TRUE(b.box->nack(now, b.name, {"m2"}, 1, {}));
+  ASSERT_TRUE(b.box->redrive(b.name, {"m1"}));
   EXPECT_EQ(receive(b), "m1/3");
   EXPECT_EQ(receive(b), "m2/2");
 }
@@ -791,16 +1021,16 @@ TEST_F(Mailboxes, ARedriveSurvivesTheLossOfTheSendersCopy) {
   send(a, message("job-1", kA, kB));
   (void)carry(a, b);
   EXPECT_EQ(receive(b), "job-1/1");
-  ASSERT_TRUE(b.box->nack(now, {"job-1"}, 1, {}));
+  ASSERT_TRUE(b.box->nack(now, b.name, {"job-1"}, 1, {}));
   EXPECT_EQ(receive(b), "job-1/2");
-  ASSERT_TRUE(b.box->nack(now, {"job-1"}, 2, {}));
-  ASSERT_TRUE(b.box->redrive({"job-1"}));
+  ASSERT_TRUE(b.box->nack(now, b.name, {"job-1"}, 2, {}));
+  ASSERT_TRUE(b.box->redrive(b.name, {"job-1"}));
   a.directory.wipe();
   ASSERT_TRUE(a.start(now, 11));
   link();
   send(a, message("job-1", kA, kB));
   EXPECT_EQ(carry(a, b), std::vector{Answer::kDuplicate}) << "written anew for the new creditor";
-  EXPECT_EQ(b.box->ack(now, {"job-1"}, 2).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->ack(now, b.name, {"job-1"}, 2).error().code, Code::kDenied);
   ASSERT_TRUE(b.start(now, 9));
   link();
   EXPECT_EQ(b.box->books().dead_live, 0U);
@@ -814,16 +1044,16 @@ TEST_F(Mailboxes, OfTwoDeadLettersWithOneIdTheFirstIsMeant) {
     EXPECT_EQ(b.box->deliver(now, log_id(sender), 1, 0, m), Answer::kStored);
     for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
       EXPECT_EQ(receive(b), "same/" + std::to_string(attempt));
-      ASSERT_TRUE(b.box->nack(now, {"same"}, attempt, {}));
+      ASSERT_TRUE(b.box->nack(now, b.name, {"same"}, attempt, {}));
     }
   }
-  ASSERT_EQ(b.box->dead_letters(9).size(), 2U);
-  const auto first = b.box->purge({"same"});
+  ASSERT_EQ(b.box->dead_letters(b.name, 9).size(), 2U);
+  const auto first = b.box->purge(b.name, {"same"});
   ASSERT_TRUE(first && first->debt);
   EXPECT_EQ(first->debt->sender.value, "worker-7");
-  ASSERT_TRUE(b.box->redrive({"same"}));
-  EXPECT_EQ(b.box->purge({"same"}).error().code, Code::kNotFound);
-  const auto d = b.box->receive(now, Milliseconds{100}, {});
+  ASSERT_TRUE(b.box->redrive(b.name, {"same"}));
+  EXPECT_EQ(b.box->purge(b.name, {"same"}).error().code, Code::kNotFound);
+  const auto d = b.box->receive(now, b.name, Milliseconds{100}, {});
   ASSERT_TRUE(d);
   EXPECT_EQ(d->message.from.value, "worker-8");
 }
@@ -835,22 +1065,22 @@ TEST(MailboxLimits, AttemptsThatCannotBeCountedOnAreRefused) {
   ASSERT_EQ(b.box->deliver(kStart, log_id(1), 1, 0, message("m1", kA, kB)), Answer::kStored);
   std::uint16_t last = 0;
   const auto wear_out = [&] {
-    while (auto d = b.box->receive(kStart, Milliseconds{100}, {})) {
+    while (auto d = b.box->receive(kStart, b.name, Milliseconds{100}, {})) {
       ASSERT_GT(d->attempt, last);
       last = d->attempt;
-      ASSERT_TRUE(b.box->nack(kStart, {"m1"}, last, {}));
+      ASSERT_TRUE(b.box->nack(kStart, b.name, {"m1"}, last, {}));
     }
   };
   wear_out();
   EXPECT_EQ(last, kAttempts);
-  ASSERT_TRUE(b.box->redrive({"m1"}));
+  ASSERT_TRUE(b.box->redrive(b.name, {"m1"}));
   wear_out();
   EXPECT_EQ(last, 2 * kAttempts);
-  const auto third = b.box->redrive({"m1"});
+  const auto third = b.box->redrive(b.name, {"m1"});
   ASSERT_FALSE(third);
   EXPECT_EQ(third.error().code, Code::kDenied);
   EXPECT_EQ(b.box->books().dead_live, 1U);
-  EXPECT_TRUE(b.box->purge({"m1"}));
+  EXPECT_TRUE(b.box->purge(b.name, {"m1"}));
 }
 
 TEST_F(Mailboxes, ADamagedDeadLetterIsNotRedriven) {
@@ -868,10 +1098,10 @@ TEST_F(Mailboxes, ADamagedDeadLetterIsNotRedriven) {
   }
   ASSERT_TRUE(damaged);
   EXPECT_EQ(receive(b), "-");
-  ASSERT_EQ(b.box->dead_letters(9).size(), 1U) << "set aside, not handed out";
-  EXPECT_EQ(b.box->redrive({"m-0123456789abcdef"}).error().code, Code::kDenied);
+  ASSERT_EQ(b.box->dead_letters(b.name, 9).size(), 1U) << "set aside, not handed out";
+  EXPECT_EQ(b.box->redrive(b.name, {"m-0123456789abcdef"}).error().code, Code::kDenied);
   EXPECT_EQ(b.box->books().dead_live, 1U);
-  EXPECT_TRUE(b.box->purge({"m-0123456789abcdef"}));
+  EXPECT_TRUE(b.box->purge(b.name, {"m-0123456789abcdef"}));
 }
 
 TEST_F(Mailboxes, ARedriveThatCannotBeWrittenHasNotHappened) {
@@ -879,13 +1109,13 @@ TEST_F(Mailboxes, ARedriveThatCannotBeWrittenHasNotHappened) {
   (void)carry(a, b);
   for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
     EXPECT_EQ(receive(b), "m1/" + std::to_string(attempt));
-    ASSERT_TRUE(b.box->nack(now, {"m1"}, attempt, {}));
+    ASSERT_TRUE(b.box->nack(now, b.name, {"m1"}, attempt, {}));
   }
   b.directory.fail_in(1);
-  EXPECT_FALSE(b.box->redrive({"m1"}));
+  EXPECT_FALSE(b.box->redrive(b.name, {"m1"}));
   EXPECT_EQ(b.box->books().dead_live, 1U);
   EXPECT_EQ(receive(b), "-");
-  ASSERT_TRUE(b.box->redrive({"m1"}));
+  ASSERT_TRUE(b.box->redrive(b.name, {"m1"}));
   EXPECT_EQ(receive(b), "m1/3");
 }
 
@@ -904,12 +1134,12 @@ TEST_F(Mailboxes, AcksWorkWhenTheLogIsFull) {
   ASSERT_GT(s, 5U);
   std::vector<AckDebt> debts;
   for (std::uint16_t attempt = 1; attempt <= 5; ++attempt) {
-    ASSERT_TRUE(c.box->receive(now, Milliseconds{100}, {}));
-    ASSERT_TRUE(c.box->nack(now, {"m-1000000000000000"}, attempt, {}));
+    ASSERT_TRUE(c.box->receive(now, c.name, Milliseconds{100}, {}));
+    ASSERT_TRUE(c.box->nack(now, c.name, {"m-1000000000000000"}, attempt, {}));
   }
-  ASSERT_TRUE(c.box->redrive({"m-1000000000000000"})) << "so does a redrive";
-  while (auto d = c.box->receive(now, Milliseconds{100}, {})) {
-    auto r = c.box->ack(now, d->message.id, d->attempt);
+  ASSERT_TRUE(c.box->redrive(c.name, {"m-1000000000000000"})) << "so does a redrive";
+  while (auto d = c.box->receive(now, c.name, Milliseconds{100}, {})) {
+    auto r = c.box->ack(now, c.name, d->message.id, d->attempt);
     ASSERT_TRUE(r);
     debts.push_back(*r->debt);
   }

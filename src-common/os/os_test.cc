@@ -36,6 +36,25 @@ TEST_F(PosixFileTest, WritesReadsListsRemoves) {
   EXPECT_EQ((*dir)->open("b", false).error().code, Code::kNotFound);
 }
 
+TEST(PosixView, ShowsAFileInMemoryAsItIsAndBecomes) {
+  std::string pattern = "/dev/shm/swarm-os-XXXXXX";
+  const std::string path = ::mkdtemp(pattern.data());
+  {
+    auto dir = open_directory(path);
+    auto file = (*dir)->open("a", true);
+    ASSERT_TRUE((*file)->allocate(8192));
+    ASSERT_TRUE((*file)->write_at(4096, "before"));
+    const auto view = (*file)->view(8192);
+    ASSERT_TRUE(view);
+    EXPECT_EQ(view->bytes().size(), 8192U);
+    EXPECT_EQ(view->bytes().substr(4095, 7), std::string_view("\0before", 7));
+    ASSERT_TRUE((*file)->write_at(4096, "after"));
+    EXPECT_EQ(view->bytes().substr(4096, 6), "aftere");
+    EXPECT_EQ((*file)->view(8193), nullptr) << "beyond its end there is nothing to look at";
+  }
+  std::filesystem::remove_all(path);
+}
+
 TEST_F(PosixFileTest, RefusesSymbolicLinks) {
   std::filesystem::create_symlink("/etc/passwd", path_ + "/link");
   auto dir = open_directory(path_);
@@ -67,6 +86,18 @@ TEST_F(PosixFileTest, ReadFileHasALimit) {
   ASSERT_TRUE((*file)->write_at(0, "12345"));
   EXPECT_EQ(*read_file(path_ + "/a", 5), "12345");
   EXPECT_EQ(read_file(path_ + "/a", 4).error().code, Code::kInvalid);
+}
+
+TEST(DirectoryLock, OneOwnerUntilItIsGone) {
+  std::string path = ::testing::TempDir() + "swarm-lock-XXXXXX";
+  ASSERT_NE(::mkdtemp(path.data()), nullptr);
+  auto first = lock_directory(path);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(lock_directory(path).error().code, Code::kConflict);
+  first->reset();
+  EXPECT_TRUE(lock_directory(path));
+  std::filesystem::remove_all(path);
+  EXPECT_EQ(lock_directory(path).error().code, Code::kNotFound);
 }
 
 }  // namespace

@@ -1,7 +1,11 @@
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -49,9 +53,34 @@ class Fd {
   int fd_;
 };
 
+class MappedView final : public View {
+ public:
+  MappedView(void* begin, std::size_t length) : begin_(begin), length_(length) {}
+  MappedView(const MappedView&) = delete;
+  MappedView& operator=(const MappedView&) = delete;
+  ~MappedView() override { ::munmap(begin_, length_); }
+  [[nodiscard]] std::string_view bytes() const override {
+    return {static_cast<const char*>(begin_), length_};
+  }
+
+ private:
+  void* begin_;
+  std::size_t length_;
+};
+
 class PosixFile final : public File {
  public:
   PosixFile(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
+
+  // Only in memory: where a device can fail to give a page, touching that would be a signal.
+  std::unique_ptr<View> view(std::size_t length) override {
+    struct statfs system {};
+    const auto has = size();
+    if (!has || *has < length || ::fstatfs(fd_.get(), &system) != 0 || system.f_type != TMPFS_MAGIC)
+      return nullptr;
+    void* begin = ::mmap(nullptr, length, PROT_READ, MAP_SHARED | MAP_POPULATE, fd_.get(), 0);
+    return begin == MAP_FAILED ? nullptr : std::make_unique<MappedView>(begin, length);
+  }
 
   Status write_at(std::uint64_t offset, std::string_view data) override {
     while (!data.empty()) {
@@ -96,6 +125,11 @@ class PosixFile final : public File {
     struct stat st {};
     if (::fstat(fd_.get(), &st) != 0) return errno_error("stat " + name_);
     return static_cast<std::uint64_t>(st.st_size);
+  }
+
+  Status sync() override {
+    if (::fdatasync(fd_.get()) != 0) return errno_error("sync " + name_);
+    return {};
   }
 
  private:
@@ -150,9 +184,22 @@ class PosixDirectory final : public Directory {
     return Space{st.f_blocks * st.f_frsize, st.f_bavail * st.f_frsize};
   }
 
+  Status sync() override {
+    if (::fsync(fd_.get()) != 0) return errno_error("sync " + path_);
+    return {};
+  }
+
  private:
   Fd fd_;
   std::string path_;
+};
+
+class PosixLock final : public DirectoryLock {
+ public:
+  explicit PosixLock(int fd) : fd_(fd) {}
+
+ private:
+  Fd fd_;
 };
 
 }  // namespace
@@ -161,6 +208,17 @@ Result<std::unique_ptr<Directory>> open_directory(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return errno_error("open " + path);
   return std::unique_ptr<Directory>(std::make_unique<PosixDirectory>(fd, path));
+}
+
+Result<std::unique_ptr<DirectoryLock>> lock_directory(const std::string& path) {
+  // A file: network file systems know locks of directories on one node only.
+  const std::string name = path + "/lock";
+  const int fd = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return errno_error("open " + name);
+  auto lock = std::make_unique<PosixLock>(fd);
+  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return std::unique_ptr<DirectoryLock>(std::move(lock));
+  if (errno == EWOULDBLOCK) return Error{Code::kConflict, path + " is used by another process"};
+  return errno_error("lock " + path);
 }
 
 Result<std::string> read_file(const std::string& path, std::size_t limit) {

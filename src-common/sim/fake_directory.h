@@ -6,6 +6,10 @@
 // call fails until restart(). restart() may additionally undo a random number of the latest changes
 // down to the last barrier(): a stricter world, in which only what was committed lasts.
 //
+// Power loss (a journal on a disk): power_loss() keeps of what was written since a file's last
+// sync() any of the writes, of names that were changed since the directory's last sync() the first
+// ones.
+//
 // An observer hears of every change before it happens, and what will become of it.
 //
 // Threads: one. Files borrow the Directory.
@@ -72,6 +76,28 @@ class FakeDirectory final : public os::Directory {
     files_.clear();
     undo_.clear();
   }
+  // From now on it is known what is not synced yet.
+  void keep_unsynced() {
+    keep_unsynced_ = true;
+    names_since_sync_ = {files_};
+  }
+  // Files opened before must be gone.
+  void power_loss(Random& random) {
+    files_ = names_since_sync_[random.below(names_since_sync_.size())];
+    for (auto& [bytes, unsynced] : unsynced_) {
+      *bytes = unsynced.synced;
+      for (const auto& [offset, data] : unsynced.writes) {
+        if (random.chance(50)) continue;
+        if (offset + data.size() > bytes->size()) bytes->resize(offset + data.size(), '\0');
+        bytes->replace(offset, data.size(), data);
+      }
+    }
+    unsynced_.clear();
+    names_since_sync_ = {files_};
+    crashed_ = false;
+    undo_.clear();
+    calm();
+  }
   // The files of `other`, as they are now.
   void copy_files(const FakeDirectory& other) {
     wipe();
@@ -98,6 +124,7 @@ class FakeDirectory final : public os::Directory {
           break;
       }
       files_[name] = std::make_shared<std::string>();
+      names_changed();
       if (keep_undo_) undo_.push_back([this, name] { files_.erase(name); });
     }
     return std::unique_ptr<os::File>(std::make_unique<FakeFile>(*this, name, files_.at(name)));
@@ -110,6 +137,7 @@ class FakeDirectory final : public os::Directory {
       return f == Fault::kCrash ? dead() : internal_error("remove failed");
     if (keep_undo_) undo_.push_back([this, name, kept = it->second] { files_[name] = kept; });
     files_.erase(it);
+    names_changed();
     return {};
   }
   Status rename(const std::string& from, const std::string& to) override {
@@ -122,6 +150,7 @@ class FakeDirectory final : public os::Directory {
     if (const auto old = files_.find(to); old != files_.end()) replaced = old->second;
     files_[to] = it->second;
     files_.erase(from);
+    names_changed();
     if (!keep_undo_) return {};
     undo_.push_back([this, from, to, replaced] {
       files_[from] = files_.at(to);
@@ -132,6 +161,8 @@ class FakeDirectory final : public os::Directory {
     });
     return {};
   }
+  // Whether its files can be looked at without a copy, as in memory, or not, as on a disk.
+  void offer_views(bool offer) { views_ = offer; }
   Result<std::vector<std::string>> list() override {
     if (crashed_) return dead();
     std::vector<std::string> names;
@@ -143,8 +174,24 @@ class FakeDirectory final : public os::Directory {
     const std::uint64_t u = used();
     return os::Space{capacity_, capacity_ > u ? capacity_ - u : 0};
   }
+  Status sync() override {
+    if (crashed_) return dead();
+    if (keep_unsynced_) names_since_sync_ = {files_};
+    return {};
+  }
 
  private:
+  using Bytes = std::shared_ptr<std::string>;
+  struct Unsynced {
+    std::string synced;
+    std::vector<std::pair<std::size_t, std::string>> writes;
+  };
+  void names_changed() {
+    if (keep_unsynced_) names_since_sync_.push_back(files_);
+  }
+  Unsynced& unsynced_of(const Bytes& bytes) {
+    return unsynced_.try_emplace(bytes, Unsynced{*bytes, {}}).first->second;
+  }
   static Error dead() { return internal_error("the process is dead"); }
   [[nodiscard]] std::uint64_t used() const {
     std::uint64_t sum = 0;
@@ -165,8 +212,25 @@ class FakeDirectory final : public os::Directory {
     return fault;
   }
 
+  class FakeView final : public os::View {
+   public:
+    FakeView(std::shared_ptr<std::string> file, std::size_t length)
+        : file_(std::move(file)), length_(length) {}
+    [[nodiscard]] std::string_view bytes() const override {
+      return std::string_view(*file_).substr(0, length_);
+    }
+
+   private:
+    std::shared_ptr<std::string> file_;
+    std::size_t length_;
+  };
+
   class FakeFile final : public os::File {
    public:
+    std::unique_ptr<os::View> view(std::size_t length) override {
+      if (!directory_.views_ || directory_.crashed_ || bytes_->size() < length) return nullptr;
+      return std::make_unique<FakeView>(bytes_, length);
+    }
     FakeFile(FakeDirectory& directory, std::string name, std::shared_ptr<std::string> bytes)
         : directory_(directory), name_(std::move(name)), bytes_(std::move(bytes)) {}
     Status write_at(std::uint64_t offset, std::string_view data) override {
@@ -190,6 +254,8 @@ class FakeDirectory final : public os::Directory {
           bytes->resize(old_size);
         });
       }
+      if (directory_.keep_unsynced_)
+        directory_.unsynced_of(bytes_).writes.emplace_back(offset, data.substr(0, size));
       bytes_->replace(static_cast<std::size_t>(offset), size, data.substr(0, size));
       if (fault == Fault::kCrash) return dead();
       if (fault == Fault::kFail) return Error{Code::kFull, "no space"};
@@ -218,6 +284,11 @@ class FakeDirectory final : public os::Directory {
       if (directory_.crashed_) return dead();
       return std::uint64_t{bytes_->size()};
     }
+    Status sync() override {
+      if (directory_.crashed_) return dead();
+      directory_.unsynced_.erase(bytes_);
+      return {};
+    }
 
    private:
     FakeDirectory& directory_;
@@ -227,10 +298,13 @@ class FakeDirectory final : public os::Directory {
 
   std::uint64_t capacity_;
   std::uint64_t changes_ = 0, crash_at_ = 0, fail_at_ = 0;
-  bool crashed_ = false, keep_undo_ = true;
+  bool crashed_ = false, keep_undo_ = true, views_ = true;
   Observer observer_;
   std::map<std::string, std::shared_ptr<std::string>> files_;
   std::vector<std::function<void()>> undo_;
+  bool keep_unsynced_ = false;
+  std::map<Bytes, Unsynced> unsynced_;
+  std::vector<std::map<std::string, Bytes>> names_since_sync_;  // the first is what is synced
 };
 
 }  // namespace swarm::sim

@@ -49,9 +49,10 @@ MessageNumber World::sent_as(const LogId& log, log::Sequence sequence) const {
 }
 
 void World::send_new(Pod& pod) {
-  const bool to_itself = random_.chance(10);
-  const MessageNumber number =
-      model_.add(pod.name, to_itself ? pod.name : other(pod).name, random_.chance(60));
+  const bool within_pod = random_.chance(10);
+  const AgentName from = one_of(pod), to = one_of(within_pod ? pod : other(pod));
+  const bool same_id = random_.chance(20);
+  const MessageNumber number = model_.add(from, to, random_.chance(60), same_id);
   mailbox::Message& m = model_.at(number).message;
   m.body = std::string(random_.below(random_.chance(20) ? 900 : 100), 'b') + m.id.value;
   m.priority = static_cast<mailbox::Priority>(random_.below(mailbox::kPriorities));
@@ -68,7 +69,7 @@ void World::send_again(Pod& pod) {
   const auto number = static_cast<MessageNumber>(all - 1 - random_.below(recent));
   Known& k = model_.at(number);
   // Beyond what is promised: both pods lost their logs, or an id that is not remembered.
-  if (k.message.from != pod.name || ((k.sender_lost || k.moved) && k.receiver_lost) ||
+  if (k.sender != pod.name || ((k.sender_lost || k.moved) && k.receiver_lost) ||
       (k.generated && (k.sender_lost || k.moved || k.delivered || k.ack_tried)) ||
       (k.local && k.sender_lost) || k.refused)
     return;
@@ -76,20 +77,21 @@ void World::send_again(Pod& pod) {
   send(pod, number);
 }
 
-void World::receive(Pod& pod) {
+void World::receive(Pod& pod, const AgentName& agent) {
   event();
   std::optional<MessageId> reply;
   if (random_.chance(20)) reply = MessageId{"q-" + std::to_string(random_.below(4))};
   pod.doing = Step::kHandedOut;
-  const auto delivery =
-      pod.box->receive(pod.now, Milliseconds{static_cast<int>(20 + random_.below(400))}, reply);
+  const auto delivery = pod.box->receive(
+      pod.now, agent, Milliseconds{static_cast<int>(20 + random_.below(400))}, reply);
   pod.doing.reset();
   if (!delivery) return;
   const mailbox::Message& m = delivery->message;
   if (traced()) say(pod, "gets " + m.id.value + "/" + std::to_string(delivery->attempt));
-  const auto number = model_.find(m.id);
+  const auto number = model_.find(m.id, m.to);
   if (!number) return model_.fail(m.id.value + " was never sent");
-  if (reply ? m.in_reply_to != *reply : pod.awaited.contains(m.in_reply_to))
+  if (m.to != agent) return model_.fail(m.id.value + " went to another agent of its pod");
+  if (reply ? m.in_reply_to != *reply : pod.awaited.contains({agent, m.in_reply_to}))
     return model_.fail(m.id.value + " went to a receiver it was not for");
   pod.batch.add(Step::kHandedOut);
   model_.handed_out(*number, *delivery, pod.life, pod.now);
@@ -103,11 +105,12 @@ void World::use_held(Pod& pod) {
   const Held held = pod.held[i];
   Known& k = model_.at(held.message);
   const MessageId& id = k.message.id;
+  const AgentName& agent = k.message.to;
   const std::size_t what = random_.below(100);
   pod.doing = Step::kAcked;
   if (what < 55) {
     const bool late = held.attempt < k.attempt || held.attempt <= k.round;
-    const auto result = pod.box->ack(pod.now, id, held.attempt);
+    const auto result = pod.box->ack(pod.now, agent, id, held.attempt);
     if (traced())
       say(pod, "acks " + id.value + "/" + std::to_string(held.attempt) +
                    (result ? "" : ": " + result.error().message));
@@ -119,7 +122,7 @@ void World::use_held(Pod& pod) {
     }
   } else if (what < 75) {
     const Milliseconds delay{static_cast<int>(random_.below(100))};
-    const auto status = pod.box->nack(pod.now, id, held.attempt, delay);
+    const auto status = pod.box->nack(pod.now, agent, id, held.attempt, delay);
     if (traced()) say(pod, "nacks " + id.value + "/" + std::to_string(held.attempt));
     if (status) {
       k.held_until = pod.now + delay;
@@ -131,12 +134,13 @@ void World::use_held(Pod& pod) {
     }
   } else if (what < 85) {
     const Milliseconds lease{static_cast<int>(random_.below(300))};
-    if (pod.box->extend(pod.now, id, held.attempt, lease)) {
+    if (pod.box->extend(pod.now, agent, id, held.attempt, lease)) {
       k.held_until = pod.now + lease;
       k.held_in_life = pod.life;
     }
   } else if (what < 95 && held.attempt > 1) {
-    const auto result = pod.box->ack(pod.now, id, static_cast<std::uint16_t>(held.attempt - 1));
+    const auto result =
+        pod.box->ack(pod.now, agent, id, static_cast<std::uint16_t>(held.attempt - 1));
     if (result && result->debt) model_.fail(id.value + ": an ack of an older attempt was accepted");
   }
   pod.doing.reset();
@@ -173,24 +177,25 @@ void World::withdraw(Pod& pod) {
 
 void World::toggle_await(Pod& pod) {
   event();
+  const AgentName agent = one_of(pod);
   const MessageId id{"q-" + std::to_string(random_.below(4))};
-  if (pod.awaited.erase(id) != 0) return pod.box->forget_reply(id);
-  pod.awaited.insert(id);
-  pod.box->await_reply(id);
+  if (pod.awaited.erase({agent, id}) != 0) return pod.box->forget_reply(agent, id);
+  pod.awaited.insert({agent, id});
+  pod.box->await_reply(agent, id);
 }
 
-void World::redrive(Pod& pod) {
-  for (const mailbox::Summary& letter : pod.box->dead_letters(3)) {
+void World::redrive(Pod& pod, const AgentName& agent) {
+  for (const mailbox::Summary& letter : pod.box->dead_letters(agent, 3)) {
     event();
     pod.doing = Step::kRedriven;
-    const auto status = pod.box->redrive(letter.id);
+    const auto status = pod.box->redrive(agent, letter.id);
     pod.doing.reset();
     if (pod.directory.crashed()) return;
     if (!status) continue;
     if (traced()) say(pod, "redrives " + letter.id.value);
     ++totals_.redriven;
     pod.batch.add(Step::kRedriven);
-    const auto number = model_.find(letter.id);
+    const auto number = model_.find(letter.id, letter.to);
     if (!number) return model_.fail(letter.id.value + " is a dead letter that nobody has sent");
     Known& k = model_.at(*number);
     k.redriven = true;
@@ -200,13 +205,13 @@ void World::redrive(Pod& pod) {
   }
 }
 
-void World::purge(Pod& pod, std::size_t most) {
-  for (const mailbox::Summary& letter : pod.box->dead_letters(most)) {
+void World::purge(Pod& pod, const AgentName& agent, std::size_t most) {
+  for (const mailbox::Summary& letter : pod.box->dead_letters(agent, most)) {
     event();
     pod.doing = Step::kPurged;
-    const auto result = pod.box->purge(letter.id);
+    const auto result = pod.box->purge(agent, letter.id);
     pod.doing.reset();
-    const auto number = model_.find(letter.id);
+    const auto number = model_.find(letter.id, letter.to);
     if (!number) return model_.fail(letter.id.value + " is a dead letter that nobody has sent");
     Known& k = model_.at(*number);
     if (result) k.ack_tried = true;
@@ -232,7 +237,8 @@ void World::tick(Pod& pod) {
 
 void World::retry(Pod& pod) {
   event();
-  pod.box->on_retry(other(pod).name);
+  const Pod& peer = other(pod);
+  for (std::uint32_t n = 0; n < peer.agents; ++n) pod.box->on_retry(agent_of(peer.name, n));
 }
 
 void World::drain(Pod& pod) {
@@ -244,7 +250,7 @@ void World::drain(Pod& pod) {
 
 void World::collect_outcomes(Pod& pod) {
   for (const mailbox::SendOutcome& outcome : pod.box->take_outcomes()) {
-    const auto number = model_.find(outcome.id);
+    const auto number = model_.find(outcome.id, outcome.to);
     if (!number) return model_.fail(outcome.id.value + " has an outcome and was never sent");
     tell(pod, outcome.error ? Kind::kRefusedByOther : Kind::kAccepted, *number);
   }
@@ -291,21 +297,28 @@ void World::check_books(Pod& pod) {
     return model_.fail(pod.name.value + "'s books of what it sent do not balance");
   if (b.stored != b.acked + b.inbox_live + b.dead_live)
     return model_.fail(pod.name.value + "'s books of what it stored do not balance");
-  const std::uint32_t most_out = std::max(pod.limits.max_outbox_messages, pod.found.outbox_live);
-  const std::uint32_t most_in =
-      std::max(pod.limits.max_inbox_messages, pod.found.inbox_live + pod.found.dead_live);
-  if (b.outbox_live <= most_out && b.inbox_live + b.dead_live <= most_in) return;
-  if (!random_.chance(10)) return;           // what follows takes long
-  std::uint32_t outgoing = 0, incoming = 0;  // replies have places of their own
-  for (const mailbox::Summary& s : pod.box->list()) {
-    const auto number = model_.find(s.id);
+  const mailbox::Limits& limits = pod.limits;
+  if (b.outbox_live <= limits.max_outbox_messages &&
+      b.inbox_live + b.dead_live <= limits.max_inbox_messages)
+    return;
+  if (!random_.chance(10)) return;  // what follows takes long
+  const Pod::Fill fill = pod.fill([&](const mailbox::Summary& s) {
     // What was handed over comes on top of what a pod has sent.
-    if (s.where == mailbox::Summary::Where::kOutgoing && b.adopted > 0) continue;
-    if (!number || !model_.at(*number).message.in_reply_to.empty()) continue;
-    ++(s.where == mailbox::Summary::Where::kOutgoing ? outgoing : incoming);
-  }
-  if (outgoing > most_out) return model_.fail(pod.name.value + "'s outbox is above its limit");
-  if (incoming > most_in) model_.fail(pod.name.value + "'s inbox is above its limit");
+    if (s.where == mailbox::Summary::Where::kOutgoing && b.adopted > 0) return false;
+    const auto number = model_.find(s.id, s.to);
+    // Replies have places of their own.
+    return number && model_.at(*number).message.in_reply_to.empty();
+  });
+  const auto check = [&](const std::map<std::string, std::uint32_t>& fills,
+                         const std::map<std::string, std::uint32_t>& found, std::uint32_t limit) {
+    for (const auto& [which, n] : fills) {
+      const auto before = found.find(which);
+      if (n > std::max(limit, before == found.end() ? 0 : before->second))
+        return model_.fail(which + " is above its limit");
+    }
+  };
+  check(fill.out, pod.found.out, limits.max_outbox_messages);
+  check(fill.in, pod.found.in, limits.max_inbox_messages);
 }
 
 }  // namespace swarm::simulator

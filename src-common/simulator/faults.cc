@@ -146,7 +146,7 @@ void World::recover(Pod& pod, Steps interrupted, bool die) {
   pod.batch.add(Step::kRecovered);
   pod.life = ++lives_;
   pod.draining = false;
-  pod.found = pod.box->books();
+  pod.found = pod.fill([](const mailbox::Summary&) { return true; });
   if (pod.recovery.fresh && pod.begun)
     return model_.fail(pod.name.value + "'s log was lost in a restart");
   if (!pod.begun) ++logs_of(pod.name);
@@ -197,7 +197,7 @@ void World::pass_name(Pod& pod) {
   meet(pod.batch, Fault::kSuccessor);
   link_down();
   auto& place = pods_[pod.name == kFirstName ? 0 : 1];
-  auto next = std::make_unique<Pod>(pod.name, pod.limits, pod.segments);
+  auto next = std::make_unique<Pod>(pod.name, pod.agents, pod.limits, pod.segments);
   next->now = pod.now + Milliseconds{static_cast<int>(random_.below(1000))};
   ghost_ = std::move(place);
   place = std::move(next);

@@ -110,7 +110,7 @@ void World::offer(Pod& pod) {
     link::put_u64(payload, o.prev);
     payload += mailbox::encode(o);
     push(pod, other(other(pod)).log->id(), FrameType::kHandover, payload,
-         model_.find(o.message.id).value_or(kNoMessage));
+         model_.find(o.message.id, o.message.to).value_or(kNoMessage));
   }
 }
 
@@ -216,13 +216,15 @@ void World::transmit(Pod& pod, std::size_t max_bytes) {
   Pod& peer = other(pod);
   if (!connected(pod, peer)) return;
   event();
-  for (const mailbox::Outbound& o : pod.box->transmit(peer.name, max_bytes)) {
-    std::string payload;
-    link::put_u64(payload, o.sequence);
-    link::put_u64(payload, o.prev);
-    payload += mailbox::encode(o);
-    push(pod, peer.log->id(), FrameType::kMessage, payload,
-         model_.find(o.message.id).value_or(kNoMessage));
+  for (const AgentName& agent : pod.box->destinations(peer.name)) {
+    for (const mailbox::Outbound& o : pod.box->transmit(agent, max_bytes)) {
+      std::string payload;
+      link::put_u64(payload, o.sequence);
+      link::put_u64(payload, o.prev);
+      payload += mailbox::encode(o);
+      push(pod, peer.log->id(), FrameType::kMessage, payload,
+           model_.find(o.message.id, o.message.to).value_or(kNoMessage));
+    }
   }
 }
 
@@ -291,7 +293,7 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
                                  : pod.box->deliver(pod.now, packet.from, sequence, prev, *message);
       pod.doing.reset();
       if (kept && answer == Answer::kFinished) {
-        for (const mailbox::AckDebt& debt : pod.box->ack_debts(message->from)) {
+        for (const mailbox::AckDebt& debt : pod.box->ack_debts(peer)) {
           if (debt.sender_log == packet.from && debt.sender_sequence == sequence) owe(pod, debt);
         }
       }
@@ -300,7 +302,7 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
                      std::to_string(static_cast<int>(answer)));
       if (answer == Answer::kStored || answer == Answer::kDuplicate) {
         if (answer == Answer::kStored) latest(Step::kStored);
-        if (const auto number = model_.find(message->id))
+        if (const auto number = model_.find(message->id, message->to))
           tell(pod, News::Kind::kReceiverHas, *number);
       }
       std::string payload;

@@ -4,10 +4,10 @@
 #include <charconv>
 #include <cstdio>
 
+#include "base/encoding.h"
+
 namespace swarm::simulator {
 namespace {
-
-std::size_t side(const AgentName& name) { return name == kFirstName ? 0 : 1; }
 
 // Once the same id was sent again, one refusal says nothing about the other sending.
 void refuse(Known& k) {
@@ -16,30 +16,43 @@ void refuse(Known& k) {
 
 }  // namespace
 
-MessageNumber Model::add(const AgentName& from, const AgentName& to, bool generated) {
+MessageNumber Model::add(const AgentName& from, const AgentName& to, bool generated, bool same_id) {
   const auto number = static_cast<MessageNumber>(known_.size());
   Known k;
   k.generated = generated;
-  k.local = from == to;
-  char text[24];
-  std::snprintf(text, sizeof text, generated ? "m-%016llx" : "job-%llu",
-                static_cast<unsigned long long>(number));
-  k.message.id.value = text;
+  k.sender = pod_of(from);
+  k.receiver = pod_of(to);
+  k.local = k.sender == k.receiver;
+  if (same_id && number > 0) {
+    const Known& last = known_.back();
+    if (last.generated == generated && (!generated || last.message.from == from) &&
+        !find(last.message.id, to))
+      k.message.id = last.message.id;
+  }
+  if (k.message.id.empty()) {
+    char text[24];
+    std::snprintf(text, sizeof text, generated ? "m-%016llx" : "job-%llu",
+                  static_cast<unsigned long long>(number));
+    k.message.id.value = text;
+  }
   k.message.from = from;
   k.message.to = to;
   known_.push_back(std::move(k));
   return number;
 }
 
-std::optional<MessageNumber> Model::find(const MessageId& id) const {
+// An id has the number of the first message that has it; others follow that one.
+std::optional<MessageNumber> Model::find(const MessageId& id, const AgentName& to) const {
   const bool generated = id.value.compare(0, 2, "m-") == 0;
   const std::size_t prefix = generated ? 2 : 4;
   if (id.value.size() <= prefix) return std::nullopt;
   std::size_t number = 0;
   std::from_chars(id.value.data() + prefix, id.value.data() + id.value.size(), number,
                   generated ? 16 : 10);
-  if (number >= known_.size() || known_[number].message.id != id) return std::nullopt;
-  return static_cast<MessageNumber>(number);
+  for (; number < known_.size() && known_[number].message.id == id; ++number) {
+    if (known_[number].message.to == to) return static_cast<MessageNumber>(number);
+  }
+  return std::nullopt;
 }
 
 void Model::hear(const News& news) {
@@ -110,8 +123,7 @@ void Model::hear_handed_out(Known& k, std::uint16_t attempt) {
                        k.message.in_reply_to.empty();
   if (ordered) {
     const auto number = static_cast<MessageNumber>(&k - known_.data()) + 1;
-    MessageNumber& latest = latest_[side(k.message.from)][side(k.message.to)]
-                                   [static_cast<std::size_t>(k.message.priority)];
+    MessageNumber& latest = latest_[{k.message.from, k.message.to, k.message.priority}];
     if (number <= latest) return fail(k, "is out of order");
     latest = number;
   }
@@ -122,19 +134,19 @@ void Model::hear_handed_out(Known& k, std::uint16_t attempt) {
 bool Model::may_lose(const AgentName& name) const {
   for (const Known& k : known_) {
     if (!k.accepted || k.ack_ok || k.local) continue;
-    if (!(k.message.from == name ? k.receiver_has : k.sender_has)) return false;
+    if (!(k.sender == name ? k.receiver_has : k.sender_has)) return false;
   }
   return true;
 }
 
 void Model::lose(const AgentName& name) {
   for (Known& k : known_) {
-    if (k.message.from == name) {
+    if (k.sender == name) {
       k.late = k.late || !k.accepted;
       k.sender_has = false;
       k.sender_lost = true;
     }
-    if (k.message.to == name) {
+    if (k.receiver == name) {
       k.receiver_has = false;
       k.receiver_lost = true;
       k.attempt = k.round = 0;
@@ -144,18 +156,18 @@ void Model::lose(const AgentName& name) {
 
 bool Model::may_retire(const AgentName& name) const {
   return std::all_of(known_.begin(), known_.end(), [&](const Known& k) {
-    return !k.accepted || k.ack_ok || k.local || k.message.to != name || k.sender_has;
+    return !k.accepted || k.ack_ok || k.local || k.receiver != name || k.sender_has;
   });
 }
 
 void Model::retire(const AgentName& name) {
   for (Known& k : known_) {
-    if (k.message.from == name) {
+    if (k.sender == name) {
       k.late = k.late || !k.accepted;
       k.moved = true;
     }
-    if (k.local && k.message.from == name) k.sender_lost = true;
-    if (k.message.to != name) continue;
+    if (k.local && k.sender == name) k.sender_lost = true;
+    if (k.receiver != name) continue;
     k.receiver_has = false;
     k.receiver_lost = true;
     k.attempt = k.round = 0;

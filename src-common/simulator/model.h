@@ -6,10 +6,11 @@
 // Threads: one. Not a model of how the mailbox works: only of what it promises.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "mailbox/mailbox.h"
@@ -23,7 +24,8 @@ using MessageNumber = std::uint32_t;  // 0, 1, … in the order of their first s
 
 struct Known {
   mailbox::Message message;
-  bool generated = false, local = false;  // its id was made by the sidecar; sent to oneself
+  AgentName sender, receiver;             // their pods
+  bool generated = false, local = false;  // its id was made by the sidecar; sent within a pod
   bool resent = false, redriven = false;
   bool accepted = false, refused = false;  // told so; refused: never delivered
   bool delivered = false, ack_tried = false, ack_ok = false;
@@ -58,9 +60,11 @@ struct News {
 
 class Model {
  public:
-  // A message that nobody has sent yet, with its id.
-  MessageNumber add(const AgentName& from, const AgentName& to, bool generated);
-  [[nodiscard]] std::optional<MessageNumber> find(const MessageId& id) const;
+  // A message that nobody has sent yet, with its id. `same_id`: that of the one added before,
+  // unless that id has gone to `to` already, or is not one that `from` can have chosen.
+  MessageNumber add(const AgentName& from, const AgentName& to, bool generated,
+                    bool same_id = false);
+  [[nodiscard]] std::optional<MessageNumber> find(const MessageId& id, const AgentName& to) const;
   Known& at(MessageNumber number) { return known_[number]; }
   [[nodiscard]] const std::vector<Known>& all() const { return known_; }
 
@@ -90,7 +94,7 @@ class Model {
 
   std::vector<Known> known_;
   // Of each sender, receiver and priority the message that was handed out last.
-  std::array<std::array<std::array<MessageNumber, mailbox::kPriorities>, 2>, 2> latest_{};
+  std::map<std::tuple<AgentName, AgentName, mailbox::Priority>, MessageNumber> latest_;
   std::string broken_;
 };
 

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/encoding.h"
 #include "link/frame.h"
 #include "log/log.h"
 #include "mailbox/mailbox.h"
@@ -79,8 +80,9 @@ struct Held {  // a hand-out that its agent has not ended yet
 };
 
 struct Pod {
-  Pod(AgentName n, mailbox::Limits l, std::uint32_t most_segments)
+  Pod(AgentName n, std::uint32_t its_agents, mailbox::Limits l, std::uint32_t most_segments)
       : name(std::move(n)),
+        agents(its_agents),
         limits(l),
         segments(most_segments),
         directory(bytes_of(most_segments)) {}
@@ -91,12 +93,14 @@ struct Pod {
     return 8192 + std::uint64_t{segments} * kSegmentBytes;
   }
   [[nodiscard]] log::Options options() const {
-    return {.max_bytes = bytes_of(segments), .segment_bytes = kSegmentBytes};
+    return {.max_bytes = bytes_of(segments),
+            .segment_bytes = kSegmentBytes,
+            .young_bytes = 1024};  // some reads find theirs, some don't
   }
   // A new process on the directory as it is.
   bool start(const LogId& new_id) {
     stop();
-    box = std::make_unique<mailbox::Mailbox>(name, limits);
+    box = std::make_unique<mailbox::Mailbox>(name, limits, agents);
     highest = 0;
     auto opened = log::Log::open(
         directory, options(), new_id,
@@ -115,7 +119,27 @@ struct Pod {
     log.reset();
   }
 
+  // How many messages each agent of the world has in its inbox here, or is sent from here.
+  struct Fill {
+    std::map<std::string, std::uint32_t> in, out;
+  };
+  template <typename Counts>
+  [[nodiscard]] Fill fill(const Counts& counts) const {
+    Fill filled;
+    for (std::uint32_t n = 0; n < agents; ++n) {
+      for (const mailbox::Summary& s : box->list(agent_of(name, n))) {
+        if (!counts(s)) continue;
+        if (s.where == mailbox::Summary::Where::kOutgoing)
+          ++filled.out[s.from.value + "'s outbox for " + s.to.value];
+        else
+          ++filled.in["the inbox of " + s.to.value];
+      }
+    }
+    return filled;
+  }
+
   const AgentName name;
+  const std::uint32_t agents;
   const mailbox::Limits limits;
   const std::uint32_t segments;
   sim::FakeDirectory directory;
@@ -127,7 +151,7 @@ struct Pod {
   bool draining = false;
   // What this process has found. A message that was done, when that could not be written before the
   // process died, is there again: then a box may be above its limit for a while.
-  mailbox::Books found;
+  Fill found;
 
   MonoTime now = kBegin;
   int rate = 1;
@@ -151,7 +175,7 @@ struct Pod {
   std::map<log::Sequence, MessageNumber> waiting;  // inbox record → whose ack waits for the sender
   std::map<log::Sequence, MessageNumber> sending;
   std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts;  // sender's record → ours
-  std::set<MessageId> awaited;
+  std::set<std::pair<AgentName, MessageId>> awaited;
 };
 
 }  // namespace swarm::simulator

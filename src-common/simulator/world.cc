@@ -16,7 +16,8 @@ bool is_rare(Step step) {
          step == Step::kPurged;
 }
 
-// Of a log that has sent, when all else is done: a priority is a stream, and its replies another.
+// Of a log that has sent to an agent, when all else is done: a priority is a stream, and its
+// replies another.
 constexpr std::uint64_t kMarksOfALog = 2 * mailbox::kPriorities;
 constexpr std::uint64_t kMarksOfOffers = 1;  // how far its predecessor has handed over
 
@@ -39,8 +40,9 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
         .max_attempts = static_cast<std::uint16_t>(2 + random_.below(is_rare(aimed_step_) ? 1 : 6)),
         .user_id_ttl = kUserIdTtl,
         .max_kept = static_cast<std::uint32_t>(1 + random_.below(30))};
-    const auto segments = static_cast<std::uint32_t>(6 + random_.below(20));
-    pods_.push_back(std::make_unique<Pod>(name, limits, segments));
+    const auto agents = static_cast<std::uint32_t>(1 + random_.below(3));
+    const auto segments = static_cast<std::uint32_t>(6 + 2 * agents + random_.below(20));
+    pods_.push_back(std::make_unique<Pod>(name, agents, limits, segments));
     watch(*pods_.back());
   }
   for (auto& pod : pods_) recover(*pod, {}, false);
@@ -123,7 +125,7 @@ void World::ordinary_step(Pod& pod) {
   else if (what < 620)
     handle(pod);
   else if (what < 730)
-    receive(pod);
+    receive(pod, one_of(pod));
   else if (what < 840)
     use_held(pod);
   else if (what < 870)
@@ -139,9 +141,9 @@ void World::ordinary_step(Pod& pod) {
   else if (what < 975)
     toggle_await(pod);
   else if (what < 983)
-    redrive(pod);
+    redrive(pod, one_of(pod));
   else if (what < 987)
-    purge(pod, 1);
+    purge(pod, one_of(pod), 1);
   else if (what < 989)
     drain(pod);
   else if (chaotic_ && linked_)
@@ -154,13 +156,13 @@ void World::ordinary_step(Pod& pod) {
 void World::on_the_way_to_aim(Pod& pod) {
   switch (aimed_step_) {
     case Step::kRedriven:
-      return redrive(pod);
+      return redrive(pod, one_of(pod));
     case Step::kPurged:
-      return purge(pod, 1);
+      return purge(pod, one_of(pod), 1);
     case Step::kCopied:
       return send_new(pod);
     default:
-      return receive(pod);
+      return receive(pod, one_of(pod));
   }
 }
 
@@ -233,17 +235,21 @@ void World::heal_pod(Pod& pod, int round) {
   collect_outcomes(pod);
   flush(pod);
   if (failed()) return;
-  receive(pod);
-  flush(pod);
-  if (failed()) return;
+  for (std::uint32_t n = 0; n < pod.agents; ++n) {
+    receive(pod, agent_of(pod.name, n));
+    flush(pod);
+    if (failed()) return;
+  }
   for (const Held& held : pod.held) {
     event();
-    const auto result = pod.box->ack(pod.now, model_.at(held.message).message.id, held.attempt);
+    const auto result = pod.box->ack(pod.now, model_.at(held.message).message.to,
+                                     model_.at(held.message).message.id, held.attempt);
     if (result) acked(pod, held.message, *result);
   }
   pod.held.clear();
-  if (round == kRedriveRound && random_.chance(30)) redrive(pod);
-  if (round > kPurgeAfterRounds) purge(pod, pod.limits.max_inbox_messages);
+  if (round == kRedriveRound && random_.chance(30)) redrive(pod, one_of(pod));
+  for (std::uint32_t n = 0; round > kPurgeAfterRounds && n < pod.agents && !failed(); ++n)
+    purge(pod, agent_of(pod.name, n), pod.limits.max_inbox_messages);
   flush(pod);
   if (failed()) return;
   tick(pod);
@@ -267,14 +273,16 @@ void World::all_is_settled() {
   for (auto& pod : pods_) {
     restart(*pod);
     if (failed()) return;
-    if (pod->box->receive(pod->now, Milliseconds{1}, {}))
-      return model_.fail(pod->name.value + " hands out a message that had come to its end");
+    for (std::uint32_t n = 0; n < pod->agents; ++n) {
+      if (pod->box->receive(pod->now, agent_of(pod->name, n), Milliseconds{1}, {}))
+        return model_.fail(pod->name.value + " hands out a message that had come to its end");
+    }
     pod->now += 2 * kUserIdTtl;
     for (int i = 0; i < 40; ++i) (void)pod->box->tick(pod->now);
     pod->box->on_incarnation(other(*pod).name, other(*pod).log->id());
     strangers_end(*pod);
     if (const auto left = pod->log->stats().live_records;
-        left > kMarksOfALog * logs_of(other(*pod).name) + kMarksOfOffers)
+        left > kMarksOfALog * pod->agents * logs_of(other(*pod).name) + kMarksOfOffers)
       return model_.fail(pod->name.value + "'s log keeps " + std::to_string(left) + " records");
   }
 }

@@ -1,8 +1,9 @@
-// A world of two pods, a bad link between them, and everything that may go wrong, from one seed:
-// crashes at any write, ENOSPC and short writes, wiped logs, restarts during recovery, frames that
-// are lost, repeated, overtaken or stuck, pauses, clocks that jump, and successors of pods that
-// still live. The shipping Mailbox, FileLog and frame codec run in it; the Model knows what agents
-// were told. After some hundred steps everything heals, and what was accepted must arrive.
+// A world of two pods of one to three agents, a bad link between them, and everything that may go
+// wrong, from one seed: crashes at any write, ENOSPC and short writes, wiped logs, restarts during
+// recovery, frames that are lost, repeated, overtaken or stuck, pauses, clocks that jump, and
+// successors of pods that still live. The shipping Mailbox, FileLog and frame codec run in it; the
+// Model knows what agents were told. After some hundred steps everything heals, and what was
+// accepted must arrive.
 //
 // An event is one thing that happens to a pod or to a frame: an agent's call, a batch of messages
 // asked for, a commit, a tick, a frame put on the wire or read, a link going up or down at one end,
@@ -66,13 +67,13 @@ class World {
   void send(Pod& pod, MessageNumber number);
   void send_new(Pod& pod);
   void send_again(Pod& pod);
-  void receive(Pod& pod);
+  void receive(Pod& pod, const AgentName& agent);
   void use_held(Pod& pod);
   void acked(Pod& pod, MessageNumber number, const mailbox::AckResult& result);
   void withdraw(Pod& pod);
   void toggle_await(Pod& pod);
-  void redrive(Pod& pod);
-  void purge(Pod& pod, std::size_t most);
+  void redrive(Pod& pod, const AgentName& agent);
+  void purge(Pod& pod, const AgentName& agent, std::size_t most);
   void tick(Pod& pod);
   void retry(Pod& pod);
   void drain(Pod& pod);
@@ -121,6 +122,9 @@ class World {
   void meet(Steps steps, Fault fault) { totals_.matrix.count(steps, fault); }
   void meet(const Packet& packet, Fault fault, Steps of_log = {});
 
+  AgentName one_of(const Pod& pod) {
+    return agent_of(pod.name, static_cast<std::uint32_t>(random_.below(pod.agents)));
+  }
   Pod& other(const Pod& pod) { return pod.name == kFirstName ? *pods_[1] : *pods_[0]; }
   [[nodiscard]] bool is_ghost(const Pod& pod) const { return &pod == ghost_.get(); }
   Pod* pod_of(const LogId& log);

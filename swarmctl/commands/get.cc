@@ -55,6 +55,14 @@ Result<cluster::Listing> fetch(cluster::Cluster& cluster, const Options& options
     };
     std::sort(list.items.begin(), list.items.end(),
               [&](const json& a, const json& b) { return place(a) < place(b); });
+    if (options.output != "json" && options.output != "yaml") {
+      std::vector<json> each;
+      for (const json& pod : list.items) {
+        auto agents = text::agents_of_pod(pod);
+        std::move(agents.begin(), agents.end(), std::back_inserter(each));
+      }
+      list.items = std::move(each);
+    }
   }
   if (options.selector.empty()) return list;
   std::vector<json> chosen;

@@ -14,6 +14,7 @@ using nlohmann::json;
 constexpr std::size_t kOutputColumn = 40;
 constexpr std::size_t kMaxEvents = 20;
 constexpr std::size_t kTopAgents = 40;
+constexpr std::int64_t kMostAgents = 1024;  // of a pod
 
 std::string dash(std::string text) { return text.empty() ? "-" : text; }
 
@@ -117,6 +118,17 @@ Row agent_row(const json& agent, bool wide) {
     row.insert(row.end(), {word(agent, "role"), number(agent, "team"), word(agent, "version"),
                            number(agent, "inbox"), number(agent, "outbox")});
   return row;
+}
+
+std::vector<json> agents_of_pod(const json& pod) {
+  std::vector<json> out{pod};
+  const auto count = std::clamp<std::int64_t>(get_number(pod, "agents"), 1, kMostAgents);
+  for (std::int64_t n = 1; n < count; ++n) {
+    json& agent = out.emplace_back(pod);
+    agent["name"] = get_text(pod, "name") + "." + std::to_string(n);
+    for (const char* of_pod : {"task", "tasksDone", "sinceSeconds"}) agent.erase(of_pod);
+  }
+  return out;
 }
 
 bool is_final(const json& task) {

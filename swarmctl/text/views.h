@@ -17,6 +17,8 @@ Row task_row(const nlohmann::json& task, WallTime now, bool wide);
 // NAME STATE TASK SINCE DONE NODE POD; wide adds ROLE TEAM VERSION INBOX OUTBOX.
 Row agent_header(bool wide);
 Row agent_row(const nlohmann::json& agent, bool wide);
+// A pod's entry as one for each of its agents; tasks are the pod's, so the first one has them.
+std::vector<nlohmann::json> agents_of_pod(const nlohmann::json& pod);
 
 bool is_final(const nlohmann::json& task);
 // Why a task that is over has no result: "dead after 3 attempts: exit code 2 (failed)".

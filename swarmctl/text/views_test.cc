@@ -64,6 +64,20 @@ TEST(Views, TheTableOfAgents) {
             "0.1.0     1       0\n");
 }
 
+TEST(Views, AgentsOfAPodAreShownOneByOne) {
+  const json pod{{"name", "worker-3"}, {"state", "busy"}, {"pod", "p"},  {"agents", 3},
+                 {"task", "t-0-1"},    {"tasksDone", 4},  {"node", "n1"}};
+  std::vector<Row> rows;
+  for (const json& agent : agents_of_pod(pod)) rows.push_back(agent_row(agent, false));
+  EXPECT_EQ(rows, (std::vector<Row>{{"worker-3", "busy", "t-0-1", "-", "4", "n1", "p"},
+                                    {"worker-3.1", "busy", "-", "-", "-", "n1", "p"},
+                                    {"worker-3.2", "busy", "-", "-", "-", "n1", "p"}}));
+  EXPECT_EQ(agents_of_pod({{"name", "worker-3"}}).size(), 1U);
+  EXPECT_EQ(agents_of_pod({{"name", "worker-3"}, {"agents", 1 << 30}}).size(), 1024U);
+  EXPECT_EQ(agents_of_pod({{"name", "worker-3"}, {"agents", "many"}}).size(), 1U);
+  EXPECT_EQ(agents_of_pod("x").size(), 1U);
+}
+
 TEST(Views, ABranchIsTheResult) {
   json task = done_task();
   task["result"]["branch"] = "swarm/t-0-1f2a";

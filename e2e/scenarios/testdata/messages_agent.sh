@@ -4,7 +4,7 @@
 set -u
 export LC_ALL=C
 mine=${CFN_AGENT_ID#worker-}
-pod=$CFN_POD_NAME/${POD_UID:0:8}   # a pod's name may come again
+pod=${LOG:-$CFN_POD_NAME/${POD_UID:0:8}}   # whose log it is; a pod's name may come again
 
 connect() {
 	instance=$CFN_POD_NAME.$1.$SRANDOM

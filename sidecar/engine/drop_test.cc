@@ -1,0 +1,333 @@
+#include "engine/drop.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "engine/control_json.h"
+#include "engine/pod_fixture.h"
+
+namespace swarm::engine {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr Milliseconds kPatience{20'000};
+
+struct Drops : PodFixture {
+  Drops() {
+    config.mount_path = "/dev/shm/swarm-drop-" + std::to_string(::getpid());
+    config.backpressure_timeout = Milliseconds{200};
+    fs::remove_all(config.mount_path);
+    fs::create_directory(config.mount_path);
+    drop = std::make_unique<Drop>(loop, post, config);
+    drop->start();
+  }
+  ~Drops() override {
+    drop.reset();
+    fs::remove_all(config.mount_path);
+  }
+
+  [[nodiscard]] std::string at(const std::string& name) const {
+    return config.mount_path + "/drop/" + name;
+  }
+  // As an agent does it: written under a name with a dot, then renamed.
+  void put(const std::string& name, const std::string& body) {
+    const fs::path path = at(name);
+    fs::create_directories(path.parent_path());
+    const auto draft = path.parent_path() / ".draft";
+    std::ofstream(draft, std::ios::binary) << body;
+    ASSERT_EQ(::rename(draft.c_str(), path.c_str()), 0) << name;
+  }
+  bool run_until(const std::function<bool()>& done) {
+    const auto begin = mono_now();
+    while (!done() && mono_now() - begin < kPatience) {
+      io.restart();
+      io.run_for(Milliseconds{5});
+    }
+    return done();
+  }
+  // Everything below drop/, sorted.
+  std::vector<std::string> names() {
+    std::vector<std::string> out;
+    for (const auto& entry : fs::recursive_directory_iterator(config.mount_path + "/drop"))
+      out.push_back(fs::relative(entry.path(), config.mount_path + "/drop").string());
+    std::sort(out.begin(), out.end());
+    return out;
+  }
+  // The lines of an outcome, once it is there.
+  std::vector<json> outcome(const std::string& name) {
+    EXPECT_TRUE(run_until([&] { return fs::exists(at(name)) && drop->under_way() == 0; })) << name;
+    std::ifstream file(at(name));
+    std::vector<json> out;
+    for (std::string line; std::getline(file, line);) out.push_back(json::parse(line));
+    return out;
+  }
+  // That of one that is refused; its words.
+  std::string refusal(const std::string& name) {
+    const auto lines = outcome(name + ".refused");
+    if (lines.size() != 1) return "";
+    EXPECT_EQ(lines[0]["outcome"], "refused");
+    return lines[0]["message"].get<std::string>();
+  }
+  std::string next_body() {
+    auto got = box.receive(mono_now(), config.name, Milliseconds{60000}, {});
+    return got ? got->message.body : "-";
+  }
+  // Another life of the sidecar.
+  void restart() {
+    drop = std::make_unique<Drop>(loop, post, config);
+    drop->start();
+  }
+
+  Mail mail{loop, box, config, Session::Options{}, [](const AgentName& name, const Located& done) {
+              done(not_found(name.value + " is not connected now"));
+            }};
+  Post post{loop, mail, config};
+  std::unique_ptr<Drop> drop;
+};
+
+using Names = std::vector<std::string>;
+
+TEST_F(Drops, AFileThatIsRenamedIntoItIsSentAndItsOutcomeIsBesideIt) {
+  const std::string body("bytes\0\xFF", 7);
+  put("worker-0/hello", body);
+  const auto lines = outcome("worker-0/hello.accepted");
+  ASSERT_EQ(lines.size(), 1U);
+  json line = lines[0];
+  const auto id = line["messageId"].get<std::string>();
+  line.erase("messageId");
+  EXPECT_EQ(line, (json{{"outcome", "accepted"},
+                        {"to", "worker-0"},
+                        {"survives", "container"},
+                        {"duplicate", false}}));
+  const auto got = box.receive(mono_now(), config.name, Milliseconds{60000}, {});
+  ASSERT_TRUE(got);
+  EXPECT_EQ(got->message.body, body);
+  EXPECT_EQ(got->message.id.value, id);
+  EXPECT_EQ(got->message.from, config.name);
+  EXPECT_EQ(names(), (Names{"worker-0", "worker-0/hello.accepted"})) << "the file has gone";
+  put("worker-0/hello", "again");
+  ASSERT_TRUE(run_until([&] { return box.books().stored == 2; }));
+  EXPECT_EQ(next_body(), "again") << "the same name is another message";
+}
+
+TEST_F(Drops, AnAgentsLastActIsSent) {
+  put("worker-0/first", "first");
+  (void)outcome("worker-0/first.accepted");
+  put("worker-0/last", "last");  // no hint of it is read before the end
+  drop->stop();
+  EXPECT_GT(drop->left(), 0U);
+  EXPECT_TRUE(run_until([&] { return drop->left() == 0; }));
+  EXPECT_TRUE(fs::exists(at("worker-0/last.accepted")));
+  put("worker-0/late", "late");
+  io.restart();
+  io.run_for(Milliseconds{50});
+  EXPECT_TRUE(fs::exists(at("worker-0/late"))) << "nothing new is taken";
+}
+
+TEST_F(Drops, WhatIsRefusedStaysAndMovingItBackTriesAgain) {
+  put("worker-9/job", "text");
+  EXPECT_NE(refusal("worker-9/job").find("can't be reached now"), std::string::npos);
+  EXPECT_EQ(names(), (Names{"worker-9", "worker-9/.job.refused", "worker-9/job.refused"}));
+  fs::create_directory(at("worker-0"));
+  ASSERT_EQ(::rename(at("worker-9/.job.refused").c_str(), at("worker-0/job").c_str()), 0);
+  EXPECT_EQ(outcome("worker-0/job.accepted").size(), 1U);
+  EXPECT_EQ(next_body(), "text");
+}
+
+TEST_F(Drops, SeveralReceiversHaveALineEach) {
+  put("worker-0,worker-9/x", "text");
+  const auto lines = outcome("worker-0,worker-9/x.partial");
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_EQ(lines[0]["to"], "worker-0");
+  EXPECT_EQ(lines[0]["outcome"], "accepted");
+  EXPECT_EQ(lines[1]["to"], "worker-9");
+  EXPECT_EQ(lines[1]["code"], "unavailable");
+  ASSERT_EQ(::rename(at("worker-0,worker-9/.x.partial").c_str(), at("worker-0,worker-9/x").c_str()),
+            0);
+  ASSERT_TRUE(run_until([&] { return fs::exists(at("worker-0,worker-9/.x.partial")); }));
+  EXPECT_EQ(outcome("worker-0,worker-9/x.partial")[0]["duplicate"], true)
+      << "moved back it is the same message";
+  EXPECT_EQ(box.books().stored, 1U);
+}
+
+TEST_F(Drops, WhatIsNoFileOrHasNoReceiverGetsOneClearError) {
+  config.max_message_bytes = 100;
+  fs::create_directories(at("worker-0/a-directory/with"));
+  ASSERT_EQ(::mkfifo(at("worker-0/a-fifo").c_str(), 0666), 0);
+  const int listener = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const auto socket = at("worker-0/a-socket");
+  ASSERT_LT(socket.size(), sizeof address.sun_path);
+  std::copy(socket.begin(), socket.end(), address.sun_path);
+  ASSERT_EQ(::bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ::close(listener);
+  std::ofstream(config.mount_path + "/secret") << "secret";
+  fs::create_symlink(config.mount_path + "/secret", at("worker-0/a-link"));
+  fs::create_symlink("../../secret", at("worker-0/an-escape"));
+  fs::create_hard_link(config.mount_path + "/secret", at("worker-0/a-hard-link"));
+  fs::create_directory_symlink("worker-0", at("worker-1"));
+  put("worker-0/too-large", std::string(101, 'x'));
+  put("nobody/x", "text");
+  put("no-receiver", "text");
+  put("worker-0/fits", std::string(100, 'x'));
+  const std::pair<const char*, const char*> rows[] = {
+      {"worker-0/a-directory", "a directory can't be sent"},
+      {"worker-0/a-fifo", "a FIFO can't be sent"},
+      {"worker-0/a-socket", "a socket can't be sent"},
+      {"worker-0/a-link", "a symbolic link can't be sent"},
+      {"worker-0/an-escape", "a symbolic link can't be sent"},
+      {"worker-0/a-hard-link", "another hard link"},
+      {"worker-1", "a symbolic link can't be sent"},
+      {"worker-0/too-large", "the body has 101 bytes, at most 100"},
+      {"nobody/x", "\"nobody\" is not an agent's name"},
+      {"no-receiver", "whom it is for is missing"}};
+  for (const auto& [name, words] : rows) {
+    EXPECT_NE(refusal(name).find(words), std::string::npos) << name << ": " << refusal(name);
+    const fs::path path = name;
+    EXPECT_TRUE(fs::exists(fs::symlink_status(
+        at((path.parent_path() / ("." + path.filename().string() + ".refused")).string()))))
+        << name << " is kept";
+  }
+  EXPECT_EQ(outcome("worker-0/fits.accepted").size(), 1U);
+  EXPECT_EQ(next_body(), std::string(100, 'x'));
+  EXPECT_EQ(next_body(), "-") << "nothing else was sent";
+  EXPECT_TRUE(fs::exists(config.mount_path + "/secret")) << "nothing outside was touched";
+  EXPECT_TRUE(fs::exists(at("worker-0/.a-directory.refused/with")));
+}
+
+TEST_F(Drops, NamesThatCannotBeShownAreAnsweredUnderTheirId) {
+  const std::string rows[] = {"\xFF\xFE", "line\nbreak", std::string(kMaxDropNameBytes + 1, 'n'),
+                              std::string(255, 'm')};
+  for (const auto& name : rows) put("worker-0/" + name, "text");
+  put("worker-0/" + std::string(kMaxDropNameBytes, 'o'), "fits");
+  EXPECT_EQ(outcome("worker-0/" + std::string(kMaxDropNameBytes, 'o') + ".accepted").size(), 1U);
+  const auto refused = [&] {
+    std::size_t count = 0;
+    for (const auto& name : names()) {
+      if (!name.starts_with("worker-0/drop-") || !name.ends_with(".refused")) continue;
+      ++count;
+      EXPECT_NE(outcome(name)[0]["message"].get<std::string>().find("a name takes at most"),
+                std::string::npos);
+    }
+    return count;
+  };
+  EXPECT_TRUE(run_until([&] { return refused() == std::size(rows); }));
+  EXPECT_EQ(names().size(), 2 + 2 * std::size(rows));
+}
+
+TEST_F(Drops, DraftsAndOutcomesAreLeftAlone) {
+  fs::create_directories(at("worker-0"));
+  const Names left{"worker-0",           "worker-0/.draft",    "worker-0/x.accepted",
+                   "worker-0/x.partial", "worker-0/x.refused", "worker-0/x.unknown"};
+  for (const auto& name : left) {
+    if (name != "worker-0") std::ofstream(at(name)) << "text";
+  }
+  put("worker-0/last", "text");
+  EXPECT_EQ(outcome("worker-0/last.accepted").size(), 1U);
+  Names now = names();
+  std::erase(now, "worker-0/last.accepted");
+  EXPECT_EQ(now, (Names{"worker-0", "worker-0/x.accepted", "worker-0/x.partial",
+                        "worker-0/x.refused", "worker-0/x.unknown"}))
+      << "put() has renamed the draft";
+}
+
+TEST_F(Drops, AClaimThatACrashHasLeftIsSentOnce) {
+  put("worker-0/x", "text");
+  ASSERT_EQ(outcome("worker-0/x.accepted").size(), 1U);
+  put("worker-9/y", "text");
+  ASSERT_TRUE(run_until([&] { return fs::exists(at("worker-9/.sending-y")); }));
+  restart();
+  EXPECT_NE(refusal("worker-9/y"), "") << "the next life gives the outcome";
+  // Accepted, but the outcome was not written: it is the same message again.
+  put("worker-0/.z", "text");
+  fs::rename(at("worker-0/.z"), at("worker-0/.sending-z"));
+  ASSERT_EQ(outcome("worker-0/z.accepted")[0]["duplicate"], false);
+}
+
+TEST_F(Drops, OneDirectoryThatIsStuckHoldsUpNoOther) {
+  config.backpressure_timeout = Milliseconds{60'000};
+  for (std::size_t i = 0; i < 2 * kMaxDropsPerDirectory; ++i)
+    put("worker-9/" + std::to_string(i), "text");
+  ASSERT_TRUE(run_until([&] { return drop->under_way() == kMaxDropsPerDirectory; }));
+  put("worker-0/x", "text");
+  ASSERT_TRUE(run_until([&] { return fs::exists(at("worker-0/x.accepted")); }));
+  EXPECT_EQ(drop->under_way(), kMaxDropsPerDirectory);
+}
+
+TEST_F(Drops, AHundredThousandFilesStallNobody) {
+  constexpr int kFiles = 100'000;
+  fs::create_directories(at("worker-0"));
+  for (int i = 0; i < kFiles; ++i) {
+    const int file = ::open(at("worker-0/" + std::to_string(i) + ".accepted").c_str(),
+                            O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
+    ASSERT_GE(file, 0);
+    ::close(file);
+  }
+  for (int i = 0; i < 200; ++i) put("worker-0/" + std::to_string(i), std::to_string(i));
+  // What a turn of the loop takes of this thread's time: others use the machine, too.
+  const auto used = [] {
+    timespec t{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return Milliseconds{t.tv_sec * 1000 + t.tv_nsec / 1'000'000};
+  };
+  Milliseconds longest{0}, last = used();
+  std::function<void()> tick = [&] {
+    longest = std::max(longest, used() - last);
+    last = used();
+    loop.post(tick);
+  };
+  tick();
+  EXPECT_TRUE(run_until([&] { return box.books().stored == 200; }));
+  EXPECT_LT(longest, Milliseconds{100}) << "a turn of the loop";
+  tick = [] {};
+}
+
+TEST_F(Drops, ADirectoryThatIsRemovedOrReplacedIsMadeAgain) {
+  put("worker-0/x", "one");
+  ASSERT_EQ(outcome("worker-0/x.accepted").size(), 1U);
+  fs::remove_all(at(""));
+  ASSERT_TRUE(run_until([&] { return fs::exists(at("")); }));
+  put("worker-0/x", "two");
+  ASSERT_EQ(outcome("worker-0/x.accepted").size(), 1U);
+  fs::rename(config.mount_path + "/drop", config.mount_path + "/elsewhere");
+  fs::create_directory_symlink(config.mount_path + "/elsewhere", config.mount_path + "/drop");
+  std::ofstream(config.mount_path + "/elsewhere/worker-0/y") << "three";
+  drop.reset();
+  drop = std::make_unique<Drop>(loop, post, config);
+  drop->start();
+  const auto begin = mono_now();
+  while (mono_now() - begin < Milliseconds{300}) {
+    io.restart();
+    io.run_for(Milliseconds{5});
+  }
+  EXPECT_EQ(box.books().stored, 2U) << "no link is followed";
+}
+
+TEST_F(Drops, WhoeverMakesADirectoryLetsTheSidecarIn) {
+  ASSERT_TRUE(run_until([&] { return fs::exists(at("")); }));
+  const auto former = ::umask(0077);
+  fs::create_directory(at("worker-9"));
+  std::ofstream(at("worker-9/.x")) << "text";
+  ::umask(former);
+  struct stat made {};
+  struct stat file {};
+  ASSERT_EQ(::stat(at("worker-9").c_str(), &made), 0);
+  ASSERT_EQ(::stat(at("worker-9/.x").c_str(), &file), 0);
+  EXPECT_EQ(made.st_mode & 0777U, 0777U);
+  EXPECT_EQ(file.st_mode & 0666U, 0666U);
+}
+
+}  // namespace
+}  // namespace swarm::engine

@@ -1,0 +1,53 @@
+// The lines of the agents' socket that every message takes: send, request, recv, ack, nack, extend
+// (docs/socket-protocol.md). Read and written without a JSON document: a message passes here six
+// times.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "mailbox/mailbox.h"
+
+namespace swarm::engine {
+
+// What a line says. Views are good until the reader's next line. Of a field that has another kind
+// of value than it must have, nothing is known here, but for a body: that would be lost.
+struct MailRequest {
+  enum class Op { kSend, kRequest, kReceive, kAck, kNack, kExtend };
+  Op op = Op::kSend;
+  std::string rid = "null";  // as it is written in JSON
+  std::string_view to, id, priority = "normal", from, message_id;
+  std::optional<std::string_view> in_reply_to, stream, body, body64;
+  std::optional<std::uint64_t> timeout_ms, lease_ms, wait_ms, delay_ms;
+  std::uint64_t attempt = 0, part = 0;
+  bool end = false, abort = false;
+  bool wrong_body = false, wrong_body64 = false;
+};
+
+class MailRequestReader {
+ public:
+  MailRequestReader();
+  ~MailRequestReader();
+  // nullopt: another op, or no JSON object that is at most kMaxDepth deep.
+  std::optional<MailRequest> read(std::string_view line);
+  static constexpr std::size_t kMaxDepth = 32;
+  static bool is_op(std::string_view name);
+
+ private:
+  struct Parser;
+  std::unique_ptr<Parser> parser_;
+};
+
+// Its bytes. kInvalid: the message says what is wrong.
+Result<std::string> body_of(const MailRequest& request);
+
+const char* priority_name(mailbox::Priority p);
+// Appends `text` as a JSON string; it must be UTF-8.
+void append_string(std::string& out, std::string_view text);
+// Appends the MESSAGE of docs/socket-protocol.md.
+void append_message(std::string& out, const mailbox::Delivery& delivery);
+
+}  // namespace swarm::engine

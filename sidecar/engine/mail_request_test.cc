@@ -1,0 +1,157 @@
+#include "engine/mail_request.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace swarm::engine {
+namespace {
+
+using nlohmann::json;
+using Op = MailRequest::Op;
+
+TEST(MailRequest, EveryFieldIsReadAsItIsWritten) {
+  MailRequestReader reader;
+  const auto r = reader.read(
+      R"({"op":"send","rid":7,"to":"worker-1","id":"m-1","priority":"high","body":"a\n\"ü\"\u0000","timeoutMs":5,)"
+      R"("inReplyTo":"m-0","stream":"s","part":3,"end":true,"abort":false,"other":[1,{"a":null}]})");
+  ASSERT_TRUE(r);
+  EXPECT_EQ(r->op, Op::kSend);
+  EXPECT_EQ(r->rid, "7");
+  EXPECT_EQ(r->to, "worker-1");
+  EXPECT_EQ(r->id, "m-1");
+  EXPECT_EQ(r->priority, "high");
+  EXPECT_EQ(body_of(*r).value(), std::string("a\n\"ü\"\0", 7));
+  EXPECT_EQ(r->timeout_ms, 5U);
+  EXPECT_EQ(r->in_reply_to, "m-0");
+  EXPECT_EQ(r->stream, "s");
+  EXPECT_EQ(r->part, 3U);
+  EXPECT_TRUE(r->end);
+  EXPECT_FALSE(r->abort);
+
+  const auto recv = reader.read(R"({"waitMs":1,"leaseMs":2,"from":"worker-2","op":"recv"})");
+  ASSERT_TRUE(recv);
+  EXPECT_EQ(recv->op, Op::kReceive);
+  EXPECT_EQ(recv->rid, "null");
+  EXPECT_EQ(recv->wait_ms, 1U);
+  EXPECT_EQ(recv->lease_ms, 2U);
+  EXPECT_EQ(recv->from, "worker-2");
+  EXPECT_FALSE(recv->stream || recv->in_reply_to);
+
+  const auto nack =
+      reader.read(R"({"op":"nack","messageId":"m","attempt":2,"delayMs":9,"rid":1.5})");
+  ASSERT_TRUE(nack);
+  EXPECT_EQ(nack->op, Op::kNack);
+  EXPECT_EQ(json::parse(nack->rid), json(1.5));
+  EXPECT_EQ(nack->message_id, "m");
+  EXPECT_EQ(nack->attempt, 2U);
+  EXPECT_EQ(nack->delay_ms, 9U);
+}
+
+TEST(MailRequest, OfTwoFieldsOfOneNameTheLastCounts) {
+  MailRequestReader reader;
+  EXPECT_EQ(reader.read(R"({"op":"ack","op":"send","to":"a","to":"b","body":1,"body":"x"})")->to,
+            "b");
+  const auto other = reader.read(R"({"op":"send","to":"a","to":1,"priority":"high","priority":5})");
+  EXPECT_EQ(other->to, "");
+  EXPECT_EQ(other->priority, "normal");
+  EXPECT_FALSE(reader.read(R"({"op":"ack","op":"hello"})"));
+}
+
+TEST(MailRequest, AValueOfAnotherKindIsNone) {
+  MailRequestReader reader;
+  const auto r = reader.read(
+      R"({"op":"send","rid":"7","to":1,"id":null,"timeoutMs":-5,"leaseMs":1.5,"attempt":"1","part":-1,"end":1,"stream":2})");
+  ASSERT_TRUE(r);
+  EXPECT_EQ(r->rid, "null");
+  EXPECT_TRUE(r->to.empty() && r->id.empty());
+  EXPECT_FALSE(r->timeout_ms || r->lease_ms);
+  EXPECT_EQ(r->attempt, 0U);
+  EXPECT_EQ(r->part, 0U);
+  EXPECT_FALSE(r->end);
+  EXPECT_EQ(r->stream, "");
+  EXPECT_EQ(body_of(*r).value(), "");
+  for (const char* bad : {R"({"op":"send","body":1})", R"({"op":"send","body64":1})",
+                          R"({"op":"send","body64":"?"})", R"({"op":"send","body":null})"})
+    EXPECT_FALSE(body_of(*reader.read(bad)).ok()) << bad;
+  EXPECT_EQ(body_of(*reader.read(R"({"op":"send","body64":"AP8="})")).value(),
+            std::string("\0\xff", 2));
+}
+
+TEST(MailRequest, WhatIsNoRequestOfMailIsLeftToOthers) {
+  MailRequestReader reader;
+  const std::string deep =
+      R"({"op":"send","x":)" + std::string(40, '[') + std::string(40, ']') + "}";
+  for (const std::string& line :
+       {std::string("nothing"), std::string(R"({"op":"hello"})"), std::string(R"({"op":["send"]})"),
+        std::string(R"(["op","send"])"), std::string(R"({"op":"send"} x)"),
+        std::string(R"({"op":"send")"), std::string("{\"op\":\"send\",\"body\":\"\xff\"}"),
+        std::string(R"({"op":"send","body":"\ud800"})"),
+        std::string(R"({"op":"send","n":123456789012345678901234567890})"), deep}) {
+    EXPECT_FALSE(reader.read(line)) << line;
+  }
+  const std::size_t most = MailRequestReader::kMaxDepth - 1;  // in the object
+  EXPECT_TRUE(
+      reader.read(R"({"op":"send","x":)" + std::string(most, '[') + std::string(most, ']') + "}"));
+  EXPECT_TRUE(reader.read(R"({"op":"send"})")) << "it goes on after lines that are none";
+  const std::string large(500'000, 'x');
+  EXPECT_EQ(body_of(*reader.read(R"({"op":"send","body":")" + large + "\"}")).value(), large);
+}
+
+TEST(MailRequest, AMessageIsWrittenAsJson) {
+  mailbox::Message m;
+  m.id.value = "m-1";
+  m.from.value = "worker-0";
+  m.to.value = "worker-1";
+  m.priority = mailbox::Priority::kLow;
+  m.sent_at = 17;
+  m.in_reply_to.value = "m-0";
+  for (int c = 0; c < 0x80; ++c) m.body += static_cast<char>(c);
+  m.body += "ü€😀";
+  const auto written = [&](const mailbox::Delivery& delivery) {
+    std::string out;
+    append_message(out, delivery);
+    return json::parse(out);
+  };
+  EXPECT_EQ(written({m, 2, true, {}}), (json{{"messageId", "m-1"},
+                                             {"from", "worker-0"},
+                                             {"to", "worker-1"},
+                                             {"priority", "low"},
+                                             {"attempt", 2},
+                                             {"redelivered", true},
+                                             {"sentAtMs", 17},
+                                             {"wantsReply", false},
+                                             {"inReplyTo", "m-0"},
+                                             {"body", m.body}}));
+  m.in_reply_to.value.clear();
+  m.wants_reply = true;
+  m.priority = mailbox::Priority::kNormal;
+  m.body = std::string("\0\xff", 2);
+  EXPECT_EQ(written({m, 1, false, {}}), (json{{"messageId", "m-1"},
+                                              {"from", "worker-0"},
+                                              {"to", "worker-1"},
+                                              {"priority", "normal"},
+                                              {"attempt", 1},
+                                              {"redelivered", false},
+                                              {"sentAtMs", 17},
+                                              {"wantsReply", true},
+                                              {"body64", "AP8="}}));
+  m.wants_reply = false;
+  m.stream = mailbox::StreamPart{{"s"}, 4, mailbox::StreamPart::Mark::kEnd};
+  m.body = "";
+  EXPECT_EQ(written({m, 1, false, {}}), (json{{"messageId", "m-1"},
+                                              {"from", "worker-0"},
+                                              {"to", "worker-1"},
+                                              {"priority", "normal"},
+                                              {"attempt", 1},
+                                              {"redelivered", false},
+                                              {"sentAtMs", 17},
+                                              {"wantsReply", false},
+                                              {"stream", "s"},
+                                              {"part", 4},
+                                              {"end", true},
+                                              {"body", ""}}));
+}
+
+}  // namespace
+}  // namespace swarm::engine
