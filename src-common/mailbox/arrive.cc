@@ -1,0 +1,194 @@
+#include "mailbox/impl.h"
+
+namespace swarm::mailbox {
+
+bool Mailbox::Impl::inbox_has_room(const Inbox& inbox, const Message& message) const {
+  if (inbox.counted < limits_.max_inbox_messages) return true;
+  // The one reserved place of a reply that is waited for.
+  return !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0 &&
+         inbox.replies.count(message.in_reply_to) == 0;
+}
+
+Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Sequence sequence,
+                                      const Message& message) {
+  Sequence id_record = 0;
+  const bool received = !sender_log.empty();
+  if (!is_generated(message.id) && received) {
+    auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id,
+                                                         number_in_pod(message.to.value)}));
+    if (!written) return written.error();
+    id_record = *written;
+    crash_point("inbox-id-appended");
+  }
+  const std::string payload = encode_inbox(sender_log, sequence, message);
+  auto written = log_->append(kInbox, payload);
+  if (!written) {
+    if (id_record != 0) finish_record(id_record);
+    return written.error();
+  }
+  crash_point("inbox-appended");
+  if (id_record != 0) {
+    // Until here the id alone must not count as "stored before" (a crash may have come between the
+    // two).
+    record_outcome(id_record);
+    remember_received(now, inbox_of(number_in_pod(message.to.value)),
+                      pair_key(message.from, message.id), id_record);
+  }
+  Entry entry = make_entry(*written, sender_log, sequence, message, payload.size());
+  if (received) {
+    Stream& stream = stream_for(key_of(entry), message.from);
+    stream.high = sequence;
+    insert(std::move(entry));
+    carry(stream, *written, false);
+  } else {
+    insert(std::move(entry));
+  }
+  return *written;
+}
+
+Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence sequence,
+                              Sequence prev, const Message& message) {
+  expire_ids(now);
+  if (sender_log.empty() || sequence == 0 || prev >= sequence || !is_of_pod(message.to) ||
+      !is_agent_name(message.from.value) || !is_message_id(message.id.value) ||
+      (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) ||
+      static_cast<int>(message.priority) >= kPriorities || !may_stream(message) ||
+      message.body.size() > limits_.max_message_bytes) {
+    return Answer::kRefused;
+  }
+  const Inbox& inbox = inbox_of(number_in_pod(message.to.value));
+  const StreamKey key{sender_log, inbox.number,
+                      stream_of(message.priority, !message.in_reply_to.empty())};
+  const auto known = streams_.find(key);
+  const Sequence high = known == streams_.end() ? 0 : known->second.high;
+  if (sequence <= high) {
+    ++books_.duplicates;
+    const auto live = known->second.live.find(sequence);
+    if (live != known->second.live.end()) {
+      return inbox_.at(live->second).where == Where::kAcked ? Answer::kFinished
+                                                            : Answer::kDuplicate;
+    }
+    // Done with, or owed to another pod of its sender's name, which has sent it, too.
+    const Entry* twin = find_twin(inbox, message, sender_log);
+    return twin == nullptr ? Answer::kFinished : owe(*twin, sender_log, sequence, message);
+  }
+  if (prev > high) return Answer::kGap;
+  // The same message under another sequence: its sender's pod was lost and the agent sent it again.
+  const std::string pair = pair_key(message.from, message.id);
+  const auto same = inbox.by_pair.find(pair);
+  const bool live = same != inbox.by_pair.end() && inbox_.at(same->second).where != Where::kAcked;
+  if (!live && (same != inbox.by_pair.end() || inbox.received_ids.count(pair) != 0)) {
+    if (known == streams_.end() && !room_for_stream()) return Answer::kFull;
+    stream_for(key, message.from).high = sequence;
+    ++books_.duplicates;
+    return Answer::kFinished;
+  }
+  if (known == streams_.end() && !room_for_stream()) return Answer::kFull;
+  // Also of the same log: taken back there, when a copy was still on its way, and sent again.
+  if (live && !inbox_.at(same->second).local())
+    return owe(inbox_.at(same->second), sender_log, sequence, message);
+  // From here on it is certain that nobody here has it.
+  const bool awaited =
+      !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0;
+  if ((draining_ && !awaited) || !is_local(message.to)) return Answer::kRefused;
+  if (!inbox_has_room(inbox, message)) {
+    ++books_.full;
+    return Answer::kFull;
+  }
+  if (!store(now, sender_log, sequence, message)) {
+    ++books_.full;
+    return Answer::kFull;
+  }
+  return Answer::kStored;
+}
+
+Answer Mailbox::Impl::deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept) {
+  const Message& m = kept.message;
+  const Answer answer = deliver(now, kept.origin.log, kept.origin.sequence, kept.prev, m);
+  if (answer != Answer::kStored && answer != Answer::kDuplicate && answer != Answer::kFinished)
+    return answer;
+  const auto stream = streams_.find(
+      {kept.origin.log, number_in_pod(m.to.value), stream_of(m.priority, !m.in_reply_to.empty())});
+  if (stream == streams_.end()) return answer;
+  const auto live = stream->second.live.find(kept.origin.sequence);
+  if (live == stream->second.live.end()) return answer;
+  Entry& e = inbox_.at(live->second);
+  e.keeper = keeper;
+  e.keeper_sequence = kept.sequence;
+  return answer;
+}
+
+// The same message in the inbox, live, from another pod of its sender's name.
+const Mailbox::Impl::Entry* Mailbox::Impl::find_twin(const Inbox& inbox, const Message& message,
+                                                     const LogId& sender_log) const {
+  const auto it = inbox.by_pair.find(pair_key(message.from, message.id));
+  if (it == inbox.by_pair.end()) return nullptr;
+  const Entry& e = inbox_.at(it->second);
+  return e.where == Where::kAcked || e.local() || e.sender_log == sender_log ? nullptr : &e;
+}
+
+// `sender_log` has it, too. Whoever has sent it last is owed the ack, but no former pod in place of
+// the one that has its name now: it would keep its copy without ever hearing of the ack.
+Answer Mailbox::Impl::owe(const Entry& twin, const LogId& sender_log, Sequence sequence,
+                          const Message& message) {
+  const bool is_former = find_former(message.from, sender_log) != nullptr &&
+                         find_former(message.from, twin.creditor()) == nullptr;
+  if (is_former) {
+    Stream& stream = stream_for(
+        {sender_log, twin.inbox->number, stream_of(message.priority, !message.in_reply_to.empty())},
+        message.from);
+    stream.high = std::max(stream.high, sequence);
+    return Answer::kDuplicate;
+  }
+  return refill(twin, sender_log, sequence, message) ? Answer::kDuplicate : Answer::kFull;
+}
+
+// Writes `twin` again as owed to its sender's new log, so that the two pods hold the same message
+// once more.
+bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
+                           const Message& message) {
+  const Entry old = twin;  // by value: it goes
+  const std::string payload = encode_inbox(sender_log, sequence, message);
+  auto written = log_->append(kInbox, payload);
+  if (!written) return false;
+  Status marked = old.where == Where::kDead ? log_->mark(*written, State::kDead, old.attempt)
+                                            : mark_attempts(*written, old);
+  // As if acked: whatever cannot be written below, no restart hands it out again.
+  const auto acked = static_cast<std::uint16_t>(kAckedBit | (old.attempt & kAttemptMask));
+  if (marked) marked = log_->mark(old.sequence, State::kTaken, acked);
+  if (!marked) {
+    finish_record(*written);
+    return false;
+  }
+  Entry& stale = inbox_.at(old.sequence);
+  retire(stale);
+  release(stale);
+  Entry next = make_entry(*written, sender_log, sequence, message, payload.size());
+  next.attempt = old.attempt;
+  next.round = old.round;
+  next.counted = old.counted;
+  next.until = old.until;
+  next.where = old.where;
+  Stream& stream = stream_for(key_of(next), message.from);
+  const bool latest = sequence > stream.high;
+  stream.high = std::max(stream.high, sequence);
+  stream.live[sequence] = next.sequence;
+  Entry& e = inbox_[next.sequence] = std::move(next);
+  index(e);
+  Inbox& inbox = *e.inbox;
+  if (e.where == Where::kDead)
+    ++inbox.dead;
+  else
+    ++inbox.live;
+  if (e.counted) ++inbox.counted;
+  enroll(e);
+  if (e.where == Where::kReady) set_ready(e);
+  if (e.where == Where::kLeased || e.where == Where::kDelayed)
+    timers_.insert({e.until, e.sequence});
+  if (e.where == Where::kLeased) ++inbox.leased_ids[e.id];
+  if (latest) carry(stream, e.sequence, false);
+  ++books_.duplicates;
+  return true;
+}
+
+}  // namespace swarm::mailbox

@@ -1,0 +1,468 @@
+#include "mailbox/impl.h"
+
+namespace swarm::mailbox {
+
+Mailbox::Impl::Destination& Mailbox::Impl::destination(const AgentName& to) {
+  const auto [it, added] = destinations_.try_emplace(to);
+  if (added) it->second.link = &links_[pod_of(to)];
+  return it->second;
+}
+
+void Mailbox::Impl::forget_idle_link(const AgentName& pod) {
+  const auto link = links_.find(pod);
+  if (link == links_.end() || link->second.linked) return;
+  bool idle = true;
+  for_each_in(pod, [&](const AgentName&, const Destination&) { idle = false; });
+  if (idle) links_.erase(link);
+}
+
+void Mailbox::Impl::insert_out(Outgoing o) {
+  Destination& d = destination(o.to);
+  d.all.insert(o.sequence);
+  ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
+  OutStream& stream = stream_for(d, o);
+  stream.unanswered.insert(o.sequence);
+  stream.due.insert(o.sequence);
+  stream.passed_on = stream.passed_on || o.offered;
+  out_by_pair_[pair_key(o.from, o.to, o.id)] = o.sequence;
+  if (o.kept) kept_[o.kept->origin] = o.sequence;
+  const Sequence sequence = o.sequence;
+  out_[sequence] = std::move(o);
+}
+
+Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& pod, Sequence sequence) {
+  const auto it = out_.find(sequence);
+  if (it == out_.end() || !swarm::is_of_pod(it->second.to.value, pod.value)) return nullptr;
+  return &it->second;
+}
+
+AgentName Mailbox::Impl::receiver_of(Sequence sequence) const {
+  const auto it = out_.find(sequence);
+  return it == out_.end() ? AgentName{} : it->second.to;
+}
+
+// Ends a message of which "never delivered" will be told: that must be true also after a restart.
+// false: it stays.
+bool Mailbox::Impl::never_deliver(Sequence sequence) {
+  if (!log_->mark(sequence, State::kDone, 0)) return false;
+  remove_out(sequence, After::kNeverDelivered);
+  return true;
+}
+
+// kNeverDelivered: its record is done already, and its id may be used again. kHandedOver: its
+// record stays.
+void Mailbox::Impl::remove_out(Sequence sequence, After after) {
+  const auto it = out_.find(sequence);
+  const Outgoing o = std::move(it->second);
+  out_.erase(it);
+  offers_.erase(sequence);
+  offers_due_.erase(sequence);
+  if (o.kept) kept_.erase(o.kept->origin);
+  std::string pair = pair_key(o.from, o.to, o.id);
+  if (const auto id = out_by_pair_.find(pair); id != out_by_pair_.end() && id->second == sequence)
+    out_by_pair_.erase(id);
+  const auto dest = destinations_.find(o.to);
+  Destination& d = dest->second;
+  OutStream& stream = stream_for(d, o);
+  stream.unanswered.erase(sequence);
+  stream.due.erase(sequence);
+  d.all.erase(sequence);
+  const auto held = d.held.find(o.from);
+  --(o.reply ? held->second.replies : held->second.messages);
+  if (held->second.messages + held->second.replies == 0) d.held.erase(held);
+  if (d.all.empty()) {
+    destinations_.erase(dest);
+    forget_idle_link(pod_of(o.to));
+  }
+  if (after == After::kNeverDelivered) {
+    forget_sent(pair);
+  } else if (is_generated(o.id)) {
+    remember_generated(std::move(pair), {0, o.to, sequence, true, false});
+  }
+  if (after != After::kFinished) return;
+  // The outbox record stays until its id's outcome is written: after a restart it leads to the same
+  // end.
+  if (!record_pending_outcomes()) return;
+  finish_out(o);
+}
+
+Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) {
+  expire_ids(now);
+  if (!is_message_id(message.id.value))
+    return invalid("a message id has 1 to 128 characters of A-Z a-z 0-9 . _ : -");
+  if (!is_agent_name(message.to.value))
+    return invalid("'" + message.to.value.substr(0, 64) + "' is not the name of an agent");
+  if (!is_local(message.from)) return invalid("the sender is not an agent of " + pod_.value);
+  if (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value))
+    return invalid("in_reply_to is not a message id");
+  if (static_cast<int>(message.priority) >= kPriorities) return invalid("unknown priority");
+  if (!may_stream(message)) {
+    return invalid("a part of a stream has a number from 1 and normal priority, and is no reply");
+  }
+  if (message.body.size() > limits_.max_message_bytes) {
+    return invalid("the body has " + std::to_string(message.body.size()) + " bytes, allowed are " +
+                   std::to_string(limits_.max_message_bytes));
+  }
+  const std::string pair = pair_key(message.from, message.to, message.id);
+  if (const auto it = out_by_pair_.find(pair); it != out_by_pair_.end()) {
+    const Outgoing& o = out_.at(it->second);
+    if (!o.accepted) return Sent{o.sequence, {}};
+    return Sent{o.sequence, SendOutcome{o.sequence, o.id, o.to, {}, false, true}};
+  }
+  if (const auto it = sent_ids_.find(pair); it != sent_ids_.end() && it->second.accepted) {
+    const UserId& u = it->second;
+    return Sent{u.sequence, SendOutcome{u.sequence, message.id, u.peer, {}, u.local, true}};
+  }
+  if (is_local(message.to)) return send_local(now, message);
+  if (swarm::is_of_pod(message.to.value, pod_.value))
+    return not_found(pod_.value + " has no agent " + message.to.value);
+
+  if (!handed_over_.empty())
+    return unavailable(pod_.value + " has moved to another pod, which sends its mail");
+  if (!has_room(message)) {
+    return Error{Code::kFull, destinations_.count(message.to) == 0
+                                  ? "the outbox has too many receivers"
+                                  : "the outbox for " + message.to.value + " is full (" +
+                                        std::to_string(limits_.max_outbox_messages) + " messages)"};
+  }
+  Sequence id_record = 0;
+  if (!is_generated(message.id)) {
+    auto written = log_->append(kUserId, encode_user_id({false, false, message.to, message.id,
+                                                         number_in_pod(message.from.value)}));
+    if (!written) return written.error();
+    id_record = *written;
+    crash_point("outbox-id-appended");
+  }
+  const std::string payload = encode(message);
+  auto written = log_->append(kOutbox, payload);
+  if (!written) {
+    if (id_record != 0) finish_record(id_record);
+    return written.error();
+  }
+  crash_point("outbox-appended");
+  ++books_.sent;
+  insert_out(make_outgoing(*written, message, payload.size()));
+  if (id_record != 0) {
+    remember_sent(now, pair, message.to, id_record);
+    sent_ids_[pair].sequence = *written;
+  }
+  return Sent{*written, {}};
+}
+
+bool Mailbox::Impl::knows(const Message& message) const {
+  const std::string pair = pair_key(message.from, message.to, message.id);
+  if (out_by_pair_.count(pair) != 0) return true;
+  if (const auto sent = sent_ids_.find(pair); sent != sent_ids_.end() && sent->second.accepted)
+    return true;
+  const Inbox* inbox = find_inbox(message.to);
+  if (inbox == nullptr) return false;
+  const auto twin = inbox->by_pair.find(pair_key(message.from, message.id));
+  return twin != inbox->by_pair.end() && inbox_.at(twin->second).local();
+}
+
+bool Mailbox::Impl::has_room(const Message& message) const {
+  if (is_local(message.to)) {
+    const Inbox* inbox = find_inbox(message.to);
+    return inbox == nullptr || inbox_has_room(*inbox, message);
+  }
+  const auto dest = destinations_.find(message.to);
+  if (dest == destinations_.end()) return destinations_.size() < kMaxDestinations;
+  const auto held = dest->second.held.find(message.from);
+  if (held == dest->second.held.end()) return true;
+  const bool reply = !message.in_reply_to.empty();
+  return (reply ? held->second.replies : held->second.messages) < limits_.max_outbox_messages;
+}
+
+// Stored once, accepted at once: the sender and the receiver share this log.
+Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& message) {
+  Sequence sequence = 0;
+  bool repeated = false;
+  const Inbox& inbox = inbox_of(number_in_pod(message.to.value));
+  if (const auto twin = inbox.by_pair.find(pair_key(message.from, message.id));
+      twin != inbox.by_pair.end() && inbox_.at(twin->second).local()) {
+    sequence = twin->second;
+    repeated = true;
+  } else {
+    if (draining_) return Error{Code::kDenied, pod_.value + " is leaving"};
+    if (!inbox_has_room(inbox, message)) {
+      ++books_.full;
+      return Error{Code::kFull, message.to.value + "'s inbox is full (" +
+                                    std::to_string(inbox.counted) + " of " +
+                                    std::to_string(limits_.max_inbox_messages) + " messages)"};
+    }
+    Sequence id_record = 0;
+    if (!is_generated(message.id)) {
+      auto written = log_->append(kUserId, encode_user_id({false, true, message.to, message.id,
+                                                           number_in_pod(message.from.value)}));
+      if (!written) return written.error();
+      id_record = *written;
+    }
+    auto stored = store(now, LogId{}, 0, message);
+    if (!stored) {
+      if (id_record != 0) finish_record(id_record);
+      return stored.error();
+    }
+    sequence = *stored;
+    std::string pair = pair_key(message.from, message.to, message.id);
+    if (id_record != 0) {
+      remember_sent(now, pair, message.to, id_record);
+      UserId& u = sent_ids_[pair];
+      record_outcome(id_record);
+      u.sequence = sequence;
+      u.accepted = u.local = true;
+    } else {
+      remember_generated(std::move(pair), {0, message.to, sequence, true, true});
+    }
+    ++books_.sent;
+    ++books_.accepted;
+    ++books_.acknowledged_by_receiver;
+  }
+  return Sent{sequence, SendOutcome{sequence, message.id, message.to, {}, true, repeated}};
+}
+
+void Mailbox::Impl::accept(Outgoing& o) {
+  if (o.accepted) return;
+  o.accepted = true;
+  ++books_.accepted;
+  if (const auto it = sent_ids_.find(pair_key(o.from, o.to, o.id)); it != sent_ids_.end()) {
+    it->second.accepted = true;
+    if (it->second.record != 0) record_outcome(it->second.record);
+  }
+  crash_point("accepted-marked");
+  outcomes_.push_back({o.sequence, o.id, o.to, {}, false});
+}
+
+bool Mailbox::Impl::withdraw(Sequence sequence) {
+  const auto it = out_.find(sequence);
+  if (it == out_.end()) return false;
+  const Outgoing& o = it->second;
+  if (o.state != Out::kDue || o.accepted || o.restored || o.uncertain) return false;
+  if (!never_deliver(sequence)) return false;
+  ++books_.withdrawn;
+  return true;
+}
+
+std::vector<AgentName> Mailbox::Impl::destinations() const {
+  std::vector<AgentName> out;
+  for (const auto& [name, d] : destinations_) {
+    if (!d.all.empty()) out.push_back(name);
+  }
+  return out;
+}
+
+std::vector<AgentName> Mailbox::Impl::destinations(const AgentName& pod) const {
+  std::vector<AgentName> out;
+  const_cast<Impl*>(this)->for_each_in(pod, [&](const AgentName& name, const Destination& d) {
+    if (!d.all.empty()) out.push_back(name);
+  });
+  return out;
+}
+
+void Mailbox::Impl::make_due(Destination& d, Outgoing& o) {
+  o.state = Out::kDue;
+  OutStream& stream = stream_for(d, o);
+  stream.unanswered.insert(o.sequence);
+  stream.due.insert(o.sequence);
+}
+
+// The answer to a transmission will not come: the incarnation it went to may hold the message.
+void Mailbox::Impl::doubt(Destination& d, Outgoing& o) {
+  if (o.uncertain && o.uncertain_log != d.link->peer) o.anywhere = true;
+  o.uncertain = true;
+  o.uncertain_log = d.link->peer;
+  make_due(d, o);
+}
+
+void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& peer) {
+  on_link_down(pod);
+  Link& link = links_[pod];
+  link.linked = true;
+  link.peer = peer;
+  const bool ask_again = now - link.heard >= kAskAgainAfter;
+  link.heard = now;
+  for_each_in(pod, [&](const AgentName&, Destination& d) {
+    unblock(d);
+    for (const Sequence sequence : d.all) {
+      Outgoing& o = out_.at(sequence);
+      // What we keep is told again on each link: the receiver does not write down who keeps it.
+      if (o.state == Out::kStored && (ask_again || o.kept || o.stored_at != peer)) make_due(d, o);
+    }
+  });
+}
+
+void Mailbox::Impl::on_link_down(const AgentName& pod) {
+  const auto link = links_.find(pod);
+  if (link == links_.end()) return;
+  for_each_in(pod, [&](const AgentName&, Destination& d) {
+    for (const Sequence sequence : d.all) {
+      Outgoing& o = out_.at(sequence);
+      if (o.state == Out::kInFlight) doubt(d, o);
+      o.on_the_way = 0;
+    }
+  });
+  link->second.linked = false;
+  forget_idle_link(pod);
+}
+
+void Mailbox::Impl::on_retry(const AgentName& to) {
+  const auto it = destinations_.find(to);
+  if (it != destinations_.end()) unblock(it->second);
+}
+
+// Whose turn it is among the streams of that index: what is kept is older than our own, and of
+// several origins what we took over first.
+Mailbox::Impl::OutStream* Mailbox::Impl::due_in(Destination& d, std::uint8_t index) {
+  const auto due = [](const OutStream& stream) {
+    return !stream.blocked && !stream.passed_on && !stream.due.empty();
+  };
+  OutStream* first = nullptr;
+  for (auto it = d.kept.lower_bound({index, LogId{}}); it != d.kept.end(); ++it) {
+    if (it->first.first != index) break;
+    if (due(it->second) && (first == nullptr || *it->second.due.begin() < *first->due.begin()))
+      first = &it->second;
+  }
+  if (first != nullptr) return first;
+  const auto own = d.streams.find(index);
+  return own != d.streams.end() && due(own->second) ? &own->second : nullptr;
+}
+
+Result<Message> Mailbox::Impl::read_out(const Outgoing& o) const {
+  auto bytes = log_->read(o.sequence);
+  if (!bytes) return bytes.error();
+  if (!o.kept) return decode(*bytes);
+  if (bytes->size() < kKeptPrefix) return Error{Code::kCorrupt, "a kept record is cut short"};
+  auto offered = decode_outbound(o.kept->offer, 0, std::string_view(*bytes).substr(kKeptPrefix));
+  if (!offered) return offered.error();
+  return std::move(offered->message);
+}
+
+std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t max_bytes) {
+  std::vector<Outbound> out;
+  const auto it = destinations_.find(to);
+  if (it == destinations_.end() || !it->second.link->linked) return out;
+  Destination& d = it->second;
+  auto due_of = [&](std::size_t priority) {
+    OutStream* replies = due_in(d, stream_of(static_cast<Priority>(priority), true));
+    return replies != nullptr ? replies
+                              : due_in(d, stream_of(static_cast<Priority>(priority), false));
+  };
+  std::size_t bytes = 0;
+  std::vector<Sequence> broken;
+  for (std::size_t n = 0; n < kMaxTransmit; ++n) {  // each round takes one message or ends
+    const auto priority = d.turns.next([&](std::size_t p) { return due_of(p) != nullptr; });
+    if (!priority) break;
+    OutStream* stream = due_of(*priority);
+    const Sequence sequence = *stream->due.begin();
+    Outgoing& o = out_.at(sequence);
+    if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
+    auto message = read_out(o);
+    if (!message) {
+      if (message.error().code != Code::kCorrupt) break;
+      // Our copy is damaged. What the receiver may hold stays with it; nobody is told "accepted"
+      // for it any more.
+      stream->due.erase(sequence);
+      broken.push_back(sequence);
+      continue;
+    }
+    const auto self = stream->unanswered.find(sequence);
+    const Sequence prev =
+        self == stream->unanswered.begin() ? 0 : out_.at(*std::prev(self)).origin_sequence();
+    stream->due.erase(sequence);
+    o.state = Out::kInFlight;
+    ++o.on_the_way;
+    d.turns.spend(*priority);
+    bytes += o.payload_bytes;
+    out.push_back({sequence, prev, std::move(*message), o.kept ? o.kept->origin : Origin{}});
+  }
+  for (const Sequence sequence : broken) {
+    const Outgoing& o = out_.at(sequence);
+    if (!o.accepted) {
+      outcomes_.push_back(
+          {sequence, o.id, o.to,
+           Error{Code::kUnknown, "the stored copy is damaged; it may have been delivered before"},
+           false});
+    }
+    ++books_.refused;
+    remove_out(sequence, After::kFinished);
+  }
+  return out;
+}
+
+void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& peer,
+                              Sequence sequence, Answer answer, const std::string& reason) {
+  Outgoing* o = find_out(pod, sequence);
+  if (o == nullptr) return;
+  Destination& d = destinations_.at(o->to);
+  if (!d.link->linked || d.link->peer != peer) return;
+  d.link->heard = now;
+  if (o->on_the_way > 0) --o->on_the_way;
+  OutStream& stream = stream_for(d, *o);
+  switch (answer) {
+    case Answer::kFinished:
+      if (!o->offered) {
+        accept(*o);
+        ++books_.acknowledged_by_receiver;
+        remove_out(sequence, After::kFinished);
+        return;
+      }
+      [[fallthrough]];  // our successor asks, too, and records the ack
+    case Answer::kStored:
+    case Answer::kDuplicate:
+      o->state = Out::kStored;
+      o->stored_at = peer;
+      stream.unanswered.erase(sequence);
+      stream.due.erase(sequence);
+      accept(*o);
+      return;
+    case Answer::kFull:
+    case Answer::kGap:
+    case Answer::kRefused:
+      break;
+  }
+  // Overtaken, or to an earlier transmission: the latest one decides.
+  if (o->state != Out::kInFlight || o->on_the_way > 0) return;
+  // It is certain now that this incarnation does not hold it.
+  if (o->uncertain && !o->anywhere && o->uncertain_log == peer) o->uncertain = false;
+  if (answer == Answer::kGap) {
+    // Something before it is missing there: again from the first that has no answer.
+    for (const Sequence s : stream.unanswered) {
+      if (s > sequence) break;
+      Outgoing& before = out_.at(s);
+      if (s == sequence)
+        make_due(d, before);
+      else if (before.state == Out::kInFlight)
+        doubt(d, before);
+    }
+    return;
+  }
+  if (answer == Answer::kFull || o->accepted || o->restored || o->uncertain) {
+    // Refused, but perhaps accepted before: it must not be dropped. It waits for another
+    // incarnation of the receiver.
+    make_due(d, *o);
+    stream.blocked = true;
+    return;
+  }
+  SendOutcome outcome{sequence, o->id, o->to,
+                      Error{Code::kDenied, reason.empty() ? o->to.value + " refused it" : reason},
+                      false};
+  if (!never_deliver(sequence)) {
+    make_due(d, *o);
+    stream.blocked = true;
+    return;
+  }
+  outcomes_.push_back(std::move(outcome));
+  ++books_.refused;
+}
+
+bool Mailbox::Impl::on_acked(const AgentName& pod, Sequence sequence) {
+  Outgoing* o = find_out(pod, sequence);
+  if (o == nullptr) return handed_over_.count(sequence) == 0;
+  if (o->offered) return false;
+  accept(*o);
+  ++books_.acknowledged_by_receiver;
+  remove_out(sequence, After::kFinished);
+  crash_point("outbox-finished");
+  return true;
+}
+
+}  // namespace swarm::mailbox
