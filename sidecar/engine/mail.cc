@@ -550,8 +550,7 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
         told_full_[peer.name] = session.weak_from_this();
       else
         box_.forget_waiting(peer.name);
-      reason = out->message.to.value + "'s inbox is full (limit " +
-               std::to_string(config_.max_inbox_messages) + " messages)";
+      reason = box_.why_full(out->message);
     } else if (answer == Answer::kRefused && !box_.is_local(out->message.to)) {
       reason = no_such_agent(config_, out->message.to);
     } else if (answer == Answer::kRefused) {

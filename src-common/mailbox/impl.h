@@ -70,6 +70,13 @@ inline bool may_stream(const Message& m) {
                        m.in_reply_to.empty() && m.priority == Priority::kNormal);
 }
 
+inline std::string kibibytes(std::uint64_t bytes) { return std::to_string(bytes >> 10U); }
+
+// Its record, at most.
+inline std::uint64_t stored_bytes(const Message& message) {
+  return message.body.size() + kMaxEnvelopeBytes;
+}
+
 // Ids are unique for each pair of agents. Where messages come in, each agent has its own.
 inline std::string pair_key(const AgentName& from, const MessageId& id) {
   return from.value + '\n' + id.value;
@@ -107,7 +114,8 @@ class Mailbox::Impl {
     std::map<MessageId, int> leased_ids;
     Grants grants;
     std::uint32_t counted = 0, live = 0, dead = 0;
-    bool woken = false;  // in woken_
+    std::uint64_t bytes = 0;  // of those that are counted
+    bool woken = false;       // in woken_
   };
   struct Entry {
     Inbox* inbox = nullptr;
@@ -124,7 +132,7 @@ class Mailbox::Impl {
     std::uint16_t attempt = 0;
     std::uint16_t round = 0;  // attempts before its last redrive, none of which counts any more
     Where where = Where::kReady;
-    bool counted = true;  // against max_inbox_messages
+    bool counted = false;  // against the limits of its inbox
     MonoTime until;
     std::shared_ptr<const StreamPart> stream;
     [[nodiscard]] bool local() const { return sender_log.empty(); }
@@ -223,6 +231,7 @@ class Mailbox::Impl {
   Result<Sent> send_local(MonoTime now, const Message& message);
   bool knows(const Message& message) const;
   bool has_room(const Message& message);
+  [[nodiscard]] bool outbox_has_bytes(const Message& message) const;
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
   std::vector<AgentName> destinations(const AgentName& pod) const;
@@ -244,6 +253,7 @@ class Mailbox::Impl {
                  const Message& message);
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
   std::vector<Grant> take_grants(MonoTime now);
+  std::string why_full(const Message& message) const;
   void forget_waiting(const AgentName& pod);
   void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,
@@ -348,7 +358,11 @@ class Mailbox::Impl {
   bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
               const Message& message);
   Stream& stream_for(const StreamKey& key, const AgentName& from);
+  void count(Entry& e);  // against the limits of its inbox
+  void uncount(Entry& e);
   [[nodiscard]] bool inbox_has_room(const Inbox& inbox, const Message& message) const;
+  // How many messages of `bytes` still fit, whoever they are kept for.
+  [[nodiscard]] std::size_t free_places(const Inbox& inbox, std::uint64_t bytes) const;
   void wait_for_place(Inbox& inbox, const Message& message);
 
   // sending
@@ -398,6 +412,7 @@ class Mailbox::Impl {
   Limits limits_;
   log::Log* log_ = nullptr;
   Books books_;
+  std::uint64_t received_bytes_ = 0, sent_bytes_ = 0;  // live, without awaited replies
 
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;

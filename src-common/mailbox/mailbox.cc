@@ -135,6 +135,7 @@ void Mailbox::on_declined(const AgentName& pod, const AgentName& to, std::uint8_
   impl_->on_declined(pod, to, stream);
 }
 std::vector<Grant> Mailbox::take_grants(MonoTime now) { return impl_->take_grants(now); }
+std::string Mailbox::why_full(const Message& message) const { return impl_->why_full(message); }
 void Mailbox::forget_waiting(const AgentName& pod) { impl_->forget_waiting(pod); }
 bool Mailbox::on_acked(const AgentName& pod, Sequence sequence) {
   return impl_->on_acked(pod, sequence);

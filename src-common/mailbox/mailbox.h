@@ -86,6 +86,9 @@ struct Limits {
   std::uint32_t max_inbox_messages =
       1000;  // per agent: ready, leased and dead ones; replies to a request do not count
   std::uint32_t max_outbox_messages = 1000;  // of one sender to one receiver
+  // As they are in the log; 0: what that has room for. A single message always fits.
+  std::uint64_t max_inbox_bytes = 0;  // of one agent
+  std::uint64_t max_side_bytes = 0;   // of all inboxes of the pod, and of its whole outbox
   std::uint32_t max_message_bytes = 65536;
   std::uint16_t max_attempts = 5;         // in a row, then dead letter
   std::uint32_t max_user_ids = 65536;     // ids remembered against repetition …
@@ -274,6 +277,8 @@ class Mailbox {
   void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   // Nothing is kept for its messages any more: its link is down, or it knows no grants.
   void forget_waiting(const AgentName& pod);
+  // Which limit leaves no room for `message` here, in words.
+  [[nodiscard]] std::string why_full(const Message& message) const;
   // The same for a message with an origin, from the log that keeps it now and is owed its ack.
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,

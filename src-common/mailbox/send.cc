@@ -20,6 +20,7 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   Destination& d = destination(o.to);
   d.all.insert(o.sequence);
   ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
+  sent_bytes_ += o.payload_bytes;
   OutStream& stream = stream_for(d, o);
   stream.unanswered.insert(o.sequence);
   stream.due.insert(o.sequence);
@@ -69,6 +70,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
+  sent_bytes_ -= o.payload_bytes;
   if (held->second.messages + held->second.replies == 0) d.held.erase(held);
   if (d.all.empty()) {
     destinations_.erase(dest);
@@ -120,7 +122,11 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) 
   if (!handed_over_.empty())
     return unavailable(pod_.value + " has moved to another pod, which sends its mail");
   if (!has_room(message)) {
-    return Error{Code::kFull, destinations_.count(message.to) == 0
+    return Error{Code::kFull, !outbox_has_bytes(message)
+                                  ? "the outbox of " + pod_.value + " is full (" +
+                                        kibibytes(sent_bytes_) + " of " +
+                                        kibibytes(limits_.max_side_bytes) + " KiB)"
+                              : destinations_.count(message.to) == 0
                                   ? "the outbox has too many receivers"
                                   : "the outbox for " + message.to.value + " is full (" +
                                         std::to_string(limits_.max_outbox_messages) + " messages)"};
@@ -160,6 +166,11 @@ bool Mailbox::Impl::knows(const Message& message) const {
   return twin != inbox->by_pair.end() && inbox_.at(twin->second).local();
 }
 
+bool Mailbox::Impl::outbox_has_bytes(const Message& message) const {
+  return limits_.max_side_bytes == 0 || sent_bytes_ == 0 ||
+         sent_bytes_ + stored_bytes(message) <= limits_.max_side_bytes;
+}
+
 bool Mailbox::Impl::has_room(const Message& message) {
   if (is_local(message.to)) {
     Inbox* inbox = find_inbox(message.to);
@@ -167,11 +178,12 @@ bool Mailbox::Impl::has_room(const Message& message) {
     wait_for_place(*inbox, message);
     return false;
   }
+  const bool reply = !message.in_reply_to.empty();
+  if (!reply && !outbox_has_bytes(message)) return false;
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return destinations_.size() < kMaxDestinations;
   const auto held = dest->second.held.find(message.from);
   if (held == dest->second.held.end()) return true;
-  const bool reply = !message.in_reply_to.empty();
   return (reply ? held->second.replies : held->second.messages) < limits_.max_outbox_messages;
 }
 
@@ -189,9 +201,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
     if (!inbox_has_room(inbox, message)) {
       wait_for_place(inbox, message);
       ++books_.full;
-      return Error{Code::kFull, message.to.value + "'s inbox is full (" +
-                                    std::to_string(inbox.counted) + " of " +
-                                    std::to_string(limits_.max_inbox_messages) + " messages)"};
+      return Error{Code::kFull, why_full(message)};
     }
     Sequence id_record = 0;
     if (!is_generated(message.id)) {

@@ -36,6 +36,8 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
     const mailbox::Limits limits{
         .max_inbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
         .max_outbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
+        .max_inbox_bytes = random_.chance(30) ? 1000 + random_.below(6000) : 0,
+        .max_side_bytes = random_.chance(30) ? 1000 + random_.below(20000) : 0,
         .max_message_bytes = 1000,
         .max_attempts = static_cast<std::uint16_t>(2 + random_.below(is_rare(aimed_step_) ? 1 : 6)),
         .user_id_ttl = kUserIdTtl,
@@ -228,6 +230,7 @@ void World::heal_ghost() {
 
 void World::heal_pod(Pod& pod, int round) {
   retry(pod);
+  send_grants(pod);
   transmit(pod, 5000);
   for (std::size_t frames = pod.in.size(); frames > 0 && !failed(); --frames) handle(pod);
   if (failed()) return;
