@@ -23,7 +23,8 @@
 // numbers of a record only grow.
 //
 // Custody: a pod that drains offers its outbox to the successor of its name, which keeps it: sends
-// it as what it was, and is owed the acks (docs/decisions/0009).
+// it as what it was, and is owed the acks (docs/decisions/0009). Of a pod that is lost without that
+// the receivers give their copies to the successor (docs/decisions/0011).
 //
 // Everything that answers somebody (accepted, stored, acked) may only leave the process after
 // commit(): the engine calls it once per batch.
@@ -267,6 +268,21 @@ class Mailbox {
   void cancel_offers();
   // Our predecessor, whose log is `from`, offers a record of its outbox.
   Answer adopt(const LogId& from, const Outbound& offered);
+  // The pod `receiver` gives back what a former pod of our name, which is lost, has sent to it:
+  // kStored, kDuplicate: we keep it, and tell the receiver so. kFinished: it was acked, as far as
+  // we remember.
+  Answer take_back(const AgentName& receiver, const Outbound& returned);
+  // All that are owed acks (senders()) and have had no link for a while, by pod. What is here for
+  // them counts as single copies.
+  void set_lost(const std::map<AgentName, std::set<LogId>>& lost);
+  // Of what the lost ones of `pod` have sent here, what is next to be given back to `to`, the log
+  // that has the name now: each stream in its order, at most max_bytes (at least one). `prev` is of
+  // the origin, as in a transmission. Only what it has no room for, or has not answered, comes
+  // again: once all before is through.
+  std::vector<Outbound> give_back(const AgentName& pod, const LogId& to, std::size_t max_bytes);
+  // What it said of our inbox record. kFull and kGap: the next round begins anew; kRefused: none
+  // does.
+  void on_given_back(const AgentName& pod, Sequence inbox, Answer answer);
 
   // ---- receiving
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,

@@ -22,8 +22,8 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
   sent_bytes_ += o.payload_bytes;
   OutStream& stream = stream_for(d, o);
-  stream.unanswered.insert(o.sequence);
-  stream.due.insert(o.sequence);
+  stream.unanswered[o.origin_sequence()] = o.sequence;
+  stream.due[o.origin_sequence()] = o.sequence;
   stream.passed_on = stream.passed_on || o.offered;
   out_by_pair_[pair_key(o.from, o.to, o.id)] = o.sequence;
   if (o.kept) kept_[o.kept->origin] = o.sequence;
@@ -65,8 +65,8 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   const auto dest = destinations_.find(o.to);
   Destination& d = dest->second;
   OutStream& stream = stream_for(d, o);
-  stream.unanswered.erase(sequence);
-  stream.due.erase(sequence);
+  stream.unanswered.erase(o.origin_sequence());
+  stream.due.erase(o.origin_sequence());
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
@@ -274,8 +274,8 @@ std::vector<AgentName> Mailbox::Impl::destinations(const AgentName& pod) const {
 void Mailbox::Impl::make_due(Destination& d, Outgoing& o) {
   o.state = Out::kDue;
   OutStream& stream = stream_for(d, o);
-  stream.unanswered.insert(o.sequence);
-  stream.due.insert(o.sequence);
+  stream.unanswered[o.origin_sequence()] = o.sequence;
+  stream.due[o.origin_sequence()] = o.sequence;
 }
 
 // The answer to a transmission will not come: the incarnation it went to may hold the message.
@@ -346,7 +346,8 @@ Mailbox::Impl::OutStream* Mailbox::Impl::due_in(Destination& d, std::uint8_t ind
   OutStream* first = nullptr;
   for (auto it = d.kept.lower_bound({index, LogId{}}); it != d.kept.end(); ++it) {
     if (it->first.first != index) break;
-    if (due(it->second) && (first == nullptr || *it->second.due.begin() < *first->due.begin()))
+    if (due(it->second) &&
+        (first == nullptr || it->second.due.begin()->second < first->due.begin()->second))
       first = &it->second;
   }
   if (first != nullptr) return first;
@@ -380,7 +381,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
     const auto priority = d.turns.next([&](std::size_t p) { return due_of(p) != nullptr; });
     if (!priority) break;
     OutStream* stream = due_of(*priority);
-    const Sequence sequence = *stream->due.begin();
+    const auto [origin, sequence] = *stream->due.begin();
     Outgoing& o = out_.at(sequence);
     if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
     auto message = read_out(o);
@@ -388,14 +389,13 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
       if (message.error().code != Code::kCorrupt) break;
       // Our copy is damaged. What the receiver may hold stays with it; nobody is told "accepted"
       // for it any more.
-      stream->due.erase(sequence);
+      stream->due.erase(origin);
       broken.push_back(sequence);
       continue;
     }
-    const auto self = stream->unanswered.find(sequence);
-    const Sequence prev =
-        self == stream->unanswered.begin() ? 0 : out_.at(*std::prev(self)).origin_sequence();
-    stream->due.erase(sequence);
+    const auto self = stream->unanswered.find(origin);
+    const Sequence prev = self == stream->unanswered.begin() ? 0 : std::prev(self)->first;
+    stream->due.erase(origin);
     o.state = Out::kInFlight;
     ++o.on_the_way;
     d.turns.spend(*priority);
@@ -433,6 +433,7 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
       if (!o->offered) {
         accept(*o);
         ++books_.acknowledged_by_receiver;
+        remember_finished(*o);
         remove_out(sequence, After::kFinished);
         return;
       }
@@ -441,8 +442,8 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
     case Answer::kDuplicate:
       o->state = Out::kStored;
       o->stored_at = peer;
-      stream.unanswered.erase(sequence);
-      stream.due.erase(sequence);
+      stream.unanswered.erase(o->origin_sequence());
+      stream.due.erase(o->origin_sequence());
       accept(*o);
       return;
     case Answer::kFull:
@@ -456,8 +457,8 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
   if (o->uncertain && !o->anywhere && o->uncertain_log == peer) o->uncertain = false;
   if (answer == Answer::kGap) {
     // Something before it is missing there: again from the first that has no answer.
-    for (const Sequence s : stream.unanswered) {
-      if (s > sequence) break;
+    for (const auto& [origin, s] : stream.unanswered) {
+      if (origin > o->origin_sequence()) break;
       Outgoing& before = out_.at(s);
       if (s == sequence)
         make_due(d, before);
@@ -491,6 +492,7 @@ bool Mailbox::Impl::on_acked(const AgentName& pod, Sequence sequence) {
   if (o->offered) return false;
   accept(*o);
   ++books_.acknowledged_by_receiver;
+  remember_finished(*o);
   remove_out(sequence, After::kFinished);
   crash_point("outbox-finished");
   return true;
