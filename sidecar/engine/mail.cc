@@ -99,7 +99,7 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
     }
   }
   if (!blocks_ || config_.reject_when_full || timeout <= Milliseconds{0} ||
-      blocked_bytes_ + message.body.size() > kMaxBlockedBytes) {
+      blocked_bytes_ + message.body.size() > room_.blocked_bytes) {
     if (message.wants_reply) box_.forget_reply(message.from, message.id);
     return done(why);
   }
@@ -187,6 +187,13 @@ void Mail::retry_blocked() {
     }
     it = queue.empty() ? blocked_.erase(it) : std::next(it);
   }
+}
+
+void Mail::set_room(const Room& room, std::string why) {
+  may_have_room_ = may_have_room_ || room.inbox_messages > box_.inbox_limit();
+  room_ = room;
+  box_.limit_inboxes(room.inbox_messages, std::move(why));
+  if (may_have_room_) schedule_work();
 }
 
 void Mail::stop_blocking() {
@@ -500,8 +507,7 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
     answer = kept ? box_.deliver_kept(mono_now(), peer.log_id, *out)
                   : box_.deliver(mono_now(), peer.log_id, sequence, prev, out->message);
     if (answer == Answer::kFull) {
-      reason = out->message.to.value + "'s inbox is full (limit " +
-               std::to_string(config_.max_inbox_messages) + " messages)";
+      reason = box_.full_words(out->message.to);
     } else if (answer == Answer::kRefused && !box_.is_local(out->message.to)) {
       reason = no_such_agent(config_, out->message.to);
     } else if (answer == Answer::kRefused) {

@@ -3,10 +3,27 @@
 namespace swarm::mailbox {
 
 bool Mailbox::Impl::inbox_has_room(const Inbox& inbox, const Message& message) const {
-  if (inbox.counted < limits_.max_inbox_messages) return true;
+  if (inbox.counted < inbox_limit_) return true;
   // The one reserved place of a reply that is waited for.
   return !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0 &&
          inbox.replies.count(message.in_reply_to) == 0;
+}
+
+void Mailbox::Impl::limit_inboxes(std::uint32_t messages, std::string why) {
+  check(messages > 0 && messages <= limits_.max_inbox_messages, "a share of the inboxes' limit");
+  inbox_limit_ = messages;
+  shortage_ = std::move(why);
+}
+
+std::string Mailbox::Impl::full_words(const AgentName& agent) const {
+  const Inbox* inbox = find_inbox(agent);
+  const std::uint32_t held = inbox == nullptr ? 0 : inbox->counted;
+  if (held < inbox_limit_) return agent.value + "'s pod has no room for more mail";
+  const std::string words = agent.value + "'s inbox is full (" + std::to_string(held);
+  const std::string most = std::to_string(limits_.max_inbox_messages);
+  if (inbox_limit_ == limits_.max_inbox_messages) return words + " of " + most + " messages)";
+  return words + " messages, " + std::to_string(inbox_limit_) + " of " + most +
+         " allowed now: " + shortage_ + ")";
 }
 
 Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Sequence sequence,

@@ -39,7 +39,7 @@ constexpr std::uint16_t kAttemptMask = 0x3FFF;
 // That of an outbox or kept record that is State::kTaken:
 constexpr std::uint16_t kOfferedMark = 1;     // to our successor, which may have it
 constexpr std::uint16_t kHandedOverMark = 2;  // it has
-constexpr std::uint16_t kMarkOnly = 3;    // done: kept because it says how far our predecessor got
+constexpr std::uint16_t kMarkOnly = 3;  // done: kept because it says how far our predecessor got
 
 constexpr std::uint32_t kSmallAnchorBytes = 512;  // larger anchors are replaced by a cursor record
 constexpr std::size_t kRecentGenerated = 1024;    // generated ids remembered in memory
@@ -257,6 +257,9 @@ class Mailbox::Impl {
   }
   std::vector<AgentName> take_ready();
   bool has_ready() const { return !woken_.empty(); }
+  void limit_inboxes(std::uint32_t messages, std::string why);
+  [[nodiscard]] std::uint32_t inbox_limit() const { return inbox_limit_; }
+  [[nodiscard]] std::string full_words(const AgentName& agent) const;
   bool is_local(const AgentName& agent) const {
     return is_of_pod(agent) && number_in_pod(agent.value) < agents_;
   }
@@ -384,6 +387,8 @@ class Mailbox::Impl {
   AgentName pod_;
   std::uint32_t agents_;
   Limits limits_;
+  std::uint32_t inbox_limit_ = limits_.max_inbox_messages;  // as the shell allows now …
+  std::string shortage_;                                    // … and why, when it is less
   log::Log* log_ = nullptr;
   Books books_;
 

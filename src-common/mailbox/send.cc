@@ -186,9 +186,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
     if (draining_) return Error{Code::kDenied, pod_.value + " is leaving"};
     if (!inbox_has_room(inbox, message)) {
       ++books_.full;
-      return Error{Code::kFull, message.to.value + "'s inbox is full (" +
-                                    std::to_string(inbox.counted) + " of " +
-                                    std::to_string(limits_.max_inbox_messages) + " messages)"};
+      return Error{Code::kFull, full_words(message.to)};
     }
     Sequence id_record = 0;
     if (!is_generated(message.id)) {
