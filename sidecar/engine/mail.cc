@@ -19,10 +19,20 @@ constexpr Milliseconds kLookPeriod{30000};     // at all, when nothing is due be
 constexpr Milliseconds kWindowCheck{2};        // whether a link's window is open again
 // Whether there is room for sends that wait: tasks and ids that are forgotten make some, too.
 constexpr Milliseconds kRoomCheck{200};
-constexpr Milliseconds kFirstFullBackoff{20}, kMaxFullBackoff{500};
+constexpr Milliseconds kFirstFullBackoff{50}, kMaxFullBackoff{2000};  // without a grant
 constexpr Milliseconds kLookAgain{10};  // at what could not be handed out, or was ready only then
 // Whoever was given up as gone for ever asks for what became of its messages when it is back.
 static_assert(2 * mailbox::kAskAgainAfter <= std::min(Silence::kAbsent, Silence::kSilent));
+
+constexpr std::uint8_t kPlaceKept = 0, kDeclined = 1;  // GRANT
+
+std::string grant_payload(std::uint8_t what, const AgentName& to, std::uint8_t stream) {
+  std::string payload;
+  link::put_u8(payload, what);
+  link::put_u32(payload, number_in_pod(to.value));
+  link::put_u8(payload, stream);
+  return payload;
+}
 
 Error no_message() { return not_found("no message came in time"); }
 
@@ -432,7 +442,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         known.backoff = grow(known.backoff, kFirstFullBackoff, kMaxFullBackoff);
         known.until = mono_now() + known.backoff;
         arm(known.until);
-        known.was_full = true;
+        known.ask = true;
         known.words = reason.substr(0, 200);
         if (waiting != sends_.end()) waiting->second.full = known.words;
       } else if (const auto known = full_.find(receiver);
@@ -479,11 +489,47 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       }
       return true;
     }
+    case FrameType::kGrant:
+      take_grant(session, frame);
+      return true;
     case FrameType::kHandover:
       take_offer(session, frame);
       return true;
     default:
       return false;
+  }
+}
+
+void Mail::take_grant(Session& session, const link::Frame& frame) {
+  link::PayloadReader in(frame.payload);
+  const auto what = in.u8();
+  const auto number = in.u32();
+  const auto stream = in.u8();
+  if (!in.done() || what > kDeclined || number >= kMaxAgentsPerPod)
+    return session.close(invalid("malformed GRANT"));
+  const auto& peer = session.peer().name;
+  if (what == kDeclined) {
+    box_.on_declined(peer, agent_of(config_.name, number), stream);
+    return schedule_work();
+  }
+  const AgentName to = agent_of(peer, number);
+  if (box_.on_grant(peer, to, stream)) return mark_dirty(peer);
+  session.send(FrameType::kGrant, grant_payload(kDeclined, to, stream));
+}
+
+void Mail::send_grants(MonoTime now) {
+  for (const auto& grant : box_.take_grants(now)) {
+    if (grant.pod == config_.name && !blocked_.empty()) {
+      may_have_room_ = true;
+      schedule_work();
+      continue;
+    }
+    const auto told = told_full_.find(grant.pod);
+    const auto session = told == told_full_.end() ? nullptr : told->second.lock();
+    if (session && session->up())
+      session->send(FrameType::kGrant, grant_payload(kPlaceKept, grant.to, grant.stream));
+    else
+      box_.on_declined(grant.pod, grant.to, grant.stream);
   }
 }
 
@@ -507,6 +553,10 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
     answer = kept ? box_.deliver_kept(mono_now(), peer.log_id, *out)
                   : box_.deliver(mono_now(), peer.log_id, sequence, prev, out->message);
     if (answer == Answer::kFull) {
+      if (session.knows(link::kGrants))
+        told_full_[peer.name] = session.weak_from_this();
+      else
+        box_.forget_waiting(peer.name);
       reason = box_.full_words(out->message.to);
     } else if (answer == Answer::kRefused && !box_.is_local(out->message.to)) {
       reason = no_such_agent(config_, out->message.to);
@@ -571,6 +621,11 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
 }
 
 void Mail::session_down(Session& session) {
+  if (const auto told = told_full_.find(session.peer().name);
+      told != told_full_.end() && told->second.lock().get() == &session) {
+    told_full_.erase(told);
+    box_.forget_waiting(session.peer().name);
+  }
   const auto found = by_log_.find(session.peer().log_id);
   if (found == by_log_.end()) return;
   std::erase_if(found->second, [&](const auto& known) {
@@ -706,11 +761,10 @@ void Mail::pump(const AgentName& pod) {
   for (bool more = true; std::exchange(more, false);) {
     for (const auto& agent : agents) {
       if (const auto full = full_.find(agent); full != full_.end()) {
-        if (now < full->second.until) {
+        if (now < full->second.until)
           arm(full->second.until);
-          continue;
-        }
-        if (std::exchange(full->second.was_full, false)) box_.on_retry(agent);
+        else if (std::exchange(full->second.ask, false))
+          box_.on_retry(agent);
       }
       if (peer.session->queued_bytes() >= kLinkWindowBytes) return arm(now + kWindowCheck);
       const auto batch = box_.transmit(agent, 64U << 10U);
@@ -859,6 +913,7 @@ void Mail::work() {
   else
     pump_dirty();
   collect();
+  send_grants(now);
   if (const auto next = box_.next_deadline()) arm(*next);
   if (box_.has_ready()) arm(now + kLookAgain);
   if (on_work) on_work();

@@ -172,8 +172,7 @@ class Mail {
     MonoTime until{};
     Milliseconds backoff{0};
     std::string words;
-    bool was_full = false;  // its streams stay blocked until we ask again, whatever it answers to
-                            // what came behind
+    bool ask = false;  // again, at `until`: it has not said that it keeps a place
   };
   struct Waiting {  // a send under way
     AgentName from, to;
@@ -214,6 +213,8 @@ class Mail {
   // kNoRoom: nothing was done, `why` says who is full; else `done` was taken.
   Begun begin(const mailbox::Message& message, MonoTime deadline, OnSent& done, Error& why);
   void block(mailbox::Message message, MonoTime deadline, OnSent done, Error why);
+  void take_grant(Session& session, const link::Frame& frame);
+  void send_grants(MonoTime now);
   void retry_blocked();
   void end_late_blocked(MonoTime now);
   void add_receiver(const AgentName& agent, Receiver receiver);
@@ -266,6 +267,7 @@ class Mail {
   std::function<void(const AgentName&, Located)> locate_;
   std::map<AgentName, Peer> peers_;
   std::map<AgentName, Full> full_;
+  std::map<AgentName, std::weak_ptr<Session>> told_full_;  // by pod: who wants to hear of places
   // The sessions of an incarnation, the youngest last: a short one must not hide the main one.
   std::map<LogId, std::vector<std::weak_ptr<Session>>> by_log_;
   std::map<log::Sequence, Waiting> sends_;

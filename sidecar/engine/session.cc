@@ -92,11 +92,13 @@ void Session::take(const link::Frame& frame) {
     if (!handshake_.done()) return;
     up_ = true;
     reader_.limit(link::kMaxPayloadBytes);
+    ping();
     events_.ready(*this);
     return;
   }
   switch (frame.type) {
     case link::FrameType::kPing:
+      features_ = link::PayloadReader(frame.payload).u32();
       return send(link::FrameType::kPong, "");
     case link::FrameType::kPong:
       return;
@@ -149,6 +151,12 @@ void Session::write() {
                            });
 }
 
+void Session::ping() {
+  std::string payload;
+  link::put_u32(payload, link::kOwnFeatures);
+  send(link::FrameType::kPing, payload);
+}
+
 void Session::heartbeat() {
   timer_.expires_after(up_          ? options_.ping_period
                        : connected_ ? options_.handshake_timeout
@@ -164,7 +172,7 @@ void Session::heartbeat() {
     if (now - self->last_heard_ >= self->options_.ping_period * self->options_.failure_threshold) {
       return self->close(unavailable("link: nothing heard from the peer in time"));
     }
-    self->send(link::FrameType::kPing, "");
+    self->ping();
     if (!self->closed_) self->heartbeat();
   });
 }

@@ -49,6 +49,8 @@ class Session : public std::enable_shared_from_this<Session> {
   [[nodiscard]] bool up() const { return up_ && !closed_; }
   [[nodiscard]] const link::Identity& peer() const { return handshake_.peer(); }
   [[nodiscard]] const link::Standing& peer_standing() const { return handshake_.peer_standing(); }
+  // Of the other side, as far as it has said; nothing is known of it at first.
+  [[nodiscard]] bool knows(link::Feature feature) const { return (features_ & feature) != 0; }
   [[nodiscard]] std::size_t queued_bytes() const { return queue_.size() + writing_.size(); }
 
  private:
@@ -58,6 +60,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void write();
   void queue(const std::string& bytes);
   void take(const link::Frame& frame);
+  void ping();
   void heartbeat();
 
   Loop& loop_;
@@ -68,6 +71,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Events events_;
   link::FrameReader reader_;
   std::string inbound_, queue_, writing_;
+  std::uint32_t features_ = 0;
   MonoTime started_, last_heard_;
   bool connected_ = false, up_ = false, closed_ = false, write_scheduled_ = false;
 };

@@ -194,6 +194,7 @@ Status Sidecar::open_log() {
   if (!space) return space.error();
   mailbox::Limits limits;
   limits.max_inbox_messages = config_.max_inbox_messages;
+  limits.grants = !config_.reject_when_full;
   limits.max_message_bytes = config_.max_message_bytes;
   box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits, config_.agents_per_pod);
   log::Options options;

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "sim/random.h"
+#include <random>
 
 namespace swarm::lifecycle {
 namespace {
@@ -60,18 +60,19 @@ TEST(Pressure, DoesNotFlapAtAThreshold) {
 }
 
 TEST(Pressure, ChangesNoLimitWithinABandAndFollowsUsageOutsideOfIt) {
-  sim::Random random(7);
+  std::mt19937_64 generator(7);  // the same on every machine
+  const auto below = [&](std::uint64_t n) { return generator() % n; };
   for (int world = 0; world < 2000; ++world) {
     Watched w;
-    const auto low = random.below(kLimit - 500);
+    const auto low = below(kLimit - 500);
     w.at(low + 500);
     const int first = w.pressure.share(kMemory);
     for (int i = 0; i < 20; ++i) {
-      ASSERT_EQ(w.at(low + random.below(501)), first) << low;
+      ASSERT_EQ(w.at(low + below(501)), first) << low;
     }
     int last = first;
     for (int i = 0; i < 50; ++i) {
-      const auto used = random.below(kLimit + 1);
+      const auto used = below(kLimit + 1);
       const int share = w.at(used);
       ASSERT_GE(share, kLeastSharePercent);
       ASSERT_LE(share, 100);
@@ -81,9 +82,9 @@ TEST(Pressure, ChangesNoLimitWithinABandAndFollowsUsageOutsideOfIt) {
     }
     // Monotone: from the same past, more in use never means more granted.
     Watched more = w;
-    const auto used = random.below(kLimit);
-    ASSERT_LE(more.at(used + 1 + random.below(kLimit - used)), w.at(used));
-    for (int i = 0; i < 9; ++i) w.at(random.below(7001));
+    const auto used = below(kLimit);
+    ASSERT_LE(more.at(used + 1 + below(kLimit - used)), w.at(used));
+    for (int i = 0; i < 9; ++i) w.at(below(7001));
     ASSERT_EQ(w.pressure.share(kMemory), 100) << "recovered in nine steps";
   }
 }

@@ -30,6 +30,7 @@ bool known(std::uint8_t type) {
     case FrameType::kAckRecorded:
     case FrameType::kHandover:
     case FrameType::kHanded:
+    case FrameType::kGrant:
     case FrameType::kMailCounts:
     case FrameType::kHeld:
     case FrameType::kJoin:

@@ -20,6 +20,11 @@ inline constexpr std::size_t kHeaderBytes = 12;
 inline constexpr std::size_t kMaxPayloadBytes = (512U << 10U) + 4096U;
 inline constexpr std::size_t kMaxHandshakeBytes = 8192;
 
+// What a pod knows beyond the first release, in the payload of its PINGs: a sender of frames of a
+// new type asks for it first (docs/link-protocol.md, "Versions").
+enum Feature : std::uint32_t { kGrants = 1 };
+inline constexpr std::uint32_t kOwnFeatures = kGrants;
+
 enum class FrameType : std::uint8_t {
   // handshake; nothing else may come before it is done
   kHello = 1,
@@ -38,6 +43,8 @@ enum class FrameType : std::uint8_t {
   // a draining pod and the successor of its name
   kHandover = 24,
   kHanded = 25,
+  // a place in an inbox that was full, to one that waits for it; and back: not needed any more
+  kGrant = 29,
   // a worker's mail, to its coordinator
   kMailCounts = 26,
   // a worker and its team's coordinator

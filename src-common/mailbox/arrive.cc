@@ -2,8 +2,16 @@
 
 namespace swarm::mailbox {
 
+namespace {
+
+Grants::Sender sender_of(const Message& message) {
+  return {pod_of(message.from), stream_of(message.priority, !message.in_reply_to.empty())};
+}
+
+}  // namespace
+
 bool Mailbox::Impl::inbox_has_room(const Inbox& inbox, const Message& message) const {
-  if (inbox.counted < inbox_limit_) return true;
+  if (inbox.counted + inbox.grants.kept_from(sender_of(message)) < inbox_limit_) return true;
   // The one reserved place of a reply that is waited for.
   return !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0 &&
          inbox.replies.count(message.in_reply_to) == 0;
@@ -18,12 +26,41 @@ void Mailbox::Impl::limit_inboxes(std::uint32_t messages, std::string why) {
 std::string Mailbox::Impl::full_words(const AgentName& agent) const {
   const Inbox* inbox = find_inbox(agent);
   const std::uint32_t held = inbox == nullptr ? 0 : inbox->counted;
-  if (held < inbox_limit_) return agent.value + "'s pod has no room for more mail";
-  const std::string words = agent.value + "'s inbox is full (" + std::to_string(held);
+  if (held < inbox_limit_ && (inbox == nullptr || inbox->grants.idle()))
+    return agent.value + "'s pod has no room for more mail";
+  std::string words = agent.value + "'s inbox is full (" + std::to_string(held);
   const std::string most = std::to_string(limits_.max_inbox_messages);
-  if (inbox_limit_ == limits_.max_inbox_messages) return words + " of " + most + " messages)";
-  return words + " messages, " + std::to_string(inbox_limit_) + " of " + most +
-         " allowed now: " + shortage_ + ")";
+  if (inbox_limit_ == limits_.max_inbox_messages)
+    words += " of " + most + " messages";
+  else
+    words +=
+        " messages, " + std::to_string(inbox_limit_) + " of " + most + " allowed now: " + shortage_;
+  return words + (held < inbox_limit_ ? "; others have waited longer)" : ")");
+}
+
+void Mailbox::Impl::wait_for_place(Inbox& inbox, const Message& message) {
+  if (!limits_.grants) return;
+  inbox.grants.refused(sender_of(message));
+  contended_.insert(&inbox);
+}
+
+std::vector<Grant> Mailbox::Impl::take_grants(MonoTime now) {
+  std::vector<Grant> grants;
+  std::erase_if(contended_, [&](Inbox* inbox) {
+    const std::uint32_t free = inbox_limit_ - std::min(inbox->counted, inbox_limit_);
+    while (auto sender = inbox->grants.next(now, free))
+      grants.push_back({std::move(sender->pod), inbox->name, sender->stream});
+    return inbox->grants.idle();
+  });
+  return grants;
+}
+
+void Mailbox::Impl::on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream) {
+  if (Inbox* inbox = find_inbox(to)) inbox->grants.end({pod, stream});
+}
+
+void Mailbox::Impl::forget_waiting(const AgentName& pod) {
+  for (Inbox* inbox : contended_) inbox->grants.forget(pod);
 }
 
 Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Sequence sequence,
@@ -52,6 +89,7 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
                       pair_key(message.from, message.id), id_record);
   }
   Entry entry = make_entry(*written, sender_log, sequence, message, payload.size());
+  entry.inbox->grants.end(sender_of(message));
   if (received) {
     Stream& stream = stream_for(key_of(entry), message.from);
     stream.high = sequence;
@@ -73,7 +111,7 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
       message.body.size() > limits_.max_message_bytes) {
     return Answer::kRefused;
   }
-  const Inbox& inbox = inbox_of(number_in_pod(message.to.value));
+  Inbox& inbox = inbox_of(number_in_pod(message.to.value));
   const StreamKey key{sender_log, inbox.number,
                       stream_of(message.priority, !message.in_reply_to.empty())};
   const auto known = streams_.find(key);
@@ -109,6 +147,7 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
       !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0;
   if ((draining_ && !awaited) || !is_local(message.to)) return Answer::kRefused;
   if (!inbox_has_room(inbox, message)) {
+    wait_for_place(inbox, message);
     ++books_.full;
     return Answer::kFull;
   }

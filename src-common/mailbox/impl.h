@@ -20,6 +20,7 @@
 #include "base/crash_point.h"
 #include "base/encoding.h"
 #include "log/bytes.h"
+#include "mailbox/grants.h"
 #include "mailbox/mailbox.h"
 #include "mailbox/records.h"
 #include "mailbox/turns.h"
@@ -104,6 +105,7 @@ class Mailbox::Impl {
     std::unordered_map<std::string, Sequence> by_pair;       // sender and id → live or acked
     std::unordered_map<std::string, Sequence> received_ids;  // sender and id → record
     std::map<MessageId, int> leased_ids;
+    Grants grants;
     std::uint32_t counted = 0, live = 0, dead = 0;
     bool woken = false;  // in woken_
   };
@@ -183,6 +185,7 @@ class Mailbox::Impl {
   struct OutStream {
     std::set<Sequence> unanswered, due;
     bool blocked = false;    // the receiver said full (or will not take it now)
+    std::size_t window = 0;  // messages that may be on their way at once, after that; 0: any number
     bool passed_on = false;  // our successor may have the beginning: it sends the rest, too
   };
   struct Link {  // to a pod
@@ -219,7 +222,7 @@ class Mailbox::Impl {
   Result<Sent> send(MonoTime now, const Message& message);
   Result<Sent> send_local(MonoTime now, const Message& message);
   bool knows(const Message& message) const;
-  bool has_room(const Message& message) const;
+  bool has_room(const Message& message);
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
   std::vector<AgentName> destinations(const AgentName& pod) const;
@@ -230,6 +233,7 @@ class Mailbox::Impl {
   void on_answer(MonoTime now, const AgentName& pod, const LogId& peer, Sequence sequence,
                  Answer answer, const std::string& reason);
   void on_retry(const AgentName& to);
+  bool on_grant(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   bool on_acked(const AgentName& pod, Sequence sequence);
   void begin_offers();
   std::vector<Outbound> offer(std::size_t max_bytes);
@@ -239,6 +243,9 @@ class Mailbox::Impl {
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
                  const Message& message);
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
+  std::vector<Grant> take_grants(MonoTime now);
+  void forget_waiting(const AgentName& pod);
+  void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                   const std::optional<MessageId>& in_reply_to,
                                   const std::set<Sequence>* only = nullptr);
@@ -345,6 +352,7 @@ class Mailbox::Impl {
               const Message& message);
   Stream& stream_for(const StreamKey& key, const AgentName& from);
   [[nodiscard]] bool inbox_has_room(const Inbox& inbox, const Message& message) const;
+  void wait_for_place(Inbox& inbox, const Message& message);
 
   // sending
   Outgoing* find_out(const AgentName& pod, Sequence sequence);
@@ -360,9 +368,13 @@ class Mailbox::Impl {
   OutStream* due_in(Destination& d, std::uint8_t index);
   Result<Message> read_out(const Outgoing& o) const;
   Outgoing make_outgoing(Sequence sequence, const Message& m, std::size_t payload) const;
-  static void unblock(Destination& d) {
-    for (auto& [index, stream] : d.streams) stream.blocked = false;
-    for (auto& [key, stream] : d.kept) stream.blocked = false;
+  template <typename Each>
+  static void for_each_stream(Destination& d, const Each& each) {  // each(index, stream)
+    for (auto& [index, stream] : d.streams) each(index, stream);
+    for (auto& [key, stream] : d.kept) each(key.first, stream);
+  }
+  static void probe(OutStream& stream) {
+    if (std::exchange(stream.blocked, false)) stream.window = 1;
   }
   void carry_offer(const Kept& kept, Sequence record);
   void finish_out(const Outgoing& o);
@@ -396,6 +408,7 @@ class Mailbox::Impl {
   std::map<StreamKey, Stream> streams_;
   std::uint64_t use_ = 0;
   std::map<std::uint32_t, Inbox> inboxes_;  // by number; of agents that were spoken of
+  std::set<Inbox*> contended_;              // for whose places somebody waits
   std::vector<Inbox*> woken_;               // something may be ready that was not
   std::size_t awaiting_ = 0;                // replies, of all agents
   std::set<std::pair<MonoTime, Sequence>> timers_;

@@ -108,7 +108,7 @@ Result<Mailbox::Sent> Mailbox::send(MonoTime now, const Message& message) {
   return impl_->send(now, message);
 }
 bool Mailbox::knows(const Message& message) const { return impl_->knows(message); }
-bool Mailbox::has_room(const Message& message) const { return impl_->has_room(message); }
+bool Mailbox::has_room(const Message& message) { return impl_->has_room(message); }
 bool Mailbox::withdraw(Sequence sequence) { return impl_->withdraw(sequence); }
 bool Mailbox::is_local(const AgentName& agent) const { return impl_->is_local(agent); }
 void Mailbox::limit_inboxes(std::uint32_t messages, std::string why) {
@@ -133,6 +133,14 @@ void Mailbox::on_answer(MonoTime now, const AgentName& pod, const LogId& peer_lo
   impl_->on_answer(now, pod, peer_log, sequence, answer, reason);
 }
 void Mailbox::on_retry(const AgentName& to) { impl_->on_retry(to); }
+bool Mailbox::on_grant(const AgentName& pod, const AgentName& to, std::uint8_t stream) {
+  return impl_->on_grant(pod, to, stream);
+}
+void Mailbox::on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream) {
+  impl_->on_declined(pod, to, stream);
+}
+std::vector<Grant> Mailbox::take_grants(MonoTime now) { return impl_->take_grants(now); }
+void Mailbox::forget_waiting(const AgentName& pod) { impl_->forget_waiting(pod); }
 bool Mailbox::on_acked(const AgentName& pod, Sequence sequence) {
   return impl_->on_acked(pod, sequence);
 }

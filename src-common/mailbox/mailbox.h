@@ -92,6 +92,7 @@ struct Limits {
   Milliseconds user_id_ttl{3600 * 1000};  // … and for how long
   std::uint32_t max_streams = 16384;      // cursors remembered
   std::uint32_t max_kept = 65536;         // messages taken over from former pods of our name
+  bool grants = true;  // places are kept for whom an inbox was full; false: they do not wait
 };
 
 // What the receiver's pod answers to one transmission.
@@ -102,6 +103,13 @@ enum class Answer : std::uint8_t {
   kFull = 3,       // inbox or log full: nothing stored
   kGap = 4,        // something before it is missing: send again from there
   kRefused = 5,    // never: unknown mailbox, too large, draining
+};
+
+// A place in the inbox of `to`, an agent of this pod, is kept for one stream of `pod`'s mail to it
+// (grants.h).
+struct Grant {
+  AgentName pod, to;
+  std::uint8_t stream = 0;
 };
 
 // A receiver that has not answered for so long is asked again, when it is back, for what it has
@@ -220,7 +228,8 @@ class Mailbox {
   // Of one that is known, send() says at once what became of it, and appends nothing.
   [[nodiscard]] bool knows(const Message& message) const;
   // Below the limits of the outbox or, to oneself, of the inbox; the log may be full all the same.
-  [[nodiscard]] bool has_room(const Message& message) const;
+  // To oneself: if not, this pod waits for a place as other senders do.
+  [[nodiscard]] bool has_room(const Message& message);
   // Takes a message back: true when it was certainly never stored elsewhere (then it is gone),
   // false: it may be (unknown).
   bool withdraw(Sequence sequence);
@@ -241,7 +250,11 @@ class Mailbox {
   // waits); the engine withdraws at the deadline.
   void on_answer(MonoTime now, const AgentName& pod, const LogId& peer_log, Sequence sequence,
                  Answer answer, const std::string& reason);
+  // Asks again: one message of each stream goes out, more as these are stored.
   void on_retry(const AgentName& to);
+  // The receiver keeps a place for one message of that stream. false: none waits; it is to be told
+  // so (on_declined).
+  bool on_grant(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   // The receiver's agent has acknowledged: the outbox record is done. Idempotent. false: nothing
   // was recorded, since the record was offered to our successor, which has to.
   bool on_acked(const AgentName& pod, Sequence sequence);
@@ -262,6 +275,12 @@ class Mailbox {
   // ---- receiving
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
                  const Message& message);
+  // Who is to be told that a place is kept for it; for our own pod: it is time to send again.
+  std::vector<Grant> take_grants(MonoTime now);
+  // It has no use for a grant any more.
+  void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
+  // Nothing is kept for its messages any more: its link is down, or it knows no grants.
+  void forget_waiting(const AgentName& pod);
   // The same for a message with an origin, from the log that keeps it now and is owed its ack.
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 
+#include "mailbox/grants.h"
 #include "sim/fake_directory.h"
 #include "sim/random.h"
 
@@ -812,9 +813,6 @@ TEST_F(Mailboxes, TheAnswerToAnEarlierTransmissionDecidesNothing) {
     a.box->on_answer(now, kB, b.log->id(), sequence, said, "");
   };
   ASSERT_EQ(a.box->transmit(kB, 1000).size(), 2U);
-  answer(s, Answer::kFull);
-  a.box->on_retry(kB);
-  ASSERT_EQ(a.box->transmit(kB, 1000).size(), 1U);
   answer(t, Answer::kGap);
   const auto again = a.box->transmit(kB, 1000);
   ASSERT_EQ(again.size(), 2U);
@@ -823,6 +821,90 @@ TEST_F(Mailboxes, TheAnswerToAnEarlierTransmissionDecidesNothing) {
   EXPECT_FALSE(a.box->withdraw(s)) << "the latest transmission may have been stored";
   answer(s, Answer::kFull);
   EXPECT_TRUE(a.box->withdraw(s));
+}
+
+TEST_F(Mailboxes, AFullInboxIsAskedWithOneMessageAndThenWithMore) {
+  Pod slow{kB, {.max_inbox_messages = 2}};
+  ASSERT_TRUE(slow.start(now, 6));
+  Pod eager{kA, {.max_outbox_messages = 100}};
+  ASSERT_TRUE(eager.start(now, 5));
+  eager.box->on_link_up(now, kB, slow.log->id());
+  for (int n = 1; n <= 40; ++n) (void)send(eager, message("m" + std::to_string(n), kA, kB));
+  const auto urgent = [&](int n) {
+    Message m = message("h" + std::to_string(n), kA, kB);
+    m.priority = Priority::kHigh;
+    return m;
+  };
+  const auto carried = carry(eager, slow);
+  EXPECT_EQ(carried.size(), 40U) << "nobody knew";
+  EXPECT_EQ(std::count(carried.begin(), carried.end(), Answer::kStored), 2);
+  for (int n = 1; n <= 5; ++n) (void)send(eager, urgent(n));
+  EXPECT_EQ(carry(eager, slow).size(), 5U) << "nor of this priority";
+  EXPECT_TRUE(slow.box->take_grants(now).empty());
+  for (int round = 0; round < 3; ++round) {
+    eager.box->on_retry(kB);
+    EXPECT_EQ(carry(eager, slow), (std::vector{Answer::kFull, Answer::kFull})) << "one of each";
+  }
+
+  // A place becomes free: it is kept for who asked first, and nobody else's mail takes it.
+  auto taken = slow.box->receive(now, kB, Milliseconds{60000}, std::nullopt);
+  ASSERT_TRUE(taken);
+  ASSERT_TRUE(slow.box->ack(now, kB, taken->message.id, 1));
+  const auto grants = slow.box->take_grants(now);
+  ASSERT_EQ(grants.size(), 1U);
+  EXPECT_EQ(grants[0].pod, kA);
+  eager.box->on_retry(kB);
+  EXPECT_EQ(carry(eager, slow), (std::vector{Answer::kFull, Answer::kStored}))
+      << "high asks first, and the place is kept for normal";
+
+  // All are free: one, then two, then four …
+  const auto drain = [&] {
+    while (auto next = slow.box->receive(now, kB, Milliseconds{60000}, std::nullopt))
+      ASSERT_TRUE(slow.box->ack(now, kB, next->message.id, next->attempt));
+  };
+  drain();
+  for (const auto& grant : slow.box->take_grants(now))
+    EXPECT_TRUE(eager.box->on_grant(kB, grant.to, grant.stream));
+  int left = 42;
+  for (int round = 0; left > 0 && round < 100; ++round) {
+    const auto answers = carry(eager, slow);
+    const auto stored = std::count(answers.begin(), answers.end(), Answer::kStored);
+    ASSERT_LE(answers.size(), 8U) << "at most twice what was taken before";
+    left -= static_cast<int>(stored);
+    drain();
+    for (const auto& grant : slow.box->take_grants(now))
+      (void)eager.box->on_grant(kB, grant.to, grant.stream);
+    if (stored == 0) eager.box->on_retry(kB);
+    now += kGrantTime;
+  }
+  EXPECT_EQ(left, 0);
+  EXPECT_FALSE(eager.box->on_grant(kB, kB, 2)) << "it has no use for it";
+}
+
+TEST_F(Mailboxes, OneThatWaitsInTheReceiversPodHasItsTurn) {
+  Pod slow{kB, {.max_inbox_messages = 1}};
+  ASSERT_TRUE(slow.start(now, 6));
+  a.box->on_link_up(now, kB, slow.log->id());
+  (void)send(a, message("m1", kA, kB));
+  (void)send(a, message("m2", kA, kB));
+  ASSERT_EQ(carry(a, slow), (std::vector{Answer::kStored, Answer::kFull}));
+  EXPECT_FALSE(slow.box->has_room(message("l1", kB, kB)));
+  const auto take = [&] {
+    auto next = slow.box->receive(now, kB, Milliseconds{60000}, std::nullopt);
+    ASSERT_TRUE(next && slow.box->ack(now, kB, next->message.id, 1));
+  };
+  take();
+  auto grants = slow.box->take_grants(now);
+  ASSERT_EQ(grants.size(), 1U);
+  EXPECT_EQ(grants[0].pod, kA);
+  EXPECT_FALSE(slow.box->has_room(message("l1", kB, kB))) << "the place is kept for the other";
+  ASSERT_TRUE(a.box->on_grant(kB, kB, grants[0].stream));
+  ASSERT_EQ(carry(a, slow), std::vector{Answer::kStored});
+  take();
+  grants = slow.box->take_grants(now);
+  ASSERT_EQ(grants.size(), 1U);
+  EXPECT_EQ(grants[0].pod, kB);
+  EXPECT_TRUE(slow.box->has_room(message("l1", kB, kB)));
 }
 
 TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {

@@ -142,7 +142,7 @@ Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const Inbox& inbox, const Mess
   for (auto it = begin; it != end; ++it) {
     Entry& e = inbox_.at(it->second);
     // The rest of a change of its creditor, which a crash interrupted, has no attempts of its own.
-    if (several) {
+    if (several && (e.where == Where::kAcked || e.where == Where::kAnchor)) {
       const auto latest = inbox.by_pair.find(pair_key(e.from, id));
       if (latest != inbox.by_pair.end() && latest->second != e.sequence) continue;
     }
@@ -367,8 +367,13 @@ bool Mailbox::Impl::tick(MonoTime now) {
 }
 
 std::optional<MonoTime> Mailbox::Impl::next_deadline() const {
-  if (timers_.empty()) return std::nullopt;
-  return timers_.begin()->first;
+  std::optional<MonoTime> first;
+  if (!timers_.empty()) first = timers_.begin()->first;
+  for (const Inbox* inbox : contended_) {
+    if (const auto ends = inbox->grants.deadline(); ends && (!first || *ends < *first))
+      first = ends;
+  }
+  return first;
 }
 
 }  // namespace swarm::mailbox

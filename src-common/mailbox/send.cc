@@ -160,10 +160,12 @@ bool Mailbox::Impl::knows(const Message& message) const {
   return twin != inbox->by_pair.end() && inbox_.at(twin->second).local();
 }
 
-bool Mailbox::Impl::has_room(const Message& message) const {
+bool Mailbox::Impl::has_room(const Message& message) {
   if (is_local(message.to)) {
-    const Inbox* inbox = find_inbox(message.to);
-    return inbox == nullptr || inbox_has_room(*inbox, message);
+    Inbox* inbox = find_inbox(message.to);
+    if (inbox == nullptr || inbox_has_room(*inbox, message)) return true;
+    wait_for_place(*inbox, message);
+    return false;
   }
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return destinations_.size() < kMaxDestinations;
@@ -177,7 +179,7 @@ bool Mailbox::Impl::has_room(const Message& message) const {
 Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& message) {
   Sequence sequence = 0;
   bool repeated = false;
-  const Inbox& inbox = inbox_of(number_in_pod(message.to.value));
+  Inbox& inbox = inbox_of(number_in_pod(message.to.value));
   if (const auto twin = inbox.by_pair.find(pair_key(message.from, message.id));
       twin != inbox.by_pair.end() && inbox_.at(twin->second).local()) {
     sequence = twin->second;
@@ -185,6 +187,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
   } else {
     if (draining_) return Error{Code::kDenied, pod_.value + " is leaving"};
     if (!inbox_has_room(inbox, message)) {
+      wait_for_place(inbox, message);
       ++books_.full;
       return Error{Code::kFull, full_words(message.to)};
     }
@@ -279,7 +282,7 @@ void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& 
   const bool ask_again = now - link.heard >= kAskAgainAfter;
   link.heard = now;
   for_each_in(pod, [&](const AgentName&, Destination& d) {
-    unblock(d);
+    for_each_stream(d, [](std::uint8_t, OutStream& stream) { probe(stream); });
     for (const Sequence sequence : d.all) {
       Outgoing& o = out_.at(sequence);
       // What we keep is told again on each link: the receiver does not write down who keeps it.
@@ -304,14 +307,29 @@ void Mailbox::Impl::on_link_down(const AgentName& pod) {
 
 void Mailbox::Impl::on_retry(const AgentName& to) {
   const auto it = destinations_.find(to);
-  if (it != destinations_.end()) unblock(it->second);
+  if (it == destinations_.end()) return;
+  for_each_stream(it->second, [](std::uint8_t, OutStream& stream) { probe(stream); });
+}
+
+bool Mailbox::Impl::on_grant(const AgentName& pod, const AgentName& to, std::uint8_t stream) {
+  const auto it = destinations_.find(to);
+  if (pod_of(to) != pod || it == destinations_.end()) return false;
+  bool waits = false;
+  for_each_stream(it->second, [&](std::uint8_t index, OutStream& one) {
+    if (index != stream) return;
+    probe(one);
+    waits = waits || !one.unanswered.empty();
+  });
+  return waits;
 }
 
 // Whose turn it is among the streams of that index: what is kept is older than our own, and of
 // several origins what we took over first.
 Mailbox::Impl::OutStream* Mailbox::Impl::due_in(Destination& d, std::uint8_t index) {
   const auto due = [](const OutStream& stream) {
-    return !stream.blocked && !stream.passed_on && !stream.due.empty();
+    const std::size_t on_the_way = stream.unanswered.size() - stream.due.size();
+    return !stream.blocked && !stream.passed_on && !stream.due.empty() &&
+           (stream.window == 0 || on_the_way < stream.window);
   };
   OutStream* first = nullptr;
   for (auto it = d.kept.lower_bound({index, LogId{}}); it != d.kept.end(); ++it) {
@@ -395,6 +413,9 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
   d.link->heard = now;
   if (o->on_the_way > 0) --o->on_the_way;
   OutStream& stream = stream_for(d, *o);
+  // It takes mail again: twice as much after each, until it is as if it had never been full.
+  if (answer <= Answer::kFinished && stream.window != 0 && (stream.window *= 2) > kMaxTransmit)
+    stream.window = 0;
   switch (answer) {
     case Answer::kFinished:
       if (!o->offered) {

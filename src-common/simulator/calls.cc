@@ -232,6 +232,7 @@ void World::tick(Pod& pod) {
   pod.doing = Step::kHandedOut;  // ends leases
   (void)pod.box->tick(pod.now);
   pod.doing.reset();
+  send_grants(pod);
   if (linked_ && !pod.directory.crashed()) strangers_end(pod);
 }
 

@@ -28,6 +28,8 @@ Step step_of(FrameType type) {
   }
 }
 
+constexpr std::uint64_t kPlaceKept = 0, kDeclined = 1;  // GRANT
+
 }  // namespace
 
 void World::meet(const Packet& packet, Fault fault, Steps steps) {
@@ -177,6 +179,23 @@ void World::push(Pod& pod, const LogId& to, FrameType type, const std::string& p
   pod.batch.add(step_of(type));
 }
 
+void World::push_grant(Pod& pod, const LogId& to, std::uint64_t what, std::uint32_t number,
+                       std::uint8_t stream) {
+  std::string payload;
+  link::put_u64(payload, what);
+  link::put_u32(payload, number);
+  link::put_u8(payload, stream);
+  push(pod, to, FrameType::kGrant, payload, kNoMessage);
+}
+
+void World::send_grants(Pod& pod) {
+  const Pod& peer = other(pod);
+  for (const mailbox::Grant& grant : pod.box->take_grants(pod.now)) {
+    if (grant.pod == peer.name && connected(pod, peer))
+      push_grant(pod, peer.log->id(), kPlaceKept, number_in_pod(grant.to.value), grant.stream);
+  }
+}
+
 void World::leave(Pod& pod, Packet packet) {
   event();
   const Steps of_log = pod.batch.of_log();
@@ -323,6 +342,15 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
       if (traced())
         say(pod, "hears answer " + std::to_string(value) + " to " + std::to_string(sequence));
       if (value <= static_cast<std::uint8_t>(Answer::kFinished)) latest(Step::kAnswerTaken);
+      return;
+    }
+    case FrameType::kGrant: {
+      const auto number = in.u32();
+      const auto stream = in.u8();
+      if (sequence == kDeclined)
+        pod.box->on_declined(peer, agent_of(pod.name, number), stream);
+      else if (!pod.box->on_grant(peer, agent_of(peer, number), stream))
+        push_grant(pod, packet.from, kDeclined, number, stream);
       return;
     }
     case FrameType::kAcked: {

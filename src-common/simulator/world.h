@@ -98,6 +98,9 @@ class World {
             MessageNumber number);
   void leave(Pod& pod, Packet packet);
   void transmit(Pod& pod, std::size_t max_bytes);
+  void push_grant(Pod& pod, const LogId& to, std::uint64_t what, std::uint32_t number,
+                  std::uint8_t stream);
+  void send_grants(Pod& pod);
   void handle(Pod& pod);
   void read(Pod& pod, Inlet& inlet, std::size_t bytes);
   void take(Pod& pod, const Packet& packet, const link::Frame& frame);

@@ -1,0 +1,79 @@
+// Who gets the places of an inbox that was full, over real links.
+#include <algorithm>
+#include <map>
+
+#include "engine/linked_pods.h"
+
+namespace swarm::engine {
+namespace {
+
+struct FullInbox : LinkedPods {
+  using Sent = std::optional<Result<Mail::Accepted>>;
+  std::shared_ptr<Sent> begin(Pod& from, const std::string& id, Milliseconds timeout = kLong) {
+    mailbox::Message m;
+    m.id.value = id;
+    m.from = from.config.name;
+    m.to = reader.config.name;
+    auto sent = std::make_shared<Sent>();
+    from.mail->send(std::move(m), timeout,
+                    [sent](Result<Mail::Accepted> outcome) { *sent = std::move(outcome); });
+    return sent;
+  }
+  // Whose message was next; it is acknowledged.
+  AgentName read() {
+    std::optional<Result<mailbox::Delivery>> got;
+    reader.mail->receive(reader.config.name, kLong, kLong, std::nullopt, nullptr,
+                         [&](Result<mailbox::Delivery> delivery) { got = std::move(delivery); });
+    if (!run_until([&] { return got.has_value(); }) || !*got) return {};
+    bool acked = false;
+    reader.mail->ack(reader.config.name, (*got)->message.id, 1, kLong,
+                     [&](const Status& status) { acked = status.ok(); });
+    EXPECT_TRUE(run_until([&] { return acked; }));
+    return (*got)->message.from;
+  }
+  Pod reader{net, "worker-0", 2, {.limits = {.max_inbox_messages = 1}}};
+  Pod one{net, "worker-1", 3, {}}, two{net, "worker-2", 4, {}};
+};
+
+TEST_F(FullInbox, ItsSendersTakeTurns) {
+  constexpr int kEach = 20;
+  std::vector<std::shared_ptr<Sent>> sends;
+  for (Pod* from : {&one, &two, &reader}) {  // each all at once, one pod after the other
+    const auto full = reader.box.books().full;
+    for (int n = 0; n < kEach; ++n)
+      sends.push_back(begin(*from, from->config.name.value + ":" + std::to_string(n)));
+    ASSERT_TRUE(run_until([&] { return reader.box.books().full > full; }));
+  }
+  std::map<AgentName, int> read_of;
+  for (int n = 0; n < 3 * kEach; ++n) {
+    const AgentName from = read();
+    ASSERT_FALSE(from.value.empty()) << n;
+    ++read_of[from];
+    if (n < 6 || n >= 3 * kEach - 6) continue;  // who came first, and who is left at the end
+    for (const auto& [name, count] : read_of)
+      EXPECT_LE(std::abs(count - n / 3), 3) << name.value << " at " << n;
+    ASSERT_EQ(read_of.size(), 3U);
+  }
+  for (const auto& sent : sends) {
+    ASSERT_TRUE(run_until([&] { return sent->has_value(); }));
+    EXPECT_TRUE(**sent);
+  }
+}
+
+TEST_F(FullInbox, APlaceThatIsNotNeededIsTheNextOnes) {
+  const auto fits = begin(one, "fits");
+  ASSERT_TRUE(run_until([&] { return fits->has_value(); }));
+  const auto gives_up = begin(one, "gives-up", Milliseconds{300});
+  ASSERT_TRUE(run_until([&] { return gives_up->has_value(); }));
+  ASSERT_FALSE(**gives_up);
+  EXPECT_EQ((*gives_up)->error().code, Code::kFull);
+  const auto waits = begin(two, "waits");
+  ASSERT_TRUE(run_until([&] { return reader.box.books().full > 1; }));
+  EXPECT_EQ(read(), one.config.name);
+  ASSERT_TRUE(run_until([&] { return waits->has_value(); }));
+  EXPECT_TRUE(**waits);
+  EXPECT_EQ(read(), two.config.name);
+}
+
+}  // namespace
+}  // namespace swarm::engine
