@@ -205,9 +205,11 @@ Result<std::string> Request::line(std::uint64_t rid, Milliseconds left) const {
 Result<Answer> parse_answer(std::string_view line) {
   Result<Object> object = Object::parse(line);
   if (!object) return object.error();
-  if (object->number("rid", -1) < 0) return invalid("no rid");
+  const bool to_nobody =
+      object->has("rid") && object->member_json("rid") == "null" && object->text("code") == "full";
+  if (object->number("rid", -1) < 0 && !to_nobody) return invalid("no rid");
   Answer answer;
-  answer.rid = static_cast<std::uint64_t>(object->number("rid"));
+  answer.rid = to_nobody ? kNoRequest : static_cast<std::uint64_t>(object->number("rid"));
   answer.ok = object->flag("ok");
   answer.more = object->flag("more") && !object->has("ok");
   if (!answer.ok && !answer.more) {

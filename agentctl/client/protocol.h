@@ -95,6 +95,9 @@ class Request {
   bool read_only_ = false;
 };
 
+// The rid of what is said of a connection, which ends then; none of its requests was looked at.
+inline constexpr std::uint64_t kNoRequest = UINT64_MAX;
+
 struct Answer {
   std::uint64_t rid = 0;
   bool ok = false;

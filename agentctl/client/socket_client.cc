@@ -133,7 +133,7 @@ void SocketClient::write_request(std::uint64_t rid, Pending& pending, MonoTime n
   out_ += *line;
 }
 
-void SocketClient::flush(MonoTime now) {
+void SocketClient::flush() {
   while (fd_ >= 0 && !out_.empty()) {
     const ssize_t n = ::send(fd_, out_.data(), out_.size(), MSG_NOSIGNAL);
     if (n > 0) {
@@ -143,7 +143,8 @@ void SocketClient::flush(MonoTime now) {
     } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       return;
     } else {
-      disconnect(now, "the sidecar closed the connection");
+      out_.clear();  // it is closed: read_answers() finds out, after what was said before
+      return;
     }
   }
 }
@@ -168,6 +169,11 @@ void SocketClient::read_answers(MonoTime now) {
       if (!answer) {
         disconnect(now,
                    "the sidecar sent a line that is no answer (" + answer.error().message + ")");
+        return;
+      }
+      if (answer->rid == kNoRequest) {
+        for (auto& [rid, pending] : pending_) pending.written -= pending.written > 0 ? 1 : 0;
+        disconnect(now, answer->message);
         return;
       }
       backoff_ = kReconnectFirst;
@@ -211,7 +217,7 @@ void SocketClient::expire(MonoTime now) {
 
 void SocketClient::pump(MonoTime now) {
   if (fd_ < 0 && !pending_.empty() && now >= connect_at_) connect_now(now);
-  flush(now);
+  flush();
   if (fd_ >= 0) read_answers(now);
   expire(now);
 }

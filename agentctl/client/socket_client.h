@@ -68,7 +68,7 @@ class SocketClient {
   void greet();
   void greeted(const Answer& answer, MonoTime now);
   void write_request(std::uint64_t rid, Pending& pending, MonoTime now);
-  void flush(MonoTime now);
+  void flush();
   void read_answers(MonoTime now);
   void expire(MonoTime now);
 

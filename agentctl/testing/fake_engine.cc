@@ -64,6 +64,11 @@ void FakeEngine::add_task(const std::string& task) {
   tasks_.push_back(task);
 }
 
+void FakeEngine::refuse_connections(const std::string& line) {
+  const std::lock_guard lock(mutex_);
+  refusal_ = line;
+}
+
 void FakeEngine::start() {
   ::unlink(path_.c_str());
   listener_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -115,7 +120,14 @@ void FakeEngine::serve() {
     if (entries[0].revents != 0) running = false;
     if (running && entries[1].revents != 0) {
       const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-      if (fd >= 0) connections.emplace(fd, "");
+      const std::lock_guard lock(mutex_);
+      if (fd >= 0 && !refusal_.empty()) {
+        (void)::send(fd, refusal_.data(), refusal_.size(), MSG_NOSIGNAL);
+        ::close(fd);
+        requests_.push_back(Object::of({{"op", "refused"}}, {}));
+      } else if (fd >= 0) {
+        connections.emplace(fd, "");
+      }
     }
     for (std::size_t i = 2; running && i < entries.size(); ++i) {
       if (entries[i].revents == 0) continue;

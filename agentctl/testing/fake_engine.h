@@ -28,6 +28,9 @@ class FakeEngine {
   std::vector<Object> received(const std::string& op);
   // Waits until `count` requests of that kind have come. False after 20 s.
   bool wait_for(const std::string& op, std::size_t count);
+  // New connections get this line and are closed; "": they are served again. Each that was
+  // refused counts as a request "refused".
+  void refuse_connections(const std::string& line);
   void start();
   void stop();  // closes everything, as a crash of the engine would
 
@@ -44,6 +47,7 @@ class FakeEngine {
   std::map<std::string, Handler> handlers_;
   std::vector<Object> requests_;
   std::vector<std::string> tasks_;
+  std::string refusal_;
   int listener_ = -1;
   int wake_[2] = {-1, -1};
   std::thread thread_;

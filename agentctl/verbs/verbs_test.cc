@@ -113,6 +113,24 @@ TEST_F(Verbs, ABrokenConnectionIsRepairedAndTheSameIdRepeated) {
   EXPECT_EQ(sent[0].text("id"), sent[1].text("id"));
 }
 
+TEST_F(Verbs, WhoGetsNoConnectionTriesAgainAndIsToldWhy) {
+  const std::string line =
+      R"({"code":"full","message":"no more connections: 26 of 256","ok":false,"rid":null})";
+  engine_.refuse_connections(line + "\n");
+  for (const char* agent : {"worker-3", "worker-3.1"}) {  // the latter says so first
+    const Ran ran =
+        run({"send", "worker-1", "x", "--timeout", "200ms"}, "", {{"CFN_AGENT_ID", agent}});
+    EXPECT_EQ(ran.code, 6) << agent << ": nothing was sent";
+    EXPECT_THAT(ran.err, HasSubstr("no more connections: 26 of 256")) << agent;
+  }
+  answer("send", R"("ok":true,"messageId":"x","survives":"pod")");
+  Program program(directory_, socket_, {"send", "worker-1", "x"});
+  ASSERT_TRUE(engine_.wait_for("refused", engine_.received("refused").size() + 2));
+  engine_.refuse_connections("");
+  EXPECT_EQ(program.wait(), 0);
+  EXPECT_EQ(engine_.received("send").size(), 1U);
+}
+
 TEST_F(Verbs, SendToSeveralSaysWhatBecameOfEach) {
   // Two parts and the answer, as the sidecar writes them; `rest` is what follows the last part.
   const auto parts = [this](const std::string& rest) {

@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::uint64_t kMaxWaitMs = 3600ULL * 1000;
 constexpr Milliseconds kAckTimeout{10000};
+constexpr Milliseconds kAcceptRetry{100};
 constexpr int kMaxUnaccepted = 1024;           // connections; all agents of a pod may come at once
 constexpr std::size_t kMaxPeersListed = 2000;  // a line: each at most 400 bytes
 constexpr std::size_t kMaxDeadListed = 1000;   // a line: 1000 × at most 400 bytes
@@ -680,7 +681,9 @@ AgentSocket::AgentSocket(Loop& loop, const Config& config, Mail& mail, Post& pos
       mail_(mail),
       post_(post),
       worker_(worker),
-      acceptor_(loop.io()) {}
+      acceptor_(loop.io()),
+      retry_timer_(loop.io()),
+      max_connections_(most_connections()) {}
 
 AgentSocket::~AgentSocket() { *alive_ = false; }
 
@@ -710,16 +713,52 @@ std::string AgentSocket::next_id() {
 void AgentSocket::stop() {
   error_code ignored;  // it ends either way
   acceptor_.close(ignored);
+  retry_timer_.cancel();
+}
+
+std::size_t AgentSocket::most_connections() const {
+  return kMaxAgentConnections + kMoreConnectionsPerAgent * (config_.agents_per_pod - 1);
+}
+
+void AgentSocket::set_share(int percent, std::string why) {
+  const auto share = most_connections() * static_cast<std::size_t>(percent) / 100;
+  max_connections_ = std::max(share, kLeastConnectionsPerAgent * config_.agents_per_pod);
+  shortage_ = std::move(why);
 }
 
 void AgentSocket::accept() {
   acceptor_.async_accept([this, alive = alive_](error_code e, stream_protocol::socket socket) {
     if (!*alive || e == boost::asio::error::operation_aborted) return;
-    const auto most =
-        kMaxAgentConnections + kMoreConnectionsPerAgent * (config_.agents_per_pod - 1);
-    if (!e && connections_ < most) std::make_shared<Connection>(*this, std::move(socket))->read();
+    if (e) {  // out of descriptors: not in a busy loop
+      retry_timer_.expires_after(kAcceptRetry);
+      retry_timer_.async_wait([this, alive](error_code stop) {
+        if (!stop && *alive) accept();
+      });
+      return;
+    }
+    if (connections_ < max_connections_)
+      std::make_shared<Connection>(*this, std::move(socket))->read();
+    else
+      refuse(std::move(socket));
     accept();
   });
+}
+
+// One line that says why; whoever does not read it sees the connection end.
+void AgentSocket::refuse(stream_protocol::socket socket) const {
+  std::string why = "no more connections to " + config_.name.value +
+                    "'s sidecar: " + std::to_string(connections_) + " are open, ";
+  const auto most = std::to_string(most_connections());
+  why += max_connections_ == most_connections()
+             ? "its limit"
+             : std::to_string(max_connections_) + " of " + most + " allowed now: " + shortage_;
+  std::string line =
+      json{{"ok", false}, {"code", code_name(Code::kFull)}, {"message", why}, {"rid", nullptr}}
+          .dump() +
+      "\n";
+  error_code ignored;  // it ends either way
+  socket.non_blocking(true, ignored);
+  (void)write_now(socket, line);
 }
 
 }  // namespace swarm::engine

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,7 +20,9 @@ namespace swarm::engine {
 
 inline constexpr std::size_t kMaxAgentConnections = 256;
 inline constexpr std::size_t kMoreConnectionsPerAgent = 4;  // beyond the first of a pod
-inline constexpr std::size_t kMaxOutstanding = 64;          // requests of one connection
+// However short its pod is of something, an agent may have so many: else nobody could read and ack.
+inline constexpr std::size_t kLeastConnectionsPerAgent = 4;
+inline constexpr std::size_t kMaxOutstanding = 64;  // requests of one connection
 inline constexpr std::size_t kMaxLineBytes = 1U << 20U;
 inline constexpr std::size_t kMaxAgentQueueBytes = 4U << 20U;
 inline constexpr std::size_t kMaxWatchedBytes =
@@ -37,19 +40,29 @@ class AgentSocket {
   Status start(const std::string& path);
   void stop();
 
+  // For new connections, from now on: so many percent of the limit of a pod's agents, but
+  // kLeastConnectionsPerAgent for each; `why` it is fewer is told to who is one too many.
+  void set_share(int percent, std::string why);
+  [[nodiscard]] std::size_t connections() const { return connections_; }
+  [[nodiscard]] std::size_t max_connections() const { return max_connections_; }
+
  private:
   class Connection;
   void accept();
-  std::string next_id();  // of a message, where its sender gives none
+  void refuse(boost::asio::local::stream_protocol::socket socket) const;
+  [[nodiscard]] std::size_t most_connections() const;  // by the number of agents
+  std::string next_id();                               // of a message, where its sender gives none
   Loop& loop_;
   const Config& config_;
   Mail& mail_;
   Post& post_;
   Worker* worker_;
   boost::asio::local::stream_protocol::acceptor acceptor_;
+  boost::asio::steady_timer retry_timer_;
   MailRequestReader reader_;
   std::string random_;  // for ids: one system call for many
-  std::size_t connections_ = 0;
+  std::size_t connections_ = 0, max_connections_;
+  std::string shortage_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

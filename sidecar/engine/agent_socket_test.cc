@@ -2,8 +2,10 @@
 #include "engine/agent_socket.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/write.hpp>
 
 #include "engine/control_json.h"
@@ -60,6 +62,25 @@ struct Agents : PodFixture {
       ASSERT_EQ(ask({{"op", "recv"}})["message"]["attempt"], attempt);
       ASSERT_EQ(ask({{"op", "nack"}, {"messageId", id}, {"attempt", attempt}})["ok"], true);
     }
+  }
+
+  // What one is told who connects and gets no connection.
+  json refusal() {
+    stream_protocol::socket beyond(io);
+    beyond.connect(stream_protocol::endpoint(path));
+    beyond.non_blocking(true);
+    boost::system::error_code e = boost::asio::error::would_block;
+    std::string text;
+    for (const auto begin = mono_now();
+         (!e || e == boost::asio::error::would_block) && mono_now() - begin < kPatience;) {
+      io.restart();
+      io.run_for(Milliseconds{2});
+      char buffer[4096];
+      text.append(buffer, beyond.read_some(boost::asio::buffer(buffer), e));
+    }
+    EXPECT_EQ(e, boost::asio::error::eof);
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
+    return json::parse(text, nullptr, false);
   }
 
   Mail mail{loop, box, config, Session::Options{}, [](const AgentName& name, const Located& done) {
@@ -353,18 +374,63 @@ TEST_F(ThreeAgents, TheirPodTakesMoreConnections) {
   }
   std::swap(client, more.back());
   EXPECT_EQ(ask({{"op", "hello"}})["ok"], true) << "the last one that fits";
-  stream_protocol::socket beyond(io);
-  beyond.connect(stream_protocol::endpoint(path));
-  boost::system::error_code e = boost::asio::error::would_block;
-  beyond.non_blocking(true);
-  for (const auto begin = mono_now();
-       e == boost::asio::error::would_block && mono_now() - begin < kPatience;) {
-    io.restart();
-    io.run_for(Milliseconds{2});
-    char byte = 0;
-    (void)beyond.read_some(boost::asio::buffer(&byte, 1), e);
-  }
-  EXPECT_EQ(e, boost::asio::error::eof);
+  const json refused = refusal();
+  EXPECT_EQ(
+      refused,
+      (json{{"ok", false},
+            {"code", "full"},
+            {"rid", nullptr},
+            {"message", "no more connections to worker-0's sidecar: 264 are open, its limit"}}));
+}
+
+TEST_F(ThreeAgents, GetFewerConnectionsWhileTheirPodIsShortAndAllAfterwards) {
+  socket.set_share(10, "its pod is short of memory");
+  EXPECT_EQ(socket.max_connections(), 26U);
+  std::vector<stream_protocol::socket> more;
+  const auto connect = [&](std::size_t n) {
+    while (more.size() + 2 < n) {
+      more.emplace_back(io).connect(stream_protocol::endpoint(path));
+      io.restart();
+      io.poll();
+    }
+  };
+  connect(26);
+  EXPECT_EQ(refusal()["message"],
+            "no more connections to worker-0's sidecar: 26 are open, 26 of 264 allowed now: its "
+            "pod is short of memory");
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true) << "who is in stays";
+  EXPECT_EQ(socket.connections(), 26U);
+  socket.set_share(1, "");
+  EXPECT_EQ(socket.max_connections(), 3 * kLeastConnectionsPerAgent) << "enough to read and ack";
+  socket.set_share(100, "");
+  EXPECT_EQ(socket.max_connections(), kMaxAgentConnections + 2 * kMoreConnectionsPerAgent);
+  connect(40);
+  std::swap(client, more.back());
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
+}
+
+TEST_F(Agents, WaitForADescriptorWithoutASpinningLoop) {
+  ASSERT_EQ(ask({{"op", "hello"}})["ok"], true);
+  stream_protocol::socket late(io);
+  late.open();
+  io.restart();
+  io.poll();
+  rlimit files{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  const int lowest = ::dup(0);  // from here on there are none
+  ASSERT_GE(lowest, 0);
+  ::close(lowest);
+  const rlimit none{static_cast<rlim_t>(lowest), files.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  late.connect(stream_protocol::endpoint(path));  // by the kernel
+  io.restart();
+  const auto ran = io.run_for(Milliseconds{350});
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+  EXPECT_LE(ran, 20U);
+  EXPECT_EQ(socket.connections(), 1U);
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
+  std::swap(client, late);
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true) << "it is accepted when there are some again";
 }
 
 }  // namespace

@@ -109,7 +109,7 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
     }
   }
   if (!blocks_ || config_.reject_when_full || timeout <= Milliseconds{0} ||
-      blocked_bytes_ + message.body.size() > kMaxBlockedBytes) {
+      blocked_bytes_ + message.body.size() > room_.blocked_bytes) {
     if (message.wants_reply) box_.forget_reply(message.from, message.id);
     return done(why);
   }
@@ -182,21 +182,33 @@ void Mail::retry_blocked() {
   for (std::size_t lanes = blocked_.size(); lanes > 0; --lanes) {
     if (it == blocked_.end()) it = blocked_.begin();
     auto& queue = it->second;
+    // Who has had room is the last to get more.
+    const auto turn_ends = [&] {
+      const auto next = std::next(it);
+      retry_from_ = next == blocked_.end() ? Lane{} : next->first;
+    };
+    const std::size_t before = queue.size();
     while (!queue.empty()) {
       auto& first = queue.front();
-      if (!box_.knows(first.message) && !box_.has_room(first.message)) break;
-      if (begin(first.message, first.deadline, first.done, first.why) == Begun::kNoRoom) {
-        // Then it is the log that is full. The next one is the first to get what room there is.
-        const auto next = std::next(it);
-        retry_from_ = next == blocked_.end() ? Lane{} : next->first;
-        return;
+      if (!box_.knows(first.message) && !box_.has_room(first.message)) {
+        if (queue.size() < before) turn_ends();
+        break;
       }
+      if (begin(first.message, first.deadline, first.done, first.why) == Begun::kNoRoom)
+        return turn_ends();  // then it is the log that is full
       --blocked_count_;
       blocked_bytes_ -= first.message.body.size();
       queue.pop_front();
     }
     it = queue.empty() ? blocked_.erase(it) : std::next(it);
   }
+}
+
+void Mail::set_room(const Room& room, std::string why) {
+  may_have_room_ = may_have_room_ || room.inbox_messages > box_.inbox_limit();
+  room_ = room;
+  box_.limit_inboxes(room.inbox_messages, std::move(why));
+  if (may_have_room_) schedule_work();
 }
 
 void Mail::stop_blocking() {
@@ -428,7 +440,8 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       crash_point("answer-received");
       const auto answer = static_cast<Answer>(value);
       const auto waiting = sends_.find(sequence);
-      if (const auto receiver = box_.receiver_of(sequence); pod_of(receiver) != peer.name) {
+      const auto receiver = box_.receiver_of(sequence);
+      if (pod_of(receiver) != peer.name) {
         // Of no message of ours any more: it says nothing about anybody.
       } else if (answer == Answer::kFull) {
         auto& known = full_[receiver];
@@ -446,6 +459,9 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       box_.on_answer(mono_now(), peer.name, peer.log_id, sequence, answer, reason.substr(0, 200));
       if (answer == Answer::kFull && config_.reject_when_full && waiting != sends_.end() &&
           box_.withdraw(sequence)) {
+        // What was refused is gone: the next one may ask at once.
+        full_.erase(receiver);
+        box_.on_retry(receiver);
         finish(sequence, Error{Code::kFull, reason});
       }
       collect();
@@ -504,8 +520,7 @@ void Mail::take_grant(Session& session, const link::Frame& frame) {
     return session.close(invalid("malformed GRANT"));
   const auto& peer = session.peer().name;
   if (what == kDeclined) {
-    box_.on_declined(peer, agent_of(config_.name, number), stream);
-    return schedule_work();
+    return decline(peer, agent_of(config_.name, number), stream);
   }
   const AgentName to = agent_of(peer, number);
   if (box_.on_grant(peer, to, stream)) return mark_dirty(peer);
@@ -524,8 +539,14 @@ void Mail::send_grants(MonoTime now) {
     if (session && session->up())
       session->send(FrameType::kGrant, grant_payload(kPlaceKept, grant.to, grant.stream));
     else
-      box_.on_declined(grant.pod, grant.to, grant.stream);
+      decline(grant.pod, grant.to, grant.stream);
   }
+}
+
+// And to the next one that waits.
+void Mail::decline(const AgentName& pod, const AgentName& to, std::uint8_t stream) {
+  box_.on_declined(pod, to, stream);
+  schedule_work();
 }
 
 void Mail::take_message(Session& session, const link::Frame& frame) {
@@ -686,8 +707,13 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
 void Mail::session_down(Session& session) {
   if (const auto told = told_full_.find(session.peer().name);
       told != told_full_.end() && told->second.lock().get() == &session) {
-    told_full_.erase(told);
-    box_.forget_waiting(session.peer().name);
+    const auto other = session_with(session.peer().log_id);
+    if (other && other.get() != &session && other->knows(link::kGrants)) {
+      told->second = other;
+    } else {
+      told_full_.erase(told);
+      box_.forget_waiting(session.peer().name);
+    }
   }
   const auto found = by_log_.find(session.peer().log_id);
   if (found == by_log_.end()) return;
@@ -979,12 +1005,12 @@ void Mail::work() {
   if (may_have_room_ || now >= due_) retry_blocked();
   (void)box_.tick(now);
   serve();
+  send_grants(now);
   if (now >= due_)
     look_at_all(now);
   else
     pump_dirty();
   collect();
-  send_grants(now);
   if (const auto next = box_.next_deadline()) arm(*next);
   if (box_.has_ready()) arm(now + kLookAgain);
   if (on_work) on_work();

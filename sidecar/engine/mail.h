@@ -153,6 +153,13 @@ class Mail {
   // `name` has moved: connections to its former pod are of no more use.
   std::function<void()> on_work;  // something may have changed in the mailbox
   void look_again();
+  // What new messages get from now on, at most what is configured; `why` it is less is told to whom
+  // is refused. Replies that are awaited, acks and what is held already are not concerned.
+  struct Room {
+    std::uint32_t inbox_messages = 0;
+    std::size_t blocked_bytes = kMaxBlockedBytes;  // bodies that wait for room
+  };
+  void set_room(const Room& room, std::string why);
   // The pod ends: sends that wait for room are refused, and none waits any more.
   void stop_blocking();
   // Nothing that we hold still waits for somebody else (drain).
@@ -223,6 +230,7 @@ class Mail {
   void block(mailbox::Message message, MonoTime deadline, OnSent done, Error why);
   void take_grant(Session& session, const link::Frame& frame);
   void send_grants(MonoTime now);
+  void decline(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   void retry_blocked();
   void end_late_blocked(MonoTime now);
   void add_receiver(const AgentName& agent, Receiver receiver);
@@ -292,6 +300,7 @@ class Mail {
   std::map<Lane, std::deque<Blocked>> blocked_;
   Lane retry_from_;  // the first to get what room there is
   std::size_t blocked_count_ = 0, blocked_bytes_ = 0;
+  Room room_{config_.max_inbox_messages};
   bool blocks_ = true;
   bool may_have_room_ = false;  // something has left the outbox, the inbox or the log
   std::map<AgentName, std::list<Receiver>> receivers_;  // by agent, the first to be served first

@@ -68,7 +68,7 @@ TEST_F(LinkedAgents, AFullInboxHoldsUpNoNeighbour) {
   }
   ASSERT_TRUE(run_until([&] { return refused->has_value(); }));
   EXPECT_EQ((*refused)->error().code, Code::kFull);
-  EXPECT_EQ((*refused)->error().message, "worker-2.1's inbox is full (limit 1 messages)");
+  EXPECT_EQ((*refused)->error().message, "worker-2.1's inbox is full (1 of 1 messages)");
   // A place in its own inbox, and only that, is what it waits for.
   const auto waits = begin("worker-1", "worker-2.1", "comes");
   EXPECT_EQ(receive(two, "worker-2.2"), "fits of worker-1");

@@ -24,9 +24,11 @@
 #include "engine/post.h"
 #include "engine/worker.h"
 #include "lifecycle/lifecycle.h"
+#include "lifecycle/pressure.h"
 #include "log/overflow.h"
 #include "net/http_server.h"
 #include "os/file.h"
+#include "os/usage.h"
 #include "telemetry/log.h"
 #include "telemetry/metrics.h"
 
@@ -46,6 +48,7 @@ constexpr std::size_t kMaxSessions = 4096;  // inbound links
 constexpr std::uint64_t kLogSlackBytes =
     256U << 10U;  // of the volume: directory entries, the superblock
 constexpr Milliseconds kDrainPoll{20};
+constexpr Milliseconds kPressurePoll{1000};
 // For a former pod of our name: its agents' grace and its drain. The kubelet's startup probe is the
 // shorter limit, as a rule.
 constexpr Milliseconds kJournalWait{3'600'000};
@@ -124,7 +127,8 @@ class Sidecar {
         acceptor_(io_),
         signals_(io_, SIGTERM, SIGINT, SIGUSR1),
         drain_timer_(io_),
-        retry_timer_(io_) {}
+        retry_timer_(io_),
+        pressure_timer_(io_) {}
 
   int run();
 
@@ -136,6 +140,8 @@ class Sidecar {
   void admin(net::HttpRequest request, const net::Respond& respond);
   std::string metrics_text();
   void look_at_parts();
+  void look_at_resources();  // from now on, again and again
+  void observe(lifecycle::Resource resource, const os::Usage& usage);
   void advance();  // performs what the lifecycle wants
   void leave();
   void drain();
@@ -146,6 +152,7 @@ class Sidecar {
 
   const Config& config_;
   lifecycle::Lifecycle life_;
+  lifecycle::Pressure pressure_;
   boost::asio::io_context io_{1};
   Loop loop_;
   std::unique_ptr<os::Directory> directory_;
@@ -166,7 +173,7 @@ class Sidecar {
   tcp::acceptor acceptor_;
   std::set<std::shared_ptr<Session>> inbound_;
   boost::asio::signal_set signals_;
-  boost::asio::steady_timer drain_timer_, retry_timer_;
+  boost::asio::steady_timer drain_timer_, retry_timer_, pressure_timer_;
   telemetry::Metrics metrics_;
   bool started_ = false;
   MonoTime drain_started_{};
@@ -338,6 +345,7 @@ Status Sidecar::start() {
   if (auto status = agents_->start(config_.mount_path + "/agent.sock"); !status) return status;
   drop_ = std::make_unique<Drop>(loop_, *post_, config_);
   drop_->start();
+  look_at_resources();
 
   if (worker_) {
     worker_->on_swarm_deleted = [this] {
@@ -413,6 +421,44 @@ void Sidecar::look_at_parts() {
   }
 }
 
+void Sidecar::observe(lifecycle::Resource resource, const os::Usage& usage) {
+  const int before = pressure_.share(resource);
+  pressure_.observe(mono_now(), resource, usage);
+  const int after = pressure_.share(resource);
+  const auto say = [&](const auto& log, std::string_view what) {
+    log(what, {{"resource", lifecycle::resource_name(resource)},
+               {"used", usage.used},
+               {"limit", usage.limit},
+               {"sharePercent", after}});
+  };
+  if (before == 100 && after < 100) say(telemetry::warn, "short of a resource: limits tighten");
+  if (before < 100 && after == 100) say(telemetry::info, "limits have recovered");
+}
+
+// Mail takes memory, and a shared volume that is full keeps agents from their files; a connection
+// takes memory and a descriptor. Links are left alone: they bring the acks that end a shortage, and
+// the heartbeats.
+void Sidecar::look_at_resources() {
+  using lifecycle::Resource;
+  const auto log = config_.journal() ? os::Usage{} : os::volume_usage(config_.log_path);
+  observe(Resource::kMemory, lifecycle::working_memory(os::memory_usage(), log));
+  observe(Resource::kDescriptors, os::descriptor_usage());
+  observe(Resource::kVolume, os::volume_usage(config_.mount_path));
+
+  const auto mail = pressure_.tightest({Resource::kMemory, Resource::kVolume});
+  const auto inbox = lifecycle::share_of(config_.max_inbox_messages, mail.percent);
+  mail_->set_room(
+      {static_cast<std::uint32_t>(inbox), lifecycle::share_of(kMaxBlockedBytes, mail.percent)},
+      std::string(lifecycle::shortage_of(mail.because)));
+  const auto connections = pressure_.tightest({Resource::kMemory, Resource::kDescriptors});
+  agents_->set_share(connections.percent, std::string(lifecycle::shortage_of(connections.because)));
+
+  pressure_timer_.expires_after(kPressurePoll);
+  pressure_timer_.async_wait([this](error_code e) {
+    if (!e) look_at_resources();
+  });
+}
+
 void Sidecar::admin(net::HttpRequest request, const net::Respond& respond) {
   if (request.path == "/healthz") return respond({200, "text/plain", "ok\n", {}});
   if (request.path == "/startupz")
@@ -470,6 +516,18 @@ std::string Sidecar::metrics_text() {
       spill_ == nullptr ? 0 : n(spill_->second_bytes()));
   set("swarm_mailbox_log_available_bytes", "Bytes that can still be appended",
       n(log_->available_bytes()));
+  for (const auto resource : lifecycle::kResources) {
+    metrics_
+        .gauge("swarm_mailbox_pressure_ratio", "Used of what there is, 0 to 1",
+               {{"resource", std::string(lifecycle::resource_name(resource))}})
+        .set(pressure_.level(resource));
+  }
+  set("swarm_mailbox_inbox_limit_messages", "New messages fit into an inbox up to so many now",
+      n(box_->inbox_limit()));
+  set("swarm_mailbox_agent_connections", "Connections to the agents' socket",
+      agents_ ? n(agents_->connections()) : 0);
+  set("swarm_mailbox_agent_connections_limit", "So many connections are accepted now",
+      agents_ ? n(agents_->max_connections()) : 0);
   if (coordinator_) {
     const auto counts = coordinator_->counts();
     for (const auto& [state, value] : {std::pair{"queued", counts.queued},

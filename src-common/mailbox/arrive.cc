@@ -25,8 +25,7 @@ void Mailbox::Impl::uncount(Entry& e) {
 }
 
 std::size_t Mailbox::Impl::free_places(const Inbox& inbox, std::uint64_t bytes) const {
-  const std::uint32_t most = limits_.max_inbox_messages;
-  std::uint64_t free = most - std::min(inbox.counted, most);
+  std::uint64_t free = inbox_limit_ - std::min(inbox.counted, inbox_limit_);
   const auto within = [&](std::uint64_t limit, std::uint64_t used) {
     if (limit == 0) return;
     const std::uint64_t fit = (limit - std::min(used, limit)) / bytes;
@@ -45,6 +44,12 @@ bool Mailbox::Impl::inbox_has_room(const Inbox& inbox, const Message& message) c
          inbox.replies.count(message.in_reply_to) == 0;
 }
 
+void Mailbox::Impl::limit_inboxes(std::uint32_t messages, std::string why) {
+  check(messages > 0 && messages <= limits_.max_inbox_messages, "a share of the inboxes' limit");
+  inbox_limit_ = messages;
+  shortage_ = std::move(why);
+}
+
 std::string Mailbox::Impl::why_full(const Message& message) const {
   const std::string& to = message.to.value;
   const Inbox* inbox = find_inbox(message.to);
@@ -59,20 +64,26 @@ std::string Mailbox::Impl::why_full(const Message& message) const {
     return "the inboxes of " + to + "'s pod are full (" + kibibytes(received_bytes_) + " of " +
            kibibytes(limits_.max_side_bytes) + " KiB)";
   }
-  return to + "'s inbox is full (limit " + std::to_string(limits_.max_inbox_messages) +
-         " messages)";
+  std::string words = to + "'s inbox is full (" + std::to_string(inbox->counted);
+  const std::string most = std::to_string(limits_.max_inbox_messages);
+  if (inbox_limit_ == limits_.max_inbox_messages)
+    words += " of " + most + " messages";
+  else
+    words +=
+        " messages, " + std::to_string(inbox_limit_) + " of " + most + " allowed now: " + shortage_;
+  return words + (inbox->counted < inbox_limit_ ? "; others have waited longer)" : ")");
 }
 
 void Mailbox::Impl::wait_for_place(Inbox& inbox, const Message& message) {
   if (!limits_.grants) return;
-  inbox.grants.refused(sender_of(message));
+  inbox.grants.refused(sender_of(message), stored_bytes(message));
   contended_.insert(&inbox);
 }
 
 std::vector<Grant> Mailbox::Impl::take_grants(MonoTime now) {
   std::vector<Grant> grants;
   std::erase_if(contended_, [&](Inbox* inbox) {
-    const std::size_t free = free_places(*inbox, limits_.max_message_bytes + kMaxEnvelopeBytes);
+    const auto free = [&](std::uint64_t bytes) { return free_places(*inbox, bytes); };
     while (auto sender = inbox->grants.next(now, free))
       grants.push_back({std::move(sender->pod), inbox->name, sender->stream});
     return inbox->grants.idle();

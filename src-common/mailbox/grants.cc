@@ -4,9 +4,9 @@
 
 namespace swarm::mailbox {
 
-void Grants::refused(const Sender& sender) {
+void Grants::refused(const Sender& sender, std::uint64_t bytes) {
   if (waiting_.size() >= kMaxWaitingSenders || !queued_.insert(sender).second) return;
-  waiting_.push_back(sender);
+  waiting_.emplace_back(sender, bytes);
 }
 
 void Grants::end(const Sender& sender) {
@@ -15,34 +15,34 @@ void Grants::end(const Sender& sender) {
 }
 
 void Grants::forget(const AgentName& pod) {
-  const auto of_pod = [&](const Sender& sender) { return sender.pod == pod; };
-  std::erase_if(waiting_, of_pod);
-  std::erase_if(queued_, of_pod);
-  std::erase_if(late_, of_pod);
-  std::erase_if(granted_, [&](const auto& grant) { return of_pod(grant.first); });
+  std::erase_if(waiting_, [&](const auto& one) { return one.first.pod == pod; });
+  std::erase_if(queued_, [&](const Sender& sender) { return sender.pod == pod; });
+  std::erase_if(late_, [&](const Sender& sender) { return sender.pod == pod; });
+  std::erase_if(granted_, [&](const auto& grant) { return grant.first.pod == pod; });
 }
 
-std::optional<Grants::Sender> Grants::next(MonoTime now, std::size_t free) {
-  std::erase_if(granted_, [&](const auto& grant) {
-    if (grant.second > now) return false;
-    if (late_.size() < kMaxWaitingSenders) late_.insert(grant.first);
-    return true;
-  });
-  if (idle()) late_.clear();
-  if (waiting_.empty() || granted_.size() >= free) return std::nullopt;
-  Sender sender = std::move(waiting_.front());
+void Grants::expire(MonoTime now) {
+  while (!ends_.empty()) {
+    const auto& [until, sender] = ends_.front();
+    const auto grant = granted_.find(sender);
+    const bool holds = grant != granted_.end() && grant->second == until;
+    if (holds && until > now) return;
+    if (holds) {
+      if (late_.size() >= kMaxWaitingSenders) late_.clear();
+      late_.insert(sender);
+      granted_.erase(grant);
+    }
+    ends_.pop_front();
+  }
+}
+
+Grants::Sender Grants::grant(MonoTime now) {
+  Sender sender = std::move(waiting_.front().first);
   waiting_.pop_front();
   queued_.erase(sender);
   granted_[sender] = now + kGrantTime;
+  ends_.emplace_back(now + kGrantTime, sender);
   return sender;
-}
-
-std::optional<MonoTime> Grants::deadline() const {
-  std::optional<MonoTime> first;
-  for (const auto& [sender, until] : granted_) {
-    if (!first || until < *first) first = until;
-  }
-  return first;
 }
 
 }  // namespace swarm::mailbox

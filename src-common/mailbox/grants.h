@@ -14,6 +14,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "base/ids.h"
 #include "os/time.h"
@@ -33,8 +34,8 @@ class Grants {
     friend auto operator<=>(const Sender&, const Sender&) = default;
   };
 
-  // It was told `full`: behind those that wait already. No-op if it waits.
-  void refused(const Sender& sender);
+  // It was told `full` for a message of `bytes`: behind those that wait already. No-op if it waits.
+  void refused(const Sender& sender, std::uint64_t bytes);
   // What was kept for it is used, or not needed.
   void end(const Sender& sender);
   // Its link is down, or it has gone: nothing is kept for it.
@@ -45,17 +46,29 @@ class Grants {
     if (late_.count(sender) != 0) return 0;
     return granted_.size() + waiting_.size() - queued_.count(sender);
   }
-  // The next one to be told, when `free` places are free, kept ones included.
-  std::optional<Sender> next(MonoTime now, std::size_t free);
+  // The next one to be told; free(bytes): how many places for so many bytes there are, kept ones
+  // included.
+  template <typename Free>
+  std::optional<Sender> next(MonoTime now, const Free& free) {
+    expire(now);
+    if (waiting_.empty() || free(waiting_.front().second) <= granted_.size()) return std::nullopt;
+    return grant(now);
+  }
   [[nodiscard]] bool idle() const { return waiting_.empty() && granted_.empty(); }
-  // When the first of what is kept will be kept no longer.
-  [[nodiscard]] std::optional<MonoTime> deadline() const;
+  // When something may be kept no longer.
+  [[nodiscard]] std::optional<MonoTime> deadline() const {
+    return ends_.empty() ? std::nullopt : std::optional(ends_.front().first);
+  }
 
  private:
-  std::deque<Sender> waiting_;
-  std::set<Sender> queued_;             // what is in it
-  std::map<Sender, MonoTime> granted_;  // until when
-  std::set<Sender> late_;               // whose grants ended unused
+  void expire(MonoTime now);
+  Sender grant(MonoTime now);
+
+  std::deque<std::pair<Sender, std::uint64_t>> waiting_;
+  std::set<Sender> queued_;  // what is in it
+  std::map<Sender, MonoTime> granted_;
+  std::deque<std::pair<MonoTime, Sender>> ends_;  // of all grants, also of those that were used
+  std::set<Sender> late_;                         // whose grants ended unused
 };
 
 }  // namespace swarm::mailbox

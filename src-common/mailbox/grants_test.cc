@@ -10,43 +10,47 @@ namespace {
 
 Grants::Sender sender(int number) { return {{"worker-" + std::to_string(number)}, 0}; }
 
+auto places(std::size_t free) {
+  return [free](std::uint64_t) { return free; };
+}
+
 TEST(Grants, PlacesAreKeptInTheOrderOfAsking) {
   Grants grants;
   const MonoTime now{};
-  grants.refused(sender(1));
-  grants.refused(sender(2));
-  grants.refused(sender(1));  // waits already: keeps its turn
-  EXPECT_EQ(grants.next(now, 0), std::nullopt) << "nothing is free";
-  EXPECT_EQ(grants.next(now, 1), sender(1));
-  EXPECT_EQ(grants.next(now, 1), std::nullopt) << "the one place is kept";
+  grants.refused(sender(1), 1);
+  grants.refused(sender(2), 1);
+  grants.refused(sender(1), 1);  // waits already: keeps its turn
+  EXPECT_EQ(grants.next(now, places(0)), std::nullopt) << "nothing is free";
+  EXPECT_EQ(grants.next(now, places(1)), sender(1));
+  EXPECT_EQ(grants.next(now, places(1)), std::nullopt) << "the one place is kept";
   EXPECT_EQ(grants.kept_from(sender(2)), 1U);
   EXPECT_EQ(grants.kept_from(sender(3)), 2U) << "two came before";
   EXPECT_EQ(grants.kept_from(sender(1)), 0U) << "it is its own";
   grants.end(sender(1));
-  EXPECT_EQ(grants.next(now, 1), sender(2));
+  EXPECT_EQ(grants.next(now, places(1)), sender(2));
 }
 
 TEST(Grants, WhatIsNotUsedGoesToTheNextOne) {
   Grants grants;
   const MonoTime now{};
-  grants.refused(sender(1));
-  grants.refused(sender(2));
-  ASSERT_EQ(grants.next(now, 1), sender(1));
+  grants.refused(sender(1), 1);
+  grants.refused(sender(2), 1);
+  ASSERT_EQ(grants.next(now, places(1)), sender(1));
   ASSERT_EQ(grants.deadline(), now + kGrantTime);
-  EXPECT_EQ(grants.next(now + kGrantTime - Milliseconds{1}, 1), std::nullopt);
-  EXPECT_EQ(grants.next(now + kGrantTime, 1), sender(2));
+  EXPECT_EQ(grants.next(now + kGrantTime - Milliseconds{1}, places(1)), std::nullopt);
+  EXPECT_EQ(grants.next(now + kGrantTime, places(1)), sender(2));
   EXPECT_EQ(grants.kept_from(sender(3)), 1U);
-  EXPECT_EQ(grants.next(now + 2 * kGrantTime, 1), std::nullopt);
+  EXPECT_EQ(grants.next(now + 2 * kGrantTime, places(1)), std::nullopt);
   EXPECT_TRUE(grants.idle());
 }
 
 TEST(Grants, WhoIsLateHasWhatIsFree) {
   Grants grants;
   MonoTime now{};
-  for (int n = 1; n <= 3; ++n) grants.refused(sender(n));
-  ASSERT_EQ(grants.next(now, 1), sender(1));
+  for (int n = 1; n <= 3; ++n) grants.refused(sender(n), 1);
+  ASSERT_EQ(grants.next(now, places(1)), sender(1));
   now += kGrantTime;
-  ASSERT_EQ(grants.next(now, 1), sender(2));
+  ASSERT_EQ(grants.next(now, places(1)), sender(2));
   EXPECT_EQ(grants.kept_from(sender(1)), 0U);
   EXPECT_EQ(grants.kept_from(sender(3)), 1U);
   grants.end(sender(1));
@@ -55,20 +59,30 @@ TEST(Grants, WhoIsLateHasWhatIsFree) {
 
 TEST(Grants, NothingIsKeptForWhoHasGone) {
   Grants grants;
-  for (int n = 1; n <= 3; ++n) grants.refused(sender(n));
-  ASSERT_EQ(grants.next({}, 2), sender(1));
+  for (int n = 1; n <= 3; ++n) grants.refused(sender(n), 1);
+  ASSERT_EQ(grants.next({}, places(2)), sender(1));
   grants.forget({"worker-1"});
   grants.forget({"worker-2"});
-  EXPECT_EQ(grants.next({}, 1), sender(3));
+  EXPECT_EQ(grants.next({}, places(1)), sender(3));
   grants.forget({"worker-3"});
   EXPECT_TRUE(grants.idle());
 }
 
+TEST(Grants, TheFirstWaitsUntilItsMessageFits) {
+  Grants grants;
+  grants.refused(sender(1), 100);
+  grants.refused(sender(2), 10);
+  const auto room = [](std::uint64_t bytes) { return std::size_t{50} / bytes; };
+  EXPECT_EQ(grants.next({}, room), std::nullopt) << "smaller ones do not overtake it for ever";
+  EXPECT_EQ(grants.next({}, places(1)), sender(1));
+}
+
 TEST(Grants, TheQueueHasALimit) {
   Grants grants;
-  for (std::size_t n = 0; n <= kMaxWaitingSenders; ++n) grants.refused(sender(static_cast<int>(n)));
+  for (std::size_t n = 0; n <= kMaxWaitingSenders; ++n)
+    grants.refused(sender(static_cast<int>(n)), 1);
   std::size_t told = 0;
-  while (grants.next({}, kMaxWaitingSenders + 2)) ++told;
+  while (grants.next({}, places(kMaxWaitingSenders + 2))) ++told;
   EXPECT_EQ(told, kMaxWaitingSenders);
 }
 
@@ -79,12 +93,12 @@ TEST(Grants, AreFairAmongThoseThatAlwaysWant) {
   Grants grants;
   std::map<int, int> got;
   MonoTime now{};
-  for (int n = 0; n < kSenders; ++n) grants.refused(sender(n));
+  for (int n = 0; n < kSenders; ++n) grants.refused(sender(n), 1);
   for (int place = 0; place < 3000; ++place) {  // one becomes free at a time
-    auto next = grants.next(now, 1);
+    auto next = grants.next(now, places(1));
     if (!next) {
       now += kGrantTime;
-      next = grants.next(now, 1);
+      next = grants.next(now, places(1));
     }
     ASSERT_TRUE(next);
     const int number = std::stoi(next->pod.value.substr(7));
@@ -94,7 +108,7 @@ TEST(Grants, AreFairAmongThoseThatAlwaysWant) {
       grants.end(*next);
       ++got[number];
     }
-    grants.refused(*next);
+    grants.refused(*next, 1);
   }
   int least = 1 << 30, most = 0;
   for (const auto& [number, count] : got) {

@@ -196,6 +196,7 @@ class Mailbox::Impl {
     // may come before what a former pod offers.
     std::map<Sequence, Sequence> unanswered, due;
     bool blocked = false;    // the receiver said full (or will not take it now)
+    bool proved = false;     // … took one message since
     std::size_t window = 0;  // messages that may be on their way at once, after that; 0: any number
     bool passed_on = false;  // our successor may have the beginning: it sends the rest, too
   };
@@ -281,6 +282,8 @@ class Mailbox::Impl {
   }
   std::vector<AgentName> take_ready();
   bool has_ready() const { return !woken_.empty(); }
+  void limit_inboxes(std::uint32_t messages, std::string why);
+  [[nodiscard]] std::uint32_t inbox_limit() const { return inbox_limit_; }
   bool is_local(const AgentName& agent) const {
     return is_of_pod(agent) && number_in_pod(agent.value) < agents_;
   }
@@ -392,7 +395,9 @@ class Mailbox::Impl {
     for (auto& [key, stream] : d.kept) each(key.first, stream);
   }
   static void probe(OutStream& stream) {
-    if (std::exchange(stream.blocked, false)) stream.window = 1;
+    if (!std::exchange(stream.blocked, false)) return;
+    stream.window = 1;
+    stream.proved = false;
   }
   void carry_offer(const Kept& kept, Sequence record);
   std::optional<Answer> known_copy(const Origin& origin, const Message& m);
@@ -420,6 +425,8 @@ class Mailbox::Impl {
   AgentName pod_;
   std::uint32_t agents_;
   Limits limits_;
+  std::uint32_t inbox_limit_ = limits_.max_inbox_messages;  // as the shell allows now …
+  std::string shortage_;                                    // … and why, when it is less
   log::Log* log_ = nullptr;
   Books books_;
   std::uint64_t received_bytes_ = 0, sent_bytes_ = 0;  // live, without awaited replies

@@ -111,6 +111,10 @@ bool Mailbox::knows(const Message& message) const { return impl_->knows(message)
 bool Mailbox::has_room(const Message& message) { return impl_->has_room(message); }
 bool Mailbox::withdraw(Sequence sequence) { return impl_->withdraw(sequence); }
 bool Mailbox::is_local(const AgentName& agent) const { return impl_->is_local(agent); }
+void Mailbox::limit_inboxes(std::uint32_t messages, std::string why) {
+  impl_->limit_inboxes(messages, std::move(why));
+}
+std::uint32_t Mailbox::inbox_limit() const { return impl_->inbox_limit(); }
 std::vector<AgentName> Mailbox::destinations() const { return impl_->destinations(); }
 std::vector<AgentName> Mailbox::destinations(const AgentName& pod) const {
   return impl_->destinations(pod);

@@ -209,6 +209,11 @@ class Mailbox {
   // + 1).
   void attach(log::Log& log, MonoTime now);
   [[nodiscard]] bool is_local(const AgentName& agent) const;  // one of this pod's
+  // From now on an inbox takes new messages up to so many, 1 to max_inbox_messages (checked); `why`
+  // it is fewer is told to whom it refuses. What is in stays; replies that are awaited keep their
+  // places.
+  void limit_inboxes(std::uint32_t messages, std::string why = "");
+  [[nodiscard]] std::uint32_t inbox_limit() const;
 
   // ---- sending
   // Appends to the outbox. kFull: the outbox or log is full, nothing kept. kInvalid. A message id

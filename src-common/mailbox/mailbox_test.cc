@@ -1057,6 +1057,33 @@ TEST(MailboxFairness, NoPriorityStarvesWhateverArrives) {
   EXPECT_GE(longest, 11) << "some had to wait, or nothing was shown";
 }
 
+TEST_F(Mailboxes, AnInboxTakesNewMessagesUpToWhatIsAllowedNow) {
+  std::uint64_t sequence = 0;
+  const auto arrive = [&] {
+    const std::string id = "m" + std::to_string(++sequence);
+    return b.box->deliver(now, log_id(7), sequence, 0, message(id, {"worker-7"}, kB));
+  };
+  for (int i = 0; i < 2; ++i) ASSERT_EQ(arrive(), Answer::kStored);
+  b.box->limit_inboxes(1, "why");
+  EXPECT_EQ(b.box->inbox_limit(), 1U);
+  EXPECT_EQ(arrive(), Answer::kFull);
+  EXPECT_EQ(b.box->why_full(message("m", {"worker-7"}, kB)),
+            kB.value + "'s inbox is full (2 messages, 1 of 3 allowed now: why)");
+  EXPECT_EQ(b.box->books().inbox_live, 2U) << "what is in stays";
+  EXPECT_EQ(b.box->deliver(now, log_id(7), 1, 0, message("m1", {"worker-7"}, kB)),
+            Answer::kDuplicate);
+  ASSERT_TRUE(b.box->await_reply(kB, {"q"}));
+  Message reply = message("r", {"worker-7"}, kB);
+  reply.in_reply_to.value = "q";
+  EXPECT_EQ(b.box->deliver(now, log_id(7), 100, 0, reply), Answer::kStored);
+  b.box->limit_inboxes(3);
+  sequence = 200;
+  EXPECT_EQ(arrive(), Answer::kStored);
+  EXPECT_EQ(arrive(), Answer::kFull);
+  EXPECT_EQ(b.box->why_full(message("m", {"worker-7"}, kB)),
+            kB.value + "'s inbox is full (3 of 3 messages)");
+}
+
 TEST_F(Mailboxes, APriorityThatCannotBeHandedOutCostsTheOthersNothing) {
   // Both senders have chosen the same id: while one of the two is leased the other waits.
   Message leased = message("same", {"worker-7"}, kB), waits = message("same", {"worker-8"}, kB);

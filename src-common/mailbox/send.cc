@@ -330,7 +330,7 @@ bool Mailbox::Impl::on_grant(const AgentName& pod, const AgentName& to, std::uin
   for_each_stream(it->second, [&](std::uint8_t index, OutStream& one) {
     if (index != stream) return;
     probe(one);
-    waits = waits || !one.unanswered.empty();
+    waits = waits || (!one.passed_on && !one.unanswered.empty());
   });
   return waits;
 }
@@ -390,6 +390,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
       // Our copy is damaged. What the receiver may hold stays with it; nobody is told "accepted"
       // for it any more.
       stream->due.erase(origin);
+      stream->unanswered.erase(origin);
       broken.push_back(sequence);
       continue;
     }
@@ -425,8 +426,10 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
   d.link->heard = now;
   if (o->on_the_way > 0) --o->on_the_way;
   OutStream& stream = stream_for(d, *o);
-  // It takes mail again: twice as much after each, until it is as if it had never been full.
-  if (answer <= Answer::kFinished && stream.window != 0 && (stream.window *= 2) > kMaxTransmit)
+  // It takes mail again: from the second message on twice as much after each, until it is as if it
+  // had never been full. (The first may have had the one place there was.)
+  if (answer <= Answer::kFinished && stream.window != 0 && std::exchange(stream.proved, true) &&
+      (stream.window *= 2) > kMaxTransmit)
     stream.window = 0;
   switch (answer) {
     case Answer::kFinished:
