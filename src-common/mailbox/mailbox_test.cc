@@ -922,11 +922,13 @@ TEST_F(Mailboxes, BytesAreLimitedAsCountsAre) {
   one_more = message("l2", kB, kB);
   one_more.body = large;
   EXPECT_FALSE(full.box->send(now, one_more));
-  // Freed, it is told to those that wait, as many as surely fit.
+  // Freed, it is told to the one that waits, whose message fits.
   auto taken = full.box->receive(now, kB, Milliseconds{60000}, std::nullopt);
   ASSERT_TRUE(taken && full.box->ack(now, kB, taken->message.id, taken->attempt));
-  EXPECT_TRUE(full.box->take_grants(now).empty()) << "a largest message might not fit";
-  EXPECT_TRUE(full.box->send(now, one_more)) << "this one does";
+  const auto grants = full.box->take_grants(now);
+  ASSERT_EQ(grants.size(), 1U);
+  EXPECT_EQ(grants[0].pod, kB) << "its own";
+  EXPECT_TRUE(full.box->send(now, one_more));
 }
 
 TEST_F(Mailboxes, OneThatWaitsInTheReceiversPodHasItsTurn) {
