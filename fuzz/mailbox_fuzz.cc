@@ -197,7 +197,7 @@ class World {
         forget(name(in_), log_id(in_));
         break;
       default:
-        if (in_.below(4) == 0) restart();
+        in_.below(4) == 0 ? restart() : custody(name(in_), log_id(in_));
     }
     balance();
   }
@@ -347,6 +347,23 @@ class World {
       default:
         (void)box_->on_incarnation(who, log);
     }
+  }
+
+  void custody(const AgentName& pod, const LogId& log) {
+    if (in_.below(2) != 0) {
+      box_->set_lost({{pod, {log_id(in_), log_id(in_)}}});
+      for (const auto& out : box_->give_back(pod, log, in_.below(4096)))
+        box_->on_given_back(pod, out.sequence, static_cast<Answer>(in_.below(6)));
+      return;
+    }
+    // As it comes over a link: what nobody understands does not get this far.
+    Outbound out{in_.below(8), in_.below(8), message(in_), {log_id(in_), in_.below(8)}};
+    const auto decoded = decode_outbound(out.sequence, out.prev, encode(out));
+    if (!decoded) return;
+    const auto before = box_->books().outbox_live;
+    const bool stored = (in_.below(2) == 0 ? box_->take_back(pod, *decoded)
+                                           : box_->adopt(log, *decoded)) == Answer::kStored;
+    check(box_->books().outbox_live == before + (stored ? 1 : 0), "only what is kept is there");
   }
 
   Input& in_;

@@ -17,8 +17,6 @@ namespace swarm::engine {
 
 // How often a successor is looked for, or asked again that had no room.
 inline constexpr Milliseconds kOfferAgain{250};
-// Links that ended before the successor answered anything: it does not know what an offer is.
-inline constexpr int kMaxUnheardOffers = 3;
 
 class Handover {
  public:

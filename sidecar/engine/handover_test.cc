@@ -141,6 +141,70 @@ TEST_F(Handovers, NobodyElseMayHandOver) {
   session->close(unavailable("done"));
 }
 
+// ---- a sender's pod that is gone without a word
+
+TEST_F(Handovers, WhatAVanishedPodHasSentIsGivenBackAndOutlivesTheReceiver) {
+  send_all(*old);
+  old.reset();
+  ASSERT_TRUE(run_until([&] { return receiver->box.books().single_copy == kMessages; }))
+      << "it says so, whether there is a successor or not";
+  const auto next = pod("worker-1", 4);
+  const auto ready = mono_now();
+  ASSERT_TRUE(run_until([&] {
+    return next->box.books().adopted == kMessages &&
+           next->box.books().single_copy + receiver->box.books().single_copy == 0;
+  }));
+  EXPECT_LT(mono_now() - ready, Milliseconds{10'000});
+  EXPECT_EQ(receive(*receiver), id(0));
+  const auto [status, took] = ack(*receiver, id(0));
+  EXPECT_TRUE(status) << status.error().message;
+  EXPECT_LT(took, Silence::kAckPatience) << "the keeper has recorded it";
+
+  receiver.reset();
+  const auto fresh = pod("worker-2", 5);
+  for (std::size_t i = 1; i < kMessages; ++i) {
+    ASSERT_EQ(receive(*fresh), id(i));
+    ASSERT_TRUE(ack(*fresh, id(i)).first);
+  }
+  EXPECT_EQ(next->box.books().outbox_live, 0U);
+  EXPECT_EQ(fresh->box.books().inbox_live + fresh->box.books().dead_live, 0U);
+}
+
+TEST_F(Handovers, ASuccessorWithoutRoomIsAskedAgain) {
+  send_all(*old);
+  old.reset();
+  mailbox::Limits small = kLimits;
+  small.max_kept = kMessages - 1;
+  const Pod next(net, "worker-1", 4, {small});
+  ASSERT_TRUE(run_until([&] { return next.box.books().adopted == kMessages - 1; }));
+  ASSERT_TRUE(run_until([&] { return receiver->box.books().single_copy == 1; }));
+  EXPECT_EQ(receive(*receiver), id(0));
+  EXPECT_TRUE(ack(*receiver, id(0)).first);
+  EXPECT_TRUE(run_until([&] { return receiver->box.books().single_copy == 0; }));
+  EXPECT_EQ(next.box.books().adopted, kMessages);
+}
+
+TEST_F(Handovers, ASuccessorOfTheReleaseBeforeIsGivenNothingBack) {
+  send(*old, "m1");
+  old.reset();
+  const Pod next(net, "worker-1", 4, {.limits = kLimits, .knows_offers = false});
+  ASSERT_TRUE(run_until([&] { return receiver->box.books().single_copy == 1; }));
+  ASSERT_TRUE(run_until([&] { return next.inbound.size() > std::size_t{kMaxUnheardOffers}; }));
+  EXPECT_FALSE(run_until([&] { return next.inbound.size() > std::size_t{kMaxUnheardOffers} + 1; },
+                         Milliseconds{2000}))
+      << "its link stays when it is not asked any more";
+  EXPECT_EQ(next.box.books().adopted, 0U);
+  EXPECT_EQ(receive(*receiver), "m1");
+}
+
+TEST_F(Handovers, NothingIsGivenBackToWhoIsThereAfterAll) {
+  send(*old, "m1");
+  ASSERT_TRUE(run_until([&] { return receiver->inbound.size() == 1; }));
+  receiver->inbound[0]->close(unavailable("a broken link"));
+  EXPECT_FALSE(run_until([&] { return receiver->box.books().single_copy > 0; }, 2 * kLostAfter));
+  EXPECT_EQ(old->box.books().adopted, 0U);
+}
+
 TEST_F(Handovers, AnAckIsOkWhenItsSenderWasReplacedAndNobodyKeepsTheMessage) {
   send(*old, "m1");
   send(*old, "m2");

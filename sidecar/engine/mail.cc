@@ -488,6 +488,8 @@ bool Mail::take(Session& session, const link::Frame& frame) {
     case FrameType::kHandover:
       take_offer(session, frame);
       return true;
+    case FrameType::kHanded:
+      return take_handed(session, frame);
     default:
       return false;
   }
@@ -550,8 +552,7 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
         told_full_[peer.name] = session.weak_from_this();
       else
         box_.forget_waiting(peer.name);
-      reason = out->message.to.value + "'s inbox is full (limit " +
-               std::to_string(config_.max_inbox_messages) + " messages)";
+      reason = box_.why_full(out->message);
     } else if (answer == Answer::kRefused && !box_.is_local(out->message.to)) {
       reason = no_such_agent(config_, out->message.to);
     } else if (answer == Answer::kRefused) {
@@ -594,14 +595,81 @@ void Mail::take_offer(Session& session, const link::Frame& frame) {
   const auto sequence = in.u64();
   const auto prev = in.u64();
   const auto offered = mailbox::decode_outbound(sequence, prev, in.rest());
-  // From no other name: only a predecessor's messages are ours to send.
-  const bool ours = in.ok() && offered && session.peer().name == config_.name;
-  const auto answer = ours ? box_.adopt(session.peer().log_id, *offered) : Answer::kRefused;
+  // Ours to send is what a predecessor has sent: it says so itself, or the receiver does.
+  const auto& from = session.peer();
+  const auto answer = !in.ok() || !offered        ? Answer::kRefused
+                      : from.name == config_.name ? box_.adopt(from.log_id, *offered)
+                                                  : box_.take_back(from.name, *offered);
   std::string payload;
   link::put_u64(payload, sequence);
   link::put_u8(payload, static_cast<std::uint8_t>(answer));
   session.send(FrameType::kHanded, payload);
   if (answer == Answer::kStored) mark_dirty(pod_of(offered->message.to));
+}
+
+// ---- what lost pods have left here
+
+// A pod that lives keeps its link here until it knows of every ack.
+void Mail::look_for_lost(MonoTime now) {
+  if (!links_changed_ && unlinked_.empty()) return;
+  if (now < lost_due_) return arm(lost_due_);
+  lost_due_ = now + kLostCheck;
+  links_changed_ = false;
+  std::map<LogId, MonoTime> still;
+  std::map<AgentName, std::set<LogId>> lost;
+  for (const auto& [name, logs] : box_.senders()) {
+    for (const auto& log : logs) {
+      if (session_with(log)) continue;
+      const auto since = unlinked_.try_emplace(log, now).first->second;
+      still[log] = since;
+      if (now - since >= kLostAfter) lost[name].insert(log);
+    }
+  }
+  unlinked_ = std::move(still);
+  bereft_.clear();
+  for (const auto& [name, logs] : lost) bereft_.insert(name);
+  // Of a name that is gone for ever there is no second copy to wait for.
+  std::erase_if(lost, [&](const auto& one) { return is_gone(one.first, now); });
+  box_.set_lost(lost);
+  if (!unlinked_.empty()) arm(lost_due_);
+}
+
+// One batch at a time: ordinary mail goes first.
+void Mail::give_back(const AgentName& name) {
+  if (!bereft_.contains(name) || !is_up(name)) return;
+  auto& peer = peers_.at(name);
+  const auto session = peer.session;
+  auto& returns = peer.returns;
+  const auto now = mono_now();
+  if (returns.to != session->peer().log_id) returns = {session->peer().log_id, 0, {}, 0};
+  if (returns.under_way > 0 || returns.unheard >= kMaxUnheardOffers) return;
+  if (now < returns.at) return arm(returns.at);
+  if (session->queued_bytes() >= kLinkWindowBytes) return arm(now + kWindowCheck);
+  const auto batch = box_.give_back(name, returns.to, kGiveBackBytes);
+  returns.under_way = batch.size();
+  for (const auto& out : batch) session->send(FrameType::kHandover, payload_of(out));
+}
+
+// false: it has nothing to answer on this link.
+bool Mail::take_handed(Session& session, const link::Frame& frame) {
+  const auto& name = session.peer().name;
+  const auto peer = peers_.find(name);
+  if (peer == peers_.end() || peer->second.session.get() != &session) return false;
+  link::PayloadReader in(frame.payload);
+  const auto sequence = in.u64();
+  const auto answer = in.u8();
+  if (!in.done() || answer > static_cast<std::uint8_t>(Answer::kRefused)) {
+    session.close(invalid("malformed HANDED"));
+    return true;
+  }
+  auto& returns = peer->second.returns;
+  returns.unheard = 0;
+  if (returns.under_way > 0) --returns.under_way;
+  const auto said = static_cast<Answer>(answer);
+  box_.on_given_back(name, sequence, said);
+  if (said == Answer::kFull || said == Answer::kGap) returns.at = mono_now() + kGiveBackAgain;
+  if (returns.under_way == 0) give_back(name);
+  return true;
 }
 
 void Mail::session_up(const std::shared_ptr<Session>& session) {
@@ -610,6 +678,7 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
   sessions.push_back(session);
   silent_.erase(session->peer().name);
   strangers_.erase(session->peer().log_id);
+  links_changed_ = true;
   send_debts(session->peer().name);
   look_soon();
 }
@@ -622,6 +691,7 @@ void Mail::session_down(Session& session) {
   }
   const auto found = by_log_.find(session.peer().log_id);
   if (found == by_log_.end()) return;
+  links_changed_ = true;
   std::erase_if(found->second, [&](const auto& known) {
     const auto live = known.lock();
     return !live || live.get() == &session;
@@ -645,6 +715,11 @@ std::shared_ptr<Session> Mail::session_with(const LogId& log) const {
 bool Mail::is_up(const AgentName& name) const {
   const auto peer = peers_.find(name);
   return peer != peers_.end() && peer->second.session && peer->second.session->up();
+}
+
+bool Mail::is_gone(const AgentName& name, MonoTime now) const {
+  const auto silence = silent_.find(name);
+  return silence != silent_.end() && silence->second.gone(now);
 }
 
 bool Mail::hears_debts(const AgentName& name) const {
@@ -720,6 +795,7 @@ void Mail::ensure(const AgentName& name) {
       auto& gone = peers_[name];
       if (gone.session.get() != &session && gone.connecting.get() != &session) return;
       if (gone.session) box_.on_link_down(name);
+      if (std::exchange(gone.returns.under_way, 0) > 0) ++gone.returns.unheard;
       gone.session.reset();
       gone.connecting.reset();
       peer_failed(name, why);
@@ -733,7 +809,8 @@ void Mail::peer_failed(const AgentName& name, const Error& why) {
   auto& peer = peers_[name];
   const auto now = mono_now();
   const bool mail = !box_.destinations(name).empty();
-  peer.backoff = grow(peer.backoff, kFirstBackoff, mail ? kMaxBackoff : kMaxDebtBackoff);
+  const auto most = mail ? kMaxBackoff : is_gone(name, now) ? kLookPeriod : kMaxDebtBackoff;
+  peer.backoff = grow(peer.backoff, kFirstBackoff, most);
   peer.retry_at = now + peer.backoff;
   peer.last_error = why.message;
   if (!hears_debts(name)) {  // else it is told on its own link
@@ -940,9 +1017,12 @@ void Mail::look_at_all(MonoTime now) {
   std::set<AgentName> needed;
   for (auto& name : box_.destinations()) needed.insert(pod_of(name));
   for (auto& name : box_.ack_creditors()) needed.insert(name);
+  look_for_lost(now);
+  needed.insert(bereft_.begin(), bereft_.end());
   for (const auto& name : needed) {
     ensure(name);
     pump(name);
+    give_back(name);
   }
   for (auto& [name, peer] : peers_) {
     if (peer.session && !needed.contains(name) && now - peer.last_used > kIdleLinkLimit) {

@@ -44,6 +44,15 @@ inline constexpr std::uint32_t kMaxDeadPerCall =
 // one, are not owed any more. A pod that takes its predecessor's name links to us sooner.
 inline constexpr Milliseconds kStrangerLimit{60000}, kStrangerCheck{15000};
 
+// A log that acks are owed to is lost when it has had no link for so long: what is here for it
+// counts as single copies, until its name is gone for ever, and goes back to whoever gets that name
+// (docs/decisions/0011).
+inline constexpr Milliseconds kLostAfter{2000}, kLostCheck{1000};
+inline constexpr std::size_t kGiveBackBytes = 64U << 10U;  // under way to one pod
+inline constexpr Milliseconds kGiveBackAgain{1000};        // to a pod that had no room
+// Links that ended before anything was answered: who is there does not know what an offer is.
+inline constexpr int kMaxUnheardOffers = 3;
+
 // How long a name has not been reached, and what follows for messages of it that were acked here.
 // Pure.
 class Silence {
@@ -160,6 +169,12 @@ class Mail {
     AgentName served;  // of its agents, the last one that something was sent to
     std::string node;  // of its latest incarnation
     std::string last_error;
+    struct Returns {  // what is given back to it
+      LogId to;
+      std::size_t under_way = 0;
+      MonoTime at{};
+      int unheard = 0;
+    } returns;
   };
   struct Full {  // an agent's inbox that was: it holds up no neighbour in its pod
     MonoTime until{};
@@ -229,6 +244,7 @@ class Mail {
   Swept sweep(const AgentName& agent, const std::function<Status(const MessageId&)>& each);
   [[nodiscard]] std::shared_ptr<Session> session_with(const LogId& log) const;
   [[nodiscard]] bool is_up(const AgentName& name) const;  // our link to where it lives
+  [[nodiscard]] bool is_gone(const AgentName& name, MonoTime now) const;  // for ever
   // Some log that acks of its messages are owed to has a link.
   [[nodiscard]] bool hears_debts(const AgentName& name) const;
   void settle(log::Sequence inbox);
@@ -236,6 +252,9 @@ class Mail {
   void settle_strangers(MonoTime now);
   void take_message(Session& session, const link::Frame& frame);
   void take_offer(Session& session, const link::Frame& frame);
+  bool take_handed(Session& session, const link::Frame& frame);
+  void look_for_lost(MonoTime now);
+  void give_back(const AgentName& name);
   void owed_to_keeper(const Session& keeper, log::Sequence kept);
   // Since when `log` has no link while its name lives in another one; nullopt: that is not so.
   std::optional<MonoTime> unlinked_since(const AgentName& name, const LogId& log, MonoTime now);
@@ -283,6 +302,10 @@ class Mail {
   std::map<AgentName, Silence> silent_;  // of those we look for, who has not been reached
   std::map<LogId, MonoTime> strangers_;  // logs without a link under kStrangerLimit, since when
   MonoTime strangers_due_{};
+  std::map<LogId, MonoTime> unlinked_;  // logs that acks are owed to, without a link, since when
+  std::set<AgentName> bereft_;          // whose pods, of these, are lost
+  bool links_changed_ = true;           // since it was looked which have one
+  MonoTime lost_due_{};
   boost::asio::steady_timer timer_;
   MonoTime due_{};             // when all is to be looked at
   std::set<AgentName> dirty_;  // to whom something may be sent that could not be before

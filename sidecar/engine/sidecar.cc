@@ -38,7 +38,11 @@ using boost::system::error_code;
 namespace {
 
 constexpr std::uint64_t kYoungLogBytes = 256U << 10U;  // what a burst reads again at once
-constexpr std::size_t kMaxSessions = 4096;             // inbound links
+// What the log keeps for itself: the superblock's segment, and two to copy forward into. Of the
+// rest one inbox may take half, what comes in and what goes out three quarters each: a pod that is
+// full on one side still has room on the other, and two that are full of each other's mail go on.
+constexpr std::uint64_t kUnusedLogBytes = 3U << 20U;
+constexpr std::size_t kMaxSessions = 4096;  // inbound links
 constexpr std::uint64_t kLogSlackBytes =
     256U << 10U;  // of the volume: directory entries, the superblock
 constexpr Milliseconds kDrainPoll{20};
@@ -189,7 +193,6 @@ Status Sidecar::open_log() {
   limits.max_inbox_messages = config_.max_inbox_messages;
   limits.grants = !config_.reject_when_full;
   limits.max_message_bytes = config_.max_message_bytes;
-  box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits, config_.agents_per_pod);
   log::Options options;
   options.young_bytes = kYoungLogBytes;
   // The volume's own size, not the spec's: whatever the platform made of it.
@@ -198,6 +201,10 @@ Status Sidecar::open_log() {
     options.max_bytes = std::min(options.max_bytes, config_.journal_bytes);
     options.durable = true;
   }
+  const auto usable = options.max_bytes - std::min(options.max_bytes, kUnusedLogBytes);
+  limits.max_side_bytes = usable / 4 * 3;
+  limits.max_inbox_bytes = usable / 2;
+  box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits, config_.agents_per_pod);
 
   // Records are kept until the parts exist that read them: they need the log's id, which open()
   // finds.

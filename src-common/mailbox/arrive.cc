@@ -10,12 +10,57 @@ Grants::Sender sender_of(const Message& message) {
 
 }  // namespace
 
+void Mailbox::Impl::count(Entry& e) {
+  if (std::exchange(e.counted, true)) return;
+  ++e.inbox->counted;
+  e.inbox->bytes += e.payload_bytes;
+  received_bytes_ += e.payload_bytes;
+}
+
+void Mailbox::Impl::uncount(Entry& e) {
+  if (!std::exchange(e.counted, false)) return;
+  --e.inbox->counted;
+  e.inbox->bytes -= e.payload_bytes;
+  received_bytes_ -= e.payload_bytes;
+}
+
+std::size_t Mailbox::Impl::free_places(const Inbox& inbox, std::uint64_t bytes) const {
+  const std::uint32_t most = limits_.max_inbox_messages;
+  std::uint64_t free = most - std::min(inbox.counted, most);
+  const auto within = [&](std::uint64_t limit, std::uint64_t used) {
+    if (limit == 0) return;
+    const std::uint64_t fit = (limit - std::min(used, limit)) / bytes;
+    free = std::min(free, used == 0 ? std::max<std::uint64_t>(fit, 1) : fit);
+  };
+  within(limits_.max_inbox_bytes, inbox.bytes);
+  within(limits_.max_side_bytes, received_bytes_);
+  return free;
+}
+
 bool Mailbox::Impl::inbox_has_room(const Inbox& inbox, const Message& message) const {
-  if (inbox.counted + inbox.grants.kept_from(sender_of(message)) < limits_.max_inbox_messages)
+  if (inbox.grants.kept_from(sender_of(message)) < free_places(inbox, stored_bytes(message)))
     return true;
   // The one reserved place of a reply that is waited for.
   return !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0 &&
          inbox.replies.count(message.in_reply_to) == 0;
+}
+
+std::string Mailbox::Impl::why_full(const Message& message) const {
+  const std::string& to = message.to.value;
+  const Inbox* inbox = find_inbox(message.to);
+  if (inbox == nullptr || inbox_has_room(*inbox, message))
+    return to + "'s pod has no memory left for messages (spec.mailbox.sizeLimit)";
+  const auto size = stored_bytes(message);
+  if (limits_.max_inbox_bytes != 0 && inbox->bytes + size > limits_.max_inbox_bytes) {
+    return to + "'s inbox is full (" + kibibytes(inbox->bytes) + " of " +
+           kibibytes(limits_.max_inbox_bytes) + " KiB)";
+  }
+  if (limits_.max_side_bytes != 0 && received_bytes_ + size > limits_.max_side_bytes) {
+    return "the inboxes of " + to + "'s pod are full (" + kibibytes(received_bytes_) + " of " +
+           kibibytes(limits_.max_side_bytes) + " KiB)";
+  }
+  return to + "'s inbox is full (limit " + std::to_string(limits_.max_inbox_messages) +
+         " messages)";
 }
 
 void Mailbox::Impl::wait_for_place(Inbox& inbox, const Message& message) {
@@ -27,8 +72,7 @@ void Mailbox::Impl::wait_for_place(Inbox& inbox, const Message& message) {
 std::vector<Grant> Mailbox::Impl::take_grants(MonoTime now) {
   std::vector<Grant> grants;
   std::erase_if(contended_, [&](Inbox* inbox) {
-    const std::uint32_t limit = limits_.max_inbox_messages;
-    const std::uint32_t free = limit - std::min(inbox->counted, limit);
+    const std::size_t free = free_places(*inbox, limits_.max_message_bytes + kMaxEnvelopeBytes);
     while (auto sender = inbox->grants.next(now, free))
       grants.push_back({std::move(sender->pod), inbox->name, sender->stream});
     return inbox->grants.idle();
@@ -203,7 +247,6 @@ bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence 
   Entry next = make_entry(*written, sender_log, sequence, message, payload.size());
   next.attempt = old.attempt;
   next.round = old.round;
-  next.counted = old.counted;
   next.until = old.until;
   next.where = old.where;
   Stream& stream = stream_for(key_of(next), message.from);
@@ -217,7 +260,7 @@ bool Mailbox::Impl::refill(const Entry& twin, const LogId& sender_log, Sequence 
     ++inbox.dead;
   else
     ++inbox.live;
-  if (e.counted) ++inbox.counted;
+  if (old.counted) count(e);
   enroll(e);
   if (e.where == Where::kReady) set_ready(e);
   if (e.where == Where::kLeased || e.where == Where::kDelayed)

@@ -77,17 +77,29 @@ Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
   Predecessor& predecessor = predecessors_[former];
   if (offered.sequence <= predecessor.high) return Answer::kDuplicate;
   if (offered.prev > predecessor.high) return Answer::kGap;
-  // It is here already: by way of another pod, or since our agent has sent it again under its id.
-  const std::string pair = pair_key(m.from, m.to, m.id);
-  const auto twin = out_by_pair_.find(pair);
-  const bool sent_again = twin != out_by_pair_.end();
-  if (sent_again) out_.at(twin->second).uncertain = out_.at(twin->second).anywhere = true;
-  const auto sent = sent_ids_.find(pair);
-  const bool finished = !sent_again && sent != sent_ids_.end() && sent->second.accepted;
-  if (sent_again || finished || kept_.count(origin) != 0) {
+  if (known_copy(origin, m)) {
     predecessor.high = offered.sequence;
     return Answer::kDuplicate;
   }
+  return keep(former, offered);
+}
+
+// It is here already: by way of another pod, or since our agent has sent it again under its id.
+std::optional<Answer> Mailbox::Impl::known_copy(const Origin& origin, const Message& m) {
+  const std::string pair = pair_key(m.from, m.to, m.id);
+  if (const auto twin = out_by_pair_.find(pair); twin != out_by_pair_.end()) {
+    out_.at(twin->second).uncertain = out_.at(twin->second).anywhere = true;
+    return Answer::kDuplicate;
+  }
+  if (kept_.count(origin) != 0) return Answer::kDuplicate;
+  const auto sent = sent_ids_.find(pair);
+  const bool acked = sent != sent_ids_.end() && sent->second.accepted;
+  if (acked || finished_.count(origin) != 0) return Answer::kFinished;
+  return std::nullopt;
+}
+
+Answer Mailbox::Impl::keep(const LogId& former, const Outbound& offered) {
+  const Message& m = offered.message;
   const bool new_receiver = destinations_.count(m.to) == 0;
   if (kept_.size() >= limits_.max_kept ||
       (new_receiver && destinations_.size() >= kMaxDestinations)) {
@@ -98,11 +110,19 @@ Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
   if (!written) return Answer::kFull;
   Outgoing o = make_outgoing(*written, m, payload.size());
   o.accepted = o.restored = o.uncertain = o.anywhere = true;
-  o.kept = std::make_unique<Kept>(Kept{former, offered.sequence, origin});
-  carry_offer(*o.kept, *written);
+  o.kept = std::make_unique<Kept>(Kept{former, offered.sequence, offered.origin});
+  if (!former.empty()) carry_offer(*o.kept, *written);
   ++books_.adopted;
   insert_out(std::move(o));
   return Answer::kStored;
+}
+
+void Mailbox::Impl::remember_finished(const Outgoing& o) {
+  if (!o.kept || !finished_.insert(o.kept->origin).second) return;
+  finished_order_.push_back(o.kept->origin);
+  if (finished_order_.size() <= kRecentFinished) return;
+  finished_.erase(finished_order_.front());
+  finished_order_.pop_front();
 }
 
 // Of what a predecessor has offered, `record` is the latest that was taken.
@@ -116,7 +136,7 @@ void Mailbox::Impl::carry_offer(const Kept& kept, Sequence record) {
 }
 
 void Mailbox::Impl::finish_out(const Outgoing& o) {
-  if (o.kept) {
+  if (o.kept && !o.kept->former.empty()) {
     Predecessor& former = predecessors_.at(o.kept->former);
     if (former.carrier == o.sequence && log_->mark(o.sequence, State::kTaken, kMarkOnly)) {
       former.mark_only = true;
@@ -125,6 +145,114 @@ void Mailbox::Impl::finish_out(const Outgoing& o) {
     if (former.carrier == o.sequence) former.carrier = 0;
   }
   finish_record(o.sequence);
+}
+
+// ---- what lost pods have left with their receivers
+
+Answer Mailbox::Impl::take_back(const AgentName& receiver, const Outbound& returned) {
+  const Message& m = returned.message;
+  const Origin& origin = returned.origin;
+  if (origin.log.empty() || origin.sequence == 0 || returned.sequence == 0 ||
+      returned.prev >= origin.sequence || !is_of_pod(m.from) ||
+      !swarm::is_of_pod(m.to.value, receiver.value) || receiver == pod_ || draining_) {
+    return Answer::kRefused;
+  }
+  // Of our own we know what became of it.
+  if (origin.log == log_->id()) return Answer::kFinished;
+  if (const auto known = known_copy(origin, m)) return *known;
+  // A successor of the receiver takes what is below its stream's mark for done.
+  const Origin prev{origin.log, returned.prev};
+  if (returned.prev != 0 && kept_.count(prev) == 0 && finished_.count(prev) == 0)
+    return Answer::kGap;
+  // Nobody's offer: it says nothing of what else a former pod may hand over.
+  return keep(LogId{}, {0, 0, m, origin});
+}
+
+void Mailbox::Impl::set_lost(const std::map<AgentName, std::set<LogId>>& lost) {
+  lost_.clear();
+  for (const auto& [pod, logs] : lost) lost_.insert(logs.begin(), logs.end());
+  std::erase_if(returns_, [&](const auto& known) { return lost.count(known.first) == 0; });
+}
+
+std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId& to,
+                                               std::size_t max_bytes) {
+  Returns& returns = returns_[pod];
+  if (returns.to != to) {
+    returns = {};
+    returns.to = to;
+  }
+  const auto waits = [&](const Entry& e) {
+    return e.where != Where::kAcked && e.where != Where::kAnchor && e.creditor() != to &&
+           lost_.count(e.creditor()) != 0 && returns.given.count(e.sequence) == 0;
+  };
+  if (returns.due.empty() && !returns.refused) {  // a round
+    returns.open.clear();
+    std::erase_if(returns.given, [&](Sequence inbox) { return inbox_.count(inbox) == 0; });
+    // As they came here, but each stream in its own order: a record that was written again is
+    // younger than what follows it.
+    std::vector<std::pair<Sequence, Sequence>> order;
+    for (const auto& [key, stream] : streams_) {
+      if (stream.from != pod) continue;
+      Sequence latest = 0;
+      for (const auto& [sequence, inbox] : stream.live) {
+        if (!waits(inbox_.at(inbox))) continue;
+        latest = std::max(latest, inbox);
+        order.emplace_back(latest, inbox);
+        returns.open[key].insert(sequence);
+      }
+    }
+    std::stable_sort(order.begin(), order.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (const auto& [latest, inbox] : order) returns.due.push_back(inbox);
+  }
+  std::vector<Outbound> out;
+  std::size_t bytes = 0;
+  while (!returns.due.empty() && out.size() < kMaxTransmit) {
+    const auto it = inbox_.find(returns.due.front());
+    if (it == inbox_.end() || !waits(it->second)) {  // acked by now, or told of a keeper
+      returns.due.pop_front();
+      continue;
+    }
+    const Entry& e = it->second;
+    if (!out.empty() && bytes + e.payload_bytes > max_bytes) break;
+    auto message = read_inbox(e.sequence);
+    if (!message && message.error().code != Code::kCorrupt) break;
+    returns.due.pop_front();
+    auto& open = returns.open[key_of(e)];
+    const auto self = open.find(e.sender_sequence);
+    if (!message) {  // damaged: there is none to give
+      open.erase(self);
+      continue;
+    }
+    bytes += e.payload_bytes;
+    out.push_back({e.sequence, self == open.begin() ? 0 : *std::prev(self), std::move(*message),
+                   Origin{e.sender_log, e.sender_sequence}});
+  }
+  return out;
+}
+
+void Mailbox::Impl::on_given_back(const AgentName& pod, Sequence inbox, Answer answer) {
+  const auto it = returns_.find(pod);
+  if (it == returns_.end()) return;
+  Returns& returns = it->second;
+  switch (answer) {
+    case Answer::kStored:
+    case Answer::kDuplicate:
+    case Answer::kFinished:
+      if (const auto e = inbox_.find(inbox); e != inbox_.end() && !e->second.local()) {
+        returns.given.insert(inbox);
+        if (const auto open = returns.open.find(key_of(e->second)); open != returns.open.end())
+          open->second.erase(e->second.sender_sequence);
+      }
+      return;
+    case Answer::kRefused:
+      returns.refused = true;
+      [[fallthrough]];
+    case Answer::kFull:
+    case Answer::kGap:
+      returns.due.clear();
+      return;
+  }
 }
 
 }  // namespace swarm::mailbox

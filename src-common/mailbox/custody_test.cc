@@ -84,6 +84,17 @@ struct Custody : ::testing::Test {
     }
     return answers;
   }
+  // Of what the pods with these logs, which are lost, have sent to `from`, a round.
+  std::vector<Answer> give_back(Pod& from, Pod& to, const std::set<LogId>& lost,
+                                std::size_t max_bytes = 1 << 20) {
+    from.box->set_lost({{to.name, lost}});
+    std::vector<Answer> answers;
+    for (const Outbound& out : from.box->give_back(to.name, to.log->id(), max_bytes)) {
+      answers.push_back(to.box->take_back(from.name, out));
+      from.box->on_given_back(to.name, out.sequence, answers.back());
+    }
+    return answers;
+  }
   std::string receive(Pod& at) {
     auto d = at.box->receive(now, at.name, Milliseconds{1000}, {});
     return d ? d->message.id.value + "/" + std::to_string(d->attempt) : "-";
@@ -380,6 +391,206 @@ TEST_F(Custody, ADamagedRecordIsLeftOut) {
   }
   EXPECT_EQ(hand_over(old, next), std::vector(2, Answer::kStored));
   EXPECT_EQ(old.box->books().outbox_live, 1U) << "counted as left";
+}
+
+// ---- a sender that is lost without handing anything over
+
+TEST_F(Custody, WhatALostPodHasSentIsGivenBackAndOutlivesItsReceiver) {
+  receiver.box->set_lost({{kSender, {old.log->id()}}});
+  EXPECT_EQ(receiver.box->books().single_copy, 3U) << "whether its name lives or not";
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(3, Answer::kStored));
+  EXPECT_TRUE(give_back(receiver, next, {old.log->id()}).empty()) << "once";
+  ASSERT_TRUE(next.log->commit());
+  next.start();
+  link(next, receiver);
+  EXPECT_EQ(carry(next, receiver), std::vector(3, Answer::kDuplicate));
+  EXPECT_EQ(next.box->books().single_copy + receiver.box->books().single_copy, 0U);
+  EXPECT_EQ(receive(receiver), "m1/1");
+  const AckDebt debt = ack(receiver, "m1");
+  EXPECT_EQ(debt.sender_log, next.log->id());
+  EXPECT_TRUE(next.box->on_acked(kReceiver, debt.sender_sequence));
+  receiver.box->on_ack_recorded(debt.inbox);
+
+  send(next, "m4");
+  link(next, fresh);
+  EXPECT_EQ(carry(next, fresh), std::vector(3, Answer::kStored));
+  for (const char* expected : {"m2/1", "m3/1", "m4/1", "-"}) EXPECT_EQ(receive(fresh), expected);
+  for (const char* id : {"m2", "m3", "m4"})
+    EXPECT_TRUE(next.box->on_acked(kReceiver, ack(fresh, id).sender_sequence));
+  for (const Pod* pod : {&next, &receiver, &fresh}) expect_books(*pod);
+  ASSERT_TRUE(next.log->commit());
+  next.start();
+  EXPECT_EQ(next.box->books().outbox_live, 0U);
+  EXPECT_EQ(next.log->stats().live_records, 1U) << "the id of m4, and not even a mark";
+}
+
+TEST_F(Custody, FromOneLostPodToTheNext) {
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(3, Answer::kStored));
+  link(next, receiver);
+  (void)carry(next, receiver);
+  Pod third{kSender, 5};
+  EXPECT_TRUE(give_back(receiver, third, {old.log->id()}).empty()) << "the next one keeps them";
+  EXPECT_EQ(give_back(receiver, third, {old.log->id(), next.log->id()}),
+            std::vector(3, Answer::kStored));
+  link(third, fresh);
+  EXPECT_EQ(carry(third, fresh), std::vector(3, Answer::kStored));
+  for (const char* expected : {"m1/1", "m2/1", "m3/1", "-"}) EXPECT_EQ(receive(fresh), expected);
+}
+
+TEST_F(Custody, ALostPodThatComesBackAndDrainsAddsNothing) {
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(3, Answer::kStored));
+  link(next, receiver);
+  (void)carry(next, receiver);
+  EXPECT_EQ(receive(receiver), "m1/1");
+  EXPECT_TRUE(next.box->on_acked(kReceiver, ack(receiver, "m1").sender_sequence));
+  send(old, "m4");
+  EXPECT_EQ(hand_over(old, next), (std::vector{Answer::kDuplicate, Answer::kDuplicate,
+                                               Answer::kDuplicate, Answer::kStored}))
+      << "m1 was acked";
+  EXPECT_EQ(old.box->books().outbox_live, 0U);
+  link(next, fresh);
+  EXPECT_EQ(carry(next, fresh), std::vector(3, Answer::kStored));
+  for (const char* expected : {"m2/1", "m3/1", "m4/1", "-"}) EXPECT_EQ(receive(fresh), expected);
+}
+
+// The receiver has only the end of what a former pod that lives after all hands over later.
+TEST_F(Custody, TheOrderIsThatOfTheOrigin) {
+  EXPECT_EQ(receive(receiver), "m1/1");
+  (void)ack(receiver, "m1");
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(2, Answer::kStored));
+  EXPECT_EQ(hand_over(old, next),
+            (std::vector{Answer::kStored, Answer::kDuplicate, Answer::kDuplicate}));
+  link(next, receiver);
+  EXPECT_EQ(carry(next, receiver),
+            (std::vector{Answer::kFinished, Answer::kDuplicate, Answer::kDuplicate}));
+  EXPECT_EQ(next.box->books().outbox_live, 2U);
+}
+
+TEST_F(Custody, WhatWasAckedMeanwhileIsDone) {
+  receiver.box->set_lost({{kSender, {old.log->id()}}});
+  const auto given = receiver.box->give_back(kSender, next.log->id(), 1 << 20);
+  ASSERT_EQ(given.size(), 3U);
+  EXPECT_EQ(receive(receiver), "m1/1");
+  EXPECT_EQ(ack(receiver, "m1").sender_log, old.log->id());
+  for (const Outbound& out : given) EXPECT_EQ(next.box->take_back(kReceiver, out), Answer::kStored);
+  link(next, receiver);
+  EXPECT_EQ(carry(next, receiver),
+            (std::vector{Answer::kFinished, Answer::kDuplicate, Answer::kDuplicate}));
+  EXPECT_EQ(receiver.box->ack_debts(kSender).at(0).sender_log, next.log->id());
+  // What comes once more, from a link that has ended, finds that it is.
+  EXPECT_EQ(next.box->take_back(kReceiver, given[0]), Answer::kFinished);
+  EXPECT_EQ(next.box->books().outbox_live, 2U);
+}
+
+TEST_F(Custody, EachStreamIsGivenBackInItsOrderAndWithoutHoles) {
+  Pod small{kSender, 5, {.max_kept = 1}};
+  EXPECT_EQ(give_back(receiver, small, {old.log->id()}),
+            (std::vector{Answer::kStored, Answer::kFull, Answer::kGap}));
+  receiver.box->set_lost({{kSender, {old.log->id()}}});
+  auto again = receiver.box->give_back(kSender, small.log->id(), 1 << 20);
+  ASSERT_EQ(again.size(), 2U);
+  EXPECT_EQ(again[0].message.id.value, "m2");
+  EXPECT_EQ(again[0].prev, 0U) << "what is before it is taken";
+  EXPECT_EQ(again[1].prev, again[0].origin.sequence);
+  EXPECT_EQ(small.box->take_back(kReceiver, again[0]), Answer::kFull);
+  link(small, receiver);
+  (void)carry(small, receiver);
+  EXPECT_EQ(receive(receiver), "m1/1");
+  EXPECT_TRUE(small.box->on_acked(kReceiver, ack(receiver, "m1").sender_sequence));
+  EXPECT_EQ(small.box->take_back(kReceiver, again[1]), Answer::kGap) << "though there is room";
+  receiver.box->on_given_back(kSender, again[0].sequence, Answer::kFull);
+  receiver.box->on_given_back(kSender, again[1].sequence, Answer::kGap);
+  EXPECT_EQ(give_back(receiver, small, {old.log->id()}),
+            (std::vector{Answer::kStored, Answer::kFull}));
+  expect_books(small);
+}
+
+TEST_F(Custody, DeadLettersAndWhatIsLeasedAreGivenBackToo) {
+  EXPECT_EQ(receive(receiver), "m1/1");
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}, 1), std::vector(1, Answer::kStored));
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}, 1), std::vector(1, Answer::kStored));
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    now += Milliseconds{2000};
+    (void)receiver.box->tick(now);
+    while (receive(receiver) != "-") {
+    }
+  }
+  now += Milliseconds{2000};
+  (void)receiver.box->tick(now);
+  ASSERT_EQ(receiver.box->books().dead_live, 3U);
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(1, Answer::kStored));
+  ASSERT_TRUE(receiver.box->purge(kReceiver, {"m2"}));
+  link(next, receiver);
+  EXPECT_EQ(carry(next, receiver),
+            (std::vector{Answer::kDuplicate, Answer::kFinished, Answer::kDuplicate}));
+  EXPECT_EQ(receiver.box->books().single_copy, 0U);
+}
+
+TEST_F(Custody, WhatItsAgentHasSentAgainIsNotKeptTwice) {
+  const auto again = next.box->send(now, message("m2"));
+  ASSERT_TRUE(again);
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}),
+            (std::vector{Answer::kStored, Answer::kDuplicate, Answer::kGap}));
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(1, Answer::kStored));
+  EXPECT_FALSE(next.box->withdraw(again->sequence)) << "the receiver has it";
+  link(next, receiver);
+  (void)carry(next, receiver);
+  EXPECT_EQ(next.box->books().single_copy + receiver.box->books().single_copy, 0U);
+}
+
+TEST_F(Custody, PartsAndNumberedAgentsComeBackAsTheyWere) {
+  Message part = message("p1");
+  part.from = {"worker-1.2"};
+  part.stream = {MessageId{"results"}, 1, StreamPart::Mark::kEnd};
+  const Outbound sent{9, 0, part, {}};
+  ASSERT_EQ(take(old, receiver, sent, now), Answer::kStored);
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(4, Answer::kStored));
+  link(next, fresh);
+  EXPECT_EQ(carry(next, fresh), std::vector(4, Answer::kStored));
+  const auto got = fresh.box->receive_part(now, kReceiver, Milliseconds{1000}, part.from,
+                                           part.stream->stream, 1);
+  ASSERT_TRUE(got && *got);
+  EXPECT_EQ((*got)->message, part);
+}
+
+TEST_F(Custody, ARestartedReceiverGivesBackWhatNobodySaysThatHeKeeps) {
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}, 1), std::vector(1, Answer::kStored));
+  receiver.start();
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}),
+            (std::vector{Answer::kDuplicate, Answer::kStored, Answer::kStored}));
+}
+
+TEST_F(Custody, TakeBackRefusesWhatIsWrong) {
+  receiver.box->set_lost({{kSender, {old.log->id()}}});
+  const auto given = receiver.box->give_back(kSender, next.log->id(), 1);
+  ASSERT_EQ(given.size(), 1U) << "one at least, and no more than that";
+  struct Row {
+    const char* name;
+    std::function<void(Outbound&)> spoil;
+  };
+  const Row rows[] = {{"sequence", [](Outbound& o) { o.sequence = 0; }},
+                      {"prev", [](Outbound& o) { o.prev = o.origin.sequence; }},
+                      {"origin", [](Outbound& o) { o.origin = {}; }},
+                      {"origin's sequence", [](Outbound& o) { o.origin.sequence = 0; }},
+                      {"sender", [](Outbound& o) { o.message.from = {"worker-7"}; }},
+                      {"receiver", [](Outbound& o) { o.message.to = {"worker-7"}; }},
+                      {"to itself", [](Outbound& o) { o.message.to = kSender; }}};
+  for (const Row& row : rows) {
+    Outbound bad = given[0];
+    row.spoil(bad);
+    EXPECT_EQ(next.box->take_back(kReceiver, bad), Answer::kRefused) << row.name;
+  }
+  EXPECT_EQ(next.box->take_back(kSender, given[0]), Answer::kRefused) << "nobody's receiver";
+  Outbound own = given[0];
+  own.origin.log = next.log->id();
+  EXPECT_EQ(next.box->take_back(kReceiver, own), Answer::kFinished) << "it knows what became of it";
+  next.box->stop_intake();
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(2, Answer::kRefused))
+      << "it drains itself";
+  EXPECT_TRUE(give_back(receiver, next, {old.log->id()}).empty()) << "and is asked no more";
+  EXPECT_EQ(next.box->books().adopted, 0U);
+  Pod third{kSender, 5};
+  EXPECT_EQ(give_back(receiver, third, {old.log->id()}), std::vector(3, Answer::kStored));
 }
 
 TEST(OutboundCodec, RoundTripAndEveryTruncationIsRefused) {

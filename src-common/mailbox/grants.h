@@ -2,8 +2,9 @@
 //
 // A sender that was told `full` waits in a queue. As places become free each is kept for the first
 // of the queue, who is told so (a grant) and has kGrantTime to use it; then it is the next one's.
-// Whoever was not told has what is left, nothing as long as others wait: a fast sender can't take
-// the place of one that waits. A sender here is a pod and one of its streams to the inbox.
+// One that is late has what is free when it comes: where all are late, all go on. Whoever was not
+// told has what is left, nothing as long as others wait: a fast sender can't take the place of one
+// that waits. A sender here is a pod and one of its streams to the inbox.
 #pragma once
 
 #include <compare>
@@ -41,6 +42,7 @@ class Grants {
   // Places that others than `sender` have or get first.
   [[nodiscard]] std::size_t kept_from(const Sender& sender) const {
     if (granted_.count(sender) != 0) return granted_.size() - 1;
+    if (late_.count(sender) != 0) return 0;
     return granted_.size() + waiting_.size() - queued_.count(sender);
   }
   // The next one to be told, when `free` places are free, kept ones included.
@@ -53,6 +55,7 @@ class Grants {
   std::deque<Sender> waiting_;
   std::set<Sender> queued_;             // what is in it
   std::map<Sender, MonoTime> granted_;  // until when
+  std::set<Sender> late_;               // whose grants ended unused
 };
 
 }  // namespace swarm::mailbox

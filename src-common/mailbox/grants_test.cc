@@ -40,6 +40,19 @@ TEST(Grants, WhatIsNotUsedGoesToTheNextOne) {
   EXPECT_TRUE(grants.idle());
 }
 
+TEST(Grants, WhoIsLateHasWhatIsFree) {
+  Grants grants;
+  MonoTime now{};
+  for (int n = 1; n <= 3; ++n) grants.refused(sender(n));
+  ASSERT_EQ(grants.next(now, 1), sender(1));
+  now += kGrantTime;
+  ASSERT_EQ(grants.next(now, 1), sender(2));
+  EXPECT_EQ(grants.kept_from(sender(1)), 0U);
+  EXPECT_EQ(grants.kept_from(sender(3)), 1U);
+  grants.end(sender(1));
+  EXPECT_EQ(grants.kept_from(sender(1)), 2U) << "it had its turn";
+}
+
 TEST(Grants, NothingIsKeptForWhoHasGone) {
   Grants grants;
   for (int n = 1; n <= 3; ++n) grants.refused(sender(n));

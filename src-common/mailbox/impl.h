@@ -47,10 +47,11 @@ constexpr std::size_t kRecentGenerated = 1024;    // generated ids remembered in
 constexpr std::size_t kRecentAcks = 1024;         // acks whose repetition is answered OK
 constexpr std::size_t kMaxAwaited = 4096;         // replies waited for at once
 constexpr std::size_t kMaxDestinations = 16384;
-constexpr std::size_t kMaxNames = 65536;      // whose incarnations are remembered
-constexpr std::size_t kMaxFormer = 8;         // of each
-constexpr std::size_t kMaxPredecessors = 64;  // former pods of our name that handed something over
-constexpr std::size_t kMaxTransmit = 256;     // messages a call
+constexpr std::size_t kMaxNames = 65536;       // whose incarnations are remembered
+constexpr std::size_t kMaxFormer = 8;          // of each
+constexpr std::size_t kMaxPredecessors = 64;   // former pods of our name that handed something over
+constexpr std::size_t kMaxTransmit = 256;      // messages a call
+constexpr std::size_t kRecentFinished = 4096;  // of others, kept here, that were acked
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
 constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
@@ -68,6 +69,13 @@ inline bool may_stream(const Message& m) {
   return !m.stream || (is_message_id(m.stream->stream.value) && m.stream->part != 0 &&
                        m.stream->mark <= StreamPart::Mark::kAbort && !m.wants_reply &&
                        m.in_reply_to.empty() && m.priority == Priority::kNormal);
+}
+
+inline std::string kibibytes(std::uint64_t bytes) { return std::to_string(bytes >> 10U); }
+
+// Its record, at most.
+inline std::uint64_t stored_bytes(const Message& message) {
+  return message.body.size() + kMaxEnvelopeBytes;
 }
 
 // Ids are unique for each pair of agents. Where messages come in, each agent has its own.
@@ -107,7 +115,8 @@ class Mailbox::Impl {
     std::map<MessageId, int> leased_ids;
     Grants grants;
     std::uint32_t counted = 0, live = 0, dead = 0;
-    bool woken = false;  // in woken_
+    std::uint64_t bytes = 0;  // of those that are counted
+    bool woken = false;       // in woken_
   };
   struct Entry {
     Inbox* inbox = nullptr;
@@ -124,7 +133,7 @@ class Mailbox::Impl {
     std::uint16_t attempt = 0;
     std::uint16_t round = 0;  // attempts before its last redrive, none of which counts any more
     Where where = Where::kReady;
-    bool counted = true;  // against max_inbox_messages
+    bool counted = false;  // against the limits of its inbox
     MonoTime until;
     std::shared_ptr<const StreamPart> stream;
     [[nodiscard]] bool local() const { return sender_log.empty(); }
@@ -155,8 +164,8 @@ class Mailbox::Impl {
 
   // ---- state of the sending side
   enum class Out : std::uint8_t { kDue, kInFlight, kStored };
-  struct Kept {  // taken over from a former pod
-    LogId former;
+  struct Kept {          // sent by a former pod
+    LogId former;        // that offered it; empty: its receiver has given it back
     Sequence offer = 0;  // what it was there
     Origin origin;
   };
@@ -183,7 +192,9 @@ class Mailbox::Impl {
     }
   };
   struct OutStream {
-    std::set<Sequence> unanswered, due;
+    // Our records, by their sequence at the origin, which is the order: what a receiver gives back
+    // may come before what a former pod offers.
+    std::map<Sequence, Sequence> unanswered, due;
     bool blocked = false;    // the receiver said full (or will not take it now)
     std::size_t window = 0;  // messages that may be on their way at once, after that; 0: any number
     bool passed_on = false;  // our successor may have the beginning: it sends the rest, too
@@ -223,6 +234,7 @@ class Mailbox::Impl {
   Result<Sent> send_local(MonoTime now, const Message& message);
   bool knows(const Message& message) const;
   bool has_room(const Message& message);
+  [[nodiscard]] bool outbox_has_bytes(const Message& message) const;
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
   std::vector<AgentName> destinations(const AgentName& pod) const;
@@ -240,10 +252,15 @@ class Mailbox::Impl {
   void on_offer_answer(Sequence sequence, Answer answer);
   void cancel_offers();
   Answer adopt(const LogId& former, const Outbound& offered);
+  Answer take_back(const AgentName& receiver, const Outbound& returned);
+  void set_lost(const std::map<AgentName, std::set<LogId>>& lost);
+  std::vector<Outbound> give_back(const AgentName& pod, const LogId& to, std::size_t max_bytes);
+  void on_given_back(const AgentName& pod, Sequence inbox, Answer answer);
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
                  const Message& message);
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
   std::vector<Grant> take_grants(MonoTime now);
+  std::string why_full(const Message& message) const;
   void forget_waiting(const AgentName& pod);
   void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,
@@ -348,7 +365,11 @@ class Mailbox::Impl {
   bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
               const Message& message);
   Stream& stream_for(const StreamKey& key, const AgentName& from);
+  void count(Entry& e);  // against the limits of its inbox
+  void uncount(Entry& e);
   [[nodiscard]] bool inbox_has_room(const Inbox& inbox, const Message& message) const;
+  // How many messages of `bytes` still fit, whoever they are kept for.
+  [[nodiscard]] std::size_t free_places(const Inbox& inbox, std::uint64_t bytes) const;
   void wait_for_place(Inbox& inbox, const Message& message);
 
   // sending
@@ -374,6 +395,9 @@ class Mailbox::Impl {
     if (std::exchange(stream.blocked, false)) stream.window = 1;
   }
   void carry_offer(const Kept& kept, Sequence record);
+  std::optional<Answer> known_copy(const Origin& origin, const Message& m);
+  Answer keep(const LogId& former, const Outbound& offered);
+  void remember_finished(const Outgoing& o);
   void finish_out(const Outgoing& o);
   void pass_on(const Outgoing& o);
   void insert_out(Outgoing o);
@@ -398,6 +422,7 @@ class Mailbox::Impl {
   Limits limits_;
   log::Log* log_ = nullptr;
   Books books_;
+  std::uint64_t received_bytes_ = 0, sent_bytes_ = 0;  // live, without awaited replies
 
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;
@@ -413,6 +438,17 @@ class Mailbox::Impl {
     std::deque<Former> former;  // the youngest last, at most kMaxFormer
   };
   std::map<AgentName, Incarnations> incarnations_;
+  std::set<LogId>
+      lost_;        // creditors without a link: who holds what they are owed for holds it alone
+  struct Returns {  // to the pod that has the name of lost ones
+    LogId to;
+    std::deque<Sequence> due;  // of this round, the first that goes in front
+    // … and, of each stream, the sender's sequences that have no final answer yet.
+    std::map<StreamKey, std::set<Sequence>> open;
+    std::set<Sequence> given;  // answered for good; it tells us what it keeps when it can
+    bool refused = false;      // it takes nothing back
+  };
+  std::map<AgentName, Returns> returns_;
   std::set<Sequence> large_anchors_;
   struct Acked {
     const Inbox* inbox;
@@ -435,6 +471,8 @@ class Mailbox::Impl {
   };
   std::map<LogId, Predecessor> predecessors_;
   std::map<Origin, Sequence> kept_;         // live
+  std::set<Origin> finished_;               // kept once, acked …
+  std::deque<Origin> finished_order_;       // … and the latest of these alone
   std::set<Sequence> handed_over_;          // of this log
   std::set<Sequence> offers_, offers_due_;  // not answered; of them, not under way
 

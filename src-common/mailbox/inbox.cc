@@ -104,8 +104,7 @@ Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
     return e;
   }
   ++books_.stored;
-  e.counted = e.in_reply_to.empty() || inbox.awaited.count(e.in_reply_to) == 0;
-  if (e.counted) ++inbox.counted;
+  if (e.in_reply_to.empty() || inbox.awaited.count(e.in_reply_to) == 0) count(e);
   enroll(e);
   if (e.where == Where::kDead) {
     ++inbox.dead;
@@ -170,8 +169,7 @@ void Mailbox::Impl::retire(Entry& e) {
     --inbox.dead;
   else
     --inbox.live;
-  if (e.counted) --inbox.counted;
-  e.counted = false;
+  uncount(e);
   if (e.stream) {
     const auto parts = inbox.parts.find(pair_key(e.from, e.stream->stream));
     if (parts != inbox.parts.end() && parts->second.erase({e.stream->part, e.sequence}) != 0 &&

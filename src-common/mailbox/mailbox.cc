@@ -91,7 +91,7 @@ Books Mailbox::Impl::books() const {
   }
   for (const auto& [sequence, e] : inbox_) {
     if (e.where != Where::kAcked && e.where != Where::kAnchor && !e.local() &&
-        find_former(e.from, e.creditor()) != nullptr)
+        (lost_.count(e.creditor()) != 0 || find_former(e.from, e.creditor()) != nullptr))
       ++out.single_copy;
   }
   return out;
@@ -135,6 +135,7 @@ void Mailbox::on_declined(const AgentName& pod, const AgentName& to, std::uint8_
   impl_->on_declined(pod, to, stream);
 }
 std::vector<Grant> Mailbox::take_grants(MonoTime now) { return impl_->take_grants(now); }
+std::string Mailbox::why_full(const Message& message) const { return impl_->why_full(message); }
 void Mailbox::forget_waiting(const AgentName& pod) { impl_->forget_waiting(pod); }
 bool Mailbox::on_acked(const AgentName& pod, Sequence sequence) {
   return impl_->on_acked(pod, sequence);
@@ -154,6 +155,17 @@ void Mailbox::on_offer_answer(Sequence sequence, Answer answer) {
 void Mailbox::cancel_offers() { impl_->cancel_offers(); }
 Answer Mailbox::adopt(const LogId& from, const Outbound& offered) {
   return impl_->adopt(from, offered);
+}
+Answer Mailbox::take_back(const AgentName& receiver, const Outbound& returned) {
+  return impl_->take_back(receiver, returned);
+}
+void Mailbox::set_lost(const std::map<AgentName, std::set<LogId>>& lost) { impl_->set_lost(lost); }
+std::vector<Outbound> Mailbox::give_back(const AgentName& pod, const LogId& to,
+                                         std::size_t max_bytes) {
+  return impl_->give_back(pod, to, max_bytes);
+}
+void Mailbox::on_given_back(const AgentName& pod, Sequence inbox, Answer answer) {
+  impl_->on_given_back(pod, inbox, answer);
 }
 std::optional<Delivery> Mailbox::receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                          const std::optional<MessageId>& in_reply_to) {

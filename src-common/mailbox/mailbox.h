@@ -23,7 +23,8 @@
 // numbers of a record only grow.
 //
 // Custody: a pod that drains offers its outbox to the successor of its name, which keeps it: sends
-// it as what it was, and is owed the acks (docs/decisions/0009).
+// it as what it was, and is owed the acks (docs/decisions/0009). Of a pod that is lost without that
+// the receivers give their copies to the successor (docs/decisions/0011).
 //
 // Everything that answers somebody (accepted, stored, acked) may only leave the process after
 // commit(): the engine calls it once per batch.
@@ -86,6 +87,9 @@ struct Limits {
   std::uint32_t max_inbox_messages =
       1000;  // per agent: ready, leased and dead ones; replies to a request do not count
   std::uint32_t max_outbox_messages = 1000;  // of one sender to one receiver
+  // As they are in the log; 0: what that has room for. A single message always fits.
+  std::uint64_t max_inbox_bytes = 0;  // of one agent
+  std::uint64_t max_side_bytes = 0;   // of all inboxes of the pod, and of its whole outbox
   std::uint32_t max_message_bytes = 65536;
   std::uint16_t max_attempts = 5;         // in a row, then dead letter
   std::uint32_t max_user_ids = 65536;     // ids remembered against repetition …
@@ -264,6 +268,21 @@ class Mailbox {
   void cancel_offers();
   // Our predecessor, whose log is `from`, offers a record of its outbox.
   Answer adopt(const LogId& from, const Outbound& offered);
+  // The pod `receiver` gives back what a former pod of our name, which is lost, has sent to it:
+  // kStored, kDuplicate: we keep it, and tell the receiver so. kFinished: it was acked, as far as
+  // we remember.
+  Answer take_back(const AgentName& receiver, const Outbound& returned);
+  // All that are owed acks (senders()) and have had no link for a while, by pod. What is here for
+  // them counts as single copies.
+  void set_lost(const std::map<AgentName, std::set<LogId>>& lost);
+  // Of what the lost ones of `pod` have sent here, what is next to be given back to `to`, the log
+  // that has the name now: each stream in its order, at most max_bytes (at least one). `prev` is of
+  // the origin, as in a transmission. Only what it has no room for, or has not answered, comes
+  // again: once all before is through.
+  std::vector<Outbound> give_back(const AgentName& pod, const LogId& to, std::size_t max_bytes);
+  // What it said of our inbox record. kFull and kGap: the next round begins anew; kRefused: none
+  // does.
+  void on_given_back(const AgentName& pod, Sequence inbox, Answer answer);
 
   // ---- receiving
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
@@ -274,6 +293,8 @@ class Mailbox {
   void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   // Nothing is kept for its messages any more: its link is down, or it knows no grants.
   void forget_waiting(const AgentName& pod);
+  // Which limit leaves no room for `message` here, in words.
+  [[nodiscard]] std::string why_full(const Message& message) const;
   // The same for a message with an origin, from the log that keeps it now and is owed its ack.
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,

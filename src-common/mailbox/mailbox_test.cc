@@ -31,12 +31,12 @@ LogId log_id(std::uint64_t n) {
 
 // One pod's log and mailbox, restartable.
 struct Pod {
-  explicit Pod(AgentName n, Limits l = {}, std::uint64_t bytes = 1 << 20)
-      : name(std::move(n)), limits(l), directory(bytes) {}
+  explicit Pod(AgentName n, Limits l = {}, std::uint64_t bytes = 1 << 20, std::uint32_t many = 1)
+      : name(std::move(n)), limits(l), directory(bytes), agents(many) {}
   bool start(MonoTime now, std::uint64_t new_id, std::uint32_t segments = 32) {
     box.reset();
     log.reset();
-    box = std::make_unique<Mailbox>(name, limits);
+    box = std::make_unique<Mailbox>(name, limits, agents);
     auto opened = Log::open(
         directory,
         {.max_bytes = 8192 + std::uint64_t{segments} * kSegment, .segment_bytes = kSegment},
@@ -49,6 +49,7 @@ struct Pod {
   AgentName name;
   Limits limits;
   FakeDirectory directory;
+  std::uint32_t agents;
   log::Recovery recovery;
   std::unique_ptr<Log> log;
   std::unique_ptr<Mailbox> box;
@@ -879,6 +880,53 @@ TEST_F(Mailboxes, AFullInboxIsAskedWithOneMessageAndThenWithMore) {
   }
   EXPECT_EQ(left, 0);
   EXPECT_FALSE(eager.box->on_grant(kB, kB, 2)) << "it has no use for it";
+}
+
+TEST_F(Mailboxes, BytesAreLimitedAsCountsAre) {
+  constexpr std::uint64_t kInbox = 4U << 10U;
+  Pod full{kB, {.max_inbox_bytes = kInbox, .max_side_bytes = 2 * kInbox}, 1 << 20, 3};
+  Pod sender{kA, {.max_outbox_messages = 100, .max_side_bytes = 7500}};
+  ASSERT_TRUE(full.start(now, 6));
+  ASSERT_TRUE(sender.start(now, 7));
+  sender.box->on_link_up(now, kB, full.log->id());
+  const std::string large(1000, 'x');
+  const auto fill = [&](const AgentName& to, const std::string& id) {
+    for (int n = 0; n < 3; ++n) {
+      Message m = message(id + std::to_string(n), kA, to);
+      m.body = large;
+      if (!sender.box->send(now, m)) return std::vector<Answer>{};
+    }
+    std::vector<Answer> out;
+    for (const Outbound& o : sender.box->transmit(to, 1 << 20)) {
+      out.push_back(full.box->deliver(now, sender.log->id(), o.sequence, o.prev, o.message));
+      sender.box->on_answer(now, kB, full.log->id(), o.sequence, out.back(), "");
+    }
+    return out;
+  };
+  const std::vector two_fit{Answer::kStored, Answer::kStored, Answer::kFull};
+  EXPECT_EQ(fill(kB, "a"), two_fit);
+  Message one_more = message("l", kB, kB);
+  one_more.body = large;
+  auto refused = full.box->send(now, one_more);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message, "worker-2's inbox is full (2 of 4 KiB)");
+  EXPECT_EQ(fill({"worker-2.1"}, "b"), two_fit) << "a neighbour has its own";
+  EXPECT_EQ(fill({"worker-2.2"}, "c"), std::vector<Answer>{}) << "the sender's outbox is full";
+  refused = sender.box->send(now, one_more = message("s", kA, {"worker-3"}));
+  EXPECT_TRUE(refused) << "but for a small one";
+
+  // Restarted, it counts the same.
+  ASSERT_TRUE(full.start(now, 6));
+  refused = full.box->send(now, message("small", kB, kB));
+  EXPECT_TRUE(refused);
+  one_more = message("l2", kB, kB);
+  one_more.body = large;
+  EXPECT_FALSE(full.box->send(now, one_more));
+  // Freed, it is told to those that wait, as many as surely fit.
+  auto taken = full.box->receive(now, kB, Milliseconds{60000}, std::nullopt);
+  ASSERT_TRUE(taken && full.box->ack(now, kB, taken->message.id, taken->attempt));
+  EXPECT_TRUE(full.box->take_grants(now).empty()) << "a largest message might not fit";
+  EXPECT_TRUE(full.box->send(now, one_more)) << "this one does";
 }
 
 TEST_F(Mailboxes, OneThatWaitsInTheReceiversPodHasItsTurn) {

@@ -106,8 +106,7 @@ bool Mailbox::Impl::await_reply(const AgentName& agent, const MessageId& id) {
   for (const Sequence sequence : it->second) {
     Entry& e = inbox_.at(sequence);
     inbox.ready[static_cast<std::size_t>(e.priority)].erase(sequence);
-    if (e.counted) --inbox.counted;
-    e.counted = false;
+    uncount(e);
   }
   return true;
 }
@@ -120,8 +119,7 @@ void Mailbox::Impl::forget_reply(const AgentName& agent, const MessageId& id) {
   if (it == inbox->replies.end()) return;
   for (const Sequence sequence : it->second) {
     Entry& e = inbox_.at(sequence);
-    if (!e.counted) ++inbox->counted;
-    e.counted = true;
+    count(e);
     if (e.where == Where::kReady) set_ready(e);
   }
 }

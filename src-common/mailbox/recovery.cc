@@ -40,7 +40,7 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
     if (r.out) {
       Outgoing& o = *r.out;
       const std::uint16_t mark = r.state == State::kTaken ? r.attempt : std::uint16_t{0};
-      if (o.kept) {
+      if (o.kept && !o.kept->former.empty()) {
         carry_offer(*o.kept, r.sequence);
         Predecessor& former = predecessors_.at(o.kept->former);
         if (mark == kMarkOnly) {

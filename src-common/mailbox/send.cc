@@ -20,9 +20,10 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   Destination& d = destination(o.to);
   d.all.insert(o.sequence);
   ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
+  sent_bytes_ += o.payload_bytes;
   OutStream& stream = stream_for(d, o);
-  stream.unanswered.insert(o.sequence);
-  stream.due.insert(o.sequence);
+  stream.unanswered[o.origin_sequence()] = o.sequence;
+  stream.due[o.origin_sequence()] = o.sequence;
   stream.passed_on = stream.passed_on || o.offered;
   out_by_pair_[pair_key(o.from, o.to, o.id)] = o.sequence;
   if (o.kept) kept_[o.kept->origin] = o.sequence;
@@ -64,11 +65,12 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   const auto dest = destinations_.find(o.to);
   Destination& d = dest->second;
   OutStream& stream = stream_for(d, o);
-  stream.unanswered.erase(sequence);
-  stream.due.erase(sequence);
+  stream.unanswered.erase(o.origin_sequence());
+  stream.due.erase(o.origin_sequence());
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
+  sent_bytes_ -= o.payload_bytes;
   if (held->second.messages + held->second.replies == 0) d.held.erase(held);
   if (d.all.empty()) {
     destinations_.erase(dest);
@@ -120,7 +122,11 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) 
   if (!handed_over_.empty())
     return unavailable(pod_.value + " has moved to another pod, which sends its mail");
   if (!has_room(message)) {
-    return Error{Code::kFull, destinations_.count(message.to) == 0
+    return Error{Code::kFull, !outbox_has_bytes(message)
+                                  ? "the outbox of " + pod_.value + " is full (" +
+                                        kibibytes(sent_bytes_) + " of " +
+                                        kibibytes(limits_.max_side_bytes) + " KiB)"
+                              : destinations_.count(message.to) == 0
                                   ? "the outbox has too many receivers"
                                   : "the outbox for " + message.to.value + " is full (" +
                                         std::to_string(limits_.max_outbox_messages) + " messages)"};
@@ -160,6 +166,11 @@ bool Mailbox::Impl::knows(const Message& message) const {
   return twin != inbox->by_pair.end() && inbox_.at(twin->second).local();
 }
 
+bool Mailbox::Impl::outbox_has_bytes(const Message& message) const {
+  return limits_.max_side_bytes == 0 || sent_bytes_ == 0 ||
+         sent_bytes_ + stored_bytes(message) <= limits_.max_side_bytes;
+}
+
 bool Mailbox::Impl::has_room(const Message& message) {
   if (is_local(message.to)) {
     Inbox* inbox = find_inbox(message.to);
@@ -167,11 +178,12 @@ bool Mailbox::Impl::has_room(const Message& message) {
     wait_for_place(*inbox, message);
     return false;
   }
+  const bool reply = !message.in_reply_to.empty();
+  if (!reply && !outbox_has_bytes(message)) return false;
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return destinations_.size() < kMaxDestinations;
   const auto held = dest->second.held.find(message.from);
   if (held == dest->second.held.end()) return true;
-  const bool reply = !message.in_reply_to.empty();
   return (reply ? held->second.replies : held->second.messages) < limits_.max_outbox_messages;
 }
 
@@ -189,9 +201,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
     if (!inbox_has_room(inbox, message)) {
       wait_for_place(inbox, message);
       ++books_.full;
-      return Error{Code::kFull, message.to.value + "'s inbox is full (" +
-                                    std::to_string(inbox.counted) + " of " +
-                                    std::to_string(limits_.max_inbox_messages) + " messages)"};
+      return Error{Code::kFull, why_full(message)};
     }
     Sequence id_record = 0;
     if (!is_generated(message.id)) {
@@ -264,8 +274,8 @@ std::vector<AgentName> Mailbox::Impl::destinations(const AgentName& pod) const {
 void Mailbox::Impl::make_due(Destination& d, Outgoing& o) {
   o.state = Out::kDue;
   OutStream& stream = stream_for(d, o);
-  stream.unanswered.insert(o.sequence);
-  stream.due.insert(o.sequence);
+  stream.unanswered[o.origin_sequence()] = o.sequence;
+  stream.due[o.origin_sequence()] = o.sequence;
 }
 
 // The answer to a transmission will not come: the incarnation it went to may hold the message.
@@ -336,7 +346,8 @@ Mailbox::Impl::OutStream* Mailbox::Impl::due_in(Destination& d, std::uint8_t ind
   OutStream* first = nullptr;
   for (auto it = d.kept.lower_bound({index, LogId{}}); it != d.kept.end(); ++it) {
     if (it->first.first != index) break;
-    if (due(it->second) && (first == nullptr || *it->second.due.begin() < *first->due.begin()))
+    if (due(it->second) &&
+        (first == nullptr || it->second.due.begin()->second < first->due.begin()->second))
       first = &it->second;
   }
   if (first != nullptr) return first;
@@ -370,7 +381,7 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
     const auto priority = d.turns.next([&](std::size_t p) { return due_of(p) != nullptr; });
     if (!priority) break;
     OutStream* stream = due_of(*priority);
-    const Sequence sequence = *stream->due.begin();
+    const auto [origin, sequence] = *stream->due.begin();
     Outgoing& o = out_.at(sequence);
     if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
     auto message = read_out(o);
@@ -378,14 +389,13 @@ std::vector<Outbound> Mailbox::Impl::transmit(const AgentName& to, std::size_t m
       if (message.error().code != Code::kCorrupt) break;
       // Our copy is damaged. What the receiver may hold stays with it; nobody is told "accepted"
       // for it any more.
-      stream->due.erase(sequence);
+      stream->due.erase(origin);
       broken.push_back(sequence);
       continue;
     }
-    const auto self = stream->unanswered.find(sequence);
-    const Sequence prev =
-        self == stream->unanswered.begin() ? 0 : out_.at(*std::prev(self)).origin_sequence();
-    stream->due.erase(sequence);
+    const auto self = stream->unanswered.find(origin);
+    const Sequence prev = self == stream->unanswered.begin() ? 0 : std::prev(self)->first;
+    stream->due.erase(origin);
     o.state = Out::kInFlight;
     ++o.on_the_way;
     d.turns.spend(*priority);
@@ -423,6 +433,7 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
       if (!o->offered) {
         accept(*o);
         ++books_.acknowledged_by_receiver;
+        remember_finished(*o);
         remove_out(sequence, After::kFinished);
         return;
       }
@@ -431,8 +442,8 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
     case Answer::kDuplicate:
       o->state = Out::kStored;
       o->stored_at = peer;
-      stream.unanswered.erase(sequence);
-      stream.due.erase(sequence);
+      stream.unanswered.erase(o->origin_sequence());
+      stream.due.erase(o->origin_sequence());
       accept(*o);
       return;
     case Answer::kFull:
@@ -446,8 +457,8 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
   if (o->uncertain && !o->anywhere && o->uncertain_log == peer) o->uncertain = false;
   if (answer == Answer::kGap) {
     // Something before it is missing there: again from the first that has no answer.
-    for (const Sequence s : stream.unanswered) {
-      if (s > sequence) break;
+    for (const auto& [origin, s] : stream.unanswered) {
+      if (origin > o->origin_sequence()) break;
       Outgoing& before = out_.at(s);
       if (s == sequence)
         make_due(d, before);
@@ -481,6 +492,7 @@ bool Mailbox::Impl::on_acked(const AgentName& pod, Sequence sequence) {
   if (o->offered) return false;
   accept(*o);
   ++books_.acknowledged_by_receiver;
+  remember_finished(*o);
   remove_out(sequence, After::kFinished);
   crash_point("outbox-finished");
   return true;

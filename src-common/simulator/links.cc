@@ -116,6 +116,31 @@ void World::offer(Pod& pod) {
   }
 }
 
+// To the successor of a sender that has ended, or that has no link: its copies, of which this pod
+// may hold the only ones.
+void World::give_back(Pod& pod) {
+  const Pod& peer = other(pod);
+  if (!connected(pod, peer)) return;
+  event();
+  std::map<AgentName, std::set<LogId>> lost;
+  for (const auto& [name, logs] : pod.box->senders()) {
+    for (const LogId& log : logs) {
+      const Pod* sender = pod_of(log);
+      if (sender == nullptr || !connected(*sender, pod)) lost[name].insert(log);
+    }
+  }
+  pod.box->set_lost(lost);
+  for (const mailbox::Outbound& o :
+       pod.box->give_back(peer.name, peer.log->id(), random_.below(3000))) {
+    std::string payload;
+    link::put_u64(payload, o.sequence);
+    link::put_u64(payload, o.prev);
+    payload += mailbox::encode(o);
+    push(pod, peer.log->id(), FrameType::kHandover, payload,
+         model_.find(o.message.id, o.message.to).value_or(kNoMessage));
+  }
+}
+
 // What was on the wire between the two is lost with the session; where links are no streams, frames
 // outlive it.
 void World::cut(Pod& a, Pod& b) {
@@ -311,6 +336,7 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
       const Answer answer = kept ? pod.box->deliver_kept(pod.now, packet.from, *out)
                                  : pod.box->deliver(pod.now, packet.from, sequence, prev, *message);
       pod.doing.reset();
+      if (answer == Answer::kFull) said_full_ = true;
       if (kept && answer == Answer::kFinished) {
         for (const mailbox::AckDebt& debt : pod.box->ack_debts(peer)) {
           if (debt.sender_log == packet.from && debt.sender_sequence == sequence) owe(pod, debt);
@@ -375,6 +401,10 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
       pod.doing.reset();
       if (traced()) say(pod, "hears that the ack of " + std::to_string(sequence) + " is recorded");
       latest(Step::kMarkedDone);
+      // A former pod that still sends knows nothing of it, nor whoever hears a copy long after.
+      if (const auto waits = pod.waiting.find(inbox);
+          waits != pod.waiting.end() && !chaotic_ && !ghost_)
+        tell(pod, News::Kind::kRecorded, waits->second);
       ack_is_complete(pod, inbox);
       return;
     }
@@ -382,17 +412,31 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
       const auto prev = in.u64();
       const auto offered = mailbox::decode_outbound(sequence, prev, in.rest());
       if (!offered) return model_.fail("an offer came that nobody understands");
+      const Pod* from = pod_of(packet.from);
+      const bool former = from != nullptr && from->name == pod.name;
       pod.doing = Step::kAppended;
-      const Answer answer = pod.box->adopt(packet.from, *offered);
+      const Answer answer =
+          former ? pod.box->adopt(packet.from, *offered) : pod.box->take_back(peer, *offered);
       pod.doing.reset();
       if (traced())
         say(pod, "is offered " + offered->message.id.value + ", answers " +
                      std::to_string(static_cast<int>(answer)));
       if (answer == Answer::kStored) {
         latest(Step::kAppended);
-        ++totals_.handed_over;
+        ++(former ? totals_.handed_over : totals_.given_back);
       }
-      if (answer == Answer::kFull) ++totals_.no_room;
+      if (answer == Answer::kFull) {
+        ++totals_.no_room;
+        said_full_ = true;
+      }
+      // Of one that was given back there are two again.
+      if (!former && (answer == Answer::kStored || answer == Answer::kDuplicate)) {
+        if (const auto number = model_.find(offered->message.id, offered->message.to)) {
+          // A former pod that was only cut off may hand it over when its ack is forgotten.
+          if (ghost_ && ghost_->name == pod.name) model_.at(*number).forked = true;
+          tell(pod, News::Kind::kSenderHas, *number);
+        }
+      }
       std::string payload;
       link::put_u64(payload, sequence);
       link::put_u8(payload, static_cast<std::uint8_t>(answer));
@@ -404,7 +448,10 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
       if (!in.done() || value > static_cast<std::uint8_t>(Answer::kRefused))
         return model_.fail("an answer to an offer came that nobody understands");
       pod.doing = Step::kMarkedDone;
-      pod.box->on_offer_answer(sequence, static_cast<Answer>(value));
+      if (is_ghost(pod))
+        pod.box->on_offer_answer(sequence, static_cast<Answer>(value));
+      else
+        pod.box->on_given_back(peer, sequence, static_cast<Answer>(value));
       pod.doing.reset();
       pod.batch.add(Step::kMarkedDone);
       return;

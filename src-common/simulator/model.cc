@@ -88,6 +88,9 @@ void Model::hear(const News& news) {
     case News::Kind::kAckOk:
       k.ack_ok = true;
       return;
+    case News::Kind::kRecorded:
+      k.recorded = true;
+      return;
     case News::Kind::kRedriven:
       k.round = std::max(k.round, news.attempt);
       return;
@@ -111,8 +114,11 @@ void Model::handed_out(MessageNumber number, const mailbox::Delivery& delivery, 
 void Model::hear_handed_out(Known& k, std::uint16_t attempt) {
   if (k.refused) return fail(k, "was refused, yet handed out");
   // Both pods have lost their logs: beyond what is promised. An id that is sent again, or a former
-  // pod of the sender, may bring it once more. Ids are not handed over.
-  const bool forgotten = (k.sender_lost || (k.moved && k.resent)) && k.receiver_lost;
+  // pod of the sender, may bring it once more. Ids are not handed over. But what the next pod of
+  // its sender's name has recorded it does not send again.
+  const bool forgotten =
+      (k.forked || (k.sender_lost ? !k.recorded || k.resent : k.moved && k.resent)) &&
+      k.receiver_lost;
   if (k.ack_ok && !forgotten) return fail(k, "was handed out again after an ack that was OK");
   if (attempt <= k.attempt) return fail(k, "was handed out twice as one attempt");
   // Order is promised to sends of which one began after the other was answered. A dead letter whose
@@ -143,7 +149,7 @@ void Model::lose(const AgentName& name) {
   for (Known& k : known_) {
     if (k.sender == name) {
       k.late = k.late || !k.accepted;
-      k.sender_has = false;
+      k.sender_has = k.recorded = false;
       k.sender_lost = true;
     }
     if (k.receiver == name) {

@@ -33,8 +33,10 @@ struct Known {
   std::uint16_t round = 0;    // … and of the attempts before its last redrive
   bool sender_has = false, receiver_has = false;  // committed copies
   bool sender_lost = false, receiver_lost = false;
-  bool moved = false;  // its sender's pod was drained
-  bool late = false;   // not accepted yet when its sender's log was lost
+  bool recorded = false;  // its ack, by the one pod that has its sender's name
+  bool forked = false;    // given back to its sender's next pod while the former one still had it
+  bool moved = false;     // its sender's pod was drained
+  bool late = false;      // not accepted yet when its sender's log was lost
   Step last = Step::kAppended;
   // Nobody else gets it before then, by the clock of the process that handed it out.
   MonoTime held_until{};
@@ -52,6 +54,7 @@ struct News {
     kTakenBack,  // as kWithdrawn, but nobody is told
     kHandedOut,
     kAckOk,
+    kRecorded,  // its ack, by the one pod that has its sender's name
     kRedriven,
   } kind = Kind::kAccepted;
   MessageNumber message = 0;

@@ -5,7 +5,7 @@
 namespace swarm::simulator {
 namespace {
 
-constexpr int kHealRounds = 400;
+constexpr int kHealRounds = 400, kQuietRounds = 60, kAskedAgain = 20;
 constexpr Milliseconds kHealRound{500};
 constexpr int kPurgeAfterRounds = 20;  // dead letters may fill an inbox until somebody ends them
 constexpr int kRedriveRound = 5;
@@ -36,6 +36,8 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
     const mailbox::Limits limits{
         .max_inbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
         .max_outbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
+        .max_inbox_bytes = random_.chance(30) ? 1000 + random_.below(6000) : 0,
+        .max_side_bytes = random_.chance(30) ? 1000 + random_.below(20000) : 0,
         .max_message_bytes = 1000,
         .max_attempts = static_cast<std::uint16_t>(2 + random_.below(is_rare(aimed_step_) ? 1 : 6)),
         .user_id_ttl = kUserIdTtl,
@@ -146,6 +148,8 @@ void World::ordinary_step(Pod& pod) {
     purge(pod, one_of(pod), 1);
   else if (what < 989)
     drain(pod);
+  else if (what < 994)
+    give_back(pod);
   else if (chaotic_ && linked_)
     resend_debts(pod);
   // A pod that drains does not stay long.
@@ -192,10 +196,32 @@ void World::heal() {
     handover_link(true);
   }
   link_up();
+  if (random_.chance(50)) nothing_is_held_alone();
   for (int round = 0; round < kHealRounds && !failed(); ++round) {
     if (!heal_round(round)) break;
   }
   if (!failed()) all_is_settled();
+}
+
+// Frames alone move, and no agent takes anything: soon two pods hold each message, unless one has
+// no room for it.
+void World::nothing_is_held_alone() {
+  const auto alone = [&] {
+    return pods_[0]->box->books().single_copy + pods_[1]->box->books().single_copy;
+  };
+  for (int round = 0; round < kQuietRounds && !failed(); ++round) {
+    if (round > 0 && !ghost_ && alone() == 0) return;
+    if (round % kAskedAgain == 0) said_full_ = false;
+    if (ghost_) heal_ghost();
+    for (auto& pod : pods_) {
+      if (failed()) return;
+      give_back(*pod);
+      retry(*pod);
+      carry(*pod);
+    }
+  }
+  if (!failed() && !ghost_ && !said_full_ && alone() != 0)
+    model_.fail(std::to_string(alone()) + " messages have one copy, and nobody lacks room");
 }
 
 // false: nothing is left to do.
@@ -226,14 +252,21 @@ void World::heal_ghost() {
   if (!failed() && ghost.box->books().outbox_live == 0) end_ghost();
 }
 
-void World::heal_pod(Pod& pod, int round) {
-  retry(pod);
+// What it has to send, and what has come.
+void World::carry(Pod& pod) {
+  send_grants(pod);
   transmit(pod, 5000);
   for (std::size_t frames = pod.in.size(); frames > 0 && !failed(); --frames) handle(pod);
   if (failed()) return;
   if (pod.in.empty()) handle(pod);  // what was read in part
   collect_outcomes(pod);
   flush(pod);
+}
+
+void World::heal_pod(Pod& pod, int round) {
+  retry(pod);
+  give_back(pod);
+  carry(pod);
   if (failed()) return;
   for (std::uint32_t n = 0; n < pod.agents; ++n) {
     receive(pod, agent_of(pod.name, n));

@@ -38,7 +38,7 @@ struct Totals {
   std::uint64_t events = 0;
   std::uint64_t accepted = 0, refused = 0, acks = 0, again = 0, restarts = 0, wipes = 0, copied = 0,
                 dead = 0, redriven = 0, successors = 0, damages = 0, retired = 0, handed_over = 0,
-                no_room = 0;
+                no_room = 0, given_back = 0;
   Matrix matrix;
 };
 
@@ -57,8 +57,10 @@ class World {
   void on_the_way_to_aim(Pod& pod);
   void pass_time();
   void heal();
+  void nothing_is_held_alone();
   bool heal_round(int round);
   void heal_pod(Pod& pod, int round);
+  void carry(Pod& pod);
   void heal_ghost();
   void all_is_settled();
   void count_told();
@@ -89,6 +91,7 @@ class World {
   void ghost_link(bool up);
   void handover_link(bool up);
   void offer(Pod& pod);
+  void give_back(Pod& pod);
   void cut(Pod& a, Pod& b);
   void strangers_end(Pod& pod);
   void resend_debts(Pod& pod);
@@ -145,6 +148,7 @@ class World {
   bool chaotic_, healing_ = false, linked_ = false, ghost_linked_ = false;
   bool retiring_ = false;  // the ghost does not end before it has handed over what it holds
   bool handover_linked_ = false;
+  bool said_full_ = false;       // somebody had no room for a message, since it was last asked for
   std::set<LogId> handed_over_;  // logs whose messages may be kept by others
   std::uint64_t logs_ = 0, lives_ = 0;
   std::array<std::uint64_t, 2> logs_had_{};  // by each name
