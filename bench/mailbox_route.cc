@@ -16,7 +16,7 @@ namespace swarm::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::uint64_t kOutbox = 1000;  // copies for one receiver; docs/mailbox.md, "Limits"
+constexpr std::uint64_t kOutbox = 1000;  // copies for one receiver; docs/configuration.md
 constexpr auto kRoomLimit = std::chrono::seconds(30);
 constexpr useconds_t kRoomPollMicroseconds = 100;
 
