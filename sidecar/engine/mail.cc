@@ -20,6 +20,8 @@ constexpr Milliseconds kWindowCheck{2};        // whether a link's window is ope
 // Whether there is room for sends that wait: tasks and ids that are forgotten make some, too.
 constexpr Milliseconds kRoomCheck{200};
 constexpr Milliseconds kFirstFullBackoff{50}, kMaxFullBackoff{2000};  // without a grant
+// The answer to what is on its way at a send's deadline; agentctl waits a second longer than that.
+constexpr Milliseconds kLastAnswer{500};
 constexpr Milliseconds kLookAgain{10};  // at what could not be handed out, or was ready only then
 // Whoever was given up as gone for ever asks for what became of its messages when it is back.
 static_assert(2 * mailbox::kAskAgainAfter <= std::min(Silence::kAbsent, Silence::kSilent));
@@ -441,6 +443,8 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       const auto answer = static_cast<Answer>(value);
       const auto waiting = sends_.find(sequence);
       const auto receiver = box_.receiver_of(sequence);
+      const bool waiting_too_long =
+          waiting != sends_.end() && waiting->second.deadline <= mono_now();
       if (pod_of(receiver) != peer.name) {
         // Of no message of ours any more: it says nothing about anybody.
       } else if (answer == Answer::kFull) {
@@ -465,6 +469,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         finish(sequence, Error{Code::kFull, reason});
       }
       collect();
+      if (waiting_too_long) look_soon();
       may_have_room_ = true;
       mark_dirty(peer.name);
       return true;
@@ -1075,6 +1080,8 @@ void Mail::end_late_sends(MonoTime now) {
     const auto& waiting = sends_.at(sequence);
     const std::string to = waiting.to.value;
     if (!box_.withdraw(sequence)) {
+      // On its way: the answer says more than "unknown".
+      if (now < waiting.deadline + kLastAnswer && is_up(pod_of(waiting.to))) continue;
       finish(sequence, Error{Code::kUnknown,
                              "no answer from " + to +
                                  "'s pod in time; the message may be delivered. Repeat with --id " +
@@ -1149,7 +1156,8 @@ void Mail::arm_for_all(MonoTime now) {
   MonoTime next = now + kLookPeriod;
   const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
   if (const auto t = box_.next_deadline()) sooner(*t);
-  for (const auto& [sequence, waiting] : sends_) sooner(waiting.deadline);
+  for (const auto& [sequence, waiting] : sends_)
+    sooner(waiting.deadline > now ? waiting.deadline : waiting.deadline + kLastAnswer);
   for (const auto& [to, queue] : blocked_) {
     for (const auto& one : queue) sooner(one.deadline);
   }
