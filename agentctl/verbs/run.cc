@@ -18,8 +18,8 @@ int run(Context& context, const Arguments& arguments) {
   if (options.command.empty())
     return context.fail("invalid", "the command is missing: agentctl run [flags] -- CMD [ARG…]");
   const char* agents = std::getenv("CFN_AGENTS_PER_POD");
-  const Result<std::int64_t> count = parse_number(
-      arguments.get("count", agents != nullptr ? agents : "1"), 1, worker::kMostResidents);
+  const Result<std::int64_t> count =
+      parse_number(arguments.get("count", agents != nullptr ? agents : "1"), 1, kMaxAgentsPerPod);
   if (!count)
     return context.fail(
         count.error().in(arguments.has("count") ? "--count" : "CFN_AGENTS_PER_POD"));

@@ -15,7 +15,6 @@
 
 namespace swarm::worker {
 
-inline constexpr std::uint32_t kMostResidents = 1024;  // of a pod (docs/configuration.md)
 inline constexpr Milliseconds kRestartFirst{1000}, kRestartMost{60'000};
 // An agent that has lived so long begins anew with the shortest pause.
 inline constexpr Milliseconds kSettled{60'000};

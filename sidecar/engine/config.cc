@@ -105,7 +105,7 @@ Result<Config> parse_config(const std::map<std::string, std::string>& environmen
     in.fail("CFN_SPILL_BYTES", "goes with a log on tmpfs; remove it or CFN_JOURNAL_BYTES");
   in.number("CFN_LINK_PORT", c.link_port, 1, 65535);
   in.number("CFN_HTTP_PORT", c.http_port, 1, 65535);
-  in.number("CFN_MAX_INBOX_MESSAGES", c.max_inbox_messages, 1, 1000000);
+  in.number("CFN_MAX_INBOX_MESSAGES", c.max_inbox_messages, 1, 100000);
   in.number("CFN_MAX_MESSAGE_BYTES", c.max_message_bytes, 1, 65536);
   in.choice("CFN_BACKPRESSURE", c.reject_when_full, "Block", "Reject");
   in.seconds("CFN_BACKPRESSURE_TIMEOUT_SECONDS", c.backpressure_timeout, 0, 3600);

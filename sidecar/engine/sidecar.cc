@@ -48,7 +48,9 @@ constexpr std::size_t kMaxSessions = 4096;  // inbound links
 constexpr std::uint64_t kLogSlackBytes =
     256U << 10U;  // of the volume: directory entries, the superblock
 constexpr Milliseconds kDrainPoll{20};
-constexpr Milliseconds kPressurePoll{1000};
+// To look at what the pod has left costs some 100 µs, on a large node more: idle pods should not.
+constexpr Milliseconds kPressurePoll{1000}, kPressureRest{5000};
+constexpr double kCalmLevel = 0.5;  // of each resource in use: rest
 // For a former pod of our name: its agents' grace and its drain. The kubelet's startup probe is the
 // shorter limit, as a rule.
 constexpr Milliseconds kJournalWait{3'600'000};
@@ -453,7 +455,10 @@ void Sidecar::look_at_resources() {
   const auto connections = pressure_.tightest({Resource::kMemory, Resource::kDescriptors});
   agents_->set_share(connections.percent, std::string(lifecycle::shortage_of(connections.because)));
 
-  pressure_timer_.expires_after(kPressurePoll);
+  const bool calm = std::ranges::all_of(lifecycle::kResources, [this](Resource resource) {
+    return pressure_.share(resource) == 100 && pressure_.level(resource) < kCalmLevel;
+  });
+  pressure_timer_.expires_after(calm ? kPressureRest : kPressurePoll);
   pressure_timer_.async_wait([this](error_code e) {
     if (!e) look_at_resources();
   });

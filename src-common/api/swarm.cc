@@ -18,7 +18,6 @@ constexpr std::size_t kMaxNameBytes = 40;
 constexpr std::size_t kMaxMountPathBytes = 90;
 constexpr std::size_t kMaxClassBytes = 253;  // as the API server's of object names
 constexpr std::size_t kMaxConditions = 16;
-constexpr int kMaxAgentsPerPod = 1024;  // what a sidecar takes
 // 2048 characters; all words and the body of a task fit into one frame of the link.
 constexpr std::size_t kMaxWordBytes = 8192;
 
@@ -320,7 +319,7 @@ SwarmSpec read_spec(Reader& reader, const json& object) {
 
   const json& workers = reader.object(value, "spec", "workers");
   reader.read(workers, "spec.workers", "replicas", 0, kMaxReplicas, spec.workers.replicas);
-  reader.read(workers, "spec.workers", "agentsPerPod", 1, kMaxAgentsPerPod,
+  reader.read(workers, "spec.workers", "agentsPerPod", 1, static_cast<int>(kMaxAgentsPerPod),
               spec.workers.agents_per_pod);
   read_max_unavailable(reader, workers, spec.workers.max_unavailable);
   reader.read(workers, "spec.workers", "taskGraceSeconds", 0, 86'400,

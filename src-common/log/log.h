@@ -43,7 +43,7 @@ enum class State : std::uint8_t {
 };
 
 struct Options {
-  std::uint64_t max_bytes = 0;  // of all segments and the superblock together; at least 4 segments
+  std::uint64_t max_bytes = 0;  // of all segments and the superblock together; at least 3 segments
   // Only tests choose another size. A log keeps the size it was made with.
   std::uint32_t segment_bytes = 1U << 20U;
   // A journal: what commit() has answered is on the device, and survives a loss of power. Otherwise

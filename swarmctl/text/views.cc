@@ -4,6 +4,7 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "base/encoding.h"
 #include "text/json.h"
 
 namespace swarm::text {
@@ -14,7 +15,6 @@ using nlohmann::json;
 constexpr std::size_t kOutputColumn = 40;
 constexpr std::size_t kMaxEvents = 20;
 constexpr std::size_t kTopAgents = 40;
-constexpr std::int64_t kMostAgents = 1024;  // of a pod
 
 std::string dash(std::string text) { return text.empty() ? "-" : text; }
 
@@ -122,7 +122,7 @@ Row agent_row(const json& agent, bool wide) {
 
 std::vector<json> agents_of_pod(const json& pod) {
   std::vector<json> out{pod};
-  const auto count = std::clamp<std::int64_t>(get_number(pod, "agents"), 1, kMostAgents);
+  const auto count = std::clamp<std::int64_t>(get_number(pod, "agents"), 1, kMaxAgentsPerPod);
   for (std::int64_t n = 1; n < count; ++n) {
     json& agent = out.emplace_back(pod);
     agent["name"] = get_text(pod, "name") + "." + std::to_string(n);
