@@ -49,6 +49,11 @@ struct Handovers : LinkedPods {
     ASSERT_EQ(pod->box.books().handed_over, kMessages);
     pod.reset();
   }
+  // `pod` is gone without a word, and the receiver's link with it.
+  void lose(std::unique_ptr<Pod>& pod) {
+    pod.reset();
+    ASSERT_TRUE(run_until([&] { return !receiver->inbound.at(0)->up(); }));
+  }
   std::unique_ptr<Pod> pod(const std::string& name, std::uint8_t number) {
     return std::make_unique<Pod>(net, name, number, Pod::Kind{kLimits});
   }
@@ -182,6 +187,50 @@ TEST_F(Handovers, ASuccessorWithoutRoomIsAskedAgain) {
   EXPECT_TRUE(ack(*receiver, id(0)).first);
   EXPECT_TRUE(run_until([&] { return receiver->box.books().single_copy == 0; }));
   EXPECT_EQ(next.box.books().adopted, kMessages);
+}
+
+TEST_F(Handovers, ADrainingReceiverGivesBackFirst) {
+  send(*old, "m1");
+  lose(old);
+  receiver->drain();
+  EXPECT_EQ(receiver->mail->to_give_back(), 1U) << "before its sender counts as lost";
+  const auto next = pod("worker-1", 4);
+  ASSERT_TRUE(run_until([&] { return receiver->mail->to_give_back() == 0; }));
+  EXPECT_EQ(next->box.books().adopted, 1U);
+  receiver.reset();
+  const auto fresh = pod("worker-2", 5);
+  EXPECT_EQ(receive(*fresh), "m1");
+}
+
+TEST_F(Handovers, ADrainWaitsForNoNameThatNobodyHas) {
+  send(*old, "m1");
+  lose(old);
+  net.where.erase({"worker-1"});
+  receiver->drain();
+  ASSERT_TRUE(run_until([&] { return receiver->mail->to_give_back() == 0; }));
+  EXPECT_EQ(receiver->box.books().single_copy, 1U);
+}
+
+TEST_F(Handovers, WhoseLinksADrainClosesIsNotLost) {
+  send(*old, "m1");
+  ASSERT_TRUE(run_until([&] { return receiver->inbound.size() == 1; }));
+  receiver->drain();
+  EXPECT_FALSE(run_until(
+      [&] {
+        return receiver->box.books().single_copy + receiver->mail->to_give_back() > 0 ||
+               !old->inbound.empty();
+      },
+      2 * kLostAfter));
+}
+
+TEST_F(Handovers, AReplacedReceiverThatComesBackGivesNothingBack) {
+  send(*old, "m1");
+  old.reset();
+  const auto fresh = pod("worker-2", 5);  // its name leads there from now on
+  const auto next = pod("worker-1", 4);
+  EXPECT_FALSE(run_until([&] { return next->box.books().adopted > 0; }, 4 * kLostAfter));
+  EXPECT_EQ(receiver->box.unreturned({"worker-1"}, receiver->box.senders().at({"worker-1"})), 0U)
+      << "it was refused";
 }
 
 TEST_F(Handovers, ASuccessorOfTheReleaseBeforeIsGivenNothingBack) {

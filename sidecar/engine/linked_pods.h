@@ -83,6 +83,7 @@ struct Pod {
   void drain() {
     acceptor.close();
     box.stop_intake();
+    mail->stop_blocking();
     for (const auto& session : inbound) session->close(unavailable("shutting down"));
     handover = std::make_unique<Handover>(loop, *mail, config, options, finder());
   }

@@ -61,14 +61,21 @@ std::string no_such_agent(const Config& config, const AgentName& name) {
 void Silence::failed(MonoTime now, Code why) {
   if (!begun_) since_ = now;
   begun_ = true;
-  if (why != Code::kNotFound)
-    absent_since_.reset();
-  else if (!absent_since_)
-    absent_since_ = now;
+  if (why == Code::kNotFound) {
+    if (!absent_since_) absent_since_ = now;
+    absent_until_ = now;
+    return;
+  }
+  if (why != Code::kUnavailable)
+    absent_before_ = Milliseconds{0};
+  else if (absent_since_)
+    absent_before_ += absent_until_ - *absent_since_;
+  absent_since_.reset();
 }
 
 bool Silence::gone(MonoTime now) const {
-  return begun_ && (now - since_ >= kSilent || (absent_since_ && now - *absent_since_ >= kAbsent));
+  const auto absent = absent_before_ + (absent_since_ ? now - *absent_since_ : Milliseconds{0});
+  return begun_ && (now - since_ >= kSilent || absent >= kAbsent);
 }
 
 Mail::Mail(Loop& loop, mailbox::Mailbox& box, const Config& config, Session::Options options,
@@ -223,6 +230,10 @@ void Mail::stop_blocking() {
       one.done(unavailable(config_.name.value + "'s pod is shutting down; nothing was sent"));
     }
   }
+  for (const auto& [log, sessions] : by_log_) parted_.insert(log);
+  links_changed_ = true;
+  lost_due_ = {};
+  look_for_lost(mono_now());
 }
 
 void Mail::end_late_blocked(MonoTime now) {
@@ -625,12 +636,28 @@ void Mail::take_offer(Session& session, const link::Frame& frame) {
   const auto& from = session.peer();
   const auto answer = !in.ok() || !offered        ? Answer::kRefused
                       : from.name == config_.name ? box_.adopt(from.log_id, *offered)
-                                                  : box_.take_back(from.name, *offered);
+                                                  : take_back(from.name, from.log_id, *offered);
   std::string payload;
   link::put_u64(payload, sequence);
   link::put_u8(payload, static_cast<std::uint8_t>(answer));
   session.send(FrameType::kHanded, payload);
   if (answer == Answer::kStored) mark_dirty(pod_of(offered->message.to));
+}
+
+// A pod that was cut off and replaced may hold what its successor has read long ago. So who gives
+// back must have been found under the receiver's name, by us; one that drains may have a successor
+// since.
+Answer Mail::take_back(const AgentName& receiver, const LogId& from,
+                       const mailbox::Outbound& returned) {
+  if (pod_of(returned.message.to) == receiver && pod_of(returned.message.from) == config_.name) {
+    const auto& known = peers_[receiver];
+    if (known.leads_to != from && known.led_to != from) {
+      if (is_up(receiver)) return Answer::kRefused;
+      ensure(receiver);
+      return Answer::kFull;
+    }
+  }
+  return box_.take_back(receiver, returned);
 }
 
 // ---- what lost pods have left here
@@ -641,13 +668,15 @@ void Mail::look_for_lost(MonoTime now) {
   if (now < lost_due_) return arm(lost_due_);
   lost_due_ = now + kLostCheck;
   links_changed_ = false;
+  missing_.clear();
   std::map<LogId, MonoTime> still;
   std::map<AgentName, std::set<LogId>> lost;
   for (const auto& [name, logs] : box_.senders()) {
     for (const auto& log : logs) {
-      if (session_with(log)) continue;
+      if (!may_be_lost(name, log)) continue;
       const auto since = unlinked_.try_emplace(log, now).first->second;
       still[log] = since;
+      missing_[name].insert(log);
       if (now - since >= kLostAfter) lost[name].insert(log);
     }
   }
@@ -660,6 +689,25 @@ void Mail::look_for_lost(MonoTime now) {
   if (!unlinked_.empty()) arm(lost_due_);
 }
 
+bool Mail::may_be_lost(const AgentName& name, const LogId& log) const {
+  if (session_with(log)) return false;
+  // We closed its link: it is well, unless its name lives elsewhere.
+  return !parted_.contains(log) || (is_up(name) && peers_.at(name).session->peer().log_id != log);
+}
+
+std::size_t Mail::to_give_back() const {
+  std::size_t count = 0;
+  for (const auto& [name, logs] : missing_) {
+    const auto silence = silent_.find(name);
+    if (silence != silent_.end() && (silence->second.patience_ends() || is_gone(name, mono_now())))
+      continue;  // nobody has it
+    const auto peer = peers_.find(name);
+    if (peer != peers_.end() && peer->second.returns.unheard >= kMaxUnheardOffers) continue;
+    count += box_.unreturned(name, logs);
+  }
+  return count;
+}
+
 // One batch at a time: ordinary mail goes first.
 void Mail::give_back(const AgentName& name) {
   if (!bereft_.contains(name) || !is_up(name)) return;
@@ -667,12 +715,19 @@ void Mail::give_back(const AgentName& name) {
   const auto session = peer.session;
   auto& returns = peer.returns;
   const auto now = mono_now();
-  if (returns.to != session->peer().log_id) returns = {session->peer().log_id, 0, {}, 0};
+  if (returns.to != session->peer().log_id) {
+    returns = {};
+    returns.to = session->peer().log_id;
+  }
   if (returns.under_way > 0 || returns.unheard >= kMaxUnheardOffers) return;
   if (now < returns.at) return arm(returns.at);
   if (session->queued_bytes() >= kLinkWindowBytes) return arm(now + kWindowCheck);
-  const auto batch = box_.give_back(name, returns.to, kGiveBackBytes);
+  const bool had_room = returns.wait == Milliseconds{0};
+  const auto batch = box_.give_back(name, returns.to, had_room ? kGiveBackBytes : 1);
   returns.under_way = batch.size();
+  returns.taken = returns.full = false;
+  // Not before somebody else may count as lost is there more.
+  if (batch.empty()) returns.at = now + kLostCheck;
   for (const auto& out : batch) session->send(FrameType::kHandover, payload_of(out));
 }
 
@@ -693,8 +748,16 @@ bool Mail::take_handed(Session& session, const link::Frame& frame) {
   if (returns.under_way > 0) --returns.under_way;
   const auto said = static_cast<Answer>(answer);
   box_.on_given_back(name, sequence, said);
-  if (said == Answer::kFull || said == Answer::kGap) returns.at = mono_now() + kGiveBackAgain;
-  if (returns.under_way == 0) give_back(name);
+  returns.taken = returns.taken || said <= Answer::kDuplicate || said == Answer::kFinished;
+  returns.full = returns.full || said == Answer::kFull;
+  if (returns.taken) returns.wait = Milliseconds{0};
+  if (said == Answer::kGap) returns.at = mono_now() + kGiveBackAgain;
+  if (returns.under_way > 0) return true;
+  if (returns.full) {
+    returns.wait = grow(returns.wait, kGiveBackAgain, kMostGiveBackWait);
+    returns.at = mono_now() + returns.wait;
+  }
+  give_back(name);
   return true;
 }
 
@@ -780,23 +843,18 @@ void Mail::ensure(const AgentName& name) {
   const auto now = mono_now();
   if (peer.session || peer.connecting || peer.locating || name == config_.name) return;
   if (now < peer.retry_at) return arm(peer.retry_at);
-  if (peers_.size() > kMaxPeerLinks) {
-    // The links that were idle longest make room; their peers' mail is done.
-    for (auto it = peers_.begin(); it != peers_.end() && peers_.size() > kMaxPeerLinks;) {
-      const bool idle = it->first != name && !it->second.session && !it->second.connecting &&
-                        !it->second.locating;
-      it = idle ? peers_.erase(it) : std::next(it);
-    }
-  }
+  make_room_for(name);
   peer.locating = true;
   locate_(name, [this, name, alive = alive_](Result<Location> where) {
     if (!*alive) return;
     auto& found = peers_[name];
     found.locating = false;
-    if (!where) return peer_failed(name, where.error());
+    if (!where) return peer_failed(name, where.error(), false);
+    if (found.leads_to != where->expect.log_id)
+      found.led_to = std::exchange(found.leads_to, where->expect.log_id);
     boost::system::error_code bad;
     const auto address = boost::asio::ip::make_address(where->address, bad);
-    if (bad) return peer_failed(name, invalid("not an address: " + where->address));
+    if (bad) return peer_failed(name, invalid("not an address: " + where->address), true);
     Session::Events events;
     events.ready = [this, name, alive](Session& session) {
       if (!*alive) return;
@@ -829,14 +887,26 @@ void Mail::ensure(const AgentName& name) {
       if (std::exchange(gone.returns.under_way, 0) > 0) ++gone.returns.unheard;
       gone.session.reset();
       gone.connecting.reset();
-      peer_failed(name, why);
+      peer_failed(name, why, true);
     };
     found.connecting =
         Session::connect(loop_, {address, where->port}, options_, where->expect, std::move(events));
   });
 }
 
-void Mail::peer_failed(const AgentName& name, const Error& why) {
+// More than kMaxPeerLinks names may be needed, and each keeps its place: one that is looked for
+// would be looked for at once again.
+void Mail::make_room_for(const AgentName& name) {
+  const auto now = mono_now();
+  for (auto it = peers_.begin(); it != peers_.end() && peers_.size() > kMaxPeerLinks;) {
+    const Peer& peer = it->second;
+    const bool idle = it->first != name && !peer.session && !peer.connecting && !peer.locating &&
+                      peer.retry_at <= now && !needed_.contains(it->first);
+    it = idle ? peers_.erase(it) : std::next(it);
+  }
+}
+
+void Mail::peer_failed(const AgentName& name, const Error& why, bool found) {
   auto& peer = peers_[name];
   const auto now = mono_now();
   const bool mail = !box_.destinations(name).empty();
@@ -846,7 +916,7 @@ void Mail::peer_failed(const AgentName& name, const Error& why) {
   peer.last_error = why.message;
   if (!hears_debts(name)) {  // else it is told on its own link
     auto& silence = silent_[name];
-    silence.failed(now, why.code);
+    silence.failed(now, found ? Code::kUnknown : why.code);
     if (silence.gone(now)) settle(box_.on_gone(name));
   }
   look_soon();
@@ -1050,6 +1120,7 @@ void Mail::look_at_all(MonoTime now) {
   for (auto& name : box_.ack_creditors()) needed.insert(name);
   look_for_lost(now);
   needed.insert(bereft_.begin(), bereft_.end());
+  needed_ = needed;
   for (const auto& name : needed) {
     ensure(name);
     pump(name);

@@ -49,7 +49,8 @@ inline constexpr Milliseconds kStrangerLimit{60000}, kStrangerCheck{15000};
 // (docs/decisions/0011).
 inline constexpr Milliseconds kLostAfter{2000}, kLostCheck{1000};
 inline constexpr std::size_t kGiveBackBytes = 64U << 10U;  // under way to one pod
-inline constexpr Milliseconds kGiveBackAgain{1000};        // to a pod that had no room
+// To a pod that had no room: one message, and each time that it has none after twice as long.
+inline constexpr Milliseconds kGiveBackAgain{1000}, kMostGiveBackWait{30'000};
 // Links that ended before anything was answered: who is there does not know what an offer is.
 inline constexpr int kMaxUnheardOffers = 3;
 
@@ -66,6 +67,8 @@ class Silence {
   // its coordinator says all the time that it is not there; kSilent: for whatever reason.
   static constexpr Milliseconds kAbsent{600'000}, kSilent{3'600'000};
 
+  // kNotFound: its coordinator says that it is not there. kUnavailable: nobody could be asked,
+  // which counts neither way. Else: it is somewhere, out of reach.
   void failed(MonoTime now, Code why);
   // nullopt: an ack has to wait for the sender's pod.
   [[nodiscard]] std::optional<MonoTime> patience_ends() const {
@@ -75,7 +78,9 @@ class Silence {
 
  private:
   MonoTime since_{};
-  std::optional<MonoTime> absent_since_;
+  std::optional<MonoTime> absent_since_;  // without a pause
+  MonoTime absent_until_{};               // said last
+  Milliseconds absent_before_{0};         // the pauses
   bool begun_ = false;
 };
 
@@ -160,8 +165,12 @@ class Mail {
     std::size_t blocked_bytes = kMaxBlockedBytes;  // bodies that wait for room
   };
   void set_room(const Room& room, std::string why);
-  // The pod ends: sends that wait for room are refused, and none waits any more.
+  // The pod ends, and is about to close its links: sends that wait for room are refused, and none
+  // waits any more. Who has a link now is not lost when it has none.
   void stop_blocking();
+  // Unread messages that no linked pod holds, of names that live as far as we know: what a drain
+  // has still to give back.
+  [[nodiscard]] std::size_t to_give_back() const;
   // Nothing that we hold still waits for somebody else (drain).
   [[nodiscard]] std::size_t unsettled() const;
   mailbox::Mailbox& box() { return box_; }
@@ -176,11 +185,14 @@ class Mail {
     AgentName served;  // of its agents, the last one that something was sent to
     std::string node;  // of its latest incarnation
     std::string last_error;
-    struct Returns {  // what is given back to it
+    LogId leads_to, led_to;  // the name: where it was found last, and elsewhere before that
+    struct Returns {         // what is given back to it
       LogId to;
       std::size_t under_way = 0;
       MonoTime at{};
       int unheard = 0;
+      Milliseconds wait{0};              // for room
+      bool taken = false, full = false;  // said in answer to this batch
     } returns;
   };
   struct Full {  // an agent's inbox that was: it holds up no neighbour in its pod
@@ -245,7 +257,8 @@ class Mail {
   void serve(const AgentName& agent);
   void pump(const AgentName& pod);
   void ensure(const AgentName& name);
-  void peer_failed(const AgentName& name, const Error& why);
+  void make_room_for(const AgentName& name);
+  void peer_failed(const AgentName& name, const Error& why, bool found);
   void send_debt(const mailbox::AckDebt& debt);
   void send_debts(const AgentName& name);  // all of them
   Status end_dead(const AgentName& agent, const MessageId& id);
@@ -261,7 +274,10 @@ class Mail {
   void take_message(Session& session, const link::Frame& frame);
   void take_offer(Session& session, const link::Frame& frame);
   bool take_handed(Session& session, const link::Frame& frame);
+  mailbox::Answer take_back(const AgentName& receiver, const LogId& from,
+                            const mailbox::Outbound& returned);
   void look_for_lost(MonoTime now);
+  [[nodiscard]] bool may_be_lost(const AgentName& name, const LogId& log) const;
   void give_back(const AgentName& name);
   void owed_to_keeper(const Session& keeper, log::Sequence kept);
   // Since when `log` has no link while its name lives in another one; nullopt: that is not so.
@@ -312,8 +328,11 @@ class Mail {
   std::map<LogId, MonoTime> strangers_;  // logs without a link under kStrangerLimit, since when
   MonoTime strangers_due_{};
   std::map<LogId, MonoTime> unlinked_;  // logs that acks are owed to, without a link, since when
-  std::set<AgentName> bereft_;          // whose pods, of these, are lost
-  bool links_changed_ = true;           // since it was looked which have one
+  std::map<AgentName, std::set<LogId>> missing_;  // the same, by name
+  std::set<AgentName> bereft_;                    // whose pods, of these, are lost
+  std::set<LogId> parted_;                        // that had a link when we closed all
+  std::set<AgentName> needed_;                    // for mail, acks, or what is to be given back
+  bool links_changed_ = true;                     // since it was looked which have one
   MonoTime lost_due_{};
   boost::asio::steady_timer timer_;
   MonoTime due_{};             // when all is to be looked at

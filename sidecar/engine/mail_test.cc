@@ -22,11 +22,18 @@ TEST(Silence, LastsUntilSomebodyIsGone) {
   EXPECT_TRUE(silence.gone(t + 10 * minute)) << "its coordinator has said so all the time";
   silence.failed(t + 9 * minute, Code::kUnavailable);  // nobody could be asked
   EXPECT_EQ(silence.patience_ends(), std::nullopt);
-  EXPECT_FALSE(silence.gone(t + 10 * minute));
-  silence.failed(t + 10 * minute, Code::kNotFound);
-  EXPECT_FALSE(silence.gone(t + 19 * minute));
-  EXPECT_TRUE(silence.gone(t + 20 * minute));
-  silence.failed(t + 19 * minute, Code::kUnavailable);
+  EXPECT_FALSE(silence.gone(t + 10 * minute)) << "a pause";
+  silence.failed(t + 12 * minute, Code::kUnavailable);
+  silence.failed(t + 15 * minute, Code::kNotFound);
+  EXPECT_EQ(silence.patience_ends(), t + 15 * minute + Silence::kAckPatience);
+  EXPECT_FALSE(silence.gone(t + 23 * minute)) << "1 min before the pause, 8 min after it";
+  EXPECT_TRUE(silence.gone(t + 24 * minute));
+  silence.failed(t + 24 * minute, Code::kUnknown);  // it was found, and not reached
+  EXPECT_FALSE(silence.gone(t + 24 * minute));
+  silence.failed(t + 25 * minute, Code::kNotFound);
+  EXPECT_FALSE(silence.gone(t + 34 * minute)) << "anew";
+  EXPECT_TRUE(silence.gone(t + 35 * minute));
+  silence.failed(t + 34 * minute, Code::kUnknown);
   EXPECT_FALSE(silence.gone(t + hour - minute));
   EXPECT_TRUE(silence.gone(t + hour)) << "for whatever reason";
 }

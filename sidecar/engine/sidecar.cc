@@ -601,7 +601,7 @@ void Sidecar::drain() {
 void Sidecar::drain_step() {
   lifecycle::Remaining left;
   left.messages = mail_->unsettled() + drop_->left();
-  if (handover_) left.retained = handover_->left();
+  if (handover_) left.retained = handover_->left() + mail_->to_give_back();
   if (worker_) left.reports = worker_->reports_pending();
   if (coordinator_) {
     left.copies = config_.journal() ? 0 : coordinator_->counts().single_copy;

@@ -52,7 +52,8 @@ struct Remaining {
   std::uint64_t messages =
       0;  // peers that have not confirmed what was sent to or acknowledged for them
   std::uint64_t followers = 0;  // workers still linked to this coordinator
-  std::uint64_t retained = 0;   // messages that the successor of this pod has still to take
+  std::uint64_t retained = 0;   // messages that a successor, of this pod or of one that has sent
+                                // them here, has still to take
   [[nodiscard]] std::uint64_t sum() const {
     return reports + copies + messages + followers + retained;
   }

@@ -77,7 +77,8 @@ Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
   Predecessor& predecessor = predecessors_[former];
   if (offered.sequence <= predecessor.high) return Answer::kDuplicate;
   if (offered.prev > predecessor.high) return Answer::kGap;
-  if (known_copy(origin, m)) {
+  if (const auto copy = known_copy(origin, m)) {
+    if (*copy == Answer::kRefused) return *copy;
     predecessor.high = offered.sequence;
     return Answer::kDuplicate;
   }
@@ -91,7 +92,11 @@ std::optional<Answer> Mailbox::Impl::known_copy(const Origin& origin, const Mess
     out_.at(twin->second).uncertain = out_.at(twin->second).anywhere = true;
     return Answer::kDuplicate;
   }
-  if (kept_.count(origin) != 0) return Answer::kDuplicate;
+  if (const auto kept = kept_.find(origin); kept != kept_.end()) {
+    const Outgoing& o = out_.at(kept->second);
+    // Another message under the same origin: who says so is wrong, and what is kept stays.
+    return o.to == m.to && o.id == m.id ? Answer::kDuplicate : Answer::kRefused;
+  }
   const auto sent = sent_ids_.find(pair);
   const bool acked = sent != sent_ids_.end() && sent->second.accepted;
   if (acked || finished_.count(origin) != 0) return Answer::kFinished;
@@ -174,6 +179,25 @@ void Mailbox::Impl::set_lost(const std::map<AgentName, std::set<LogId>>& lost) {
   std::erase_if(returns_, [&](const auto& known) { return lost.count(known.first) == 0; });
 }
 
+bool Mailbox::Impl::is_unread(const Entry& e) {
+  return e.where != Where::kAcked && e.where != Where::kAnchor;
+}
+
+std::size_t Mailbox::Impl::unreturned(const AgentName& pod, const std::set<LogId>& logs) const {
+  const auto known = returns_.find(pod);
+  if (known != returns_.end() && known->second.refused) return 0;
+  std::size_t count = 0;
+  for (const auto& [key, stream] : streams_) {
+    if (stream.from != pod) continue;
+    for (const auto& [sequence, inbox] : stream.live) {
+      const Entry& e = inbox_.at(inbox);
+      const bool given = known != returns_.end() && known->second.given.count(inbox) != 0;
+      if (is_unread(e) && !given && logs.count(e.creditor()) != 0) ++count;
+    }
+  }
+  return count;
+}
+
 std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId& to,
                                                std::size_t max_bytes) {
   Returns& returns = returns_[pod];
@@ -181,35 +205,42 @@ std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId
     returns = {};
     returns.to = to;
   }
-  const auto waits = [&](const Entry& e) {
-    return e.where != Where::kAcked && e.where != Where::kAnchor && e.creditor() != to &&
-           lost_.count(e.creditor()) != 0 && returns.given.count(e.sequence) == 0;
+  const auto lacks = [&](const Entry& e) {  // it, as far as we know
+    return is_unread(e) && e.creditor() != to && returns.given.count(e.sequence) == 0;
   };
+  const auto waits = [&](const Entry& e) { return lacks(e) && lost_.count(e.creditor()) != 0; };
   if (returns.due.empty() && !returns.refused) {  // a round
     returns.open.clear();
     std::erase_if(returns.given, [&](Sequence inbox) { return inbox_.count(inbox) == 0; });
     // As they came here, but each stream in its own order: a record that was written again is
     // younger than what follows it.
-    std::vector<std::pair<Sequence, Sequence>> order;
+    std::vector<std::pair<Sequence, Returns::Due>> order;
     for (const auto& [key, stream] : streams_) {
       if (stream.from != pod) continue;
       Sequence latest = 0;
       for (const auto& [sequence, inbox] : stream.live) {
-        if (!waits(inbox_.at(inbox))) continue;
+        const Entry& e = inbox_.at(inbox);
+        if (!lacks(e)) continue;
+        // Of one that somebody else keeps, who lives, nothing behind it goes in front.
+        if (!waits(e)) break;
         latest = std::max(latest, inbox);
-        order.emplace_back(latest, inbox);
+        order.emplace_back(latest, Returns::Due{inbox, key, sequence});
         returns.open[key].insert(sequence);
       }
     }
     std::stable_sort(order.begin(), order.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
-    for (const auto& [latest, inbox] : order) returns.due.push_back(inbox);
+    for (auto& [latest, due] : order) returns.due.push_back(std::move(due));
   }
   std::vector<Outbound> out;
   std::size_t bytes = 0;
   while (!returns.due.empty() && out.size() < kMaxTransmit) {
-    const auto it = inbox_.find(returns.due.front());
+    const Returns::Due& due = returns.due.front();
+    const auto it = inbox_.find(due.inbox);
+    auto& open = returns.open[due.key];
     if (it == inbox_.end() || !waits(it->second)) {  // acked by now, or told of a keeper
+      // What follows one that is done comes without it; one that it must have yet is a gap.
+      if (it == inbox_.end() || !is_unread(it->second)) open.erase(due.sequence);
       returns.due.pop_front();
       continue;
     }
@@ -218,7 +249,6 @@ std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId
     auto message = read_inbox(e.sequence);
     if (!message && message.error().code != Code::kCorrupt) break;
     returns.due.pop_front();
-    auto& open = returns.open[key_of(e)];
     const auto self = open.find(e.sender_sequence);
     if (!message) {  // damaged: there is none to give
       open.erase(self);

@@ -505,6 +505,42 @@ TEST_F(Custody, EachStreamIsGivenBackInItsOrderAndWithoutHoles) {
   expect_books(small);
 }
 
+// What another pod keeps, who lives, may come to the successor yet, and must not come behind.
+TEST_F(Custody, NothingIsGivenBackInFrontOfWhatSomebodyElseKeeps) {
+  Pod keeper{kSender, 5}, third{kSender, 6};
+  old.box->begin_offers();
+  const auto offered = old.box->offer(1);
+  ASSERT_EQ(keeper.box->adopt(old.log->id(), offered.at(0)), Answer::kStored);
+  link(keeper, receiver);
+  ASSERT_EQ(carry(keeper, receiver), std::vector(1, Answer::kDuplicate));
+  EXPECT_TRUE(give_back(receiver, third, {old.log->id()}).empty());
+  EXPECT_EQ(receiver.box->unreturned(kSender, {old.log->id()}), 2U);
+  EXPECT_EQ(give_back(receiver, third, {old.log->id(), keeper.log->id()}),
+            std::vector(3, Answer::kStored));
+  EXPECT_EQ(receiver.box->unreturned(kSender, {old.log->id(), keeper.log->id()}), 0U);
+  link(third, fresh);
+  EXPECT_EQ(carry(third, fresh), std::vector(3, Answer::kStored));
+  for (const char* expected : {"m1/1", "m2/1", "m3/1", "-"}) EXPECT_EQ(receive(fresh), expected);
+}
+
+TEST_F(Custody, WhatIsAckedBeforeItsTurnLeavesNoGap) {
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}, 1), std::vector(1, Answer::kStored));
+  for (const char* expected : {"m1/1", "m2/1"}) EXPECT_EQ(receive(receiver), expected);
+  (void)ack(receiver, "m2");
+  EXPECT_EQ(give_back(receiver, next, {old.log->id()}), std::vector(1, Answer::kStored)) << "m3";
+}
+
+TEST_F(Custody, AnotherMessageUnderAKnownOriginIsRefused) {
+  receiver.box->set_lost({{kSender, {old.log->id()}}});
+  auto given = receiver.box->give_back(kSender, next.log->id(), 1 << 20);
+  EXPECT_EQ(next.box->take_back(kReceiver, given.at(0)), Answer::kStored);
+  Outbound other = given.at(0);
+  other.message.id.value = "m9";
+  EXPECT_EQ(next.box->take_back(kReceiver, other), Answer::kRefused);
+  EXPECT_EQ(next.box->adopt(old.log->id(), other), Answer::kRefused);
+  EXPECT_EQ(next.box->adopt(old.log->id(), given.at(0)), Answer::kDuplicate) << "its turn is left";
+}
+
 TEST_F(Custody, DeadLettersAndWhatIsLeasedAreGivenBackToo) {
   EXPECT_EQ(receive(receiver), "m1/1");
   EXPECT_EQ(give_back(receiver, next, {old.log->id()}, 1), std::vector(1, Answer::kStored));

@@ -255,6 +255,8 @@ class Mailbox::Impl {
   Answer adopt(const LogId& former, const Outbound& offered);
   Answer take_back(const AgentName& receiver, const Outbound& returned);
   void set_lost(const std::map<AgentName, std::set<LogId>>& lost);
+  static bool is_unread(const Entry& e);
+  [[nodiscard]] std::size_t unreturned(const AgentName& pod, const std::set<LogId>& logs) const;
   std::vector<Outbound> give_back(const AgentName& pod, const LogId& to, std::size_t max_bytes);
   void on_given_back(const AgentName& pod, Sequence inbox, Answer answer);
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
@@ -448,8 +450,13 @@ class Mailbox::Impl {
   std::set<LogId>
       lost_;        // creditors without a link: who holds what they are owed for holds it alone
   struct Returns {  // to the pod that has the name of lost ones
+    struct Due {
+      Sequence inbox = 0;
+      StreamKey key;
+      Sequence sequence = 0;  // the sender's
+    };
     LogId to;
-    std::deque<Sequence> due;  // of this round, the first that goes in front
+    std::deque<Due> due;  // of this round, the first that goes in front
     // … and, of each stream, the sender's sequences that have no final answer yet.
     std::map<StreamKey, std::set<Sequence>> open;
     std::set<Sequence> given;  // answered for good; it tells us what it keeps when it can

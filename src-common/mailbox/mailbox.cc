@@ -168,6 +168,9 @@ std::vector<Outbound> Mailbox::give_back(const AgentName& pod, const LogId& to,
                                          std::size_t max_bytes) {
   return impl_->give_back(pod, to, max_bytes);
 }
+std::size_t Mailbox::unreturned(const AgentName& pod, const std::set<LogId>& logs) const {
+  return impl_->unreturned(pod, logs);
+}
 void Mailbox::on_given_back(const AgentName& pod, Sequence inbox, Answer answer) {
   impl_->on_given_back(pod, inbox, answer);
 }

@@ -285,6 +285,9 @@ class Mailbox {
   // the origin, as in a transmission. Only what it has no room for, or has not answered, comes
   // again: once all before is through.
   std::vector<Outbound> give_back(const AgentName& pod, const LogId& to, std::size_t max_bytes);
+  // Unread messages of `pod` that are owed to `logs` and that nobody has taken back; 0: whoever has
+  // its name takes nothing.
+  [[nodiscard]] std::size_t unreturned(const AgentName& pod, const std::set<LogId>& logs) const;
   // What it said of our inbox record. kFull and kGap: the next round begins anew; kRefused: none
   // does.
   void on_given_back(const AgentName& pod, Sequence inbox, Answer answer);
