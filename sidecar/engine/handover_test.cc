@@ -189,6 +189,21 @@ TEST_F(Handovers, ASuccessorWithoutRoomIsAskedAgain) {
   EXPECT_EQ(next.box.books().adopted, kMessages);
 }
 
+TEST_F(Handovers, AFullSuccessorIsOfferedOneMessageAtATime) {
+  send_all(*old);
+  old.reset();
+  mailbox::Limits none = kLimits;
+  none.max_kept = 0;
+  const Pod next(net, "worker-1", 4, {none});
+  ASSERT_TRUE(run_until([&] { return next.offers > 0; }));
+  EXPECT_FALSE(run_until([&] { return false; }, Milliseconds{500}));
+  const auto batch = next.offers;
+  EXPECT_GT(batch, 10U);
+  EXPECT_FALSE(run_until([&] { return next.offers > batch + 2; }, 4 * kGiveBackAgain))
+      << "after 1 s, and after 2 s more";
+  EXPECT_GT(next.offers, batch);
+}
+
 TEST_F(Handovers, ADrainingReceiverGivesBackFirst) {
   send(*old, "m1");
   lose(old);

@@ -72,6 +72,7 @@ struct Pod {
       Session::Events events;
       events.ready = [this](Session& from) { mail->session_up(from.shared_from_this()); };
       events.frame = [this, knows_offers](Session& from, const link::Frame& frame) {
+        if (frame.type == link::FrameType::kHandover) ++offers;
         const bool known = frame.type != link::FrameType::kHandover || knows_offers;
         if (!known || !mail->take(from, frame)) from.close(invalid("a frame that has no place"));
       };
@@ -100,6 +101,7 @@ struct Pod {
   std::unique_ptr<Mail> mail;
   std::unique_ptr<Handover> handover;
   std::vector<std::shared_ptr<Session>> inbound;
+  std::size_t offers = 0;  // that came
 };
 
 struct LinkedPods : ::testing::Test {

@@ -93,6 +93,33 @@ TEST_F(Acks, AreUnknownWhenNobodyAnswersInTime) {
   EXPECT_GE(took, Milliseconds{300});
 }
 
+TEST_F(Acks, NamesBeyondThoseThatAreRememberedAreNotLookedForWithoutAPause) {
+  constexpr std::uint64_t kNames = kMaxPeerLinks + 50;
+  std::size_t looks = 0;
+  locate = [&](const AgentName&, const Located& done) {
+    ++looks;
+    done(not_found("not connected now"));
+  };
+  for (std::uint64_t i = 1; i <= kNames; ++i) {
+    mailbox::Message message;
+    message.id.value = "m" + std::to_string(i);
+    message.from.value = "worker-" + std::to_string(1000 + i);
+    message.to = config.name;
+    LogId sender;
+    sender.bytes = {static_cast<std::uint8_t>(i), static_cast<std::uint8_t>(1 + i / 256)};
+    ASSERT_EQ(box.deliver(mono_now(), sender, i, 0, message), mailbox::Answer::kStored);
+    ASSERT_TRUE(box.receive(mono_now(), config.name, kLong, std::nullopt));
+    mail->ack(config.name, message.id, 1, kLong, [](const Status&) {});
+  }
+  const auto end = mono_now() + Milliseconds{1000};
+  while (mono_now() < end && looks < 20 * kNames) {
+    io.restart();
+    io.run_for(Milliseconds{5});
+  }
+  EXPECT_GE(looks, kNames);
+  EXPECT_LT(looks, 10 * kNames) << "each name has its pause, which doubles";
+}
+
 TEST_F(Acks, ASendOfTheSameIdToOneselfIsADuplicate) {
   mailbox::Message message;
   message.id.value = "note";
