@@ -172,7 +172,9 @@ void SocketClient::read_answers(MonoTime now) {
         return;
       }
       if (answer->rid == kNoRequest) {
-        for (auto& [rid, pending] : pending_) pending.written -= pending.written > 0 ? 1 : 0;
+        // Before the greeting nothing else was written on this connection.
+        for (auto& [rid, pending] : pending_)
+          pending.written -= greeted_ && pending.written > 0 ? 1 : 0;
         disconnect(now, answer->message);
         return;
       }

@@ -722,7 +722,13 @@ std::size_t AgentSocket::most_connections() const {
 
 void AgentSocket::set_share(int percent, std::string why) {
   const auto share = most_connections() * static_cast<std::size_t>(percent) / 100;
-  max_connections_ = std::max(share, kLeastConnectionsPerAgent * config_.agents_per_pod);
+  const auto least = kLeastConnectionsPerAgent * config_.agents_per_pod;
+  // Beside what is open: who wants to ack must get in, to free what there is too much of.
+  if (percent == 100)
+    reserve_ = 0;
+  else if (reserve_ == 0)
+    reserve_ = connections_ + least;
+  max_connections_ = std::min(most_connections(), std::max({share, least, reserve_}));
   shortage_ = std::move(why);
 }
 

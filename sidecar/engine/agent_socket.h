@@ -62,6 +62,7 @@ class AgentSocket {
   MailRequestReader reader_;
   std::string random_;  // for ids: one system call for many
   std::size_t connections_ = 0, max_connections_;
+  std::size_t reserve_ = 0;  // while short of something: what was open then, and some more
   std::string shortage_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -41,8 +41,9 @@ namespace {
 
 constexpr std::uint64_t kYoungLogBytes = 256U << 10U;  // what a burst reads again at once
 // What the log keeps for itself: the superblock's segment, and two to copy forward into. Of the
-// rest one inbox may take half, what comes in and what goes out three quarters each: a pod that is
-// full on one side still has room on the other, and two that are full of each other's mail go on.
+// rest what comes in may take half (one of several inboxes a quarter), what goes out three eighths:
+// a pod that is full on both sides still has room for replies, ids and tasks, and two that are full
+// of each other's mail go on.
 constexpr std::uint64_t kUnusedLogBytes = 3U << 20U;
 constexpr std::size_t kMaxSessions = 4096;  // inbound links
 constexpr std::uint64_t kLogSlackBytes =
@@ -161,6 +162,7 @@ class Sidecar {
   log::Overflow* spill_ = nullptr;  // the directory, when it has a second place
   std::unique_ptr<log::Log> log_;
   log::Recovery recovery_;
+  mailbox::Limits limits_;
   std::unique_ptr<mailbox::Mailbox> box_;
   Session::Options options_;
   std::unique_ptr<Mail> mail_;
@@ -198,7 +200,7 @@ Status Sidecar::open_log() {
   }
   auto space = directory_->space();
   if (!space) return space.error();
-  mailbox::Limits limits;
+  mailbox::Limits& limits = limits_;
   limits.max_inbox_messages = config_.max_inbox_messages;
   limits.grants = !config_.reject_when_full;
   limits.max_message_bytes = config_.max_message_bytes;
@@ -211,8 +213,9 @@ Status Sidecar::open_log() {
     options.durable = true;
   }
   const auto usable = options.max_bytes - std::min(options.max_bytes, kUnusedLogBytes);
-  limits.max_side_bytes = usable / 4 * 3;
-  limits.max_inbox_bytes = usable / 2;
+  limits.max_received_bytes = usable / 2;
+  limits.max_sent_bytes = usable / 8 * 3;
+  limits.max_inbox_bytes = config_.agents_per_pod > 1 ? usable / 4 : usable / 2;
   box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits, config_.agents_per_pod);
 
   // Records are kept until the parts exist that read them: they need the log's id, which open()
@@ -443,8 +446,11 @@ void Sidecar::observe(lifecycle::Resource resource, const os::Usage& usage) {
 void Sidecar::look_at_resources() {
   using lifecycle::Resource;
   const auto log = config_.journal() ? os::Usage{} : os::volume_usage(config_.log_path);
-  observe(Resource::kMemory, lifecycle::working_memory(os::memory_usage(), log));
-  observe(Resource::kDescriptors, os::descriptor_usage());
+  const auto descriptors = os::descriptor_usage();
+  observe(Resource::kDescriptors, descriptors);
+  // Without a descriptor to read it by, the memory is what it was.
+  if (descriptors.limit == 0 || descriptors.used < descriptors.limit)
+    observe(Resource::kMemory, lifecycle::working_memory(os::memory_usage(), log));
   observe(Resource::kVolume, os::volume_usage(config_.mount_path));
 
   const auto mail = pressure_.tightest({Resource::kMemory, Resource::kVolume});
@@ -514,6 +520,16 @@ std::string Sidecar::metrics_text() {
         n(books.handed_over));
   total("swarm_mailbox_messages_taken_over_total",
         "Messages of former pods of this name whose copy is kept here", n(books.adopted));
+  total("swarm_mailbox_messages_full_total",
+        "Arrivals that were answered full, repeats of one message included", n(books.full));
+  set("swarm_mailbox_received_bytes", "Bytes of the messages in all inboxes here",
+      n(books.received_bytes));
+  set("swarm_mailbox_received_limit_bytes", "New messages fit into the inboxes up to so many",
+      n(limits_.max_received_bytes));
+  set("swarm_mailbox_sent_bytes", "Bytes of the messages sent from here, not yet acknowledged",
+      n(books.sent_bytes));
+  set("swarm_mailbox_sent_limit_bytes", "New messages are sent from here up to so many",
+      n(limits_.max_sent_bytes));
   set("swarm_mailbox_single_copy_messages", "Messages of which this pod holds the only copy",
       n(books.single_copy));
   set("swarm_mailbox_log_live_bytes", "Bytes of the log that are needed", n(stats.live_bytes));

@@ -24,21 +24,22 @@ void Mailbox::Impl::uncount(Entry& e) {
   received_bytes_ -= e.payload_bytes;
 }
 
-std::size_t Mailbox::Impl::free_places(const Inbox& inbox, std::uint64_t bytes) const {
-  std::uint64_t free = inbox_limit_ - std::min(inbox.counted, inbox_limit_);
-  const auto within = [&](std::uint64_t limit, std::uint64_t used) {
-    if (limit == 0) return;
-    const std::uint64_t fit = (limit - std::min(used, limit)) / bytes;
-    free = std::min(free, used == 0 ? std::max<std::uint64_t>(fit, 1) : fit);
-  };
-  within(limits_.max_inbox_bytes, inbox.bytes);
-  within(limits_.max_side_bytes, received_bytes_);
-  return free;
+bool Mailbox::Impl::fits(const Inbox& inbox, const Grants::Claims& claims,
+                         std::uint64_t bytes) const {
+  if (inbox.counted + claims.places >= inbox_limit_) return false;
+  const std::uint64_t inside = inbox.bytes + claims.bytes;
+  if (inside == 0) return true;
+  if (limits_.max_inbox_bytes != 0 && inside + bytes > limits_.max_inbox_bytes) return false;
+  if (limits_.max_received_bytes == 0) return true;
+  std::uint64_t elsewhere = received_bytes_ - inbox.bytes;
+  for (const Inbox* other : contended_) {
+    if (other != &inbox) elsewhere += other->grants.granted().bytes;
+  }
+  return elsewhere + inside + bytes <= limits_.max_received_bytes;
 }
 
 bool Mailbox::Impl::inbox_has_room(const Inbox& inbox, const Message& message) const {
-  if (inbox.grants.kept_from(sender_of(message)) < free_places(inbox, stored_bytes(message)))
-    return true;
+  if (fits(inbox, inbox.grants.ahead_of(sender_of(message)), stored_bytes(message))) return true;
   // The one reserved place of a reply that is waited for.
   return !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0 &&
          inbox.replies.count(message.in_reply_to) == 0;
@@ -54,15 +55,15 @@ std::string Mailbox::Impl::why_full(const Message& message) const {
   const std::string& to = message.to.value;
   const Inbox* inbox = find_inbox(message.to);
   if (inbox == nullptr || inbox_has_room(*inbox, message))
-    return to + "'s pod has no memory left for messages (spec.mailbox.sizeLimit)";
+    return to + "'s pod has no room left for messages (spec.mailbox.sizeLimit)";
   const auto size = stored_bytes(message);
   if (limits_.max_inbox_bytes != 0 && inbox->bytes + size > limits_.max_inbox_bytes) {
     return to + "'s inbox is full (" + kibibytes(inbox->bytes) + " of " +
            kibibytes(limits_.max_inbox_bytes) + " KiB)";
   }
-  if (limits_.max_side_bytes != 0 && received_bytes_ + size > limits_.max_side_bytes) {
+  if (limits_.max_received_bytes != 0 && received_bytes_ + size > limits_.max_received_bytes) {
     return "the inboxes of " + to + "'s pod are full (" + kibibytes(received_bytes_) + " of " +
-           kibibytes(limits_.max_side_bytes) + " KiB)";
+           kibibytes(limits_.max_received_bytes) + " KiB)";
   }
   std::string words = to + "'s inbox is full (" + std::to_string(inbox->counted);
   const std::string most = std::to_string(limits_.max_inbox_messages);
@@ -74,17 +75,19 @@ std::string Mailbox::Impl::why_full(const Message& message) const {
   return words + (inbox->counted < inbox_limit_ ? "; others have waited longer)" : ")");
 }
 
-void Mailbox::Impl::wait_for_place(Inbox& inbox, const Message& message) {
+void Mailbox::Impl::wait_for_place(MonoTime now, Inbox& inbox, const Message& message) {
   if (!limits_.grants) return;
-  inbox.grants.refused(sender_of(message), stored_bytes(message));
+  inbox.grants.refused(now, sender_of(message), stored_bytes(message));
   contended_.insert(&inbox);
 }
 
 std::vector<Grant> Mailbox::Impl::take_grants(MonoTime now) {
   std::vector<Grant> grants;
   std::erase_if(contended_, [&](Inbox* inbox) {
-    const auto free = [&](std::uint64_t bytes) { return free_places(*inbox, bytes); };
-    while (auto sender = inbox->grants.next(now, free))
+    const auto room = [&](const Grants::Claims& claims, std::uint64_t bytes) {
+      return fits(*inbox, claims, bytes);
+    };
+    while (auto sender = inbox->grants.next(now, room))
       grants.push_back({std::move(sender->pod), inbox->name, sender->stream});
     return inbox->grants.idle();
   });
@@ -125,7 +128,7 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
                       pair_key(message.from, message.id), id_record);
   }
   Entry entry = make_entry(*written, sender_log, sequence, message, payload.size());
-  entry.inbox->grants.end(sender_of(message));
+  if (!entry.inbox->grants.idle()) entry.inbox->grants.end(sender_of(message));
   if (received) {
     Stream& stream = stream_for(key_of(entry), message.from);
     stream.high = sequence;
@@ -183,7 +186,7 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
       !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0;
   if ((draining_ && !awaited) || !is_local(message.to)) return Answer::kRefused;
   if (!inbox_has_room(inbox, message)) {
-    wait_for_place(inbox, message);
+    wait_for_place(now, inbox, message);
     ++books_.full;
     return Answer::kFull;
   }

@@ -169,6 +169,10 @@ Answer Mailbox::Impl::take_back(const AgentName& receiver, const Outbound& retur
   const Origin prev{origin.log, returned.prev};
   if (returned.prev != 0 && kept_.count(prev) == 0 && finished_.count(prev) == 0)
     return Answer::kGap;
+  // Its second copy can wait; what our own agents send and receive goes first.
+  if (limits_.max_sent_bytes != 0 && kept_bytes_ != 0 &&
+      kept_bytes_ + stored_bytes(m) > limits_.max_sent_bytes)
+    return Answer::kFull;
   // Nobody's offer: it says nothing of what else a former pod may hand over.
   return keep(LogId{}, {0, 0, m, origin});
 }

@@ -23,6 +23,8 @@ namespace swarm::mailbox {
 
 // A round trip with room for a busy machine; a sender that is late asks as anybody does.
 inline constexpr Milliseconds kGrantTime{250};
+// Who has not asked for so long does not wait any more: a sender that is refused asks every 2 s.
+inline constexpr Milliseconds kAskedWithin{6000};
 // In the queue of one inbox. Beyond, senders ask again now and then, as they do anyhow.
 inline constexpr std::size_t kMaxWaitingSenders = 4096;
 
@@ -34,39 +36,55 @@ class Grants {
     friend auto operator<=>(const Sender&, const Sender&) = default;
   };
 
-  // It was told `full` for a message of `bytes`: behind those that wait already. No-op if it waits.
-  void refused(const Sender& sender, std::uint64_t bytes);
-  // What was kept for it is used, or not needed.
+  // Of what others have or get first.
+  struct Claims {
+    std::size_t places = 0;
+    std::uint64_t bytes = 0;
+  };
+
+  // It was told `full` for a message of `bytes`: it waits, behind those whose last turn was before
+  // its own. (Not behind all: one that asks again at once would have more turns than one that is a
+  // round trip away.) Who had none yet counts as if it had just had one.
+  void refused(MonoTime now, const Sender& sender, std::uint64_t bytes);
+  // It has got a place, or needs none: this was its turn.
   void end(const Sender& sender);
   // Its link is down, or it has gone: nothing is kept for it.
   void forget(const AgentName& pod);
-  // Places that others than `sender` have or get first.
-  [[nodiscard]] std::size_t kept_from(const Sender& sender) const {
-    if (granted_.count(sender) != 0) return granted_.size() - 1;
-    if (late_.count(sender) != 0) return 0;
-    return granted_.size() + waiting_.size() - queued_.count(sender);
-  }
-  // The next one to be told; free(bytes): how many places for so many bytes there are, kept ones
-  // included.
-  template <typename Free>
-  std::optional<Sender> next(MonoTime now, const Free& free) {
+  [[nodiscard]] Claims ahead_of(const Sender& sender) const;
+  // What is kept for those that were told so.
+  [[nodiscard]] Claims granted() const { return {granted_.size(), granted_bytes_}; }
+  // The next one to be told; fits(claims, bytes): there is room for so many bytes more.
+  template <typename Fits>
+  std::optional<Sender> next(MonoTime now, const Fits& fits) {
     expire(now);
-    if (waiting_.empty() || free(waiting_.front().second) <= granted_.size()) return std::nullopt;
+    if (waiting_.empty() || !fits(granted(), waiting_.front().bytes)) return std::nullopt;
     return grant(now);
   }
   [[nodiscard]] bool idle() const { return waiting_.empty() && granted_.empty(); }
   // When something may be kept no longer.
-  [[nodiscard]] std::optional<MonoTime> deadline() const {
-    return ends_.empty() ? std::nullopt : std::optional(ends_.front().first);
-  }
+  [[nodiscard]] std::optional<MonoTime> deadline() const;
 
  private:
+  struct Waiting {
+    Sender sender;
+    std::uint64_t bytes = 0;
+    MonoTime asked;
+    std::uint64_t turn = 0;
+  };
+  struct Granted {
+    MonoTime until;
+    std::uint64_t bytes = 0;
+  };
   void expire(MonoTime now);
   Sender grant(MonoTime now);
+  std::map<Sender, Granted>::iterator drop(std::map<Sender, Granted>::iterator grant);
 
-  std::deque<std::pair<Sender, std::uint64_t>> waiting_;
-  std::set<Sender> queued_;  // what is in it
-  std::map<Sender, MonoTime> granted_;
+  std::uint64_t turn_ = 0;
+  std::map<Sender, std::uint64_t> turns_;  // the latest of each
+  std::deque<Waiting> waiting_;            // by their latest turns
+  std::set<Sender> queued_;                // what is in it
+  std::map<Sender, Granted> granted_;
+  std::uint64_t granted_bytes_ = 0;
   std::deque<std::pair<MonoTime, Sender>> ends_;  // of all grants, also of those that were used
   std::set<Sender> late_;                         // whose grants ended unused
 };

@@ -10,22 +10,23 @@ namespace {
 
 Grants::Sender sender(int number) { return {{"worker-" + std::to_string(number)}, 0}; }
 
+constexpr MonoTime kNow{};
 auto places(std::size_t free) {
-  return [free](std::uint64_t) { return free; };
+  return [free](const Grants::Claims& claims, std::uint64_t) { return claims.places < free; };
 }
 
 TEST(Grants, PlacesAreKeptInTheOrderOfAsking) {
   Grants grants;
   const MonoTime now{};
-  grants.refused(sender(1), 1);
-  grants.refused(sender(2), 1);
-  grants.refused(sender(1), 1);  // waits already: keeps its turn
+  grants.refused(kNow, sender(1), 1);
+  grants.refused(kNow, sender(2), 1);
+  grants.refused(kNow, sender(1), 1);  // waits already: keeps its turn
   EXPECT_EQ(grants.next(now, places(0)), std::nullopt) << "nothing is free";
   EXPECT_EQ(grants.next(now, places(1)), sender(1));
   EXPECT_EQ(grants.next(now, places(1)), std::nullopt) << "the one place is kept";
-  EXPECT_EQ(grants.kept_from(sender(2)), 1U);
-  EXPECT_EQ(grants.kept_from(sender(3)), 2U) << "two came before";
-  EXPECT_EQ(grants.kept_from(sender(1)), 0U) << "it is its own";
+  EXPECT_EQ(grants.ahead_of(sender(2)).places, 1U);
+  EXPECT_EQ(grants.ahead_of(sender(3)).places, 2U) << "two came before";
+  EXPECT_EQ(grants.ahead_of(sender(1)).places, 0U) << "it is its own";
   grants.end(sender(1));
   EXPECT_EQ(grants.next(now, places(1)), sender(2));
 }
@@ -33,13 +34,13 @@ TEST(Grants, PlacesAreKeptInTheOrderOfAsking) {
 TEST(Grants, WhatIsNotUsedGoesToTheNextOne) {
   Grants grants;
   const MonoTime now{};
-  grants.refused(sender(1), 1);
-  grants.refused(sender(2), 1);
+  grants.refused(kNow, sender(1), 1);
+  grants.refused(kNow, sender(2), 1);
   ASSERT_EQ(grants.next(now, places(1)), sender(1));
   ASSERT_EQ(grants.deadline(), now + kGrantTime);
   EXPECT_EQ(grants.next(now + kGrantTime - Milliseconds{1}, places(1)), std::nullopt);
   EXPECT_EQ(grants.next(now + kGrantTime, places(1)), sender(2));
-  EXPECT_EQ(grants.kept_from(sender(3)), 1U);
+  EXPECT_EQ(grants.ahead_of(sender(3)).places, 1U);
   EXPECT_EQ(grants.next(now + 2 * kGrantTime, places(1)), std::nullopt);
   EXPECT_TRUE(grants.idle());
 }
@@ -47,19 +48,45 @@ TEST(Grants, WhatIsNotUsedGoesToTheNextOne) {
 TEST(Grants, WhoIsLateHasWhatIsFree) {
   Grants grants;
   MonoTime now{};
-  for (int n = 1; n <= 3; ++n) grants.refused(sender(n), 1);
+  for (int n = 1; n <= 3; ++n) grants.refused(kNow, sender(n), 1);
   ASSERT_EQ(grants.next(now, places(1)), sender(1));
   now += kGrantTime;
   ASSERT_EQ(grants.next(now, places(1)), sender(2));
-  EXPECT_EQ(grants.kept_from(sender(1)), 0U);
-  EXPECT_EQ(grants.kept_from(sender(3)), 1U);
+  EXPECT_EQ(grants.ahead_of(sender(1)).places, 0U);
+  EXPECT_EQ(grants.ahead_of(sender(3)).places, 1U);
   grants.end(sender(1));
-  EXPECT_EQ(grants.kept_from(sender(1)), 2U) << "it had its turn";
+  EXPECT_EQ(grants.ahead_of(sender(1)).places, 2U) << "it had its turn";
+}
+
+TEST(Grants, WhoAsksAgainSoonerHasNoMoreTurns) {
+  Grants grants;
+  for (int n = 1; n <= 3; ++n) grants.refused(kNow, sender(n), 1);
+  for (int n = 1; n <= 2; ++n) {
+    ASSERT_EQ(grants.next(kNow, places(1)), sender(n));
+    grants.end(sender(n));
+  }
+  grants.refused(kNow, sender(2), 1);
+  grants.refused(kNow, sender(4), 1);  // new
+  grants.refused(kNow, sender(1), 1);
+  for (int n : {3, 1, 2, 4}) {
+    ASSERT_EQ(grants.next(kNow, places(1)), sender(n));
+    grants.end(sender(n));
+  }
+}
+
+TEST(Grants, AFreePlaceFoundByChanceIsATurn) {
+  Grants grants;
+  grants.refused(kNow, sender(1), 1);
+  grants.refused(kNow, sender(2), 1);
+  ASSERT_EQ(grants.ahead_of(sender(1)).places, 0U) << "it may have what is free";
+  grants.end(sender(1));
+  grants.refused(kNow, sender(1), 1);
+  EXPECT_EQ(grants.next(kNow, places(1)), sender(2));
 }
 
 TEST(Grants, NothingIsKeptForWhoHasGone) {
   Grants grants;
-  for (int n = 1; n <= 3; ++n) grants.refused(sender(n), 1);
+  for (int n = 1; n <= 3; ++n) grants.refused(kNow, sender(n), 1);
   ASSERT_EQ(grants.next({}, places(2)), sender(1));
   grants.forget({"worker-1"});
   grants.forget({"worker-2"});
@@ -70,17 +97,34 @@ TEST(Grants, NothingIsKeptForWhoHasGone) {
 
 TEST(Grants, TheFirstWaitsUntilItsMessageFits) {
   Grants grants;
-  grants.refused(sender(1), 100);
-  grants.refused(sender(2), 10);
-  const auto room = [](std::uint64_t bytes) { return std::size_t{50} / bytes; };
+  grants.refused(kNow, sender(1), 100);
+  grants.refused(kNow, sender(2), 10);
+  const auto room = [](const Grants::Claims& claims, std::uint64_t bytes) {
+    return claims.bytes + bytes <= 50;
+  };
+  EXPECT_EQ(grants.ahead_of(sender(2)).bytes, 100U);
   EXPECT_EQ(grants.next({}, room), std::nullopt) << "smaller ones do not overtake it for ever";
   EXPECT_EQ(grants.next({}, places(1)), sender(1));
+  EXPECT_EQ(grants.granted().bytes, 100U);
+}
+
+TEST(Grants, WhoDoesNotAskAnyMoreDoesNotWait) {
+  Grants grants;
+  grants.refused(kNow, sender(1), 100);
+  grants.refused(kNow, sender(2), 10);
+  MonoTime now = kNow + kAskedWithin - Milliseconds{1};
+  grants.refused(now, sender(2), 20);
+  EXPECT_EQ(grants.deadline(), kNow + kAskedWithin);
+  EXPECT_EQ(grants.next(now, places(0)), std::nullopt);
+  now += Milliseconds{1};
+  EXPECT_EQ(grants.next(now, places(1)), sender(2));
+  EXPECT_EQ(grants.granted().bytes, 20U) << "as it asked last";
 }
 
 TEST(Grants, TheQueueHasALimit) {
   Grants grants;
   for (std::size_t n = 0; n <= kMaxWaitingSenders; ++n)
-    grants.refused(sender(static_cast<int>(n)), 1);
+    grants.refused(kNow, sender(static_cast<int>(n)), 1);
   std::size_t told = 0;
   while (grants.next({}, places(kMaxWaitingSenders + 2))) ++told;
   EXPECT_EQ(told, kMaxWaitingSenders);
@@ -93,7 +137,8 @@ TEST(Grants, AreFairAmongThoseThatAlwaysWant) {
   Grants grants;
   std::map<int, int> got;
   MonoTime now{};
-  for (int n = 0; n < kSenders; ++n) grants.refused(sender(n), 1);
+  const auto ask = [&](const Grants::Sender& one) { grants.refused(now, one, 1); };
+  for (int n = 0; n < kSenders; ++n) ask(sender(n));
   for (int place = 0; place < 3000; ++place) {  // one becomes free at a time
     auto next = grants.next(now, places(1));
     if (!next) {
@@ -108,7 +153,8 @@ TEST(Grants, AreFairAmongThoseThatAlwaysWant) {
       grants.end(*next);
       ++got[number];
     }
-    grants.refused(*next, 1);
+    ask(*next);
+    for (int n = 0; n < kSenders; ++n) ask(sender(n));  // now and then
   }
   int least = 1 << 30, most = 0;
   for (const auto& [number, count] : got) {

@@ -187,6 +187,10 @@ class Mailbox::Impl {
     std::uint32_t on_the_way = 0;  // transmissions on this link without an answer
     bool offered = false;          // whether it is acked is for our successor to record
     std::unique_ptr<Kept> kept;
+    // Which limit it counts against, if any.
+    [[nodiscard]] std::uint64_t Impl::*side() const {
+      return kept ? &Impl::kept_bytes_ : reply ? nullptr : &Impl::sent_bytes_;
+    }
     [[nodiscard]] Sequence origin_sequence() const {
       return kept ? kept->origin.sequence : sequence;
     }
@@ -234,7 +238,7 @@ class Mailbox::Impl {
   Result<Sent> send(MonoTime now, const Message& message);
   Result<Sent> send_local(MonoTime now, const Message& message);
   bool knows(const Message& message) const;
-  bool has_room(const Message& message);
+  bool has_room(MonoTime now, const Message& message);
   [[nodiscard]] bool outbox_has_bytes(const Message& message) const;
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
@@ -264,6 +268,7 @@ class Mailbox::Impl {
   Answer deliver_kept(MonoTime now, const LogId& keeper, const Outbound& kept);
   std::vector<Grant> take_grants(MonoTime now);
   std::string why_full(const Message& message) const;
+  [[nodiscard]] Error no_room(Error error) const;
   void forget_waiting(const AgentName& pod);
   void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,
@@ -373,9 +378,10 @@ class Mailbox::Impl {
   void count(Entry& e);  // against the limits of its inbox
   void uncount(Entry& e);
   [[nodiscard]] bool inbox_has_room(const Inbox& inbox, const Message& message) const;
-  // How many messages of `bytes` still fit, whoever they are kept for.
-  [[nodiscard]] std::size_t free_places(const Inbox& inbox, std::uint64_t bytes) const;
-  void wait_for_place(Inbox& inbox, const Message& message);
+  // One of `bytes` fits beside what is claimed.
+  [[nodiscard]] bool fits(const Inbox& inbox, const Grants::Claims& claims,
+                          std::uint64_t bytes) const;
+  void wait_for_place(MonoTime now, Inbox& inbox, const Message& message);
 
   // sending
   Outgoing* find_out(const AgentName& pod, Sequence sequence);
@@ -431,7 +437,8 @@ class Mailbox::Impl {
   std::string shortage_;                                    // … and why, when it is less
   log::Log* log_ = nullptr;
   Books books_;
-  std::uint64_t received_bytes_ = 0, sent_bytes_ = 0;  // live, without awaited replies
+  std::uint64_t received_bytes_ = 0;               // live, without awaited replies
+  std::uint64_t sent_bytes_ = 0, kept_bytes_ = 0;  // the former without replies
 
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;

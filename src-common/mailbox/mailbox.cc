@@ -81,6 +81,8 @@ Result<Delivery> Mailbox::Impl::look(const AgentName& agent, const MessageId& id
 
 Books Mailbox::Impl::books() const {
   Books out = books_;
+  out.received_bytes = received_bytes_;
+  out.sent_bytes = sent_bytes_;
   for (const auto& [number, inbox] : inboxes_) {
     out.inbox_live += inbox.live;
     out.dead_live += inbox.dead;
@@ -108,7 +110,9 @@ Result<Mailbox::Sent> Mailbox::send(MonoTime now, const Message& message) {
   return impl_->send(now, message);
 }
 bool Mailbox::knows(const Message& message) const { return impl_->knows(message); }
-bool Mailbox::has_room(const Message& message) { return impl_->has_room(message); }
+bool Mailbox::has_room(MonoTime now, const Message& message) {
+  return impl_->has_room(now, message);
+}
 bool Mailbox::withdraw(Sequence sequence) { return impl_->withdraw(sequence); }
 bool Mailbox::is_local(const AgentName& agent) const { return impl_->is_local(agent); }
 void Mailbox::limit_inboxes(std::uint32_t messages, std::string why) {

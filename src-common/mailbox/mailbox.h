@@ -89,7 +89,10 @@ struct Limits {
   std::uint32_t max_outbox_messages = 1000;  // of one sender to one receiver
   // As they are in the log; 0: what that has room for. A single message always fits.
   std::uint64_t max_inbox_bytes = 0;  // of one agent
-  std::uint64_t max_side_bytes = 0;   // of all inboxes of the pod, and of its whole outbox
+  std::uint64_t max_received_bytes =
+      0;  // of all inboxes of the pod, with one message in each at least
+  std::uint64_t max_sent_bytes =
+      0;  // of its outbox, without replies, one for each receiver at least
   std::uint32_t max_message_bytes = 65536;
   std::uint16_t max_attempts = 5;         // in a row, then dead letter
   std::uint32_t max_user_ids = 65536;     // ids remembered against repetition …
@@ -193,6 +196,7 @@ struct Books {  // appended = acked + dead + handed over + live, since open, for
   std::uint64_t adopted = 0, handed_over = 0;  // from a former pod, to the next one
   std::uint64_t stored = 0, duplicates = 0, delivered = 0, redelivered = 0, acked = 0, nacked = 0,
                 dead = 0, redriven = 0, full = 0;
+  std::uint64_t received_bytes = 0, sent_bytes = 0;  // live, as the limits count them
   std::uint32_t inbox_live = 0, outbox_live = 0, dead_live = 0, single_copy = 0;
 };
 
@@ -231,7 +235,7 @@ class Mailbox {
   [[nodiscard]] bool knows(const Message& message) const;
   // Below the limits of the outbox or, to oneself, of the inbox; the log may be full all the same.
   // To oneself: if not, this pod waits for a place as other senders do.
-  [[nodiscard]] bool has_room(const Message& message);
+  [[nodiscard]] bool has_room(MonoTime now, const Message& message);
   // Takes a message back: true when it was certainly never stored elsewhere (then it is gone),
   // false: it may be (unknown).
   bool withdraw(Sequence sequence);

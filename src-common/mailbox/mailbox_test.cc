@@ -884,8 +884,8 @@ TEST_F(Mailboxes, AFullInboxIsAskedWithOneMessageAndThenWithMore) {
 
 TEST_F(Mailboxes, BytesAreLimitedAsCountsAre) {
   constexpr std::uint64_t kInbox = 4U << 10U;
-  Pod full{kB, {.max_inbox_bytes = kInbox, .max_side_bytes = 2 * kInbox}, 1 << 20, 3};
-  Pod sender{kA, {.max_outbox_messages = 100, .max_side_bytes = 7500}};
+  Pod full{kB, {.max_inbox_bytes = kInbox, .max_received_bytes = 2 * kInbox}, 1 << 20, 3};
+  Pod sender{kA, {.max_outbox_messages = 100, .max_sent_bytes = 7500}};
   ASSERT_TRUE(full.start(now, 6));
   ASSERT_TRUE(sender.start(now, 7));
   sender.box->on_link_up(now, kB, full.log->id());
@@ -938,7 +938,7 @@ TEST_F(Mailboxes, OneThatWaitsInTheReceiversPodHasItsTurn) {
   (void)send(a, message("m1", kA, kB));
   (void)send(a, message("m2", kA, kB));
   ASSERT_EQ(carry(a, slow), (std::vector{Answer::kStored, Answer::kFull}));
-  EXPECT_FALSE(slow.box->has_room(message("l1", kB, kB)));
+  EXPECT_FALSE(slow.box->has_room(now, message("l1", kB, kB)));
   const auto take = [&] {
     auto next = slow.box->receive(now, kB, Milliseconds{60000}, std::nullopt);
     ASSERT_TRUE(next && slow.box->ack(now, kB, next->message.id, 1));
@@ -947,14 +947,14 @@ TEST_F(Mailboxes, OneThatWaitsInTheReceiversPodHasItsTurn) {
   auto grants = slow.box->take_grants(now);
   ASSERT_EQ(grants.size(), 1U);
   EXPECT_EQ(grants[0].pod, kA);
-  EXPECT_FALSE(slow.box->has_room(message("l1", kB, kB))) << "the place is kept for the other";
+  EXPECT_FALSE(slow.box->has_room(now, message("l1", kB, kB))) << "the place is kept for the other";
   ASSERT_TRUE(a.box->on_grant(kB, kB, grants[0].stream));
   ASSERT_EQ(carry(a, slow), std::vector{Answer::kStored});
   take();
   grants = slow.box->take_grants(now);
   ASSERT_EQ(grants.size(), 1U);
   EXPECT_EQ(grants[0].pod, kB);
-  EXPECT_TRUE(slow.box->has_room(message("l1", kB, kB)));
+  EXPECT_TRUE(slow.box->has_room(now, message("l1", kB, kB)));
 }
 
 TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {

@@ -20,7 +20,7 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   Destination& d = destination(o.to);
   d.all.insert(o.sequence);
   ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
-  sent_bytes_ += o.payload_bytes;
+  if (const auto side = o.side()) this->*side += o.payload_bytes;
   OutStream& stream = stream_for(d, o);
   stream.unanswered[o.origin_sequence()] = o.sequence;
   stream.due[o.origin_sequence()] = o.sequence;
@@ -70,7 +70,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
-  sent_bytes_ -= o.payload_bytes;
+  if (const auto side = o.side()) this->*side -= o.payload_bytes;
   if (held->second.messages + held->second.replies == 0) d.held.erase(held);
   if (d.all.empty()) {
     destinations_.erase(dest);
@@ -86,6 +86,13 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   // end.
   if (!record_pending_outcomes()) return;
   finish_out(o);
+}
+
+// Says whose log is full.
+Error Mailbox::Impl::no_room(Error error) const {
+  if (error.code != Code::kFull) return error;
+  return {Code::kFull,
+          pod_.value + "'s pod has no room left for messages (spec.mailbox.sizeLimit)"};
 }
 
 Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) {
@@ -121,11 +128,11 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) 
 
   if (!handed_over_.empty())
     return unavailable(pod_.value + " has moved to another pod, which sends its mail");
-  if (!has_room(message)) {
+  if (!has_room(now, message)) {
     return Error{Code::kFull, !outbox_has_bytes(message)
                                   ? "the outbox of " + pod_.value + " is full (" +
                                         kibibytes(sent_bytes_) + " of " +
-                                        kibibytes(limits_.max_side_bytes) + " KiB)"
+                                        kibibytes(limits_.max_sent_bytes) + " KiB)"
                               : destinations_.count(message.to) == 0
                                   ? "the outbox has too many receivers"
                                   : "the outbox for " + message.to.value + " is full (" +
@@ -135,7 +142,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) 
   if (!is_generated(message.id)) {
     auto written = log_->append(kUserId, encode_user_id({false, false, message.to, message.id,
                                                          number_in_pod(message.from.value)}));
-    if (!written) return written.error();
+    if (!written) return no_room(written.error());
     id_record = *written;
     crash_point("outbox-id-appended");
   }
@@ -143,7 +150,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) 
   auto written = log_->append(kOutbox, payload);
   if (!written) {
     if (id_record != 0) finish_record(id_record);
-    return written.error();
+    return no_room(written.error());
   }
   crash_point("outbox-appended");
   ++books_.sent;
@@ -167,19 +174,20 @@ bool Mailbox::Impl::knows(const Message& message) const {
 }
 
 bool Mailbox::Impl::outbox_has_bytes(const Message& message) const {
-  return limits_.max_side_bytes == 0 || sent_bytes_ == 0 ||
-         sent_bytes_ + stored_bytes(message) <= limits_.max_side_bytes;
+  return limits_.max_sent_bytes == 0 || !message.in_reply_to.empty() ||
+         destinations_.count(message.to) == 0 ||
+         sent_bytes_ + stored_bytes(message) <= limits_.max_sent_bytes;
 }
 
-bool Mailbox::Impl::has_room(const Message& message) {
+bool Mailbox::Impl::has_room(MonoTime now, const Message& message) {
   if (is_local(message.to)) {
     Inbox* inbox = find_inbox(message.to);
     if (inbox == nullptr || inbox_has_room(*inbox, message)) return true;
-    wait_for_place(*inbox, message);
+    wait_for_place(now, *inbox, message);
     return false;
   }
   const bool reply = !message.in_reply_to.empty();
-  if (!reply && !outbox_has_bytes(message)) return false;
+  if (!outbox_has_bytes(message)) return false;
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return destinations_.size() < kMaxDestinations;
   const auto held = dest->second.held.find(message.from);
@@ -199,7 +207,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
   } else {
     if (draining_) return Error{Code::kDenied, pod_.value + " is leaving"};
     if (!inbox_has_room(inbox, message)) {
-      wait_for_place(inbox, message);
+      wait_for_place(now, inbox, message);
       ++books_.full;
       return Error{Code::kFull, why_full(message)};
     }
@@ -207,13 +215,13 @@ Result<Mailbox::Sent> Mailbox::Impl::send_local(MonoTime now, const Message& mes
     if (!is_generated(message.id)) {
       auto written = log_->append(kUserId, encode_user_id({false, true, message.to, message.id,
                                                            number_in_pod(message.from.value)}));
-      if (!written) return written.error();
+      if (!written) return no_room(written.error());
       id_record = *written;
     }
     auto stored = store(now, LogId{}, 0, message);
     if (!stored) {
       if (id_record != 0) finish_record(id_record);
-      return stored.error();
+      return no_room(stored.error());
     }
     sequence = *stored;
     std::string pair = pair_key(message.from, message.to, message.id);
