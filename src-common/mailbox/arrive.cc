@@ -32,7 +32,7 @@ bool Mailbox::Impl::fits(const Inbox& inbox, const Grants::Claims& claims,
   if (limits_.max_inbox_bytes != 0 && inside + bytes > limits_.max_inbox_bytes) return false;
   if (limits_.max_received_bytes == 0) return true;
   std::uint64_t elsewhere = received_bytes_ - inbox.bytes;
-  for (const Inbox* other : contended_) {
+  for (const auto& [number, other] : contended_) {
     if (other != &inbox) elsewhere += other->grants.granted().bytes;
   }
   return elsewhere + inside + bytes <= limits_.max_received_bytes;
@@ -78,12 +78,13 @@ std::string Mailbox::Impl::why_full(const Message& message) const {
 void Mailbox::Impl::wait_for_place(MonoTime now, Inbox& inbox, const Message& message) {
   if (!limits_.grants) return;
   inbox.grants.refused(now, sender_of(message), stored_bytes(message));
-  contended_.insert(&inbox);
+  contended_.emplace(inbox.number, &inbox);
 }
 
 std::vector<Grant> Mailbox::Impl::take_grants(MonoTime now) {
   std::vector<Grant> grants;
-  std::erase_if(contended_, [&](Inbox* inbox) {
+  std::erase_if(contended_, [&](const auto& one) {
+    Inbox* const inbox = one.second;
     const auto room = [&](const Grants::Claims& claims, std::uint64_t bytes) {
       return fits(*inbox, claims, bytes);
     };
@@ -99,7 +100,7 @@ void Mailbox::Impl::on_declined(const AgentName& pod, const AgentName& to, std::
 }
 
 void Mailbox::Impl::forget_waiting(const AgentName& pod) {
-  for (Inbox* inbox : contended_) inbox->grants.forget(pod);
+  for (const auto& [number, inbox] : contended_) inbox->grants.forget(pod);
 }
 
 Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Sequence sequence,
@@ -159,11 +160,15 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
     ++books_.duplicates;
     const auto live = known->second.live.find(sequence);
     if (live != known->second.live.end()) {
-      return inbox_.at(live->second).where == Where::kAcked ? Answer::kFinished
-                                                            : Answer::kDuplicate;
+      // The rest of a change of creditor looks acked; the message itself may wait yet.
+      return inbox_.at(live->second).where != Where::kAcked ||
+                     find_twin(inbox, message, sender_log, sequence) != nullptr
+                 ? Answer::kDuplicate
+                 : Answer::kFinished;
     }
-    // Done with, or owed to another pod of its sender's name, which has sent it, too.
-    const Entry* twin = find_twin(inbox, message, sender_log);
+    // Done with, or owed to another pod of its sender's name, which has sent it, too, or for an
+    // earlier send of the same log.
+    const Entry* twin = find_twin(inbox, message, sender_log, sequence);
     return twin == nullptr ? Answer::kFinished : owe(*twin, sender_log, sequence, message);
   }
   if (prev > high) return Answer::kGap;
@@ -207,19 +212,26 @@ Answer Mailbox::Impl::deliver_kept(MonoTime now, const LogId& keeper, const Outb
   if (stream == streams_.end()) return answer;
   const auto live = stream->second.live.find(kept.origin.sequence);
   if (live == stream->second.live.end()) return answer;
-  Entry& e = inbox_.at(live->second);
-  e.keeper = keeper;
-  e.keeper_sequence = kept.sequence;
+  Entry* e = &inbox_.at(live->second);
+  if (e->where == Where::kAcked) {
+    const Entry* twin = find_twin(*e->inbox, m, kept.origin.log, kept.origin.sequence);
+    if (twin != nullptr) e = &inbox_.at(twin->sequence);
+  }
+  e->keeper = keeper;
+  e->keeper_sequence = kept.sequence;
   return answer;
 }
 
 // The same message in the inbox, live, from another pod of its sender's name.
 const Mailbox::Impl::Entry* Mailbox::Impl::find_twin(const Inbox& inbox, const Message& message,
-                                                     const LogId& sender_log) const {
+                                                     const LogId& sender_log,
+                                                     Sequence sequence) const {
   const auto it = inbox.by_pair.find(pair_key(message.from, message.id));
   if (it == inbox.by_pair.end()) return nullptr;
   const Entry& e = inbox_.at(it->second);
-  return e.where == Where::kAcked || e.local() || e.sender_log == sender_log ? nullptr : &e;
+  // Of its own log a later send counts; a late copy of an earlier one is done with.
+  const bool earlier = e.sender_log == sender_log && sequence < e.sender_sequence;
+  return e.where == Where::kAcked || e.local() || earlier ? nullptr : &e;
 }
 
 // `sender_log` has it, too. Whoever has sent it last is owed the ack, but no former pod in place of

@@ -370,7 +370,8 @@ class Mailbox::Impl {
   }
   Result<Sequence> store(MonoTime now, const LogId& sender_log, Sequence sequence,
                          const Message& message);
-  const Entry* find_twin(const Inbox& inbox, const Message& message, const LogId& sender_log) const;
+  const Entry* find_twin(const Inbox& inbox, const Message& message, const LogId& sender_log,
+                         Sequence sequence) const;
   Answer owe(const Entry& twin, const LogId& sender_log, Sequence sequence, const Message& message);
   bool refill(const Entry& twin, const LogId& sender_log, Sequence sequence,
               const Message& message);
@@ -443,10 +444,10 @@ class Mailbox::Impl {
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;
   std::uint64_t use_ = 0;
-  std::map<std::uint32_t, Inbox> inboxes_;  // by number; of agents that were spoken of
-  std::set<Inbox*> contended_;              // for whose places somebody waits
-  std::vector<Inbox*> woken_;               // something may be ready that was not
-  std::size_t awaiting_ = 0;                // replies, of all agents
+  std::map<std::uint32_t, Inbox> inboxes_;     // by number; of agents that were spoken of
+  std::map<std::uint32_t, Inbox*> contended_;  // by number: for whose places somebody waits
+  std::vector<Inbox*> woken_;                  // something may be ready that was not
+  std::size_t awaiting_ = 0;                   // replies, of all agents
   std::set<std::pair<MonoTime, Sequence>> timers_;
   std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor, a pod
   struct Incarnations {

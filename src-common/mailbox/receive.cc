@@ -367,7 +367,7 @@ bool Mailbox::Impl::tick(MonoTime now) {
 std::optional<MonoTime> Mailbox::Impl::next_deadline() const {
   std::optional<MonoTime> first;
   if (!timers_.empty()) first = timers_.begin()->first;
-  for (const Inbox* inbox : contended_) {
+  for (const auto& [number, inbox] : contended_) {
     if (const auto ends = inbox->grants.deadline(); ends && (!first || *ends < *first))
       first = ends;
   }
