@@ -176,7 +176,8 @@ void greet(fuzz::Pod& pod) {
   m.from = honest.name();
   m.to.value = "worker-0";
   honest.say(FrameType::kMessage, mail_payload(1, 0, encode(m)));
-  const auto answer = honest.hear();
+  auto answer = honest.hear();
+  while (answer && answer->type == FrameType::kPing) answer = honest.hear();  // what ours knows
   check(answer && answer->type == FrameType::kAnswer, "mail is answered");
   link::PayloadReader in(answer->payload);
   check(in.u64() == 1, "the answer is to what was sent");

@@ -38,7 +38,7 @@ std::optional<std::uint32_t> number_in(const std::string& name, std::string_view
     if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return std::nullopt;
     value = value * 16 + static_cast<std::uint32_t>(c <= '9' ? c - '0' : c - 'a' + 10);
   }
-  if (value > kMaxSegmentNumber) return std::nullopt;  // not one of ours
+  if (value == 0 || value > kMaxSegmentNumber) return std::nullopt;  // not one of ours
   return value;
 }
 
