@@ -110,6 +110,17 @@ func TestBackpressure(t *testing.T) {
 	before := ping()
 	all := send(each, 3*time.Minute)
 	fills("the inbox is full")
+	// Said to whoever looks at the Swarm, until nobody is refused any more.
+	pressure := func() string {
+		return w.kubectl("get", "swarm", "full", "-o", `jsonpath={.status.conditions[?(@.type=="MailboxPressure")].message}`)
+	}
+	words := fmt.Sprintf("worker-%d's inbox is full (%d of %d messages)", slow, limit, limit)
+	told := w.eventually(time.Minute, "the Swarm has condition MailboxPressure", func() string {
+		if message := pressure(); !strings.HasPrefix(message, words) {
+			return fmt.Sprintf("%q", message)
+		}
+		return ""
+	})
 	during := ping()
 	read := first(in(slow, "read", total, pause.Microseconds()))
 	sent := <-all
@@ -135,6 +146,13 @@ func TestBackpressure(t *testing.T) {
 		fmt.Sprintf("%s; %d, %d", outcomes(refused), rest["read"], left),
 		"all sends have one of two outcomes; as many as accepted, 0",
 		accepted <= limit && refused["full"] > 0 && accepted+refused["full"] == wave*senders && rest["read"] == accepted && rest["twice"] == 0 && left == 0)
+
+	w.eventually(2*time.Minute, "the condition goes when nobody is refused any more", pressure)
+	events := w.kubectl("get", "events", "--field-selector", "reason=MailboxPressure", "-o", `jsonpath={range .items[*]}{.message}{"\n"}{end}`)
+	bar, soon := below(told, 20*time.Second)
+	w.result("an inbox is full: condition MailboxPressure says whose after; Events that do", backpressureCommand,
+		fmt.Sprintf("%.1f s; %d", told.Seconds(), strings.Count(events, words)), bar+"; 1",
+		soon && strings.Count(events, words) == 1 && strings.Count(events, "\n") <= 1)
 }
 
 // numbers reads lines of KEY=VALUE.

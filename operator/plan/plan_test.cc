@@ -691,6 +691,33 @@ TEST(Plan, AgentsThatEndByThemselvesAreTold) {
   EXPECT_THAT(plan.events, testing::Contains(testing::Field(&Event::reason, "AgentExits")));
 }
 
+TEST(Plan, PodsThatRefuseMailAreToldOnce) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.pressed = {{"worker-0", "worker-0's inbox is full (1000 of 1000 messages)"}};
+  world.report(0, report);
+  Plan plan = world.step();
+  EXPECT_EQ(reason_of(world.swarm, "MailboxPressure"), "True MailRefused");
+  EXPECT_THAT(
+      plan.events,
+      testing::Contains(testing::AllOf(
+          testing::Field(&Event::reason, "MailboxPressure"),
+          testing::Field(&Event::message, testing::AllOf(HasSubstr("(1000 of 1000 messages)"),
+                                                         HasSubstr("slot=worker-0"))))));
+  report.pressed["worker-1"] = "worker-1's inbox is full (1000 of 1000 messages)";
+  world.report(0, report);
+  plan = world.step();
+  EXPECT_THAT(plan.events,
+              testing::Not(testing::Contains(testing::Field(&Event::reason, "MailboxPressure"))));
+  report.pressed.clear();
+  world.report(0, report);
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "MailboxPressure"), "");
+}
+
 TEST(Plan, ACoordinatorWithTheOnlyCopiesIsNotUpdated) {
   World world;
   world.set_spec(R"({"workers":{"replicas":1}})");

@@ -503,9 +503,10 @@ class Builder {
       status.conditions.push_back(stamped(std::move(*one), prior, context_.now));
     }
     add_agent_exits(status, prior);
+    add_mailbox_pressure(status, prior);
     for (const Condition& one : prior.conditions) {  // somebody else's stay
       if (one.type != "Ready" && one.type != "Reconciling" && one.type != "Stalled" &&
-          one.type != "AgentExits") {
+          one.type != "AgentExits" && one.type != "MailboxPressure") {
         status.conditions.push_back(one);
       }
     }
@@ -533,6 +534,26 @@ class Builder {
         context_.swarm.generation,
         0};
     status.conditions.push_back(stamped(std::move(exits), prior, context_.now));
+  }
+
+  void add_mailbox_pressure(SwarmStatus& status, const SwarmStatus& prior) const {
+    std::map<std::string, std::string> pressed;
+    for (const auto& [team, report] : context_.reports)
+      pressed.insert(report.pressed.begin(), report.pressed.end());
+    if (pressed.empty()) return;
+    std::vector<std::string> reasons;
+    for (const auto& [pod, why] : pressed) reasons.push_back(why);
+    Condition full{
+        "MailboxPressure",
+        "True",
+        "MailRefused",
+        some_names(reasons) +
+            ". Senders wait, or are refused. Next: kubectl exec $(kubectl get pod -o name -l " +
+            std::string(kSwarmLabel) + "=" + context_.swarm.name + "," + std::string(kSlotLabel) +
+            "=" + pressed.begin()->first + ") -- agentctl ls",
+        context_.swarm.generation,
+        0};
+    status.conditions.push_back(stamped(std::move(full), prior, context_.now));
   }
 
   const Context& context_;
@@ -589,9 +610,10 @@ std::vector<Event> condition_events(const SwarmStatus& prior, const SwarmStatus&
     events.push_back(
         {normal ? "Normal" : "Warning", after->reason, shorten(after->message, kMaxEventBytes)});
   }
-  const Condition* exits = find_condition(fresh, "AgentExits");
-  if (exits != nullptr && find_condition(prior, "AgentExits") == nullptr) {
-    events.push_back({"Warning", "AgentExits", shorten(exits->message, kMaxEventBytes)});
+  for (const char* type : {"AgentExits", "MailboxPressure"}) {
+    const Condition* appeared = find_condition(fresh, type);
+    if (appeared != nullptr && find_condition(prior, type) == nullptr)
+      events.push_back({"Warning", type, shorten(appeared->message, kMaxEventBytes)});
   }
   return events;
 }

@@ -367,9 +367,10 @@ void Coordinator::finish_join(Member& member) {
   if (const auto open = open_.find(member.name); open != open_.end())
     open->second.erase(member.worker.session);
   if (auto session = member.session.lock()) {
-    session->send(
-        FrameType::kJoined,
-        control(json{{"session", member.worker.session}, {"epoch", epoch_}, {"mailCounts", true}}));
+    session->send(FrameType::kJoined, control(json{{"session", member.worker.session},
+                                                   {"epoch", epoch_},
+                                                   {"mailCounts", true},
+                                                   {"mailPressure", true}}));
   }
   note_work(member);
   gathering_.came({member.name, member.worker.pod});
@@ -570,12 +571,17 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
     case FrameType::kMailCounts: {
       link::PayloadReader in(frame.payload);
       const auto single_copy = in.u64(), dead_letters = in.u64();
-      if (!in.done() || single_copy > kMaxMailCount || dead_letters > kMaxMailCount) {
+      // A worker of the release before has no more to say.
+      const std::string pressed(in.done() ? std::string_view() : in.text());
+      if (!in.done() || single_copy > kMaxMailCount || dead_letters > kMaxMailCount ||
+          pressed.size() > kMaxPressedBytes) {
         session.close(invalid("malformed MAIL_COUNTS"));
         return true;
       }
       // A rolling update waits for it.
-      const bool soon = single_copy > 0 && member->single_copy == 0;
+      const bool soon = (single_copy > 0 && member->single_copy == 0) ||
+                        pressed.empty() != member->pressed.empty();
+      member->pressed = pressed;
       member->single_copy = single_copy;
       member->dead_letters = dead_letters;
       if (on_change) on_change(soon);

@@ -103,6 +103,7 @@ class Coordinator {
     bool at_work = false;
     WallTime since = 0;                               // at work, or without work
     std::uint64_t single_copy = 0, dead_letters = 0;  // messages in its pod
+    std::string pressed;                              // why its pod refuses mail, if it does
     std::uint64_t tasks_done = 0;  // by this incarnation, as far as this coordinator knows
   };
   struct Told {  // HELD frames before JOIN

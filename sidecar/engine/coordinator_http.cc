@@ -442,10 +442,16 @@ api::TeamReport Coordinator::report() const {
   out.measured = out.v1 + out.v2 == 0 ? 0 : static_cast<int>(out.v2 * 100 / (out.v1 + out.v2));
   out.dead_letters = books.dead_live;
   out.single_copy_messages = books.single_copy;
+  static_assert(kMaxPressedBytes <= api::kMaxPressedBytes);
+  const auto press = [&](const AgentName& name, const std::string& why) {
+    if (!why.empty() && out.pressed.size() < api::kMaxReportPressed) out.pressed[name.value] = why;
+  };
+  press(config_.name, mail_.pressed(mono_now()));
   for (const auto& [number, m] : by_session_) {
     if (m.superseded || !m.joined) continue;
     out.dead_letters += n(m.dead_letters);
     out.workers_single_copy_messages += n(m.single_copy);
+    press(m.name, m.pressed);
   }
   return out;
 }

@@ -145,6 +145,7 @@ Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, OnSe
   auto sent = box_.send(now, message);
   if (!sent && sent.error().code == Code::kFull) {
     why = sent.error();
+    if (box_.is_local(to)) note_full(why.message);
     return Begun::kNoRoom;
   }
   if (!sent) {
@@ -590,6 +591,7 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
       else
         box_.forget_waiting(peer.name);
       reason = box_.why_full(out->message);
+      note_full(reason);
     } else if (answer == Answer::kRefused && !box_.is_local(out->message.to)) {
       reason = no_such_agent(config_, out->message.to);
     } else if (answer == Answer::kRefused) {
@@ -610,6 +612,18 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
     serve();
     schedule_work();
   }
+}
+
+void Mail::note_full(const std::string& why) {
+  const auto now = mono_now();
+  const bool began = pressed(now).empty();
+  if (began) pressed_ = why.substr(0, kMaxPressedBytes);
+  pressed_at_ = now;
+  if (began && on_work) on_work();
+}
+
+std::string Mail::pressed(MonoTime now) const {
+  return !pressed_.empty() && now - pressed_at_ < kPressedFor ? pressed_ : std::string();
 }
 
 // The ack of a kept message that was acked here before we heard of its keeper goes to that now.

@@ -35,6 +35,9 @@ inline constexpr std::size_t kMaxBlockedBytes = 8U << 20U;
 inline constexpr std::size_t kMaxWaitingReceivers = 1024;
 inline constexpr std::size_t kMoreReceiversPerAgent = 4;  // beyond the first of a pod
 inline constexpr std::size_t kMaxWatchers = 64;
+// A pod that has refused mail for lack of room is reported so for so long, with the reason.
+inline constexpr Milliseconds kPressedFor{30000};
+inline constexpr std::size_t kMaxPressedBytes = 200;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
 inline constexpr Milliseconds kIdleLinkLimit{60000};
 inline constexpr std::size_t kMaxPeerLinks = 256;
@@ -157,6 +160,9 @@ class Mail {
   void session_down(Session& session);
   // `name` has moved: connections to its former pod are of no more use.
   std::function<void()> on_work;  // something may have changed in the mailbox
+  // Why mail was refused here for lack of room (Mailbox::why_full), until kPressedFor after the
+  // last time: the words of the first, so that they stay the same. Empty: it was not.
+  [[nodiscard]] std::string pressed(MonoTime now) const;
   void look_again();
   // What new messages get from now on, at most what is configured; `why` it is less is told to whom
   // is refused. Replies that are awaited, acks and what is held already are not concerned.
@@ -296,6 +302,8 @@ class Mail {
   void look_soon();
   void mark_dirty(const AgentName& name);
 
+  void note_full(const std::string& why);
+
   Loop& loop_;
   mailbox::Mailbox& box_;
   const Config& config_;
@@ -317,6 +325,8 @@ class Mail {
   Lane retry_from_;  // the first to get what room there is
   std::size_t blocked_count_ = 0, blocked_bytes_ = 0;
   Room room_{config_.max_inbox_messages};
+  std::string pressed_;
+  MonoTime pressed_at_{};
   bool blocks_ = true;
   bool may_have_room_ = false;  // something has left the outbox, the inbox or the log
   std::map<AgentName, std::list<Receiver>> receivers_;  // by agent, the first to be served first

@@ -113,5 +113,20 @@ TEST_F(ShortPod, LetsFewerBodiesWait) {
   EXPECT_NE((**third).error().message.find(kWhy), std::string::npos);
 }
 
+TEST_F(ShortPod, IsSaidToRefuseMailForAWhileInTheSameWords) {
+  EXPECT_EQ(two.mail->pressed(mono_now()), "");
+  for (const char* id : {"a", "b", "c", "d"})
+    ASSERT_EQ(send(one, message("worker-1", "worker-2", id)), "");
+  EXPECT_EQ(two.mail->pressed(mono_now()), "") << "full, and nobody was refused";
+  const std::string words = "worker-2's inbox is full (4 of 4 messages)";
+  EXPECT_EQ(send(one, message("worker-1", "worker-2", "e")), "full: " + words);
+  EXPECT_EQ(two.mail->pressed(mono_now()), words);
+  tighten(two, 1);
+  EXPECT_NE(send(two, message("worker-2", "worker-2", "f")), "");
+  EXPECT_EQ(two.mail->pressed(mono_now()), words) << "the first ones";
+  EXPECT_EQ(two.mail->pressed(mono_now() + kPressedFor), "");
+  EXPECT_EQ(one.mail->pressed(mono_now()), "") << "who sends is not short of anything";
+}
+
 }  // namespace
 }  // namespace swarm::engine

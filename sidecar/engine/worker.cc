@@ -174,8 +174,12 @@ void Worker::take(Session& session, const link::Frame& frame) {
       mail_.look_again();
       told_ = {};
       // An older coordinator would close the link at a frame that it does not know.
-      const auto counts = parsed->head.find("mailCounts");
-      counts_mail_ = counts != parsed->head.end() && *counts == true;
+      const auto knows = [&](const char* what) {
+        const auto said = parsed->head.find(what);
+        return said != parsed->head.end() && *said == true;
+      };
+      counts_mail_ = knows("mailCounts");
+      tells_pressure_ = knows("mailPressure");
       send_mail_counts();
       if (on_joined) on_joined();
       return;
@@ -606,18 +610,21 @@ void Worker::mail_changed() {
 
 void Worker::send_mail_counts() {
   const auto books = mail_.box().books();
-  const MailCounts counts{books.single_copy, books.dead_live};
+  const MailCounts counts{books.single_copy, books.dead_live,
+                          tells_pressure_ ? mail_.pressed(mono_now()) : ""};
   if (home() == nullptr || !counts_mail_ || counts == told_) return;
   told_ = counts;
   std::string payload;
   link::put_u64(payload, counts.single_copy);
   link::put_u64(payload, counts.dead_letters);
+  if (tells_pressure_) link::put_text(payload, counts.pressed);
   home()->send(link::FrameType::kMailCounts, payload);
 }
 
 void Worker::tick() {
   if (session_number_ != 0) keep_session(session_number_);  // again, where the log was full
   const auto now = mono_now();
+  if (!told_.pressed.empty() && mail_.pressed(now).empty()) mail_changed();
   expire(nexts_, now, [](Next& call) { call.done(not_found("no task came in time")); });
   const auto unanswered = [](auto& call) {
     call.done(unavailable("the coordinator did not answer in time"));

@@ -110,6 +110,7 @@ class Worker {
   };
   struct MailCounts {
     std::uint64_t single_copy = 0, dead_letters = 0;
+    std::string pressed;  // Mail::pressed
     friend bool operator==(const MailCounts&, const MailCounts&) = default;
   };
   using TaskAttempt = std::pair<TaskId, std::uint32_t>;
@@ -172,7 +173,7 @@ class Worker {
   log::Sequence session_record_ = 0;
   bool joined_ = false, leaving_ = false, swarm_deleted_ = false;
   boost::asio::steady_timer timer_, counts_timer_;
-  bool counting_ = false, counts_mail_ = false;
+  bool counting_ = false, counts_mail_ = false, tells_pressure_ = false;
   MailCounts told_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -611,6 +611,19 @@ Result<TeamReport> parse_report(std::string_view text) {
   read_count(reader, messages, "messages", "singleCopy", report.single_copy_messages);
   read_count(reader, messages, "messages", "workersSingleCopy",
              report.workers_single_copy_messages);
+  const json& pressed = reader.object(messages, "messages", "pressed");
+  if (pressed.is_object() && pressed.size() > kMaxReportPressed) {
+    reader.wrong("messages.pressed", "has more than 16 members");
+  } else if (pressed.is_object()) {
+    for (const auto& [name, value] : pressed.items()) {
+      auto why = reader.text(pressed, "messages.pressed", name.c_str()).value_or("");
+      if (!is_slot_name(name) || why.size() > kMaxPressedBytes) {
+        reader.wrong("messages.pressed", "has a member that is not an agent and its reason");
+      } else {
+        report.pressed[name] = std::move(why);
+      }
+    }
+  }
   if (!reader.ok()) return reader.error();
   return report;
 }
@@ -652,6 +665,7 @@ std::string to_text(const TeamReport& report) {
         {"singleCopy", report.single_copy_messages},
         {"workersSingleCopy", report.workers_single_copy_messages}}},
   };
+  if (!report.pressed.empty()) object["messages"]["pressed"] = report.pressed;
   if (report.suspended) object["suspended"] = *report.suspended;
   return dump(object);
 }

@@ -229,6 +229,8 @@ inline constexpr std::string_view kReportAnnotation = "cfn.dev/report";
 inline constexpr std::size_t kMaxReportBytes =
     200'000;  // annotations of one object: 256 KiB in all
 inline constexpr std::size_t kMaxReportWorkers = 2000;
+inline constexpr std::size_t kMaxReportPressed = 16;
+inline constexpr std::size_t kMaxPressedBytes = 200;  // bytes of the reason of each
 
 struct TaskCounts {
   std::int64_t queued = 0, running = 0, done = 0, dead = 0, cancelled = 0;
@@ -268,6 +270,7 @@ struct TeamReport {
   std::int64_t dead_letters = 0;
   std::int64_t single_copy_messages = 0;          // in the coordinator's own pod
   std::int64_t workers_single_copy_messages = 0;  // in its workers'
+  std::map<std::string, std::string> pressed;     // pods that refuse mail for lack of room, and why
   friend bool operator==(const TeamReport&, const TeamReport&) = default;
 };
 

@@ -210,7 +210,7 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
  "workers":{"worker-3":{"pod":"S-w3-ab12","busy":true,"task":"t-1f2","address":"10.0.0.3"}},
  "awaited":[{"name":"worker-7","pod":"S-w7-cd34","address":"10.0.0.7"}],
  "rollout":{"effective":50,"v1":12,"v2":13,"measured":52},
- "messages":{"deadLetters":0,"singleCopy":0}})");
+ "messages":{"deadLetters":0,"singleCopy":0,"pressed":{"worker-3":"worker-3's inbox is full"}}})");
   ASSERT_TRUE(report.ok()) << report.error().message;
   EXPECT_EQ(report->epoch, 3U);
   EXPECT_TRUE(report->ready);
@@ -218,6 +218,7 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
   EXPECT_EQ(report->tasks.running, 2);
   EXPECT_EQ(report->workers.at("worker-3"), (WorkerReport{"S-w3-ab12", true, "t-1f2", "10.0.0.3"}));
   EXPECT_EQ(report->measured, 52);
+  EXPECT_EQ(report->pressed.at("worker-3"), "worker-3's inbox is full");
   EXPECT_EQ(report->awaited, (std::vector<AwaitedPod>{{"worker-7", "S-w7-cd34", "10.0.0.7"}}));
   const auto again = parse_report(to_text(*report));
   ASSERT_TRUE(again.ok());
@@ -235,9 +236,18 @@ TEST(TeamReport, HostileTextIsRefused) {
         R"({"time":"2026-01-02T03:04:05Z","rollout":{"effective":101}})",
         R"({"time":"2026-01-02T03:04:05Z","workers":{"../../etc":{}}})",
         R"({"time":"2026-01-02T03:04:05Z","workers":{"worker-1":7}})",
+        R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":["worker-3"]}})",
+        R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":{"../x":"full"}}})",
+        R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":{"worker-3":7}}})",
         R"({"time":"2026-01-02T03:04:05Z","ready":"yes"})"}) {
     EXPECT_FALSE(parse_report(text).ok()) << text;
   }
+  TeamReport report;
+  for (std::size_t i = 0; i <= kMaxReportPressed; ++i)
+    report.pressed["worker-" + std::to_string(i)] = "full";
+  EXPECT_FALSE(parse_report(to_text(report)).ok());
+  report.pressed = {{"worker-1", std::string(kMaxPressedBytes + 1, 'x')}};
+  EXPECT_FALSE(parse_report(to_text(report)).ok());
   EXPECT_FALSE(parse_report(std::string(kMaxReportBytes + 1, ' ')).ok());
 }
 
