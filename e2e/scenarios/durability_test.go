@@ -37,8 +37,8 @@ func TestDurability(t *testing.T) {
 		w.Fatalf("on %s: %v, elsewhere: %v: this proves nothing", victim, near, far)
 	}
 	way := [2]string{near[0], near[1]}
-	out, err := w.inAgent(swarm, way[0], "agentctl", "-o", "json", "send", way[1], way[0]+" 0")
-	if err != nil || !strings.Contains(out, `"survives":"node"`) {
+	out, err := w.inAgent(swarm, way[0], "sh", "-c", fmt.Sprintf("agentctl send %s '%s 0' 2>&1", way[1], way[0]))
+	if err != nil || !strings.Contains(out, "survives: node") {
 		w.Fatalf("%v: %s", err, out)
 	}
 	if got, err := w.inAgent(swarm, way[1], "agentctl", "recv", "--wait", "5s", "--ack"); err != nil || !strings.Contains(got, way[0]+" 0") {

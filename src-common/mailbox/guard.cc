@@ -15,6 +15,7 @@ void Mailbox::Impl::set_copy(Outgoing& o, Copy copy) {
     copies_due_.insert(o.sequence);
   else
     copies_due_.erase(o.sequence);
+  if (copy == Copy::kKept && o.state == Out::kStored) accept(o);
 }
 
 // `o` goes. What was handed over stays with the custodian until our successor says that it has it.

@@ -1,10 +1,14 @@
 // A sender and a receiver on one node, a custodian on another: what survives the loss of the node.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <map>
 #include <set>
 
 #include "mailbox/mailbox.h"
 #include "sim/fake_directory.h"
+#include "sim/random.h"
 
 namespace swarm::mailbox {
 namespace {
@@ -453,6 +457,185 @@ TEST_F(Guard, GuardRefusesWhatIsWrong) {
   ASSERT_EQ(given.size(), 1U);
   EXPECT_EQ(plain.box->take_back(custodian.name, given[0]), Answer::kRefused)
       << "with durability Pod it has entrusted nothing";
+}
+
+// ---- the node is lost at any moment of a life with lost answers, restarts and other custodians
+
+struct AnyLife : Guard {
+  enum class Said { kNothing, kAccepted, kRefused, kAcked };
+  struct Known {
+    Said said = Said::kNothing;
+    bool read = false;            // its agent has acked it, whoever knows that
+    bool may_come_again = false;  // acked while a former custodian had a copy
+  };
+  explicit AnyLife() : random(1) {}
+  static bool has(const Pod& pod, const LogId& log, Sequence sequence) {
+    const auto wards = pod.box->wards_of(log);
+    return std::find(wards.begin(), wards.end(), sequence) != wards.end();
+  }
+  Pod& keeper() { return *keepers[current]; }
+  void hear() {
+    for (const auto& outcome : sender.box->take_outcomes()) {
+      Known& known = all[outcome.sequence];
+      if (outcome.error) {
+        if (outcome.error->code != Code::kUnknown) known.said = Said::kRefused;
+        continue;
+      }
+      known.said = Said::kAccepted;
+      EXPECT_TRUE(known.read || has(keeper(), sender.id, outcome.sequence));
+    }
+    for (const Sequence sequence : sender.box->take_recorded()) recorded(sequence);
+  }
+  void recorded(Sequence sequence) {
+    Known& known = all[sequence];
+    known.said = Said::kAcked;
+    for (const Pod* pod : keepers) {
+      if (has(*pod, sender.id, sequence)) {
+        known.may_come_again = true;
+        EXPECT_TRUE(pod != keepers[current] || (lost_one && !linked))
+            << "its copy was to be released first";
+      }
+    }
+    for (const AckDebt& debt : receiver.box->ack_debts(kSender)) {
+      if (debt.sender_sequence == sequence) receiver.box->on_ack_recorded(debt.inbox);
+    }
+  }
+  void owe() {
+    for (const AckDebt& debt : receiver.box->ack_debts(kSender)) {
+      const bool done = sender.box->on_acked(kReceiver, debt.sender_sequence);
+      hear();
+      if (done) recorded(debt.sender_sequence);
+    }
+  }
+  void up() {
+    linked = true;
+    sender.box->on_custodian_up(keeper().id);
+    tell(keeper(), sender);
+  }
+  void down() {
+    linked = false;
+    sender.box->on_custodian_down();
+  }
+  void step() {
+    switch (random.below(11)) {
+      case 0:
+      case 1:
+        all[send(sender, "m" + std::to_string(all.size()))];
+        break;
+      case 2:
+      case 3:
+        for (const Outbound& copy : sender.box->entrust(200)) {
+          if (random.chance(10)) break;  // it does not arrive
+          const Answer answer = keeper().box->guard(sender.id, copy);
+          if (random.chance(10)) break;  // nor the answer
+          if (linked) sender.box->on_entrusted(keeper().id, copy.sequence, answer);
+        }
+        if (random.chance(20)) down();
+        break;
+      case 4:
+      case 5:
+        (void)carry(sender, receiver);
+        break;
+      case 6:
+        for (const Sequence sequence : sender.box->take_releases(3)) {
+          if (random.chance(10)) {
+            down();
+            break;
+          }
+          keeper().box->release(sender.id, sequence);
+          if (linked) sender.box->on_entrusted(keeper().id, sequence, Answer::kFinished);
+        }
+        break;
+      case 7:
+        if (auto got = receiver.box->receive(now, kReceiver, Milliseconds{100'000}, {}); got) {
+          (void)receiver.box->ack(now, kReceiver, got->message.id, got->attempt);
+          std::next(all.begin(), std::stoi(got->message.id.value.substr(1)))->second.read = true;
+        }
+        owe();
+        break;
+      case 8:
+        if (!all.empty()) {
+          auto it = std::next(all.begin(), static_cast<long>(random.below(all.size())));
+          if (it->second.said == Said::kNothing && sender.box->withdraw(it->first))
+            it->second.said = Said::kRefused;
+        }
+        break;
+      case 9:
+        if (random.chance(30)) {
+          sender.start();
+          restarted = true;
+          linked = false;
+          link(sender, receiver);
+          owe();
+        } else if (random.chance(30)) {
+          down();
+          keeper().start();
+        } else if (loses && random.chance(30)) {
+          down();
+          sender.box->on_custodian_lost();
+          lost_one = true;
+          current = 1 - current;
+        } else if (random.chance(20)) {
+          link(sender, receiver);
+        }
+        break;
+      default:
+        if (!linked) up();
+        break;
+    }
+    hear();
+  }
+  void live(std::uint64_t seed) {
+    random = sim::Random(seed);
+    loses = seed % 2 == 1;
+    link(sender, receiver);
+    up();
+    for (int i = 0; i < 150; ++i) step();
+    // Sender and receiver are gone.
+    const bool whole = !lost_one || (!restarted && sender.box->books().single_copy == 0);
+    for (Pod* pod : keepers) {
+      for (int round = 0; round < 3; ++round) (void)give_back(*pod, next, sender.id);
+      EXPECT_EQ(pod->box->books().wards, 0U);
+    }
+    link(next, fresh, false);
+    while (!carry(next, fresh).empty()) {
+    }
+    std::set<Sequence> came;
+    int before = -1;
+    while (auto got = fresh.box->receive(now, kReceiver, Milliseconds{100'000}, {})) {
+      const int number = std::stoi(got->message.id.value.substr(1));
+      EXPECT_GT(number, before) << "in order, and once";
+      before = number;
+      came.insert(std::next(all.begin(), number)->first);
+    }
+    for (const auto& [sequence, known] : all) {
+      const bool here = came.count(sequence) != 0;
+      const bool lost = known.said == Said::kAccepted && !known.read && whole && !here;
+      const bool again = known.said == Said::kAcked && !known.may_come_again && here;
+      EXPECT_FALSE(lost) << sequence;
+      EXPECT_FALSE(known.said == Said::kRefused && here) << sequence;
+      EXPECT_FALSE(again) << sequence;
+    }
+    expect_books(sender);
+    expect_books(next);
+  }
+  sim::Random random;
+  std::map<Sequence, Known> all;
+  std::array<Pod*, 2> keepers{&custodian, &other};
+  std::size_t current = 0;
+  bool linked = false, loses = false, lost_one = false, restarted = false;
+};
+
+// One world a seed.
+TEST(AnyLives, NothingUnreadIsLostNothingAckedOrRefusedComes) {
+  struct World : AnyLife {
+    void TestBody() override {}
+  };
+  for (std::uint64_t seed = 1; seed <= 2000 && !::testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    World world;
+    world.live(seed);
+  }
 }
 
 }  // namespace

@@ -468,7 +468,8 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
       o->stored_at = peer;
       stream.unanswered.erase(o->origin_sequence());
       stream.due.erase(o->origin_sequence());
-      accept(*o);
+      // Else when it is, or never: it was sent before a restart, or its custodian is lost since.
+      if (!d.link->near || o->copy == Copy::kKept) accept(*o);
       return;
     case Answer::kFull:
     case Answer::kGap:
