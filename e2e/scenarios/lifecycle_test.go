@@ -223,7 +223,7 @@ func (l *lifetime) explain() {
 			l.Errorf("kubectl explain: %s has %d words:\n%s", field[1], words, text)
 		}
 	}
-	for _, name := range []string{"backpressure", "maxInboxMessages", "maxMessageBytes", "mountPath", "persistence", "sizeLimit", "spill"} {
+	for _, name := range []string{"backpressure", "durability", "maxInboxMessages", "maxMessageBytes", "mountPath", "persistence", "sizeLimit", "spill"} {
 		if !slices.Contains(names, name) {
 			l.Errorf("kubectl explain says nothing about %s:\n%s", name, text)
 		}

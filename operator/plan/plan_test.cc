@@ -1309,6 +1309,20 @@ TEST(Topology, ATeamHasAtLeastOnePod) {
   EXPECT_EQ(resolve_topology(spec, 0).coordinators, 14);
 }
 
+TEST(PodManifest, DurabilityNodeIsToldToEverySidecar) {
+  for (const bool node : {false, true}) {
+    World world;
+    if (node) world.set_spec(R"({"mailbox":{"durability":"Node"}})");
+    world.step();
+    const std::vector<json> pods = manifests(world.step());
+    ASSERT_EQ(pods.size(), 2U);
+    for (const json& pod : pods) {
+      EXPECT_EQ(sidecar_env(pod).contains("CFN_DURABILITY"), node);
+      EXPECT_EQ(sidecar_env(pod).value("CFN_DURABILITY", ""), node ? "Node" : "");
+    }
+  }
+}
+
 TEST(PodManifest, SpillIsADiskBesideTheTmpfs) {
   World world;
   world.set_spec(R"({"mailbox":{"spill":{"sizeLimit":"100M"}}})");
@@ -1639,7 +1653,7 @@ TEST(Revision, OnlyRestartingFieldsChangeIt) {
        {R"({"workers":{"taskGraceSeconds":1}})", R"({"mailbox":{"sizeLimit":"128Mi"}})",
         R"({"mailbox":{"mountPath":"/mail"}})", R"({"health":{"periodSeconds":1}})",
         R"({"shutdown":{"drainTimeoutSeconds":3}})", R"({"mailbox":{"spill":{"sizeLimit":"8Mi"}}})",
-        R"({"mailbox":{"persistence":{"type":"Journal"}}})",
+        R"({"mailbox":{"durability":"Node"}})", R"({"mailbox":{"persistence":{"type":"Journal"}}})",
         R"({"workers":{"template":{"spec":{"containers":[{"name":"agent","image":"other"}]}}}})"}) {
     EXPECT_NE(revision(restarting).at("worker"), base.at("worker")) << restarting;
   }

@@ -382,6 +382,8 @@ struct PodMaker::Impl {
         {"volumeMounts", std::move(mounts)},
     };
     if (several_agents()) container["env"].push_back(agents_per_pod());
+    if (mailbox.durability == api::Durability::kNode)
+      container["env"].push_back(env("CFN_DURABILITY", "Node"));
     add_storage(container);
     return container;
   }
@@ -659,6 +661,8 @@ std::string revision_hash(const api::SwarmSpec& spec, Role role) {
   // Not the storage class: it is the claims', which keep theirs.
   if (has_journals(spec)) fields["persistence"] = api::to_string(spec.mailbox.persistence);
   if (spec.mailbox.spill_bytes) fields["spill"] = *spec.mailbox.spill_bytes;
+  if (spec.mailbox.durability == api::Durability::kNode)
+    fields["durability"] = api::to_string(spec.mailbox.durability);
   if (role == Role::kWorker && spec.workers.agents_per_pod > 1)
     fields["agentsPerPod"] = spec.workers.agents_per_pod;
   // Agents of a coordinator's template read CFN_TASK_GRACE_SECONDS too; a bare coordinator does not

@@ -32,6 +32,9 @@ struct Config {
   std::uint16_t link_port = 7070, http_port = 7080;
   std::uint32_t max_inbox_messages = 1000, max_message_bytes = 65536;
   bool reject_when_full = false;
+  bool node_durability = false;
+  // A coordinator's own mail is exempt: no custodian would find its successor.
+  [[nodiscard]] bool entrusts() const { return node_durability && !coordinator; }
   Milliseconds backpressure_timeout{5000}, health_period{5000}, drain_timeout{30000};
   int failure_threshold = 2;
 };

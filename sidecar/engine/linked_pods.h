@@ -20,7 +20,8 @@ inline constexpr Milliseconds kLong{20'000};
 
 struct Pod;
 struct Net {
-  std::map<AgentName, Location> where;  // what the coordinator would say
+  std::map<AgentName, Location> where;     // what the coordinator would say
+  std::map<AgentName, std::string> nodes;  // … and on which node
   std::set<Pod*> pods;
 };
 
@@ -29,6 +30,7 @@ struct Pod {
     mailbox::Limits limits = {};
     std::uint32_t agents = 1;
     bool knows_offers = true;  // it is of this release
+    std::string node = {};     // empty: its own
   };
   Pod(Net& others, const std::string& name, std::uint8_t number, const Kind& kind)
       : net(others), box({name}, kind.limits, kind.agents) {
@@ -37,7 +39,8 @@ struct Pod {
     config.max_inbox_messages = kind.limits.max_inbox_messages;
     config.pod = name + "-" + std::to_string(number);
     config.pod_ip = "127.0.0." + std::to_string(number);
-    config.node = config.pod_ip;
+    config.node = kind.node.empty() ? config.pod_ip : kind.node;
+    config.node_durability = kind.limits.entrust;
     const tcp::endpoint endpoint(boost::asio::ip::make_address(config.pod_ip), 0);
     acceptor.open(endpoint.protocol());
     acceptor.bind(endpoint);
@@ -53,6 +56,12 @@ struct Pod {
     options.secret = std::string(32, 's');
     options.standing = [] { return link::Standing{}; };
     mail = std::make_unique<Mail>(loop, box, config, options, finder());
+    mail->candidates = [this](std::uint32_t, const Mail::OnCandidates& done) {
+      std::vector<Candidate> all;
+      for (const auto& [pod, node] : net.nodes) all.push_back({pod, node});
+      done(all);
+    };
+    net.nodes[config.name] = config.node;
     accept(kind.knows_offers);
     net.pods.insert(this);
     net.where[config.name] = {config.pod_ip, acceptor.local_endpoint().port(), {config.name, id}};

@@ -158,13 +158,8 @@ Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, OnSe
       done(*sent->already->error);
       return Begun::kYes;
     }
-    Accepted accepted{id, sent->already->local ? alone() : "pod", sent->already->repeated,
+    Accepted accepted{id, sent->already->local ? alone() : shared_with(to), sent->already->repeated,
                       std::nullopt};
-    const auto peer = peers_.find(pod_of(to));
-    if (!sent->already->local && peer != peers_.end() && !peer->second.node.empty() &&
-        peer->second.node != config_.node) {
-      accepted.survives = "node";
-    }
     if (sent->already->local && !accepted.duplicate) show(message);
     schedule_work();
     done(std::move(accepted));
@@ -455,8 +450,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
       const auto answer = static_cast<Answer>(value);
       const auto waiting = sends_.find(sequence);
       const auto receiver = box_.receiver_of(sequence);
-      const bool waiting_too_long =
-          waiting != sends_.end() && waiting->second.deadline <= mono_now();
+      bool waiting_too_long = waiting != sends_.end() && waiting->second.deadline <= mono_now();
       if (pod_of(receiver) != peer.name) {
         // Of no message of ours any more: it says nothing about anybody.
       } else if (answer == Answer::kFull) {
@@ -479,6 +473,9 @@ bool Mail::take(Session& session, const link::Frame& frame) {
         full_.erase(receiver);
         box_.on_retry(receiver);
         finish(sequence, Error{Code::kFull, reason});
+      } else if (box_.withdrawing(sequence) && waiting != sends_.end()) {
+        waiting->second.deadline = mono_now();  // refused when its copy is released
+        waiting_too_long = true;
       }
       collect();
       if (waiting_too_long) look_soon();
@@ -496,6 +493,8 @@ bool Mail::take(Session& session, const link::Frame& frame) {
           link::put_u64(payload, sequence);
           session.send(FrameType::kAckRecorded, payload);
           if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("recorded-sent"); });
+        } else if (box_.releasing()) {
+          acked_by_[sequence] = session.weak_from_this();
         }
         schedule_work();
       }
@@ -517,6 +516,15 @@ bool Mail::take(Session& session, const link::Frame& frame) {
     }
     case FrameType::kGrant:
       take_grant(session, frame);
+      return true;
+    case FrameType::kKeep:
+      take_keep(session, frame);
+      return true;
+    case FrameType::kKept:
+      take_kept(session, frame);
+      return true;
+    case FrameType::kRelease:
+      take_release(session, frame);
       return true;
     case FrameType::kHandover:
       take_offer(session, frame);
@@ -659,19 +667,19 @@ void Mail::take_offer(Session& session, const link::Frame& frame) {
 }
 
 // A pod that was cut off and replaced may hold what its successor has read long ago. So who gives
-// back must have been found under the receiver's name, by us; one that drains may have a successor
-// since.
-Answer Mail::take_back(const AgentName& receiver, const LogId& from,
+// back must have been found under its name, by us; one that drains may have a successor since.
+Answer Mail::take_back(const AgentName& giver, const LogId& from,
                        const mailbox::Outbound& returned) {
-  if (pod_of(returned.message.to) == receiver && pod_of(returned.message.from) == config_.name) {
-    const auto& known = peers_[receiver];
+  if (pod_of(returned.message.from) == config_.name &&
+      (pod_of(returned.message.to) == giver || config_.entrusts())) {
+    const auto& known = peers_[giver];
     if (known.leads_to != from && known.led_to != from) {
-      if (is_up(receiver)) return Answer::kRefused;
-      ensure(receiver);
+      if (is_up(giver)) return Answer::kRefused;
+      ensure(giver);
       return Answer::kFull;
     }
   }
-  return box_.take_back(receiver, returned);
+  return box_.take_back(giver, returned);
 }
 
 // ---- what lost pods have left here
@@ -685,7 +693,9 @@ void Mail::look_for_lost(MonoTime now) {
   missing_.clear();
   std::map<LogId, MonoTime> still;
   std::map<AgentName, std::set<LogId>> lost;
-  for (const auto& [name, logs] : box_.senders()) {
+  auto senders = box_.senders();
+  for (auto& [name, logs] : box_.guarded()) senders[name].insert(logs.begin(), logs.end());
+  for (const auto& [name, logs] : senders) {
     for (const auto& log : logs) {
       if (!may_be_lost(name, log)) continue;
       const auto since = unlinked_.try_emplace(log, now).first->second;
@@ -698,7 +708,11 @@ void Mail::look_for_lost(MonoTime now) {
   bereft_.clear();
   for (const auto& [name, logs] : lost) bereft_.insert(name);
   // Of a name that is gone for ever there is no second copy to wait for.
-  std::erase_if(lost, [&](const auto& one) { return is_gone(one.first, now); });
+  std::erase_if(lost, [&](const auto& one) {
+    if (!is_gone(one.first, now)) return false;
+    box_.forget_wards(one.first);
+    return true;
+  });
   box_.set_lost(lost);
   if (!unlinked_.empty()) arm(lost_due_);
 }
@@ -782,6 +796,8 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
   silent_.erase(session->peer().name);
   strangers_.erase(session->peer().log_id);
   links_changed_ = true;
+  if (!box_.wards_of(session->peer().log_id).empty())
+    untold_.try_emplace(session->peer().log_id, mono_now());
   send_debts(session->peer().name);
   look_soon();
 }
@@ -804,10 +820,13 @@ void Mail::session_down(Session& session) {
     const auto live = known.lock();
     return !live || live.get() == &session;
   });
-  if (found->second.empty())
+  if (found->second.empty()) {
     by_log_.erase(found);
-  else
-    send_debts(session.peer().name);  // what went out on this one may not have arrived
+  } else {  // what went out on this one may not have arrived
+    send_debts(session.peer().name);
+    if (!box_.wards_of(session.peer().log_id).empty())
+      untold_.try_emplace(session.peer().log_id, mono_now());
+  }
   look_soon();
 }
 
@@ -884,8 +903,9 @@ void Mail::ensure(const AgentName& name) {
       ready.last_error.clear();
       const auto& log_id = session.peer().log_id;
       box_.on_incarnation(name, log_id);
-      box_.on_link_up(mono_now(), name, log_id);
+      box_.on_link_up(mono_now(), name, log_id, ready.node == config_.node);
       session_up(ready.session);
+      if (name == custodian_.name) custodian_up(session);
       pump(name);
     };
     events.frame = [this, alive](Session& session, const link::Frame& frame) {
@@ -901,6 +921,7 @@ void Mail::ensure(const AgentName& name) {
       if (std::exchange(gone.returns.under_way, 0) > 0) ++gone.returns.unheard;
       gone.session.reset();
       gone.connecting.reset();
+      custodian_down(name);
       peer_failed(name, why, true);
     };
     found.connecting =
@@ -923,7 +944,7 @@ void Mail::make_room_for(const AgentName& name) {
 void Mail::peer_failed(const AgentName& name, const Error& why, bool found) {
   auto& peer = peers_[name];
   const auto now = mono_now();
-  const bool mail = !box_.destinations(name).empty();
+  const bool mail = !box_.destinations(name).empty() || name == custodian_.name;
   const auto most = mail ? kMaxBackoff : is_gone(name, now) ? kLookPeriod : kMaxDebtBackoff;
   peer.backoff = grow(peer.backoff, kFirstBackoff, most);
   peer.retry_at = now + peer.backoff;
@@ -933,6 +954,7 @@ void Mail::peer_failed(const AgentName& name, const Error& why, bool found) {
     silence.failed(now, found ? Code::kUnknown : why.code);
     if (silence.gone(now)) settle(box_.on_gone(name));
   }
+  if (name == custodian_.name && !custodian_.met) pass_over(why);
   look_soon();
 }
 
@@ -1041,17 +1063,20 @@ void Mail::finish(log::Sequence sequence, Result<Accepted> result) {
   waiting.done(std::move(result));
 }
 
+const char* Mail::shared_with(const AgentName& to) const {
+  const auto peer = peers_.find(pod_of(to));
+  if (peer == peers_.end() || peer->second.node.empty()) return "pod";
+  return peer->second.node != config_.node || config_.entrusts() ? "node" : "pod";
+}
+
 void Mail::collect() {
   for (auto& outcome : box_.take_outcomes()) {
     if (outcome.error) {
       finish(outcome.sequence, *outcome.error);
     } else {
-      const auto& node = peers_[pod_of(outcome.to)].node;
-      finish(outcome.sequence, Accepted{outcome.id,
-                                        outcome.local                            ? alone()
-                                        : (node.empty() || node == config_.node) ? "pod"
-                                                                                 : "node",
-                                        false, std::nullopt});
+      finish(outcome.sequence,
+             Accepted{outcome.id, outcome.local ? alone() : shared_with(outcome.to), false,
+                      std::nullopt});
     }
   }
 }
@@ -1110,6 +1135,7 @@ void Mail::pump_dirty() {
     ensure(name);
     pump(name);
   }
+  look_after_copies(mono_now());
 }
 
 void Mail::look_at_all(MonoTime now) {
@@ -1134,6 +1160,7 @@ void Mail::look_at_all(MonoTime now) {
   for (auto& name : box_.ack_creditors()) needed.insert(name);
   look_for_lost(now);
   needed.insert(bereft_.begin(), bereft_.end());
+  if (!custodian_.name.empty() && box_.needs_custodian()) needed.insert(custodian_.name);
   needed_ = needed;
   for (const auto& name : needed) {
     ensure(name);
@@ -1145,6 +1172,7 @@ void Mail::look_at_all(MonoTime now) {
       peer.session->close(unavailable("idle"));
     }
   }
+  look_after_copies(now);
   settle_strangers(now);
   collect();
   end_late_sends(now);
@@ -1164,9 +1192,12 @@ void Mail::end_late_sends(MonoTime now) {
   for (const auto sequence : late) {
     const auto& waiting = sends_.at(sequence);
     const std::string to = waiting.to.value;
+    const bool copy = box_.waits_for_custodian(sequence);
     if (!box_.withdraw(sequence)) {
       // On its way: the answer says more than "unknown".
-      if (now < waiting.deadline + kLastAnswer && is_up(pod_of(waiting.to))) continue;
+      if (now < waiting.deadline + kLastAnswer &&
+          (is_up(pod_of(waiting.to)) || box_.withdrawing(sequence)))
+        continue;
       finish(sequence, Error{Code::kUnknown,
                              "no answer from " + to +
                                  "'s pod in time; the message may be delivered. Repeat with --id " +
@@ -1177,6 +1208,8 @@ void Mail::end_late_sends(MonoTime now) {
                full != full_.end() && !full->second.words.empty() && is_up(pod_of(waiting.to))) {
       finish(sequence, Error{Code::kFull, full->second.words});  // it has waited behind one that
                                                                  // was refused
+    } else if (copy && custodian_.failed) {
+      finish(sequence, no_custodian());
     } else {
       const auto& error = peers_[pod_of(waiting.to)].last_error;
       finish(sequence,

@@ -57,6 +57,26 @@ inline constexpr Milliseconds kGiveBackAgain{1000}, kMostGiveBackWait{30'000};
 // Links that ended before anything was answered: who is there does not know what an offer is.
 inline constexpr int kMaxUnheardOffers = 3;
 
+// Copies on other nodes (docs/decisions/0013). A custodian is lost when it has had no link for
+// kLostAfter. Who could not be one, or was lost, comes last for so long; looks for the next one
+// come with pauses that double.
+inline constexpr Milliseconds kPassedOver{30'000};
+inline constexpr Milliseconds kFirstChoiceWait{100}, kMostChoiceWait{5000};
+inline constexpr Milliseconds kFirstCopyWait{50}, kMostCopyWait{2000};  // for room at a full one
+inline constexpr Milliseconds kFeaturesWait{2000};          // for the PING that says what it knows
+inline constexpr std::size_t kMaxSequencesPerFrame = 4096;  // in KEPT and RELEASE
+
+struct Candidate {
+  AgentName name;  // a pod of this swarm
+  std::string node;
+};
+// Who is to keep the copies of `self`, which is on `node`: a pod on another node, the same one each
+// time, another one for each `self`; of those in `passed_over` (until when) the one that has been
+// there longest, if there is nobody else. Pure.
+std::optional<AgentName> choose_custodian(const AgentName& self, const std::string& node,
+                                          const std::vector<Candidate>& candidates,
+                                          const std::map<AgentName, MonoTime>& passed_over);
+
 // How long a name has not been reached, and what follows for messages of it that were acked here.
 // Pure.
 class Silence {
@@ -163,6 +183,9 @@ class Mail {
   // Why mail was refused here for lack of room (Mailbox::why_full), until kPressedFor after the
   // last time: the words of the first, so that they stay the same. Empty: it was not.
   [[nodiscard]] std::string pressed(MonoTime now) const;
+  // Who is there of a team; without it there is no custodian.
+  using OnCandidates = std::function<void(const Result<std::vector<Candidate>>&)>;
+  std::function<void(std::uint32_t team, OnCandidates)> candidates;
   void look_again();
   // What new messages get from now on, at most what is configured; `why` it is less is told to whom
   // is refused. Replies that are awaited, acks and what is held already are not concerned.
@@ -200,6 +223,16 @@ class Mail {
       Milliseconds wait{0};              // for room
       bool taken = false, full = false;  // said in answer to this batch
     } returns;
+  };
+  struct Custodian {  // of what stays on our node
+    AgentName name;   // empty: none
+    bool met = false, asking = false, wanted = false, full = false;
+    std::uint32_t teams_asked = 0;     // without finding one
+    MonoTime unlinked{}, linked{};     // since when
+    MonoTime choose_at{}, retry_at{};  // not before
+    Milliseconds choice_wait{0}, copy_wait{0};
+    std::map<AgentName, MonoTime> passed_over;  // until
+    std::optional<Error> failed;                // why nobody has taken anything since
   };
   struct Full {  // an agent's inbox that was: it holds up no neighbour in its pod
     MonoTime until{};
@@ -254,6 +287,8 @@ class Mail {
   void add_receiver(const AgentName& agent, Receiver receiver);
   void finish(log::Sequence sequence, Result<Accepted> result);
   void collect();  // outcomes of the mailbox to those who wait
+  // What a message survives that `to`'s pod has, too.
+  [[nodiscard]] const char* shared_with(const AgentName& to) const;
   // What a message survives that is in this pod's log alone.
   [[nodiscard]] const char* alone() const { return config_.journal() ? "pod" : "container"; }
   void show(const mailbox::Message& message);  // to watchers
@@ -280,8 +315,22 @@ class Mail {
   void take_message(Session& session, const link::Frame& frame);
   void take_offer(Session& session, const link::Frame& frame);
   bool take_handed(Session& session, const link::Frame& frame);
-  mailbox::Answer take_back(const AgentName& receiver, const LogId& from,
+  mailbox::Answer take_back(const AgentName& giver, const LogId& from,
                             const mailbox::Outbound& returned);
+  // custodian.cc
+  void look_after_copies(MonoTime now);
+  void choose(MonoTime now);
+  void chosen(const Result<std::vector<Candidate>>& found);
+  void custodian_up(const Session& session);
+  void custodian_down(const AgentName& name);
+  void pass_over(const Error& why);
+  void entrust(MonoTime now);
+  void take_keep(Session& session, const link::Frame& frame);
+  void take_kept(Session& session, const link::Frame& frame);
+  void take_release(Session& session, const link::Frame& frame);
+  void record_released();
+  void tell_wards(MonoTime now);
+  [[nodiscard]] Error no_custodian() const;
   void look_for_lost(MonoTime now);
   [[nodiscard]] bool may_be_lost(const AgentName& name, const LogId& log) const;
   void give_back(const AgentName& name);
@@ -344,6 +393,9 @@ class Mail {
   std::set<AgentName> needed_;                    // for mail, acks, or what is to be given back
   bool links_changed_ = true;                     // since it was looked which have one
   MonoTime lost_due_{};
+  Custodian custodian_;
+  std::map<log::Sequence, std::weak_ptr<Session>> acked_by_;  // recorded when it is released
+  std::map<LogId, MonoTime> untold_;  // whose wards are to be told to it, since when
   boost::asio::steady_timer timer_;
   MonoTime due_{};             // when all is to be looked at
   std::set<AgentName> dirty_;  // to whom something may be sent that could not be before

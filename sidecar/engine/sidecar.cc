@@ -215,7 +215,14 @@ Status Sidecar::open_log() {
   const auto usable = options.max_bytes - std::min(options.max_bytes, kUnusedLogBytes);
   limits.max_received_bytes = usable / 2;
   limits.max_sent_bytes = usable / 8 * 3;
-  limits.max_inbox_bytes = config_.agents_per_pod > 1 ? usable / 4 : usable / 2;
+  // Copies for pods on other nodes take the rest of it, or a quarter where all keep some.
+  limits.entrust = config_.entrusts();
+  limits.max_ward_bytes = usable / 8;
+  if (config_.node_durability) {
+    limits.max_received_bytes = usable / 8 * 3;
+    limits.max_sent_bytes = limits.max_ward_bytes = usable / 4;
+  }
+  limits.max_inbox_bytes = config_.agents_per_pod > 1 ? usable / 4 : limits.max_received_bytes;
   box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits, config_.agents_per_pod);
 
   // Records are kept until the parts exist that read them: they need the log's id, which open()
@@ -261,6 +268,18 @@ Status Sidecar::open_log() {
   mail_ = std::make_unique<Mail>(
       loop_, *box_, config_, options_,
       [this](const AgentName& name, const Located& done) { locate(name, done); });
+  mail_->candidates = [this](std::uint32_t team, const Mail::OnCandidates& done) {
+    if (!worker_) return done(unavailable("a coordinator has no custodian"));
+    worker_->peers(team, [done](const Result<std::vector<Worker::Peer>>& found) {
+      if (!found) return done(found.error());
+      std::vector<Candidate> workers;
+      for (const auto& peer : *found) {
+        if (peer.role == "worker" && peer.state != "leaving" && is_slot_name(peer.name))
+          workers.push_back({{peer.name}, peer.node});
+      }
+      done(workers);
+    });
+  };
   if (config_.coordinator)
     coordinator_ = std::make_unique<Coordinator>(loop_, config_, options_, *mail_);
   else
@@ -532,6 +551,11 @@ std::string Sidecar::metrics_text() {
       n(limits_.max_sent_bytes));
   set("swarm_mailbox_single_copy_messages", "Messages of which this pod holds the only copy",
       n(books.single_copy));
+  set("swarm_mailbox_guarded_messages", "Messages kept here as a copy for pods on other nodes",
+      n(books.wards));
+  set("swarm_mailbox_guarded_bytes", "Their bytes", n(books.ward_bytes));
+  set("swarm_mailbox_guarded_limit_bytes", "New copies are taken up to so many",
+      n(limits_.max_ward_bytes));
   set("swarm_mailbox_log_live_bytes", "Bytes of the log that are needed", n(stats.live_bytes));
   set("swarm_mailbox_spilled_bytes", "Bytes of the log on disk, since memory had no room",
       spill_ == nullptr ? 0 : n(spill_->second_bytes()));

@@ -253,6 +253,13 @@ void read_mailbox(Reader& reader, const json& spec, MailboxSpec& mailbox) {
     }
   }
   reader.read(pressure, here, "timeoutSeconds", 1, 3600, mailbox.backpressure_timeout_seconds);
+  if (const auto durability = reader.text(value, path, "durability")) {
+    if (*durability == "Node") {
+      mailbox.durability = Durability::kNode;
+    } else if (*durability != "Pod") {
+      reader.wrong_value(path + ".durability", *durability, "Pod or Node");
+    }
+  }
   read_storage(reader, value, path, mailbox);
 }
 

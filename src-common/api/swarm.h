@@ -43,6 +43,9 @@ std::string_view to_string(TopologyType type);  // "Auto", "Flat", "Hybrid"
 enum class Backpressure { kBlock, kReject };
 std::string_view to_string(Backpressure policy);  // "Block", "Reject"
 
+enum class Durability { kPod, kNode };
+std::string_view to_string(Durability durability);  // "Pod", "Node"
+
 enum class Persistence { kNone, kJournal };
 std::string_view to_string(Persistence type);  // "None", "Journal"
 
@@ -78,6 +81,7 @@ struct MailboxSpec {
   int max_message_bytes = 65'536;
   Backpressure backpressure = Backpressure::kBlock;
   int backpressure_timeout_seconds = 5;
+  Durability durability = Durability::kPod;
   std::optional<std::int64_t> spill_bytes;  // on disk, beside the tmpfs; never with a journal
   Persistence persistence = Persistence::kNone;
   // Of the journals' claims: absent is the cluster's default class, "" only volumes without one.

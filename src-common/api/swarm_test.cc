@@ -31,6 +31,7 @@ TEST(SwarmCodec, ShortestSwarmHasTheDefaultsOfTheSchema) {
   EXPECT_EQ(spec.workers.task_grace_seconds, 600);
   EXPECT_EQ(spec.mailbox.size_limit_bytes, 64 << 20);
   EXPECT_EQ(spec.mailbox.mount_path, "/dev/shm/cfn");
+  EXPECT_EQ(spec.mailbox.durability, Durability::kPod);
   EXPECT_EQ(spec.tasks.max_queued, 10'000);
   EXPECT_EQ(spec.shutdown.drain_timeout_seconds, 30);
   EXPECT_FALSE(spec.rollout);
@@ -44,7 +45,7 @@ TEST(SwarmCodec, EveryFieldIsRead) {
     "coordinator":{"template":{"spec":{"containers":[]}}},
     "workers":{"replicas":20,"agentsPerPod":1,"maxUnavailable":3,"taskGraceSeconds":5},
     "mailbox":{"mountPath":"/mail","sizeLimit":"1.5Gi","maxInboxMessages":9,"maxMessageBytes":512,
-               "backpressure":{"policy":"Reject","timeoutSeconds":8}},
+               "backpressure":{"policy":"Reject","timeoutSeconds":8},"durability":"Node"},
     "tasks":{"maxAttempts":4,"resultRetentionSeconds":60,"maxQueued":5},
     "health":{"periodSeconds":2,"failureThreshold":3},
     "shutdown":{"drainTimeoutSeconds":9},
@@ -63,6 +64,7 @@ TEST(SwarmCodec, EveryFieldIsRead) {
   EXPECT_EQ(spec.mailbox.size_limit_bytes, 1536LL << 20);
   EXPECT_EQ(spec.mailbox.backpressure, Backpressure::kReject);
   EXPECT_EQ(spec.mailbox.backpressure_timeout_seconds, 8);
+  EXPECT_EQ(spec.mailbox.durability, Durability::kNode);
   EXPECT_EQ(spec.tasks.max_attempts, 4);
   EXPECT_EQ(spec.health.failure_threshold, 3);
   EXPECT_EQ(spec.shutdown.drain_timeout_seconds, 9);
@@ -134,6 +136,9 @@ TEST(SwarmCodec, WrongFieldsAreNamedWithWhatIsAllowed) {
       {"/spec/mailbox/mountPath", "\"/a/../b\"", "spec.mailbox.mountPath"},
       {"/spec/mailbox/backpressure/policy", "\"Drop\"",
        "spec.mailbox.backpressure.policy: is \"Drop\"; allowed: Block or Reject"},
+      {"/spec/mailbox/durability", "\"node\"",
+       "spec.mailbox.durability: is \"node\"; allowed: Pod or Node"},
+      {"/spec/mailbox/durability", "2", "spec.mailbox.durability"},
       {"/spec/mailbox/spill", "true", "spec.mailbox.spill: is true; allowed: an object"},
       {"/spec/mailbox/spill", "{}", "spec.mailbox.spill.sizeLimit: is required; write spill: {"},
       {"/spec/mailbox/spill", "{\"sizeLimit\":\"8191Ki\"}",

@@ -65,6 +65,10 @@ std::string_view to_string(Backpressure policy) {
   return policy == Backpressure::kBlock ? "Block" : "Reject";
 }
 
+std::string_view to_string(Durability durability) {
+  return durability == Durability::kNode ? "Node" : "Pod";
+}
+
 std::string_view to_string(Persistence type) {
   return type == Persistence::kJournal ? "Journal" : "None";
 }

@@ -24,6 +24,9 @@ bool known(std::uint8_t type) {
     case FrameType::kClose:
     case FrameType::kPing:
     case FrameType::kPong:
+    case FrameType::kKeep:
+    case FrameType::kKept:
+    case FrameType::kRelease:
     case FrameType::kMessage:
     case FrameType::kAnswer:
     case FrameType::kAcked:

@@ -22,8 +22,8 @@ inline constexpr std::size_t kMaxHandshakeBytes = 8192;
 
 // What a pod knows beyond the first release, in the payload of its PINGs: a sender of frames of a
 // new type asks for it first (docs/link-protocol.md, "Versions").
-enum Feature : std::uint32_t { kGrants = 1 };
-inline constexpr std::uint32_t kOwnFeatures = kGrants;
+enum Feature : std::uint32_t { kGrants = 1, kCopies = 2 };
+inline constexpr std::uint32_t kOwnFeatures = kGrants | kCopies;
 
 enum class FrameType : std::uint8_t {
   // handshake; nothing else may come before it is done
@@ -35,6 +35,10 @@ enum class FrameType : std::uint8_t {
   // both directions
   kPing = 10,
   kPong = 11,
+  // copies of mail on other nodes: sender to custodian, its answers, sender to custodian
+  kKeep = 17,
+  kKept = 18,
+  kRelease = 19,
   // mail
   kMessage = 20,
   kAnswer = 21,

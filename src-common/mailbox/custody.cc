@@ -154,12 +154,14 @@ void Mailbox::Impl::finish_out(const Outgoing& o) {
 
 // ---- what lost pods have left with their receivers
 
-Answer Mailbox::Impl::take_back(const AgentName& receiver, const Outbound& returned) {
+Answer Mailbox::Impl::take_back(const AgentName& giver, const Outbound& returned) {
   const Message& m = returned.message;
   const Origin& origin = returned.origin;
   if (origin.log.empty() || origin.sequence == 0 || returned.sequence == 0 ||
-      returned.prev >= origin.sequence || !is_of_pod(m.from) ||
-      !swarm::is_of_pod(m.to.value, receiver.value) || receiver == pod_ || draining_) {
+      returned.prev >= origin.sequence || !is_of_pod(m.from) || giver == pod_ ||
+      swarm::is_of_pod(m.to.value, pod_.value) || draining_ ||
+      // … or its custodian.
+      (!swarm::is_of_pod(m.to.value, giver.value) && !limits_.entrust)) {
     return Answer::kRefused;
   }
   // Of our own we know what became of it.
@@ -199,7 +201,35 @@ std::size_t Mailbox::Impl::unreturned(const AgentName& pod, const std::set<LogId
       if (is_unread(e) && !given && logs.count(e.creditor()) != 0) ++count;
     }
   }
+  for (const auto& [log, guarded] : guarded_) {
+    if (guarded.pod == pod && logs.count(log) != 0) count += guarded.records.size();
+  }
   return count;
+}
+
+std::optional<Mailbox::Impl::Held> Mailbox::Impl::find_held(Sequence record) const {
+  if (const auto ward = wards_.find(record); ward != wards_.end()) {
+    const Ward& w = ward->second;
+    return Held{{w.origin.log, w.to, w.stream}, w.origin.sequence, w.log, w.payload_bytes, true};
+  }
+  const auto it = inbox_.find(record);
+  if (it == inbox_.end() || it->second.local()) return std::nullopt;
+  const Entry& e = it->second;
+  return Held{{e.sender_log, e.inbox->name, stream_of(e.priority, !e.in_reply_to.empty())},
+              e.sender_sequence,
+              e.creditor(),
+              e.payload_bytes,
+              is_unread(e)};
+}
+
+Result<Message> Mailbox::Impl::read_held(Sequence record) const {
+  if (wards_.count(record) == 0) return read_inbox(record);
+  auto bytes = log_->read(record);
+  if (!bytes) return bytes.error();
+  if (bytes->size() < kKeptPrefix) return Error{Code::kCorrupt, "a ward's record is cut short"};
+  auto copy = decode_outbound(0, 0, std::string_view(*bytes).substr(kKeptPrefix));
+  if (!copy) return copy.error();
+  return std::move(copy->message);
 }
 
 std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId& to,
@@ -209,26 +239,27 @@ std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId
     returns = {};
     returns.to = to;
   }
-  const auto lacks = [&](const Entry& e) {  // it, as far as we know
-    return is_unread(e) && e.creditor() != to && returns.given.count(e.sequence) == 0;
+  const auto lacks = [&](Sequence record, const Held& held) {  // it, as far as we know
+    return held.unread && held.creditor != to && returns.given.count(record) == 0;
   };
-  const auto waits = [&](const Entry& e) { return lacks(e) && lost_.count(e.creditor()) != 0; };
+  const auto waits = [&](Sequence record, const Held& held) {
+    return lacks(record, held) && lost_.count(held.creditor) != 0;
+  };
   if (returns.due.empty() && !returns.refused) {  // a round
     returns.open.clear();
     std::erase_if(returns.given, [&](Sequence inbox) { return inbox_.count(inbox) == 0; });
     // As they came here, but each stream in its own order: a record that was written again is
     // younger than what follows it.
     std::vector<std::pair<Sequence, Returns::Due>> order;
-    for (const auto& [key, stream] : streams_) {
-      if (stream.from != pod) continue;
+    for (const auto& [key, stream] : held_of(pod)) {
       Sequence latest = 0;
-      for (const auto& [sequence, inbox] : stream.live) {
-        const Entry& e = inbox_.at(inbox);
-        if (!lacks(e)) continue;
+      for (const auto& [sequence, record] : stream) {
+        const Held held = *find_held(record);
+        if (!lacks(record, held)) continue;
         // Of one that somebody else keeps, who lives, nothing behind it goes in front.
-        if (!waits(e)) break;
-        latest = std::max(latest, inbox);
-        order.emplace_back(latest, Returns::Due{inbox, key, sequence});
+        if (!waits(record, held)) break;
+        latest = std::max(latest, record);
+        order.emplace_back(latest, Returns::Due{record, key, sequence});
         returns.open[key].insert(sequence);
       }
     }
@@ -240,32 +271,53 @@ std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId
   std::size_t bytes = 0;
   while (!returns.due.empty() && out.size() < kMaxTransmit) {
     const Returns::Due& due = returns.due.front();
-    const auto it = inbox_.find(due.inbox);
+    const Sequence record = due.record;
+    const auto held = find_held(record);
     auto& open = returns.open[due.key];
-    if (it == inbox_.end() || !waits(it->second)) {  // acked by now, or told of a keeper
+    if (!held || !waits(record, *held)) {  // done by now, or told of a keeper
       // What follows one that is done comes without it; one that it must have yet is a gap.
-      if (it == inbox_.end() || !is_unread(it->second)) open.erase(due.sequence);
+      if (!held || !held->unread) open.erase(due.sequence);
       returns.due.pop_front();
       continue;
     }
-    const Entry& e = it->second;
-    if (!out.empty() && bytes + e.payload_bytes > max_bytes) break;
-    auto message = read_inbox(e.sequence);
+    if (!out.empty() && bytes + held->payload_bytes > max_bytes) break;
+    auto message = read_held(record);
     if (!message && message.error().code != Code::kCorrupt) break;
     returns.due.pop_front();
-    const auto self = open.find(e.sender_sequence);
+    const auto self = open.find(held->origin);
     if (!message) {  // damaged: there is none to give
       open.erase(self);
       continue;
     }
-    bytes += e.payload_bytes;
-    out.push_back({e.sequence, self == open.begin() ? 0 : *std::prev(self), std::move(*message),
-                   Origin{e.sender_log, e.sender_sequence}});
+    bytes += held->payload_bytes;
+    out.push_back({record, self == open.begin() ? 0 : *std::prev(self), std::move(*message),
+                   Origin{std::get<LogId>(held->key), held->origin}});
   }
   return out;
 }
 
-void Mailbox::Impl::on_given_back(const AgentName& pod, Sequence inbox, Answer answer) {
+// What is here of `pod`'s messages, by stream: the origin's sequence and our record. Of a ward that
+// two have entrusted, the one who lives counts.
+std::map<Mailbox::Impl::ReturnKey, std::map<Sequence, Sequence>> Mailbox::Impl::held_of(
+    const AgentName& pod) const {
+  std::map<ReturnKey, std::map<Sequence, Sequence>> streams;
+  for (const auto& [key, stream] : streams_) {
+    if (stream.from != pod || stream.live.empty()) continue;
+    const auto& [log, number, index] = key;
+    streams[{log, agent_of(pod_, number), index}] = stream.live;
+  }
+  for (const auto& [log, guarded] : guarded_) {
+    if (guarded.pod != pod) continue;
+    for (const auto& [sequence, record] : guarded.records) {
+      const Held held = *find_held(record);
+      const auto [it, added] = streams[held.key].emplace(held.origin, record);
+      if (!added && lost_.count(log) == 0) it->second = record;
+    }
+  }
+  return streams;
+}
+
+void Mailbox::Impl::on_given_back(const AgentName& pod, Sequence record, Answer answer) {
   const auto it = returns_.find(pod);
   if (it == returns_.end()) return;
   Returns& returns = it->second;
@@ -273,10 +325,13 @@ void Mailbox::Impl::on_given_back(const AgentName& pod, Sequence inbox, Answer a
     case Answer::kStored:
     case Answer::kDuplicate:
     case Answer::kFinished:
-      if (const auto e = inbox_.find(inbox); e != inbox_.end() && !e->second.local()) {
-        returns.given.insert(inbox);
-        if (const auto open = returns.open.find(key_of(e->second)); open != returns.open.end())
-          open->second.erase(e->second.sender_sequence);
+      if (const auto held = find_held(record)) {
+        if (const auto open = returns.open.find(held->key); open != returns.open.end())
+          open->second.erase(held->origin);
+        if (wards_.count(record) != 0)
+          end_ward(record);
+        else
+          returns.given.insert(record);
       }
       return;
     case Answer::kRefused:

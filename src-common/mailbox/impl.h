@@ -2,7 +2,8 @@
 
 // The state of a mailbox, for the files that implement it: recovery.cc (what the log holds),
 // inbox.cc (what waits for this pod's agents, and the streams it came in), arrive.cc, receive.cc
-// (hand-out to ack), send.cc, custody.cc, ids.cc (chosen by users).
+// (hand-out to ack), send.cc, custody.cc, guard.cc (copies on other nodes), ids.cc (chosen by
+// users).
 
 #include <algorithm>
 #include <array>
@@ -164,6 +165,9 @@ class Mailbox::Impl {
 
   // ---- state of the sending side
   enum class Out : std::uint8_t { kDue, kInFlight, kStored };
+  // At our custodian. kPerhaps: an answer was lost, or our memory of it; kLeaving: it was told to
+  // release it.
+  enum class Copy : std::uint8_t { kNone, kPerhaps, kOnTheWay, kKept, kLeaving };
   struct Kept {          // sent by a former pod
     LogId former;        // that offered it; empty: its receiver has given it back
     Sequence offer = 0;  // what it was there
@@ -186,6 +190,7 @@ class Mailbox::Impl {
     LogId uncertain_log;
     std::uint32_t on_the_way = 0;  // transmissions on this link without an answer
     bool offered = false;          // whether it is acked is for our successor to record
+    Copy copy = Copy::kNone;
     std::unique_ptr<Kept> kept;
     // Which limit it counts against, if any.
     [[nodiscard]] std::uint64_t Impl::*side() const {
@@ -207,7 +212,8 @@ class Mailbox::Impl {
   struct Link {  // to a pod
     bool linked = false;
     LogId peer;
-    MonoTime heard{};  // its latest link or answer
+    MonoTime heard{};   // its latest link or answer
+    bool near = false;  // on our node: what goes there is entrusted first
   };
   struct Destination {  // an agent
     Link* link = nullptr;
@@ -245,7 +251,7 @@ class Mailbox::Impl {
   std::vector<AgentName> destinations(const AgentName& pod) const;
   AgentName receiver_of(Sequence sequence) const;
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
-  void on_link_up(MonoTime now, const AgentName& pod, const LogId& peer);
+  void on_link_up(MonoTime now, const AgentName& pod, const LogId& peer, bool near);
   void on_link_down(const AgentName& pod);
   void on_answer(MonoTime now, const AgentName& pod, const LogId& peer, Sequence sequence,
                  Answer answer, const std::string& reason);
@@ -257,7 +263,7 @@ class Mailbox::Impl {
   void on_offer_answer(Sequence sequence, Answer answer);
   void cancel_offers();
   Answer adopt(const LogId& former, const Outbound& offered);
-  Answer take_back(const AgentName& receiver, const Outbound& returned);
+  Answer take_back(const AgentName& giver, const Outbound& returned);
   void set_lost(const std::map<AgentName, std::set<LogId>>& lost);
   static bool is_unread(const Entry& e);
   [[nodiscard]] std::size_t unreturned(const AgentName& pod, const std::set<LogId>& logs) const;
@@ -300,6 +306,26 @@ class Mailbox::Impl {
   std::map<AgentName, std::set<LogId>> senders() const;
   void on_incarnation(const AgentName& name, const LogId& current);
   std::vector<Sequence> on_former(const AgentName& name, const LogId& log);
+  [[nodiscard]] bool needs_custodian() const;
+  [[nodiscard]] bool has_entrusted() const { return entrusted_ != 0; }
+  void on_custodian_up(const LogId& custodian);
+  void on_custodian_down();
+  void on_custodian_lost();
+  void on_custodian_retry() { custodian_full_ = false; }
+  std::vector<Outbound> entrust(std::size_t max_bytes);
+  std::vector<Sequence> take_releases(std::size_t most);
+  void on_entrusted(const LogId& custodian, Sequence sequence, Answer answer);
+  std::vector<Sequence> on_told(const LogId& custodian, const std::vector<Sequence>& kept);
+  void end_releases();
+  [[nodiscard]] bool releasing() const { return !endings_.empty(); }
+  std::vector<Sequence> take_recorded() { return std::exchange(recorded_, {}); }
+  [[nodiscard]] bool waits_for_custodian(Sequence sequence) const;
+  [[nodiscard]] bool withdrawing(Sequence sequence) const;
+  Answer guard(const LogId& sender_log, const Outbound& copy);
+  void release(const LogId& sender_log, Sequence sequence);
+  [[nodiscard]] std::vector<Sequence> wards_of(const LogId& sender_log) const;
+  [[nodiscard]] std::map<AgentName, std::set<LogId>> guarded() const;
+  void forget_wards(const AgentName& pod);
   std::vector<Sequence> on_gone(const AgentName& name);
   Status nack(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
               Milliseconds delay);
@@ -422,6 +448,54 @@ class Mailbox::Impl {
   void make_due(Destination& d, Outgoing& o);
   void doubt(Destination& d, Outgoing& o);
 
+  // copies on other nodes: of what we send
+  [[nodiscard]] bool is_near(const Outgoing& o) const { return destinations_.at(o.to).link->near; }
+  // To a pod on our node: a custodian has it, or it was accepted, perhaps, and must not wait for
+  // one.
+  static bool may_go(const Outgoing& o) {
+    return o.copy == Copy::kKept || o.accepted || o.restored;
+  }
+  // The custodian may have it: an end of the message has to be told it first.
+  [[nodiscard]] bool may_be_entrusted(const Outgoing& o) const {
+    return o.copy >= Copy::kOnTheWay || (o.copy == Copy::kPerhaps && is_near(o));
+  }
+  // Stored by the receiver, on our node, and nowhere else as far as we know.
+  [[nodiscard]] bool lacks_custodian(const Outgoing& o) const {
+    return limits_.entrust && is_near(o) && (o.copy != Copy::kKept || !custodian_linked_) &&
+           endings_.count(o.sequence) == 0;
+  }
+  void set_copy(Outgoing& o, Copy copy);
+  void forget_copy(const Outgoing& o, After after);
+  bool finish_acked(Outgoing& o);
+  void begin_ending(Outgoing& o, std::optional<SendOutcome> refused);
+  void end_copy(Outgoing& o);
+  void complete(Sequence sequence);
+  // … of what others do
+  struct Ward {
+    LogId log;  // of whoever has entrusted it, and its sequence there
+    Sequence sequence = 0;
+    Origin origin;
+    AgentName from, to;
+    std::uint8_t stream = 0;
+    std::uint32_t payload_bytes = 0;
+  };
+  static Ward make_ward(const LogId& log, const Outbound& copy, std::size_t payload);
+  void insert_ward(Sequence record, Ward ward);
+  void end_ward(Sequence record);
+  // A message of somebody else that is here, in an inbox or as a ward: what there is to give back.
+  using ReturnKey = std::tuple<LogId, AgentName, std::uint8_t>;  // origin's log, receiver, stream
+  struct Held {
+    ReturnKey key;
+    Sequence origin = 0;
+    LogId creditor;  // whose copy's second one it is
+    std::uint32_t payload_bytes = 0;
+    bool unread = true;
+  };
+  std::optional<Held> find_held(Sequence record) const;
+  [[nodiscard]] std::map<ReturnKey, std::map<Sequence, Sequence>> held_of(
+      const AgentName& pod) const;
+  Result<Message> read_held(Sequence record) const;
+
   // ids
   void remember_received(MonoTime now, Inbox& inbox, std::string pair, Sequence record);
   void remember_sent(MonoTime now, std::string pair, const AgentName& to, Sequence record);
@@ -459,14 +533,14 @@ class Mailbox::Impl {
       lost_;        // creditors without a link: who holds what they are owed for holds it alone
   struct Returns {  // to the pod that has the name of lost ones
     struct Due {
-      Sequence inbox = 0;
-      StreamKey key;
-      Sequence sequence = 0;  // the sender's
+      Sequence record = 0;
+      ReturnKey key;
+      Sequence sequence = 0;  // the origin's
     };
     LogId to;
     std::deque<Due> due;  // of this round, the first that goes in front
-    // … and, of each stream, the sender's sequences that have no final answer yet.
-    std::map<StreamKey, std::set<Sequence>> open;
+    // … and, of each stream, the origin's sequences that have no final answer yet.
+    std::map<ReturnKey, std::set<Sequence>> open;
     std::set<Sequence> given;  // answered for good; it tells us what it keeps when it can
     bool refused = false;      // it takes nothing back
   };
@@ -498,6 +572,23 @@ class Mailbox::Impl {
   std::set<Sequence> handed_over_;          // of this log
   std::set<Sequence> offers_, offers_due_;  // not answered; of them, not under way
 
+  LogId custodian_;  // of what we send to pods on our node; empty: none
+  bool custodian_linked_ = false;
+  bool custodian_full_ = false;      // or takes nothing: until it is asked again
+  std::set<Sequence> copies_due_;    // to be entrusted …
+  std::set<Sequence> releases_due_;  // … and to be released
+  std::size_t entrusted_ = 0;        // that it may have, as far as we know
+  // Done, but for the custodian's word that it has no copy any more: acked, or else refused.
+  std::map<Sequence, std::optional<SendOutcome>> endings_;
+  std::vector<Sequence> recorded_;  // acks, with that word
+  std::map<Sequence, Ward> wards_;  // by our record
+  struct Guarded {
+    AgentName pod;
+    std::map<Sequence, Sequence> records;  // its sequence → ours
+  };
+  std::map<LogId, Guarded> guarded_;  // by whose log it is
+  std::uint64_t ward_bytes_ = 0;
+
   std::unordered_map<std::string, UserId> sent_ids_;  // sender, receiver and id
   std::deque<Expiry> expiries_;
   std::deque<std::string> generated_;  // of sent_ids_
@@ -510,6 +601,7 @@ class Mailbox::Impl {
     std::string head;  // small records whole
     std::optional<Entry> entry;
     std::optional<Outgoing> out;
+    std::optional<Ward> ward;
   };
   std::vector<Restored> restored_;
 };

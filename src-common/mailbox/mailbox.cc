@@ -89,7 +89,14 @@ Books Mailbox::Impl::books() const {
   }
   out.outbox_live = static_cast<std::uint32_t>(out_.size());
   for (const auto& [sequence, o] : out_) {
-    if (o.accepted && o.state != Out::kStored) ++out.single_copy;
+    if ((o.accepted && o.state != Out::kStored) || (o.state == Out::kStored && lacks_custodian(o)))
+      ++out.single_copy;
+  }
+  out.wards = wards_.size();
+  out.ward_bytes = ward_bytes_;
+  for (const auto& [log, guarded] : guarded_) {
+    if (lost_.count(log) != 0)
+      out.single_copy += static_cast<std::uint32_t>(guarded.records.size());
   }
   for (const auto& [sequence, e] : inbox_) {
     if (e.where != Where::kAcked && e.where != Where::kAnchor && !e.local() &&
@@ -127,8 +134,8 @@ AgentName Mailbox::receiver_of(Sequence sequence) const { return impl_->receiver
 std::vector<Outbound> Mailbox::transmit(const AgentName& to, std::size_t max_bytes) {
   return impl_->transmit(to, max_bytes);
 }
-void Mailbox::on_link_up(MonoTime now, const AgentName& pod, const LogId& peer_log) {
-  impl_->on_link_up(now, pod, peer_log);
+void Mailbox::on_link_up(MonoTime now, const AgentName& pod, const LogId& peer_log, bool near) {
+  impl_->on_link_up(now, pod, peer_log, near);
 }
 void Mailbox::on_link_down(const AgentName& pod) { impl_->on_link_down(pod); }
 void Mailbox::on_answer(MonoTime now, const AgentName& pod, const LogId& peer_log,
@@ -164,8 +171,8 @@ void Mailbox::cancel_offers() { impl_->cancel_offers(); }
 Answer Mailbox::adopt(const LogId& from, const Outbound& offered) {
   return impl_->adopt(from, offered);
 }
-Answer Mailbox::take_back(const AgentName& receiver, const Outbound& returned) {
-  return impl_->take_back(receiver, returned);
+Answer Mailbox::take_back(const AgentName& giver, const Outbound& returned) {
+  return impl_->take_back(giver, returned);
 }
 void Mailbox::set_lost(const std::map<AgentName, std::set<LogId>>& lost) { impl_->set_lost(lost); }
 std::vector<Outbound> Mailbox::give_back(const AgentName& pod, const LogId& to,
@@ -175,9 +182,43 @@ std::vector<Outbound> Mailbox::give_back(const AgentName& pod, const LogId& to,
 std::size_t Mailbox::unreturned(const AgentName& pod, const std::set<LogId>& logs) const {
   return impl_->unreturned(pod, logs);
 }
-void Mailbox::on_given_back(const AgentName& pod, Sequence inbox, Answer answer) {
-  impl_->on_given_back(pod, inbox, answer);
+void Mailbox::on_given_back(const AgentName& pod, Sequence record, Answer answer) {
+  impl_->on_given_back(pod, record, answer);
 }
+bool Mailbox::needs_custodian() const { return impl_->needs_custodian(); }
+bool Mailbox::has_entrusted() const { return impl_->has_entrusted(); }
+void Mailbox::on_custodian_up(const LogId& custodian) { impl_->on_custodian_up(custodian); }
+void Mailbox::on_custodian_down() { impl_->on_custodian_down(); }
+void Mailbox::on_custodian_lost() { impl_->on_custodian_lost(); }
+void Mailbox::on_custodian_retry() { impl_->on_custodian_retry(); }
+std::vector<Outbound> Mailbox::entrust(std::size_t max_bytes) { return impl_->entrust(max_bytes); }
+std::vector<Sequence> Mailbox::take_releases(std::size_t most) {
+  return impl_->take_releases(most);
+}
+void Mailbox::on_entrusted(const LogId& custodian, Sequence sequence, Answer answer) {
+  impl_->on_entrusted(custodian, sequence, answer);
+}
+std::vector<Sequence> Mailbox::on_told(const LogId& custodian, const std::vector<Sequence>& kept) {
+  return impl_->on_told(custodian, kept);
+}
+void Mailbox::end_releases() { impl_->end_releases(); }
+bool Mailbox::releasing() const { return impl_->releasing(); }
+std::vector<Sequence> Mailbox::take_recorded() { return impl_->take_recorded(); }
+bool Mailbox::waits_for_custodian(Sequence sequence) const {
+  return impl_->waits_for_custodian(sequence);
+}
+bool Mailbox::withdrawing(Sequence sequence) const { return impl_->withdrawing(sequence); }
+Answer Mailbox::guard(const LogId& sender_log, const Outbound& copy) {
+  return impl_->guard(sender_log, copy);
+}
+void Mailbox::release(const LogId& sender_log, Sequence sequence) {
+  impl_->release(sender_log, sequence);
+}
+std::vector<Sequence> Mailbox::wards_of(const LogId& sender_log) const {
+  return impl_->wards_of(sender_log);
+}
+std::map<AgentName, std::set<LogId>> Mailbox::guarded() const { return impl_->guarded(); }
+void Mailbox::forget_wards(const AgentName& pod) { impl_->forget_wards(pod); }
 std::optional<Delivery> Mailbox::receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                          const std::optional<MessageId>& in_reply_to) {
   return impl_->receive(now, agent, lease, in_reply_to);

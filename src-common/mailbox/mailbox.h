@@ -24,7 +24,8 @@
 //
 // Custody: a pod that drains offers its outbox to the successor of its name, which keeps it: sends
 // it as what it was, and is owed the acks (docs/decisions/0009). Of a pod that is lost without that
-// the receivers give their copies to the successor (docs/decisions/0011).
+// the receivers give their copies to the successor (docs/decisions/0011). Of what stays on one node
+// a custodian on another one has a copy first (docs/decisions/0013).
 //
 // Everything that answers somebody (accepted, stored, acked) may only leave the process after
 // commit(): the engine calls it once per batch.
@@ -81,7 +82,14 @@ std::string encode(const Message& message);
 Result<Message> decode(std::string_view bytes);
 
 // Record kinds in the log. The task engine uses kinds from 16 up.
-enum RecordKind : std::uint8_t { kOutbox = 1, kInbox = 2, kCursor = 3, kUserId = 4, kKept = 5 };
+enum RecordKind : std::uint8_t {
+  kOutbox = 1,
+  kInbox = 2,
+  kCursor = 3,
+  kUserId = 4,
+  kKept = 5,
+  kWard = 6
+};
 
 struct Limits {
   std::uint32_t max_inbox_messages =
@@ -100,6 +108,10 @@ struct Limits {
   std::uint32_t max_streams = 16384;      // cursors remembered
   std::uint32_t max_kept = 65536;         // messages taken over from former pods of our name
   bool grants = true;  // places are kept for whom an inbox was full; false: they do not wait
+  // What stays on this node is entrusted to a custodian on another one before it is sent.
+  bool entrust = false;
+  std::uint32_t max_wards = 65536;   // messages kept for pods on other nodes …
+  std::uint64_t max_ward_bytes = 0;  // … as they are in the log; 0: what that has room for
 };
 
 // What the receiver's pod answers to one transmission.
@@ -197,6 +209,7 @@ struct Books {  // appended = acked + dead + handed over + live, since open, for
   std::uint64_t stored = 0, duplicates = 0, delivered = 0, redelivered = 0, acked = 0, nacked = 0,
                 dead = 0, redriven = 0, full = 0;
   std::uint64_t received_bytes = 0, sent_bytes = 0;  // live, as the limits count them
+  std::uint64_t wards = 0, ward_bytes = 0;           // kept for others
   std::uint32_t inbox_live = 0, outbox_live = 0, dead_live = 0, single_copy = 0;
 };
 
@@ -237,7 +250,7 @@ class Mailbox {
   // To oneself: if not, this pod waits for a place as other senders do.
   [[nodiscard]] bool has_room(MonoTime now, const Message& message);
   // Takes a message back: true when it was certainly never stored elsewhere (then it is gone),
-  // false: it may be (unknown).
+  // false: it may be (unknown). What the custodian alone has is released first: again, when it is.
   bool withdraw(Sequence sequence);
   // Agents with unanswered or stored-but-unacked messages, a pod's next to each other.
   [[nodiscard]] std::vector<AgentName> destinations() const;
@@ -249,8 +262,8 @@ class Mailbox {
   std::vector<Outbound> transmit(const AgentName& to, std::size_t max_bytes);
   // A link to this incarnation of `pod` is up: everything unanswered is due again; if the
   // incarnation is not the one that had stored them, or has not answered for kAskAgainAfter, so is
-  // everything stored but not acknowledged.
-  void on_link_up(MonoTime now, const AgentName& pod, const LogId& peer_log);
+  // everything stored but not acknowledged. `near`: it is on our node.
+  void on_link_up(MonoTime now, const AgentName& pod, const LogId& peer_log, bool near = false);
   void on_link_down(const AgentName& pod);
   // The receiver's pod's answer. kFull keeps the message due again after on_retry(to) (the engine
   // waits); the engine withdraws at the deadline.
@@ -262,7 +275,8 @@ class Mailbox {
   // so (on_declined).
   bool on_grant(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   // The receiver's agent has acknowledged: the outbox record is done. Idempotent. false: nothing
-  // was recorded, since the record was offered to our successor, which has to.
+  // was recorded, since the record was offered to our successor, which has to; or not yet
+  // (take_recorded), since the custodian has to release its copy first.
   bool on_acked(const AgentName& pod, Sequence sequence);
 
   // ---- custody
@@ -277,14 +291,15 @@ class Mailbox {
   void cancel_offers();
   // Our predecessor, whose log is `from`, offers a record of its outbox.
   Answer adopt(const LogId& from, const Outbound& offered);
-  // The pod `receiver` gives back what a former pod of our name, which is lost, has sent to it:
-  // kStored, kDuplicate: we keep it, and tell the receiver so. kFinished: it was acked, as far as
-  // we remember.
-  Answer take_back(const AgentName& receiver, const Outbound& returned);
+  // The pod `giver` gives back what a former pod of our name, which is lost, has sent to it, or has
+  // entrusted to it (only where we entrust, too): kStored, kDuplicate: we keep it, and tell the
+  // receiver so. kFinished: it was acked, as far as we remember.
+  Answer take_back(const AgentName& giver, const Outbound& returned);
   // All that are owed acks (senders()) and have had no link for a while, by pod. What is here for
   // them counts as single copies.
   void set_lost(const std::map<AgentName, std::set<LogId>>& lost);
-  // Of what the lost ones of `pod` have sent here, what is next to be given back to `to`, the log
+  // Of what the lost ones of `pod` have sent or entrusted to us, what is next to be given back to
+  // `to`, the log
   // that has the name now: each stream in its order, at most max_bytes (at least one). `prev` is of
   // the origin, as in a transmission. Only what it has no room for, or has not answered, comes
   // again: once all before is through.
@@ -292,9 +307,46 @@ class Mailbox {
   // Unread messages of `pod` that are owed to `logs` and that nobody has taken back; 0: whoever has
   // its name takes nothing.
   [[nodiscard]] std::size_t unreturned(const AgentName& pod, const std::set<LogId>& logs) const;
-  // What it said of our inbox record. kFull and kGap: the next round begins anew; kRefused: none
-  // does.
-  void on_given_back(const AgentName& pod, Sequence inbox, Answer answer);
+  // What it said of our record. kFull and kGap: the next round begins anew; kRefused: none does.
+  void on_given_back(const AgentName& pod, Sequence record, Answer answer);
+
+  // ---- a copy on another node: of what we send …
+  // Something is to be entrusted, was, or is to be released.
+  [[nodiscard]] bool needs_custodian() const;
+  [[nodiscard]] bool has_entrusted() const;  // that it has copies, or may have
+  // A link to our custodian is up. Another one than before: on_custodian_lost() first.
+  void on_custodian_up(const LogId& custodian);
+  void on_custodian_down();  // its answers do not come any more
+  // It counts for nothing any more: everything is to be entrusted anew, to the next one. What was
+  // not accepted yet may be delivered all the same.
+  void on_custodian_lost();
+  void on_custodian_retry();  // it may have room again
+  // The next copies for it, the oldest first, at most max_bytes (at least one). None after kFull or
+  // kRefused until it is asked again.
+  std::vector<Outbound> entrust(std::size_t max_bytes);
+  // Copies that it is to release, at most so many.
+  std::vector<Sequence> take_releases(std::size_t most);
+  // What it said: kStored, kDuplicate: it has committed the copy, and the message may be sent.
+  // kFinished: it has none any more.
+  void on_entrusted(const LogId& custodian, Sequence sequence, Answer answer);
+  // `custodian`, ours or a former one, has copies of these. Which of them it is to release.
+  std::vector<Sequence> on_told(const LogId& custodian, const std::vector<Sequence>& kept);
+  // Our custodian can't be asked: acks that wait for it are recorded without it.
+  void end_releases();
+  [[nodiscard]] bool releasing() const;  // that something waits for its word
+  // Acks recorded since the last call, of which on_acked() had said that they were not yet.
+  std::vector<Sequence> take_recorded();
+  // It waits for a custodian; withdraw() waits for its release.
+  [[nodiscard]] bool waits_for_custodian(Sequence sequence) const;
+  [[nodiscard]] bool withdrawing(Sequence sequence) const;
+  // … and of what others send, whose custodian we are. They are handed out to nobody, and belong to
+  // no inbox. kStored, kDuplicate: we keep it. kFull, kRefused: we do not.
+  Answer guard(const LogId& sender_log, const Outbound& copy);
+  void release(const LogId& sender_log, Sequence sequence);
+  [[nodiscard]] std::vector<Sequence> wards_of(const LogId& sender_log) const;
+  // For whom something is kept: logs by pod.
+  [[nodiscard]] std::map<AgentName, std::set<LogId>> guarded() const;
+  void forget_wards(const AgentName& pod);  // it is gone for ever
 
   // ---- receiving
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,

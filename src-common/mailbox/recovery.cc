@@ -3,7 +3,7 @@
 namespace swarm::mailbox {
 
 void Mailbox::Impl::restore(const log::Record& record) {
-  Restored r{record.sequence, record.kind, record.state, record.attempt, {}, {}, {}};
+  Restored r{record.sequence, record.kind, record.state, record.attempt, {}, {}, {}, {}};
   // A record that is whole but cannot be understood was written by a later release: left alone, for
   // that one to find.
   if (record.kind == kOutbox) {
@@ -20,6 +20,12 @@ void Mailbox::Impl::restore(const log::Record& record) {
     r.out->accepted = r.out->restored = r.out->uncertain = r.out->anywhere = true;
     r.out->kept = std::make_unique<Kept>(
         Kept{get_log_id(record.payload, 0), offered->sequence, offered->origin});
+  } else if (record.kind == kWard) {
+    if (record.payload.size() < kKeptPrefix) return;
+    const auto copy = decode_outbound(log::get<Sequence>(record.payload, kKeptPrefix - 8), 0,
+                                      record.payload.substr(kKeptPrefix));
+    if (!copy || copy->origin.log.empty()) return;
+    r.ward = make_ward(get_log_id(record.payload, 0), *copy, record.payload.size());
   } else if (record.kind == kInbox) {
     if (record.payload.size() < kInboxPrefix) return;
     auto m = decode(record.payload.substr(kInboxPrefix));
@@ -59,7 +65,10 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
         continue;
       }
       o.offered = mark == kOfferedMark;
+      if (limits_.entrust) o.copy = Copy::kPerhaps;
       insert_out(std::move(o));
+    } else if (r.ward) {
+      insert_ward(r.sequence, std::move(*r.ward));
     } else if (r.kind == kCursor) {
       const auto c = decode_cursor(r.head);
       if (!c) continue;

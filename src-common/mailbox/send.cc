@@ -28,7 +28,8 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   out_by_pair_[pair_key(o.from, o.to, o.id)] = o.sequence;
   if (o.kept) kept_[o.kept->origin] = o.sequence;
   const Sequence sequence = o.sequence;
-  out_[sequence] = std::move(o);
+  Outgoing& inserted = out_[sequence] = std::move(o);
+  if (d.link->near) set_copy(inserted, inserted.copy);
 }
 
 Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& pod, Sequence sequence) {
@@ -58,6 +59,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   out_.erase(it);
   offers_.erase(sequence);
   offers_due_.erase(sequence);
+  if (limits_.entrust) forget_copy(o, after);
   if (o.kept) kept_.erase(o.kept->origin);
   std::string pair = pair_key(o.from, o.to, o.id);
   if (const auto id = out_by_pair_.find(pair); id != out_by_pair_.end() && id->second == sequence)
@@ -258,6 +260,13 @@ bool Mailbox::Impl::withdraw(Sequence sequence) {
   if (it == out_.end()) return false;
   const Outgoing& o = it->second;
   if (o.state != Out::kDue || o.accepted || o.restored || o.uncertain) return false;
+  if (o.copy != Copy::kNone) {
+    if (custodian_linked_ && o.copy != Copy::kLeaving) {
+      set_copy(it->second, Copy::kLeaving);
+      releases_due_.insert(sequence);
+    }
+    return false;
+  }
   if (!never_deliver(sequence)) return false;
   ++books_.withdrawn;
   return true;
@@ -294,17 +303,22 @@ void Mailbox::Impl::doubt(Destination& d, Outgoing& o) {
   make_due(d, o);
 }
 
-void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& peer) {
+void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& peer, bool near) {
   on_link_down(pod);
   Link& link = links_[pod];
   link.linked = true;
   link.peer = peer;
+  link.near = near && limits_.entrust;
   const bool ask_again = now - link.heard >= kAskAgainAfter;
   link.heard = now;
   for_each_in(pod, [&](const AgentName&, Destination& d) {
     for_each_stream(d, [](std::uint8_t, OutStream& stream) { probe(stream); });
     for (const Sequence sequence : d.all) {
       Outgoing& o = out_.at(sequence);
+      if (limits_.entrust) {
+        set_copy(o, o.copy);
+        if (endings_.count(sequence) != 0) continue;
+      }
       // What we keep is told again on each link: the receiver does not write down who keeps it.
       if (o.state == Out::kStored && (ask_again || o.kept || o.stored_at != peer)) make_due(d, o);
     }
@@ -346,10 +360,12 @@ bool Mailbox::Impl::on_grant(const AgentName& pod, const AgentName& to, std::uin
 // Whose turn it is among the streams of that index: what is kept is older than our own, and of
 // several origins what we took over first.
 Mailbox::Impl::OutStream* Mailbox::Impl::due_in(Destination& d, std::uint8_t index) {
-  const auto due = [](const OutStream& stream) {
+  const bool near = d.link->near;
+  const auto due = [&](const OutStream& stream) {
     const std::size_t on_the_way = stream.unanswered.size() - stream.due.size();
     return !stream.blocked && !stream.passed_on && !stream.due.empty() &&
-           (stream.window == 0 || on_the_way < stream.window);
+           (stream.window == 0 || on_the_way < stream.window) &&
+           (!near || may_go(out_.at(stream.due.begin()->second)));
   };
   OutStream* first = nullptr;
   for (auto it = d.kept.lower_bound({index, LogId{}}); it != d.kept.end(); ++it) {
@@ -442,10 +458,7 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
   switch (answer) {
     case Answer::kFinished:
       if (!o->offered) {
-        accept(*o);
-        ++books_.acknowledged_by_receiver;
-        remember_finished(*o);
-        remove_out(sequence, After::kFinished);
+        (void)finish_acked(*o);
         return;
       }
       [[fallthrough]];  // our successor asks, too, and records the ack
@@ -455,7 +468,8 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
       o->stored_at = peer;
       stream.unanswered.erase(o->origin_sequence());
       stream.due.erase(o->origin_sequence());
-      accept(*o);
+      // Else when it is, or never: it was sent before a restart, or its custodian is lost since.
+      if (!d.link->near || o->copy == Copy::kKept) accept(*o);
       return;
     case Answer::kFull:
     case Answer::kGap:
@@ -488,6 +502,7 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
   SendOutcome outcome{sequence, o->id, o->to,
                       Error{Code::kDenied, reason.empty() ? o->to.value + " refused it" : reason},
                       false};
+  if (may_be_entrusted(*o)) return begin_ending(*o, std::move(outcome));
   if (!never_deliver(sequence)) {
     make_due(d, *o);
     stream.blocked = true;
@@ -500,12 +515,21 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
 bool Mailbox::Impl::on_acked(const AgentName& pod, Sequence sequence) {
   Outgoing* o = find_out(pod, sequence);
   if (o == nullptr) return handed_over_.count(sequence) == 0;
-  if (o->offered) return false;
-  accept(*o);
-  ++books_.acknowledged_by_receiver;
-  remember_finished(*o);
-  remove_out(sequence, After::kFinished);
+  if (o->offered || !finish_acked(*o)) return false;
   crash_point("outbox-finished");
+  return true;
+}
+
+// false: the custodian has a copy, which must not outlive the record of the ack.
+bool Mailbox::Impl::finish_acked(Outgoing& o) {
+  accept(o);
+  if (may_be_entrusted(o)) {
+    begin_ending(o, std::nullopt);
+    return false;
+  }
+  ++books_.acknowledged_by_receiver;
+  remember_finished(o);
+  remove_out(o.sequence, After::kFinished);
   return true;
 }
 

@@ -1,0 +1,312 @@
+// Copies on other nodes (docs/decisions/0013), the part of Mail that finds a custodian, moves the
+// frames, and keeps time.
+#include <algorithm>
+
+#include "base/encoding.h"
+#include "engine/mail.h"
+
+namespace swarm::engine {
+
+using link::FrameType;
+using mailbox::Answer;
+
+namespace {
+
+constexpr Milliseconds kFeaturesCheck{10}, kWindowCheck{2};
+constexpr std::size_t kEntrustBytes = 64U << 10U;  // a batch
+
+std::string answer_payload(Answer answer) {
+  std::string payload;
+  link::put_u8(payload, static_cast<std::uint8_t>(answer));
+  return payload;
+}
+
+// `head`, and as many of the sequences as a frame takes, again and again.
+void send_sequences(Session& session, FrameType type, const std::string& head,
+                    const std::vector<log::Sequence>& sequences) {
+  for (std::size_t begin = 0; begin < sequences.size(); begin += kMaxSequencesPerFrame) {
+    std::string payload = head;
+    const auto end = std::min(sequences.size(), begin + kMaxSequencesPerFrame);
+    for (std::size_t i = begin; i < end; ++i) link::put_u64(payload, sequences[i]);
+    session.send(type, payload);
+  }
+}
+
+// nullopt: malformed.
+std::optional<std::vector<log::Sequence>> read_sequences(link::PayloadReader& in) {
+  std::vector<log::Sequence> out;
+  while (in.ok() && !in.done() && out.size() < kMaxSequencesPerFrame) out.push_back(in.u64());
+  return in.done() && !out.empty() ? std::optional(std::move(out)) : std::nullopt;
+}
+
+Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
+  return current == Milliseconds{0} ? first : std::min(current * 2, most);
+}
+
+}  // namespace
+
+std::optional<AgentName> choose_custodian(const AgentName& self, const std::string& node,
+                                          const std::vector<Candidate>& candidates,
+                                          const std::map<AgentName, MonoTime>& passed_over) {
+  // The highest of hashes that each pair has for itself: one that goes moves nobody else's choice.
+  struct Rank {
+    MonoTime until{};
+    std::string hash;
+  };
+  std::optional<AgentName> best;
+  Rank first;
+  for (const auto& candidate : candidates) {
+    if (candidate.name == self || candidate.node.empty() || candidate.node == node) continue;
+    const auto passed = passed_over.find(candidate.name);
+    Rank rank{passed == passed_over.end() ? MonoTime{} : passed->second,
+              sha256(self.value + '\n' + candidate.name.value)};
+    const bool better =
+        !best || rank.until < first.until || (rank.until == first.until && rank.hash > first.hash);
+    if (!better) continue;
+    best = candidate.name;
+    first = std::move(rank);
+  }
+  return best;
+}
+
+// ---- of what we send
+
+void Mail::look_after_copies(MonoTime now) {
+  tell_wards(now);
+  auto& c = custodian_;
+  if (!box_.needs_custodian()) {
+    c.wanted = false;
+    return;
+  }
+  if (!std::exchange(c.wanted, true)) c.unlinked = now;
+  if (!c.name.empty() && is_up(c.name)) return entrust(now);
+  if (box_.releasing()) {
+    if (now - c.unlinked >= Silence::kAckPatience) {
+      box_.end_releases();
+      record_released();
+    } else {
+      arm(c.unlinked + Silence::kAckPatience);
+    }
+  }
+  if (c.met) {
+    if (now - c.unlinked >= kLostAfter)
+      pass_over(unavailable("it has had no link for 2 s"));
+    else
+      arm(c.unlinked + kLostAfter);
+  }
+  if (c.name.empty()) return choose(now);
+  ensure(c.name);
+}
+
+void Mail::choose(MonoTime now) {
+  auto& c = custodian_;
+  if (c.asking) return;
+  if (now < c.choose_at) return arm(c.choose_at);
+  c.choice_wait = grow(c.choice_wait, kFirstChoiceWait, kMostChoiceWait);
+  c.choose_at = now + c.choice_wait;
+  arm(c.choose_at);
+  if (!candidates) return;
+  c.asking = true;
+  const auto team = (config_.team + c.teams_asked) % std::max(1U, config_.coordinators);
+  candidates(team, [this, alive = alive_](const Result<std::vector<Candidate>>& found) {
+    if (*alive) chosen(found);
+  });
+}
+
+void Mail::chosen(const Result<std::vector<Candidate>>& found) {
+  auto& c = custodian_;
+  c.asking = false;
+  const auto now = mono_now();
+  std::erase_if(c.passed_over, [&](const auto& one) { return one.second <= now; });
+  if (!c.name.empty()) return;  // one has come by itself
+  const auto name =
+      found ? choose_custodian(config_.name, config_.node, *found, c.passed_over) : std::nullopt;
+  if (!name) {
+    if (!found)
+      c.failed = found.error();
+    else if (!c.failed)
+      c.failed = unavailable("no worker is there");
+    if (++c.teams_asked < config_.coordinators)
+      c.choose_at = now;  // the next team's
+    else
+      c.teams_asked = 0;
+    return schedule_work();
+  }
+  c.name = *name;
+  c.met = false;
+  auto& peer = peers_[c.name];
+  peer.retry_at = {};
+  if (is_up(c.name)) custodian_up(*peer.session);
+  look_soon();
+}
+
+void Mail::custodian_up(const Session& session) {
+  auto& c = custodian_;
+  if (session.peer().node == config_.node) return pass_over(unavailable("it is here, too"));
+  c.met = true;
+  c.full = false;
+  c.linked = mono_now();
+  box_.on_custodian_up(session.peer().log_id);
+  record_released();
+  schedule_work();
+}
+
+void Mail::custodian_down(const AgentName& name) {
+  if (name != custodian_.name) return;
+  custodian_.unlinked = mono_now();
+  box_.on_custodian_down();
+}
+
+void Mail::pass_over(const Error& why) {
+  auto& c = custodian_;
+  const auto now = mono_now();
+  c.failed = Error{why.code == Code::kFull ? Code::kFull : Code::kUnavailable,
+                   c.name.value + ": " + why.message};
+  c.passed_over[c.name] = now + kPassedOver;
+  if (is_up(c.name)) c.unlinked = now;
+  c.name = {};
+  c.met = c.full = false;
+  box_.on_custodian_lost();
+  record_released();
+  schedule_work();
+}
+
+void Mail::entrust(MonoTime now) {
+  auto& c = custodian_;
+  const auto session = peers_.at(c.name).session;
+  if (!session->knows(link::kCopies)) {
+    if (now - c.linked < kFeaturesWait) return arm(now + kFeaturesCheck);
+    return pass_over(unavailable("it is of an earlier release"));
+  }
+  if (c.full && now >= c.retry_at) {
+    c.full = false;
+    box_.on_custodian_retry();
+  }
+  if (c.full) arm(c.retry_at);
+  send_sequences(*session, FrameType::kRelease, "", box_.take_releases(kMaxSequencesPerFrame));
+  while (session->up() && session->queued_bytes() < kLinkWindowBytes) {
+    const auto batch = box_.entrust(kEntrustBytes);
+    if (batch.empty()) return;
+    for (const auto& copy : batch) {
+      std::string payload;
+      link::put_u64(payload, copy.sequence);
+      session->send(FrameType::kKeep, payload + mailbox::encode(copy));
+    }
+  }
+  arm(now + kWindowCheck);
+}
+
+void Mail::take_kept(Session& session, const link::Frame& frame) {
+  link::PayloadReader in(frame.payload);
+  const auto said = in.u8();
+  const auto sequences = read_sequences(in);
+  if (!sequences || said > static_cast<std::uint8_t>(Answer::kRefused))
+    return session.close(invalid("malformed KEPT"));
+  const auto answer = static_cast<Answer>(said);
+  const auto& peer = session.peer();
+  auto& c = custodian_;
+  if (answer == Answer::kDuplicate) {
+    // Whose copies we have forgotten in a restart goes on with them.
+    if (!c.met && peer.node != config_.node && config_.entrusts()) {
+      c.name = peer.name;
+      c.met = false;
+      if (is_up(c.name)) custodian_up(*peers_.at(c.name).session);
+    }
+    send_sequences(session, FrameType::kRelease, "", box_.on_told(peer.log_id, *sequences));
+  } else {
+    for (const auto sequence : *sequences) box_.on_entrusted(peer.log_id, sequence, answer);
+  }
+  const bool ours = peer.name == c.name;
+  if (answer == Answer::kFinished) {
+    record_released();
+    collect();
+    end_late_sends(mono_now());
+    may_have_room_ = true;
+  } else if (answer <= Answer::kDuplicate) {
+    if (ours) {
+      c.failed.reset();
+      c.choice_wait = c.copy_wait = Milliseconds{0};
+    }
+    for (const auto sequence : *sequences) {
+      if (const auto to = box_.receiver_of(sequence); !to.empty()) dirty_.insert(pod_of(to));
+    }
+  } else if (ours) {
+    c.full = true;
+    c.copy_wait = grow(c.copy_wait, kFirstCopyWait, kMostCopyWait);
+    c.retry_at = mono_now() + c.copy_wait;
+    const Error why = answer == Answer::kFull
+                          ? Error{Code::kFull, "its pod has no room left for copies"}
+                          : unavailable("it takes none");
+    c.failed = Error{why.code, c.name.value + ": " + why.message};
+    for (const auto sequence : *sequences) {
+      if (!config_.reject_when_full || answer != Answer::kFull || !sends_.contains(sequence))
+        continue;
+      if (box_.withdraw(sequence)) finish(sequence, no_custodian());
+    }
+    // Whoever has some of ours keeps them; else the next one may have room.
+    if (!box_.has_entrusted()) pass_over(why);
+  }
+  schedule_work();
+}
+
+void Mail::record_released() {
+  for (const auto sequence : box_.take_recorded()) {
+    const auto by = acked_by_.find(sequence);
+    if (by == acked_by_.end()) continue;
+    if (const auto session = by->second.lock()) {
+      std::string payload;
+      link::put_u64(payload, sequence);
+      session->send(FrameType::kAckRecorded, payload);
+    }
+    acked_by_.erase(by);
+    may_have_room_ = true;
+  }
+  if (!box_.releasing()) acked_by_.clear();
+}
+
+Error Mail::no_custodian() const {
+  const auto& why = *custodian_.failed;
+  return {why.code, "durability Node: no pod of this swarm on another node than " + config_.node +
+                        " can keep a copy (" + why.message + "); nothing was sent"};
+}
+
+// ---- of what others send
+
+void Mail::take_keep(Session& session, const link::Frame& frame) {
+  link::PayloadReader in(frame.payload);
+  const auto sequence = in.u64();
+  const auto copy = mailbox::decode_outbound(sequence, 0, in.rest());
+  if (!in.ok() || !copy) return session.close(invalid("malformed KEEP"));
+  const auto& peer = session.peer();
+  const auto answer =
+      pod_of(copy->message.from) == peer.name ? box_.guard(peer.log_id, *copy) : Answer::kRefused;
+  send_sequences(session, FrameType::kKept, answer_payload(answer), {sequence});
+}
+
+void Mail::take_release(Session& session, const link::Frame& frame) {
+  link::PayloadReader in(frame.payload);
+  const auto sequences = read_sequences(in);
+  if (!sequences) return session.close(invalid("malformed RELEASE"));
+  for (const auto sequence : *sequences) box_.release(session.peer().log_id, sequence);
+  send_sequences(session, FrameType::kKept, answer_payload(Answer::kFinished), *sequences);
+  may_have_room_ = true;
+  schedule_work();
+}
+
+// On each new link, all that we have of the other side: it may have forgotten, or its RELEASE may
+// not have arrived.
+void Mail::tell_wards(MonoTime now) {
+  std::erase_if(untold_, [&](const auto& one) {
+    const auto session = session_with(one.first);
+    if (!session) return true;
+    if (!session->knows(link::kCopies)) {
+      arm(now + kFeaturesCheck);
+      return now - one.second >= kFeaturesWait;
+    }
+    send_sequences(*session, FrameType::kKept, answer_payload(Answer::kDuplicate),
+                   box_.wards_of(one.first));
+    return true;
+  });
+}
+
+}  // namespace swarm::engine

@@ -1,0 +1,226 @@
+// Durability Node over real links: sender and receiver on one node, custodians on others.
+#include "engine/linked_pods.h"
+
+namespace swarm::engine {
+namespace {
+
+constexpr mailbox::Limits kEntrust{.entrust = true};
+constexpr std::size_t kMessages = 50;
+
+TEST(Choice, IsStableSpreadAndOnAnotherNode) {
+  std::vector<Candidate> candidates;
+  for (int i = 0; i < 8; ++i) {
+    candidates.push_back({{"worker-" + std::to_string(i)}, i % 2 == 0 ? "even" : "odd"});
+  }
+  std::map<AgentName, int> chosen;
+  for (int i = 0; i < 200; ++i) {
+    const AgentName self{"worker-" + std::to_string(2 * i)};
+    const auto first = choose_custodian(self, "even", candidates, {});
+    ASSERT_TRUE(first);
+    EXPECT_EQ(first, choose_custodian(self, "even", candidates, {}));
+    ++chosen[*first];
+    const auto second =
+        choose_custodian(self, "even", candidates, {{*first, MonoTime{} + Milliseconds{5}}});
+    EXPECT_NE(first, second);
+    EXPECT_NE(second, std::nullopt);
+  }
+  ASSERT_EQ(chosen.size(), 4U) << "the odd ones";
+  for (const auto& [name, count] : chosen) EXPECT_GT(count, 20) << name.value;
+  // Nobody else is left: who was passed over first.
+  const MonoTime soon{Milliseconds{5}}, later{Milliseconds{9}};
+  EXPECT_EQ(choose_custodian({"worker-0"}, "even", candidates,
+                             {{{"worker-1"}, later},
+                              {{"worker-3"}, soon},
+                              {{"worker-5"}, later},
+                              {{"worker-7"}, later}}),
+            AgentName{"worker-3"});
+  EXPECT_EQ(
+      choose_custodian({"worker-0"}, "even", {{{"worker-2"}, "even"}, {{"worker-3"}, ""}}, {}),
+      std::nullopt);
+  EXPECT_EQ(choose_custodian({"worker-1"}, "n", {{{"worker-1"}, "m"}}, {}), std::nullopt);
+}
+
+struct Custodians : LinkedPods {
+  using Answer = Result<Mail::Accepted>;
+  Answer send(Pod& from, const std::string& id, Milliseconds timeout = kLong) {
+    std::optional<Answer> answer;
+    mailbox::Message message;
+    message.id.value = id;
+    message.from = from.config.name;
+    message.to.value = "worker-2";
+    message.body = std::string(500, 'b');
+    from.mail->send(message, timeout, [&](Answer sent) { answer = std::move(sent); });
+    EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
+    return answer ? *answer : Answer(internal_error("no answer"));
+  }
+  std::string receive(Pod& at, Milliseconds wait = kLong) {
+    std::optional<Result<mailbox::Delivery>> got;
+    at.mail->receive(at.config.name, wait, kLong, std::nullopt, nullptr,
+                     [&](Result<mailbox::Delivery> delivery) { got = std::move(delivery); });
+    EXPECT_TRUE(run_until([&] { return got.has_value(); }));
+    return got && *got ? (*got)->message.id.value : "-";
+  }
+  std::pair<Status, Milliseconds> ack(Pod& at, const std::string& id) {
+    const auto begin = mono_now();
+    std::optional<Status> answer;
+    at.mail->ack(at.config.name, {id}, 1, Milliseconds{10'000},
+                 [&](const Status& status) { answer = status; });
+    EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
+    return {answer.value_or(internal_error("no answer")), mono_now() - begin};
+  }
+  static std::string id(std::size_t i) { return "job-" + std::to_string(1000 + i); }
+  std::unique_ptr<Pod> pod(const std::string& name, std::uint8_t number, const std::string& node,
+                           const mailbox::Limits& limits = kEntrust) {
+    return std::make_unique<Pod>(net, name, number, Pod::Kind{.limits = limits, .node = node});
+  }
+  void forget(std::unique_ptr<Pod>& pod) {  // without a word
+    net.where.erase(pod->config.name);
+    net.nodes.erase(pod->config.name);
+    pod.reset();
+  }
+  std::unique_ptr<Pod> sender = pod("worker-1", 2, "n1"), receiver = pod("worker-2", 3, "n1");
+};
+
+TEST_F(Custodians, AllThatIsUnreadOutlivesTheNodeAndNothingThatWasAcked) {
+  const auto custodian = pod("worker-3", 4, "n2");
+  for (std::size_t i = 0; i < kMessages; ++i) {
+    const auto sent = send(*sender, id(i));
+    ASSERT_TRUE(sent) << sent.error().message;
+    EXPECT_EQ(sent->survives, "node");
+  }
+  EXPECT_EQ(custodian->box.books().wards, kMessages);
+  EXPECT_EQ(sender->box.books().single_copy, 0U);
+  EXPECT_EQ(receive(*receiver), id(0));
+  const auto [status, took] = ack(*receiver, id(0));
+  EXPECT_TRUE(status) << status.error().message;
+  EXPECT_LT(took, Silence::kAckPatience) << "the custodian has released it";
+  EXPECT_EQ(custodian->box.books().wards, kMessages - 1);
+
+  forget(sender);
+  forget(receiver);
+  ASSERT_TRUE(run_until([&] { return custodian->box.books().single_copy == kMessages - 1; }));
+  const auto next = pod("worker-1", 5, "n2"), fresh = pod("worker-2", 6, "n2");
+  const auto other = pod("worker-4", 7, "n3");
+  for (std::size_t i = 1; i < kMessages; ++i) {
+    ASSERT_EQ(receive(*fresh), id(i));
+    ASSERT_TRUE(ack(*fresh, id(i)).first);
+  }
+  EXPECT_EQ(receive(*fresh, Milliseconds{100}), "-");
+  EXPECT_EQ(custodian->box.books().wards + other->box.books().wards, 0U);
+  EXPECT_EQ(next->box.books().outbox_live, 0U);
+}
+
+TEST_F(Custodians, WithoutAPodOnAnotherNodeASendIsRefused) {
+  const auto near = pod("worker-3", 4, "n1");
+  const auto sent = send(*sender, "m1", Milliseconds{600});
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, Code::kUnavailable);
+  EXPECT_EQ(
+      sent.error().message,
+      "durability Node: no pod of this swarm on another node than n1 can keep a copy (no worker "
+      "is there); nothing was sent");
+  EXPECT_EQ(receiver->box.books().stored, 0U);
+  const auto late = pod("worker-4", 5, "n2");
+  EXPECT_TRUE(send(*sender, "m2")) << "one has come";
+}
+
+TEST_F(Custodians, AFullOneRefusesAtOnceWithReject) {
+  mailbox::Limits one = kEntrust;
+  one.max_wards = 1;
+  const auto custodian = pod("worker-3", 4, "n2", one);
+  sender->config.reject_when_full = true;
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto begin = mono_now();
+  const auto sent = send(*sender, "m2");
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, Code::kFull);
+  EXPECT_NE(sent.error().message.find("worker-3: its pod has no room left for copies"),
+            std::string::npos)
+      << sent.error().message;
+  EXPECT_LT(mono_now() - begin, Milliseconds{5000});
+  EXPECT_EQ(receiver->box.books().stored, 1U);
+}
+
+TEST_F(Custodians, OneWithoutRoomIsPassedOver) {
+  mailbox::Limits none = kEntrust;
+  none.max_wards = 0;
+  std::vector<std::unique_ptr<Pod>> full;
+  for (std::uint8_t i = 0; i < 3; ++i)
+    full.push_back(
+        pod("worker-" + std::to_string(3 + i), static_cast<std::uint8_t>(4 + i), "n2", none));
+  const auto free = pod("worker-9", 9, "n3");
+  EXPECT_TRUE(send(*sender, "m1"));
+  EXPECT_EQ(free->box.books().wards, 1U);
+}
+
+TEST_F(Custodians, ALostOneIsReplaced) {
+  auto first = pod("worker-3", 4, "n2");
+  for (std::size_t i = 0; i < kMessages; ++i) ASSERT_TRUE(send(*sender, id(i)));
+  const auto second = pod("worker-4", 5, "n3");
+  forget(first);
+  ASSERT_TRUE(run_until([&] { return sender->box.books().single_copy == kMessages; }));
+  ASSERT_TRUE(run_until([&] { return sender->box.books().single_copy == 0; }));
+  EXPECT_EQ(second->box.books().wards, kMessages);
+  EXPECT_TRUE(send(*sender, "more"));
+  EXPECT_EQ(receive(*receiver), id(0));
+  EXPECT_TRUE(ack(*receiver, id(0)).first);
+}
+
+TEST_F(Custodians, AnAckIsOkThoughTheCustodianIsAway) {
+  auto custodian = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  forget(custodian);
+  ASSERT_TRUE(run_until([&] { return sender->box.books().single_copy == 1; }));
+  EXPECT_EQ(receive(*receiver), "m1");
+  const auto [status, took] = ack(*receiver, "m1");
+  EXPECT_TRUE(status) << status.error().message;
+  EXPECT_LT(took, Milliseconds{5000});
+  EXPECT_EQ(sender->box.books().outbox_live, 0U);
+}
+
+TEST_F(Custodians, ARefusedSendLeavesNoCopy) {
+  mailbox::Limits one = kEntrust;
+  one.max_inbox_messages = 1;
+  const auto custodian = pod("worker-3", 4, "n2");
+  receiver.reset();
+  receiver = pod("worker-2", 6, "n1", one);
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto sent = send(*sender, "m2", Milliseconds{300});
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, Code::kFull) << sent.error().message;
+  EXPECT_EQ(custodian->box.books().wards, 1U) << "of m1";
+  EXPECT_EQ(sender->box.books().outbox_live, 1U);
+}
+
+TEST_F(Custodians, NothingIsKeptForMailToAnotherNodeOrWithDurabilityPod) {
+  const auto custodian = pod("worker-3", 4, "n3");
+  receiver.reset();
+  receiver = pod("worker-2", 6, "n2");
+  const auto far = send(*sender, "m1");
+  ASSERT_TRUE(far);
+  EXPECT_EQ(far->survives, "node");
+  sender.reset();
+  const auto plain = pod("worker-5", 7, "n2", {});
+  const auto near = send(*plain, "m2");
+  ASSERT_TRUE(near);
+  EXPECT_EQ(near->survives, "pod");
+  EXPECT_EQ(custodian->box.books().wards, 0U);
+}
+
+// A custodian that was cut off while the sender went on with another one.
+TEST_F(Custodians, AFormerOneLetsGoWhenItIsBack) {
+  auto first = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto second = pod("worker-4", 5, "n3");
+  net.pods.erase(first.get());  // it does not run
+  net.where.erase(first->config.name);
+  for (const auto& session : first->inbound) session->close(unavailable("cut"));
+  first->io.poll();
+  ASSERT_TRUE(run_until([&] { return second->box.books().wards == 1; }));
+  net.pods.insert(first.get());
+  ASSERT_TRUE(run_until([&] { return first->box.books().wards == 0; }));
+  EXPECT_EQ(second->box.books().wards, 1U);
+}
+
+}  // namespace
+}  // namespace swarm::engine

@@ -1,0 +1,280 @@
+// Copies on other nodes (docs/decisions/0013): what we entrust to our custodian, and what is
+// entrusted to us.
+#include "mailbox/impl.h"
+
+namespace swarm::mailbox {
+
+// ---- what we entrust
+
+void Mailbox::Impl::set_copy(Outgoing& o, Copy copy) {
+  const auto counts = [](Copy c) { return c >= Copy::kOnTheWay; };
+  if (counts(o.copy)) --entrusted_;
+  if (counts(copy)) ++entrusted_;
+  o.copy = copy;
+  if (!counts(copy) && is_near(o) && !o.offered && endings_.count(o.sequence) == 0)
+    copies_due_.insert(o.sequence);
+  else
+    copies_due_.erase(o.sequence);
+  if (copy == Copy::kKept && o.state == Out::kStored) accept(o);
+}
+
+// `o` goes. What was handed over stays with the custodian until our successor says that it has it.
+void Mailbox::Impl::forget_copy(const Outgoing& o, After after) {
+  copies_due_.erase(o.sequence);
+  endings_.erase(o.sequence);
+  if (o.copy < Copy::kOnTheWay) return;
+  --entrusted_;
+  if (after != After::kHandedOver) releases_due_.insert(o.sequence);
+}
+
+bool Mailbox::Impl::needs_custodian() const {
+  return entrusted_ != 0 || !copies_due_.empty() || !releases_due_.empty() || !endings_.empty();
+}
+
+bool Mailbox::Impl::waits_for_custodian(Sequence sequence) const {
+  const auto it = out_.find(sequence);
+  return it != out_.end() &&
+         (it->second.copy == Copy::kOnTheWay || copies_due_.count(sequence) != 0);
+}
+
+bool Mailbox::Impl::withdrawing(Sequence sequence) const {
+  const auto it = out_.find(sequence);
+  return it != out_.end() && it->second.copy == Copy::kLeaving && custodian_linked_;
+}
+
+void Mailbox::Impl::on_custodian_up(const LogId& custodian) {
+  on_custodian_down();
+  if (custodian_ != custodian) on_custodian_lost();
+  custodian_ = custodian;
+  custodian_linked_ = true;
+  custodian_full_ = false;
+  for (const auto& [sequence, o] : out_) {
+    if (o.copy == Copy::kLeaving) releases_due_.insert(sequence);
+  }
+}
+
+void Mailbox::Impl::on_custodian_down() {
+  if (!custodian_linked_) return;
+  custodian_linked_ = false;
+  for (auto& [sequence, o] : out_) {
+    if (o.copy == Copy::kOnTheWay) set_copy(o, Copy::kPerhaps);
+  }
+}
+
+void Mailbox::Impl::on_custodian_lost() {
+  on_custodian_down();
+  // After a restart we do not know whose custody it was: what we had before stays in doubt.
+  if (custodian_.empty()) return;
+  custodian_ = LogId{};
+  std::vector<Sequence> ended;
+  for (auto& [sequence, o] : out_) {
+    if (endings_.count(sequence) != 0) {
+      ended.push_back(sequence);
+    } else if (o.copy != Copy::kNone) {
+      if (!o.accepted) o.uncertain = o.anywhere = true;
+      set_copy(o, Copy::kNone);
+    }
+  }
+  for (const Sequence sequence : ended) {
+    if (auto& refused = endings_.at(sequence)) {
+      refused->error =
+          Error{Code::kUnknown, "a pod that kept a copy is lost; the message may be delivered"};
+    }
+    complete(sequence);
+  }
+  releases_due_.clear();
+}
+
+std::vector<Outbound> Mailbox::Impl::entrust(std::size_t max_bytes) {
+  std::vector<Outbound> out;
+  std::size_t bytes = 0;
+  while (custodian_linked_ && !custodian_full_ && !copies_due_.empty() &&
+         out.size() < kMaxTransmit) {
+    Outgoing& o = out_.at(*copies_due_.begin());
+    if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
+    auto message = read_out(o);
+    if (!message && message.error().code != Code::kCorrupt) break;
+    // Ours is damaged: transmit() says what becomes of it.
+    set_copy(o, message ? Copy::kOnTheWay : Copy::kKept);
+    if (!message) continue;
+    bytes += o.payload_bytes;
+    out.push_back({o.sequence, 0, std::move(*message),
+                   o.kept ? o.kept->origin : Origin{log_->id(), o.sequence}});
+  }
+  return out;
+}
+
+std::vector<Sequence> Mailbox::Impl::take_releases(std::size_t most) {
+  std::vector<Sequence> out;
+  while (custodian_linked_ && !releases_due_.empty() && out.size() < most)
+    out.push_back(releases_due_.extract(releases_due_.begin()).value());
+  return out;
+}
+
+void Mailbox::Impl::on_entrusted(const LogId& custodian, Sequence sequence, Answer answer) {
+  const auto it = out_.find(sequence);
+  if (custodian != custodian_ || !custodian_linked_ || it == out_.end()) return;
+  Outgoing& o = it->second;
+  switch (answer) {
+    case Answer::kStored:
+    case Answer::kDuplicate:
+      if (o.copy == Copy::kOnTheWay) set_copy(o, Copy::kKept);
+      return;
+    case Answer::kFinished:
+      if (o.copy == Copy::kLeaving) end_copy(o);
+      return;
+    case Answer::kFull:
+    case Answer::kGap:
+    case Answer::kRefused:
+      custodian_full_ = true;
+      if (o.copy == Copy::kOnTheWay) set_copy(o, Copy::kNone);
+      return;
+  }
+}
+
+std::vector<Sequence> Mailbox::Impl::on_told(const LogId& custodian,
+                                             const std::vector<Sequence>& kept) {
+  std::vector<Sequence> release;
+  for (const Sequence sequence : kept) {
+    const auto it = out_.find(sequence);
+    if (it == out_.end()) {
+      if (handed_over_.count(sequence) == 0) release.push_back(sequence);
+    } else if (custodian == custodian_) {
+      if (it->second.copy == Copy::kLeaving)
+        releases_due_.insert(sequence);
+      else
+        set_copy(it->second, Copy::kKept);
+    } else if (!custodian_.empty()) {
+      release.push_back(sequence);
+    } else if (it->second.copy == Copy::kNone) {
+      set_copy(it->second, Copy::kPerhaps);
+    }
+  }
+  return release;
+}
+
+// Done, but for the custodian's copy. To the receiver it is done: what follows goes on.
+void Mailbox::Impl::begin_ending(Outgoing& o, std::optional<SendOutcome> refused) {
+  if (!endings_.try_emplace(o.sequence, std::move(refused)).second) return;
+  OutStream& stream = stream_for(destinations_.at(o.to), o);
+  stream.unanswered.erase(o.origin_sequence());
+  stream.due.erase(o.origin_sequence());
+  o.state = Out::kStored;
+  set_copy(o, Copy::kLeaving);
+  releases_due_.insert(o.sequence);
+}
+
+void Mailbox::Impl::end_copy(Outgoing& o) {
+  if (endings_.count(o.sequence) == 0) return set_copy(o, Copy::kNone);
+  complete(o.sequence);
+}
+
+void Mailbox::Impl::complete(Sequence sequence) {
+  Outgoing& o = out_.at(sequence);
+  const auto refused = std::move(endings_.at(sequence));
+  set_copy(o, Copy::kNone);
+  releases_due_.erase(sequence);
+  endings_.erase(sequence);
+  if (o.offered) return;  // it is for our successor to record
+  if (!refused) {
+    (void)finish_acked(o);
+    recorded_.push_back(sequence);
+    return;
+  }
+  outcomes_.push_back(*refused);
+  ++books_.refused;
+  // If it can't be written, it is found again after a restart, as one that may be delivered.
+  if (!never_deliver(sequence)) remove_out(sequence, After::kHandedOver);
+}
+
+void Mailbox::Impl::end_releases() {
+  std::vector<Sequence> acked;
+  for (const auto& [sequence, refused] : endings_) {
+    if (!refused) acked.push_back(sequence);
+  }
+  for (const Sequence sequence : acked) complete(sequence);
+}
+
+// ---- what is entrusted to us
+
+Mailbox::Impl::Ward Mailbox::Impl::make_ward(const LogId& log, const Outbound& copy,
+                                             std::size_t payload) {
+  const Message& m = copy.message;
+  return {log,
+          copy.sequence,
+          copy.origin,
+          m.from,
+          m.to,
+          stream_of(m.priority, !m.in_reply_to.empty()),
+          static_cast<std::uint32_t>(payload)};
+}
+
+void Mailbox::Impl::insert_ward(Sequence record, Ward ward) {
+  Guarded& guarded = guarded_[ward.log];
+  guarded.pod = pod_of(ward.from);
+  guarded.records[ward.sequence] = record;
+  ward_bytes_ += ward.payload_bytes;
+  wards_[record] = std::move(ward);
+}
+
+void Mailbox::Impl::end_ward(Sequence record) {
+  const auto it = wards_.find(record);
+  const auto guarded = guarded_.find(it->second.log);
+  guarded->second.records.erase(it->second.sequence);
+  if (guarded->second.records.empty()) guarded_.erase(guarded);
+  ward_bytes_ -= it->second.payload_bytes;
+  wards_.erase(it);
+  finish_record(record);
+}
+
+Answer Mailbox::Impl::guard(const LogId& sender_log, const Outbound& copy) {
+  const Message& m = copy.message;
+  if (sender_log.empty() || sender_log == log_->id() || copy.sequence == 0 ||
+      copy.origin.log.empty() || copy.origin.sequence == 0 || pod_of(m.from) == pod_ ||
+      pod_of(m.to) == pod_ || draining_)
+    return Answer::kRefused;
+  if (const auto known = guarded_.find(sender_log);
+      known != guarded_.end() && known->second.records.count(copy.sequence) != 0)
+    return Answer::kDuplicate;
+  if (wards_.size() >= limits_.max_wards ||
+      (limits_.max_ward_bytes != 0 && ward_bytes_ != 0 &&
+       ward_bytes_ + stored_bytes(m) > limits_.max_ward_bytes))
+    return Answer::kFull;
+  const std::string payload = encode_kept(sender_log, copy);
+  auto written = log_->append(kWard, payload);
+  if (!written) return Answer::kFull;
+  insert_ward(*written, make_ward(sender_log, copy, payload.size()));
+  return Answer::kStored;
+}
+
+void Mailbox::Impl::release(const LogId& sender_log, Sequence sequence) {
+  const auto guarded = guarded_.find(sender_log);
+  if (guarded == guarded_.end()) return;
+  const auto record = guarded->second.records.find(sequence);
+  if (record != guarded->second.records.end()) end_ward(Sequence{record->second});
+}
+
+std::vector<Sequence> Mailbox::Impl::wards_of(const LogId& sender_log) const {
+  std::vector<Sequence> out;
+  if (const auto guarded = guarded_.find(sender_log); guarded != guarded_.end()) {
+    for (const auto& [sequence, record] : guarded->second.records) out.push_back(sequence);
+  }
+  return out;
+}
+
+std::map<AgentName, std::set<LogId>> Mailbox::Impl::guarded() const {
+  std::map<AgentName, std::set<LogId>> out;
+  for (const auto& [log, guarded] : guarded_) out[guarded.pod].insert(log);
+  return out;
+}
+
+void Mailbox::Impl::forget_wards(const AgentName& pod) {
+  std::vector<Sequence> records;
+  for (const auto& [log, guarded] : guarded_) {
+    if (guarded.pod != pod) continue;
+    for (const auto& [sequence, record] : guarded.records) records.push_back(record);
+  }
+  for (const Sequence record : records) end_ward(record);
+}
+
+}  // namespace swarm::mailbox
