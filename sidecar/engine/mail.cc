@@ -27,6 +27,7 @@ constexpr Milliseconds kLookAgain{10};  // at what could not be handed out, or w
 static_assert(2 * mailbox::kAskAgainAfter <= std::min(Silence::kAbsent, Silence::kSilent));
 
 constexpr std::uint8_t kPlaceKept = 0, kDeclined = 1;  // GRANT
+constexpr std::size_t kUsualEnvelopeBytes = 160;       // of a MESSAGE beyond its body
 
 std::string grant_payload(std::uint8_t what, const AgentName& to, std::uint8_t stream) {
   std::string payload;
@@ -46,9 +47,11 @@ Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
 
 std::string payload_of(const mailbox::Outbound& out) {
   std::string payload;
+  payload.reserve(out.message.body.size() + kUsualEnvelopeBytes);
   link::put_u64(payload, out.sequence);
   link::put_u64(payload, out.prev);
-  return payload + mailbox::encode(out);
+  mailbox::append(payload, out);
+  return payload;
 }
 
 std::string no_such_agent(const Config& config, const AgentName& name) {

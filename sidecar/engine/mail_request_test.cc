@@ -153,5 +153,23 @@ TEST(MailRequest, AMessageIsWrittenAsJson) {
                                               {"body", ""}}));
 }
 
+// Strings are looked through eight bytes at a time.
+TEST(MailRequest, EveryByteIsEscapedWhereverItStands) {
+  for (int c = 1; c < 0x80; ++c) {
+    for (const char other : {'x', '\x7f', static_cast<char>(c)}) {
+      for (std::size_t size = 1; size <= 20; ++size) {
+        std::string text(size, other);
+        for (std::size_t at = 0; at < size; ++at) {
+          text[at] = static_cast<char>(c);
+          std::string out;
+          append_string(out, text);
+          ASSERT_EQ(json::parse(out), text) << c << " at " << at << " of " << size;
+          text[at] = other;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace swarm::engine

@@ -29,6 +29,10 @@ std::optional<std::uint32_t> team_of(std::string_view word) {
 
 Result<Receivers> parse_receivers(std::string_view text) {
   Receivers out;
+  if (is_agent_name(text)) {  // mostly
+    out.names.push_back({std::string(text)});
+    return out;
+  }
   std::set<std::string_view> seen;
   for (std::size_t begin = 0; begin <= text.size();) {
     const auto end = std::min(text.find(',', begin), text.size());

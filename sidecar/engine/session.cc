@@ -110,16 +110,24 @@ void Session::take(const link::Frame& frame) {
 }
 
 void Session::send(link::FrameType type, std::string_view payload) {
-  if (closed_) return;
-  std::string bytes;
-  link::append_frame(bytes, type, payload);
-  queue(bytes);
+  if (closed_ || !has_room(link::kHeaderBytes + payload.size())) return;
+  link::append_frame(queue_, type, payload);
+  write_after_commit();
 }
 
 void Session::queue(const std::string& bytes) {
-  if (queued_bytes() + bytes.size() > kMaxSessionQueueBytes)
-    return close(unavailable("the peer does not read"));
+  if (!has_room(bytes.size())) return;
   queue_ += bytes;
+  write_after_commit();
+}
+
+bool Session::has_room(std::size_t bytes) {
+  const bool room = queued_bytes() + bytes <= kMaxSessionQueueBytes;
+  if (!room) close(unavailable("the peer does not read"));
+  return room;
+}
+
+void Session::write_after_commit() {
   if (write_scheduled_) return;
   write_scheduled_ = true;
   loop_.after_commit([self = shared_from_this()] {

@@ -59,6 +59,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void read();
   void write();
   void queue(const std::string& bytes);
+  bool has_room(std::size_t bytes);  // in the queue; else it is closed
+  void write_after_commit();
   void take(const link::Frame& frame);
   void ping();
   void heartbeat();

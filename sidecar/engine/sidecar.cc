@@ -39,7 +39,6 @@ using boost::system::error_code;
 
 namespace {
 
-constexpr std::uint64_t kYoungLogBytes = 256U << 10U;  // what a burst reads again at once
 // What the log keeps for itself: the superblock's segment, and two to copy forward into. Of the
 // rest what comes in may take half (one of several inboxes a quarter), what goes out three eighths:
 // a pod that is full on both sides still has room for replies, ids and tasks, and two that are full
@@ -205,7 +204,6 @@ Status Sidecar::open_log() {
   limits.grants = !config_.reject_when_full;
   limits.max_message_bytes = config_.max_message_bytes;
   log::Options options;
-  options.young_bytes = kYoungLogBytes;
   // The volume's own size, not the spec's: whatever the platform made of it.
   options.max_bytes = space->total_bytes > kLogSlackBytes ? space->total_bytes - kLogSlackBytes : 0;
   if (config_.journal()) {  // a volume may be larger than what was asked for, or shared

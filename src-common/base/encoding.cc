@@ -151,10 +151,15 @@ bool is_utf8(std::string_view text) {
 }
 
 bool is_message_id(std::string_view text) {
-  return !text.empty() && text.size() <= 128 && is_all(text, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == ':' || c == '-';
-  });
+  static constexpr auto kAllowed = [] {
+    std::array<bool, 256> allowed{};
+    for (const char c : std::string_view("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                         "0123456789._:-"))
+      allowed[static_cast<unsigned char>(c)] = true;
+    return allowed;
+  }();
+  return !text.empty() && text.size() <= 128 &&
+         is_all(text, [](char c) { return kAllowed[static_cast<unsigned char>(c)]; });
 }
 
 bool is_slot_name(std::string_view text) {

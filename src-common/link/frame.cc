@@ -1,5 +1,7 @@
 #include "link/frame.h"
 
+#include <array>
+
 #include "base/crc32c.h"
 
 namespace swarm::link {
@@ -11,8 +13,12 @@ std::uint64_t load(std::string_view bytes) {
   return v;
 }
 
-void put(std::string& out, std::uint64_t v, int bytes) {
-  for (int i = 0; i < bytes; ++i) out += static_cast<char>((v >> (8 * i)) & 0xFFU);
+template <typename Integer>
+void put(std::string& out, Integer v) {
+  std::array<char, sizeof(Integer)> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<char>(static_cast<std::uint64_t>(v) >> (8U * i));
+  out.append(bytes.data(), bytes.size());
 }
 
 bool known(std::uint8_t type) {
@@ -69,12 +75,11 @@ bool known(std::uint8_t type) {
 void append_frame(std::string& out, FrameType type, std::string_view payload) {
   check(payload.size() <= kMaxPayloadBytes, "a frame's payload is within the limit");
   const std::size_t begin = out.size();
-  put(out, payload.size(), 4);
-  put(out, kProtocolVersion, 1);
-  put(out, static_cast<std::uint8_t>(type), 1);
-  put(out, 0, 2);
-  const std::uint32_t crc = crc32c(payload, crc32c(std::string_view(out).substr(begin, 8)));
-  put(out, crc, 4);
+  put(out, static_cast<std::uint32_t>(payload.size()));
+  put(out, kProtocolVersion);
+  put(out, static_cast<std::uint8_t>(type));
+  put(out, std::uint16_t{0});
+  put(out, crc32c(payload, crc32c(std::string_view(out).substr(begin, 8))));
   out.append(payload);
 }
 
@@ -108,11 +113,11 @@ Result<std::optional<Frame>> FrameReader::next() {
   return std::optional<Frame>(std::move(frame));
 }
 
-void put_u8(std::string& out, std::uint8_t v) { put(out, v, 1); }
-void put_u32(std::string& out, std::uint32_t v) { put(out, v, 4); }
-void put_u64(std::string& out, std::uint64_t v) { put(out, v, 8); }
+void put_u8(std::string& out, std::uint8_t v) { put(out, v); }
+void put_u32(std::string& out, std::uint32_t v) { put(out, v); }
+void put_u64(std::string& out, std::uint64_t v) { put(out, v); }
 void put_text(std::string& out, std::string_view text) {
-  put(out, text.size(), 4);
+  put(out, static_cast<std::uint32_t>(text.size()));
   out.append(text);
 }
 

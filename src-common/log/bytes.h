@@ -1,6 +1,7 @@
 // Little-endian integers in byte strings, for stored and transmitted formats. Pure, thread-safe.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -10,9 +11,10 @@ namespace swarm::log {
 
 template <typename Integer>
 void put(std::string& out, Integer value) {
-  for (std::size_t i = 0; i < sizeof(Integer); ++i) {
-    out.push_back(static_cast<char>(static_cast<std::uint64_t>(value) >> (8U * i)));
-  }
+  std::array<char, sizeof(Integer)> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<char>(static_cast<std::uint64_t>(value) >> (8U * i));
+  out.append(bytes.data(), bytes.size());
 }
 
 // The integer at `offset`; the caller has checked that it lies inside.

@@ -17,7 +17,6 @@ namespace {
 constexpr const char* kSuperName = "superblock";
 constexpr std::uint32_t kMinSegments = 3;  // one in use, two in reserve
 constexpr std::uint32_t kMinSegmentBytes = 4096;
-constexpr std::size_t kMaxYoungRecords = 2048;  // small ones cost more than their payload
 constexpr std::uint32_t kSpareSegments =
     2;  // free ones kept beyond the reserve; more are given back
 constexpr std::uint32_t kMinGainDivisor =
@@ -86,7 +85,6 @@ class FileLog final : public Log {
   Status mark(Sequence sequence, State state, std::uint16_t attempt) override;
   void finish(Sequence sequence) override;
   Result<std::string> read(Sequence sequence) override;
-  void forget_young() override;
   Status commit() override;
   [[nodiscard]] std::uint64_t available_bytes() const override;
   [[nodiscard]] Stats stats() const override;
@@ -115,8 +113,6 @@ class FileLog final : public Log {
   }
   [[nodiscard]] std::uint32_t min_gain() const { return super_.segment_bytes / kMinGainDivisor; }
   Entry* find(Sequence sequence);
-  void keep_young(std::string_view payload);
-  [[nodiscard]] const std::string* young(Sequence sequence) const;
 
   Status flush();
   Status flush_marks();
@@ -159,8 +155,6 @@ class FileLog final : public Log {
   std::vector<std::string> pool_;  // free, allocated files
   std::vector<Entry> index_;
   std::size_t tombstones_ = 0;
-  std::deque<std::string> young_;  // payloads, the last one is of last_
-  std::uint64_t young_bytes_ = 0;
   std::set<std::uint32_t> unsynced_;        // segments written to since the last flush()
   bool names_changed_ = false;              // since then, too
   std::map<Place, std::string> unwritten_;  // marks that wait for the records before them
@@ -170,8 +164,15 @@ class FileLog final : public Log {
 };
 
 Entry* FileLog::find(Sequence sequence) {
-  const auto it = std::lower_bound(index_.begin(), index_.end(), sequence,
-                                   [](const Entry& e, Sequence s) { return e.sequence < s; });
+  if (index_.empty() || sequence > index_.back().sequence) return nullptr;
+  // What was appended since the last compaction has no holes: most that is looked for.
+  auto it = index_.begin();
+  if (const auto from_end = index_.back().sequence - sequence; from_end < index_.size())
+    it = index_.end() - 1 - static_cast<std::ptrdiff_t>(from_end);
+  if (it->sequence != sequence) {
+    it = std::lower_bound(index_.begin(), index_.end(), sequence,
+                          [](const Entry& e, Sequence s) { return e.sequence < s; });
+  }
   if (it == index_.end() || it->sequence != sequence || it->state == State::kDone) return nullptr;
   return &*it;
 }
@@ -791,28 +792,7 @@ Result<Sequence> FileLog::append(std::uint8_t kind, std::string_view payload) {
       {last_, place, static_cast<std::uint32_t>(payload.size()), 0, kind, State::kLive});
   ++stats_.appended_records;
   stats_.appended_bytes += bytes;
-  keep_young(payload);
   return last_;
-}
-
-void FileLog::keep_young(std::string_view payload) {
-  if (options_.young_bytes == 0) return;
-  young_.emplace_back(payload);
-  young_bytes_ += payload.size();
-  while (young_bytes_ > options_.young_bytes || young_.size() > kMaxYoungRecords) {
-    young_bytes_ -= young_.front().size();
-    young_.pop_front();
-  }
-}
-
-void FileLog::forget_young() {
-  young_.clear();
-  young_bytes_ = 0;
-}
-
-const std::string* FileLog::young(Sequence sequence) const {
-  return last_ - sequence < young_.size() ? &young_[young_.size() - 1 - (last_ - sequence)]
-                                          : nullptr;
 }
 
 void FileLog::drop_tombstones() {
@@ -849,7 +829,6 @@ void FileLog::finish(Sequence sequence) {
 Result<std::string> FileLog::read(Sequence sequence) {
   const Entry* entry = find(sequence);
   if (entry == nullptr) return not_found("no such record");
-  if (const auto* payload = young(sequence)) return *payload;
   auto bytes = segments_.at(entry->place.segment)
                    .file->read_at(entry->place.offset, record_bytes(entry->length));
   if (!bytes) return bytes.error();
@@ -857,7 +836,9 @@ Result<std::string> FileLog::read(Sequence sequence) {
   if (!read || !read->whole || read->header.sequence != sequence) {
     return Error{Code::kCorrupt, "record " + std::to_string(sequence) + " fails its checksum"};
   }
-  return bytes->substr(kRecordHeaderBytes, read->header.length);
+  bytes->resize(kRecordHeaderBytes + read->header.length);
+  bytes->erase(0, kRecordHeaderBytes);
+  return bytes;
 }
 
 Status FileLog::commit() {
@@ -935,7 +916,6 @@ Result<std::unique_ptr<Log>> Log::open(os::Directory& directory, const Options& 
 Status prove(Log& log) {
   auto probe = log.append(255, "startup");
   if (!probe && probe.error().code == Code::kFull) return log.commit();
-  log.forget_young();
   if (!probe || !log.commit() || !log.read(*probe) || !log.mark(*probe, State::kDone, 0))
     return internal_error("the mailbox log can't be written");
   return {};

@@ -42,7 +42,9 @@ bool is_state(std::uint8_t value) {
 }  // namespace
 
 std::string encode_slot(const Superblock& superblock) {
-  std::string out(kSuperMagic);
+  std::string out;
+  out.reserve(kSlotBytes);
+  out += kSuperMagic;
   put(out, superblock.version);
   out.append(bytes_of(superblock.id));
   put(out, superblock.committed);
@@ -118,14 +120,17 @@ std::uint32_t record_bytes(std::size_t payload_bytes) {
 void append_record(std::string& out, const LogId& id, Place place, Sequence sequence,
                    std::uint8_t kind, Mark mark, std::string_view payload) {
   const std::uint32_t seed = place_seed(id, place);
-  std::string header;
-  put(header, static_cast<std::uint32_t>(payload.size()));
-  put(header, sequence);
-  put(header, kind);
-  header.append(3, '\0');  // flags, reserved
-  put(header, crc32c(header, seed));
-  put(out, crc32c(payload, crc32c(header, seed)));
-  out.append(header);
+  const std::size_t begin = out.size();
+  put<std::uint32_t>(out, 0);  // its checksum, below
+  put(out, static_cast<std::uint32_t>(payload.size()));
+  put(out, sequence);
+  put(out, kind);
+  out.append(3, '\0');  // flags, reserved
+  const auto header = [&] { return std::string_view(out).substr(begin + 4); };
+  put(out, crc32c(header(), seed));
+  std::string sum;
+  put(sum, crc32c(payload, crc32c(header(), seed)));
+  out.replace(begin, sum.size(), sum);
   out.append(encode_mark(sequence, mark));
   out.append(payload);
   out.append(record_bytes(payload.size()) - kRecordHeaderBytes - payload.size(), '\0');

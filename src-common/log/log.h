@@ -49,9 +49,6 @@ struct Options {
   // A journal: what commit() has answered is on the device, and survives a loss of power. Otherwise
   // it survives the end of the process.
   bool durable = false;
-  // So many bytes of the youngest payloads are kept in memory, too: most records are read once,
-  // soon after they were written.
-  std::uint64_t young_bytes = 0;
 };
 
 inline constexpr std::uint32_t kSegmentBytes = 1U << 20U;
@@ -105,8 +102,6 @@ class Log {
   virtual void finish(Sequence sequence) = 0;
   // The payload; kNotFound when kDone or unknown, kCorrupt when the bytes fail their checksum.
   virtual Result<std::string> read(Sequence sequence) = 0;
-  // What was appended so far is read from its file from now on.
-  virtual void forget_young() {}
   // After this returns OK, everything appended so far survives a crash of the process. Call it
   // before answering anybody.
   virtual Status commit() = 0;

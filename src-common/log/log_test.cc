@@ -542,29 +542,6 @@ TEST(Log, CopiesInterruptedAnywhereNeverReviveARecord) {
 }
 
 // Any one byte damaged at any place: what is found is unaltered, and what is missing was counted.
-TEST(Log, TheYoungestPayloadsAreReadFromMemory) {
-  FakeDirectory dir(1 << 20);
-  Options o = options();
-  o.young_bytes = 100;
-  auto opened = open(dir, o);
-  Log& log = *opened->log;
-  std::vector<Sequence> all;
-  for (char c = 'a'; c < 'f'; ++c) all.push_back(*log.append(1, std::string(40, c)));
-  const auto names = *dir.list();
-  for (const auto& name : names) {
-    if (!name.starts_with("seg")) continue;
-    for (char& byte : *dir.content(name)) byte = static_cast<char>(~byte);
-  }
-  EXPECT_EQ(*log.read(all[4]), std::string(40, 'e'));
-  EXPECT_EQ(*log.read(all[3]), std::string(40, 'd'));
-  EXPECT_EQ(log.read(all[2]).error().code, Code::kCorrupt) << "of 100 bytes, 80 are kept";
-  log.finish(all[4]);
-  EXPECT_EQ(log.read(all[4]).error().code, Code::kNotFound);
-  EXPECT_EQ(*log.read(all[3]), std::string(40, 'd'));
-  log.forget_young();
-  EXPECT_EQ(log.read(all[3]).error().code, Code::kCorrupt);
-}
-
 TEST(LogProperty, EveryDamagedByteIsDetected) {
   FakeDirectory dir(1 << 20);
   Content expected;

@@ -15,10 +15,9 @@ constexpr std::size_t kFixedBytes = 24, kStreamFixedBytes = 30;
 
 }  // namespace
 
-std::string encode(const Message& message) {
-  std::string out;
+void append(std::string& out, const Message& message) {
   const auto& stream = message.stream;
-  out.reserve(kStreamFixedBytes + (stream ? stream->stream.value.size() : 0) +
+  out.reserve(out.size() + kStreamFixedBytes + (stream ? stream->stream.value.size() : 0) +
               message.id.value.size() + message.from.value.size() + message.to.value.size() +
               message.in_reply_to.value.size() + message.body.size());
   log::put(out, stream ? kStreamVersion : kCodecVersion);
@@ -46,6 +45,11 @@ std::string encode(const Message& message) {
   out += message.in_reply_to.value;
   if (stream) out += stream->stream.value;
   out += message.body;
+}
+
+std::string encode(const Message& message) {
+  std::string out;
+  append(out, message);
   return out;
 }
 
@@ -101,14 +105,20 @@ Result<Message> decode(std::string_view bytes) {
   return out;
 }
 
+void append(std::string& bytes, const Outbound& out) {
+  if (!out.origin.log.empty()) {
+    log::put(bytes, kKeptVersion);
+    bytes.append(reinterpret_cast<const char*>(out.origin.log.bytes.data()),
+                 out.origin.log.bytes.size());
+    log::put(bytes, out.origin.sequence);
+  }
+  append(bytes, out.message);
+}
+
 std::string encode(const Outbound& out) {
-  if (out.origin.log.empty()) return encode(out.message);
   std::string bytes;
-  log::put(bytes, kKeptVersion);
-  bytes.append(reinterpret_cast<const char*>(out.origin.log.bytes.data()),
-               out.origin.log.bytes.size());
-  log::put(bytes, out.origin.sequence);
-  return bytes + encode(out.message);
+  append(bytes, out);
+  return bytes;
 }
 
 Result<Outbound> decode_outbound(Sequence sequence, Sequence prev, std::string_view bytes) {

@@ -23,6 +23,7 @@
 #include "log/bytes.h"
 #include "mailbox/grants.h"
 #include "mailbox/mailbox.h"
+#include "mailbox/ordered.h"
 #include "mailbox/records.h"
 #include "mailbox/turns.h"
 
@@ -81,10 +82,16 @@ inline std::uint64_t stored_bytes(const Message& message) {
 
 // Ids are unique for each pair of agents. Where messages come in, each agent has its own.
 inline std::string pair_key(const AgentName& from, const MessageId& id) {
-  return from.value + '\n' + id.value;
+  std::string key;
+  key.reserve(from.value.size() + id.value.size() + 1);
+  key.append(from.value).append(1, '\n').append(id.value);
+  return key;
 }
 inline std::string pair_key(const AgentName& from, const AgentName& to, const MessageId& id) {
-  return from.value + '\n' + to.value + '\n' + id.value;
+  std::string key;
+  key.reserve(from.value.size() + to.value.size() + id.value.size() + 2);
+  key.append(from.value).append(1, '\n').append(to.value).append(1, '\n').append(id.value);
+  return key;
 }
 
 class Mailbox::Impl {
@@ -104,9 +111,9 @@ class Mailbox::Impl {
   struct Inbox {
     AgentName name;
     std::uint32_t number = 0;
-    std::array<std::set<Sequence>, kPriorities> ready;  // without awaited replies
+    std::array<OrderedSet<Sequence>, kPriorities> ready;  // without awaited replies
     Turns turns;
-    std::unordered_map<MessageId, std::set<Sequence>> replies;  // live, by what they answer
+    std::unordered_map<MessageId, OrderedSet<Sequence>> replies;  // live, by what they answer
     // Of each stream, by sender and name: part and record, live.
     std::unordered_map<std::string, std::set<std::pair<std::uint32_t, Sequence>>> parts;
     std::set<MessageId> awaited;
@@ -159,7 +166,7 @@ class Mailbox::Impl {
     Sequence carrier =
         0;  // the record that makes `high` survive a restart: an inbox record or a cursor
     bool carrier_is_cursor = false;
-    std::map<Sequence, Sequence> live;  // sender's sequence → inbox record, not anchors
+    OrderedMap<Sequence, Sequence> live;  // sender's sequence → inbox record, not anchors
     std::uint64_t used = 0;
   };
 
@@ -203,7 +210,7 @@ class Mailbox::Impl {
   struct OutStream {
     // Our records, by their sequence at the origin, which is the order: what a receiver gives back
     // may come before what a former pod offers.
-    std::map<Sequence, Sequence> unanswered, due;
+    OrderedMap<Sequence, Sequence> unanswered, due;
     bool blocked = false;    // the receiver said full (or will not take it now)
     bool proved = false;     // … took one message since
     std::size_t window = 0;  // messages that may be on their way at once, after that; 0: any number
@@ -219,7 +226,7 @@ class Mailbox::Impl {
     Link* link = nullptr;
     std::map<std::uint8_t, OutStream> streams;
     std::map<std::pair<std::uint8_t, LogId>, OutStream> kept;  // by origin; older than our own
-    std::set<Sequence> all;
+    OrderedSet<Sequence> all;
     struct Held {
       std::uint32_t messages = 0, replies = 0;
     };
@@ -279,7 +286,7 @@ class Mailbox::Impl {
   void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                   const std::optional<MessageId>& in_reply_to,
-                                  const std::set<Sequence>* only = nullptr);
+                                  const OrderedSet<Sequence>* only = nullptr);
   Result<std::optional<Delivery>> receive_part(MonoTime now, const AgentName& agent,
                                                Milliseconds lease, const AgentName& from,
                                                const MessageId& stream, std::uint32_t part);
@@ -522,8 +529,8 @@ class Mailbox::Impl {
   std::map<std::uint32_t, Inbox*> contended_;  // by number: for whose places somebody waits
   std::vector<Inbox*> woken_;                  // something may be ready that was not
   std::size_t awaiting_ = 0;                   // replies, of all agents
-  std::set<std::pair<MonoTime, Sequence>> timers_;
-  std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor, a pod
+  OrderedSet<std::pair<MonoTime, Sequence>> timers_;
+  std::map<AgentName, OrderedSet<Sequence>> owed_;  // acked records by creditor, a pod
   struct Incarnations {
     LogId current;
     std::deque<Former> former;  // the youngest last, at most kMaxFormer

@@ -83,8 +83,8 @@ Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
   }
   // Two live records of one message: a crash interrupted the change of its creditor. The later one
   // counts.
-  if (const auto twin = inbox.by_pair.find(pair_key(e.from, e.id));
-      twin != inbox.by_pair.end() && !e.local()) {
+  const auto twin = e.local() ? inbox.by_pair.end() : inbox.by_pair.find(pair_key(e.from, e.id));
+  if (twin != inbox.by_pair.end()) {
     Entry& old = inbox_.at(twin->second);
     if (!old.local() && old.sender_log != e.sender_log && old.where != Where::kAcked) {
       if (old.attempt > e.attempt && e.where == Where::kReady) {

@@ -79,6 +79,7 @@ struct Message {
 // The wire and log form of a message (docs/link-protocol.md): little-endian, length-prefixed
 // fields, no padding.
 std::string encode(const Message& message);
+void append(std::string& out, const Message& message);  // the same
 Result<Message> decode(std::string_view bytes);
 
 // Record kinds in the log. The task engine uses kinds from 16 up.
@@ -152,6 +153,7 @@ struct Outbound {
 
 // Everything of it but sequence and prev, on the link (docs/link-protocol.md).
 std::string encode(const Outbound& out);
+void append(std::string& bytes, const Outbound& out);  // the same
 Result<Outbound> decode_outbound(Sequence sequence, Sequence prev, std::string_view bytes);
 
 struct Delivery {

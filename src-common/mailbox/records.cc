@@ -11,6 +11,8 @@ namespace {
 // is about the first one.
 constexpr std::uint8_t kNumberFollows = 0x80;
 
+constexpr std::size_t kUsualEnvelopeBytes = 128;  // of a message beyond its body
+
 void put_log_id(std::string& out, const LogId& id) {
   out.append(reinterpret_cast<const char*>(id.bytes.data()), id.bytes.size());
 }
@@ -26,16 +28,19 @@ LogId get_log_id(std::string_view bytes, std::size_t offset) {
 
 std::string encode_inbox(const LogId& sender_log, Sequence sequence, const Message& message) {
   std::string out;
+  out.reserve(kInboxPrefix + message.body.size() + kUsualEnvelopeBytes);
   put_log_id(out, sender_log);
   log::put(out, sequence);
-  return out + encode(message);
+  append(out, message);
+  return out;
 }
 
 std::string encode_kept(const LogId& former, const Outbound& offered) {
   std::string out;
   put_log_id(out, former);
   log::put(out, offered.sequence);
-  return out + encode(offered);
+  append(out, offered);
+  return out;
 }
 
 std::string encode_cursor(const CursorRecord& c) {

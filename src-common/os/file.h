@@ -27,8 +27,10 @@ class File {
   // The first `length` bytes without a copy, of a file in memory (tmpfs) that nobody makes shorter;
   // nullptr: not of this one, or not so many: read_at().
   virtual std::unique_ptr<View> view(std::size_t) { return nullptr; }
-  // Exactly data.size() bytes at offset, or an error; after an error any prefix may have been
-  // written.
+  // Exactly data.size() bytes at offset, or an error; after an error, or when the process ends in
+  // here, any prefix may have been written, of 8 bytes at a multiple of 8 all or none. Allocated
+  // files in memory (tmpfs) are written without a system call: nobody may make them shorter, which
+  // would end this process (docs/decisions/0014).
   virtual Status write_at(std::uint64_t offset, std::string_view data) = 0;
   // Up to length bytes; fewer only at the end of the file.
   virtual Result<std::string> read_at(std::uint64_t offset, std::size_t length) = 0;

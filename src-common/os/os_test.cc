@@ -1,7 +1,12 @@
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/resource.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 
 #include "os/file.h"
@@ -53,6 +58,114 @@ TEST(PosixView, ShowsAFileInMemoryAsItIsAndBecomes) {
     EXPECT_EQ((*file)->view(8193), nullptr) << "beyond its end there is nothing to look at";
   }
   std::filesystem::remove_all(path);
+}
+
+class PosixMemoryTest : public ::testing::Test {
+ protected:
+  PosixMemoryTest() {
+    std::string pattern = "/dev/shm/swarm-os-XXXXXX";
+    path_ = ::mkdtemp(pattern.data());
+    dir_ = *open_directory(path_);
+  }
+  ~PosixMemoryTest() override { std::filesystem::remove_all(path_); }
+  [[nodiscard]] std::unique_ptr<File> open(const std::string& name) const {
+    return *dir_->open(name, true);
+  }
+  [[nodiscard]] bool is_mapped(const std::string& name) const {
+    return read_file("/proc/self/maps")->find(path_ + "/" + name) != std::string::npos;
+  }
+  std::string path_;
+  std::unique_ptr<Directory> dir_;
+};
+
+TEST_F(PosixMemoryTest, WhatIsAllocatedIsWrittenThroughAMappingAndReadByOthers) {
+  const auto file = open("a");
+  ASSERT_TRUE(file->allocate(8192));
+  EXPECT_FALSE(is_mapped("a")) << "before it is written to";
+  std::string text(200, '\0');
+  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>('a' + i % 26);
+  ASSERT_TRUE(file->write_at(4000, text));  // over the end of a page
+  EXPECT_TRUE(is_mapped("a"));
+  const auto other = open("a");
+  EXPECT_EQ(*other->read_at(3999, 202), '\0' + text + '\0');
+  EXPECT_EQ(*file->read_at(3999, 202), '\0' + text + '\0');
+  // What is not words at a multiple of 8 goes the other way, to the same bytes.
+  ASSERT_TRUE(file->write_at(4001, "odd"));
+  EXPECT_EQ(*file->read_at(4000, 6), "aodde" + text.substr(5, 1));
+  ASSERT_TRUE(other->write_at(4008, "of other"));
+  EXPECT_EQ(*file->read_at(4008, 8), "of other");
+}
+
+TEST_F(PosixMemoryTest, AMappingEndsWhereTheFileDid) {
+  const auto file = open("a");
+  ASSERT_TRUE(file->allocate(4096));
+  ASSERT_TRUE(file->write_at(4088, "12345678"));
+  ASSERT_TRUE(file->write_at(4088, "abcdefghijklmnop"));
+  EXPECT_EQ(*file->size(), 4104U);
+  EXPECT_EQ(*file->read_at(4088, 100), "abcdefghijklmnop");
+}
+
+TEST_F(PosixMemoryTest, NoneOfAFileThatLacksPages) {
+  const auto hole = open("hole");
+  std::filesystem::resize_file(path_ + "/hole", 8192);
+  ASSERT_TRUE(hole->write_at(0, "12345678"));
+  EXPECT_FALSE(is_mapped("hole")) << "its other page may find no room";
+  ASSERT_TRUE(hole->allocate(8192));
+  ASSERT_TRUE(hole->write_at(8, "12345678"));
+  EXPECT_TRUE(is_mapped("hole"));
+  const auto large = open("large");
+  ASSERT_TRUE(large->allocate((1U << 20U) + 4096));
+  ASSERT_TRUE(large->write_at(0, "12345678"));
+  EXPECT_FALSE(is_mapped("large"));
+}
+
+TEST_F(PosixMemoryTest, AMappingGoesWithItsFile) {
+  auto file = open("a");
+  ASSERT_TRUE(file->allocate(4096));
+  ASSERT_TRUE(file->write_at(0, "12345678"));
+  ASSERT_TRUE(is_mapped("a"));
+  file.reset();
+  EXPECT_FALSE(is_mapped("a"));
+}
+
+TEST_F(PosixFileTest, NoMappingElsewhereThanInMemory) {
+  struct statfs system {};
+  ASSERT_EQ(::statfs(path_.c_str(), &system), 0);
+  if (system.f_type == TMPFS_MAGIC) GTEST_SKIP() << path_ << " is in memory";
+  auto dir = open_directory(path_);
+  auto file = (*dir)->open("a", true);
+  ASSERT_TRUE((*file)->allocate(4096));
+  ASSERT_TRUE((*file)->write_at(0, "12345678"));
+  EXPECT_EQ(read_file("/proc/self/maps")->find(path_), std::string::npos);
+}
+
+// A process that is killed leaves a prefix of what it was writing, in whole words.
+TEST_F(PosixMemoryTest, WhatAKilledProcessLeavesIsAPrefix) {
+  constexpr std::size_t kWords = 8192;
+  constexpr int kKills = 60;
+  const auto file = open("a");
+  ASSERT_TRUE(file->allocate(kWords * 8));
+  int torn = 0;
+  for (int i = 0; i < kKills; ++i) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      const std::string ones(kWords * 8, '1'), twos(kWords * 8, '2');
+      for (;;) {
+        (void)file->write_at(0, ones);
+        (void)file->write_at(0, twos);
+      }
+    }
+    ::usleep(static_cast<useconds_t>(3000 + 137 * i));
+    ASSERT_EQ(::kill(child, SIGKILL), 0);
+    ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+    const std::string left = *open("a")->read_at(0, kWords * 8);
+    const auto whole = std::min(left.find_first_not_of(left[0]), left.size());
+    EXPECT_EQ(whole % 8, 0U);
+    EXPECT_EQ(left.find(left[0], whole), std::string::npos) << "behind what was not written yet";
+    torn += whole < left.size() ? 1 : 0;
+  }
+  EXPECT_GT(torn, kKills / 4);
 }
 
 TEST_F(PosixFileTest, RefusesSymbolicLinks) {

@@ -93,9 +93,7 @@ struct Pod {
     return 8192 + std::uint64_t{segments} * kSegmentBytes;
   }
   [[nodiscard]] log::Options options() const {
-    return {.max_bytes = bytes_of(segments),
-            .segment_bytes = kSegmentBytes,
-            .young_bytes = 1024};  // some reads find theirs, some don't
+    return {.max_bytes = bytes_of(segments), .segment_bytes = kSegmentBytes};
   }
   // A new process on the directory as it is.
   bool start(const LogId& new_id) {
