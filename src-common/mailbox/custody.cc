@@ -304,7 +304,7 @@ std::map<Mailbox::Impl::ReturnKey, std::map<Sequence, Sequence>> Mailbox::Impl::
   for (const auto& [key, stream] : streams_) {
     if (stream.from != pod || stream.live.empty()) continue;
     const auto& [log, number, index] = key;
-    streams[{log, agent_of(pod_, number), index}] = stream.live;
+    streams[{log, agent_of(pod_, number), index}] = {stream.live.begin(), stream.live.end()};
   }
   for (const auto& [log, guarded] : guarded_) {
     if (guarded.pod != pod) continue;
