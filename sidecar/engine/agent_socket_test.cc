@@ -284,7 +284,8 @@ struct Replies : Agents {
   }
   std::string states() {  // of q, and of all else
     std::string out;
-    for (const auto& m : ask({{"op", "ls"}})["messages"])
+    const json listed = ask({{"op", "ls"}});
+    for (const auto& m : listed["messages"])
       out += m["messageId"].get<std::string>() + " " + m["state"].get<std::string>() + ", ";
     return out;
   }
@@ -318,17 +319,18 @@ TEST_F(Replies, ThatAreNotAcceptedLeaveTheirQuestionToWhoeverHasIt) {
 TEST_F(Replies, OfALateAttemptAreAcceptedAndSaySo) {
   ASSERT_EQ(ask({{"op", "nack"}, {"messageId", "q"}, {"attempt", 1}})["ok"], true);
   ASSERT_EQ(ask({{"op", "recv"}})["message"]["attempt"], 2);
-  EXPECT_EQ(reply("r", 1), (json{{"rid", rid},
-                                 {"ok", false},
-                                 {"code", "partial"},
-                                 {"ackCode", "refused"},
-                                 {"message",
-                                  "the reply was accepted; of the ack: attempt 1 of q is not the "
-                                  "current one"},
-                                 {"outcome", "accepted"},
-                                 {"messageId", "r"},
-                                 {"survives", "container"},
-                                 {"duplicate", false}}));
+  const json late = reply("r", 1);
+  EXPECT_EQ(late, (json{{"rid", rid},
+                        {"ok", false},
+                        {"code", "partial"},
+                        {"ackCode", "refused"},
+                        {"message",
+                         "the reply was accepted; of the ack: attempt 1 of q is not the "
+                         "current one"},
+                        {"outcome", "accepted"},
+                        {"messageId", "r"},
+                        {"survives", "container"},
+                        {"duplicate", false}}));
   EXPECT_EQ(states(), "q leased, r ready, ");
   const json again = reply("r", 2);  // as one does whose predecessor died before its ack
   EXPECT_EQ(again["duplicate"], true);
