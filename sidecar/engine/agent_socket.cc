@@ -113,9 +113,9 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
         boost::asio::buffer(inbound_), [self = shared_from_this()](error_code e, std::size_t n) {
           if (e || self->closed_ || !*self->alive_) return self->close();
           self->take(std::string_view(self->inbound_).substr(0, n));
-          if (self->buffer_.size() > kMaxLineBytes) {
-            self->fail(
-                "0", invalid("a line is longer than " + std::to_string(kMaxLineBytes) + " bytes"));
+          if (self->buffer_.size() > kMaxSocketLineBytes) {
+            self->fail("0", invalid("a line is longer than " + std::to_string(kMaxSocketLineBytes) +
+                                    " bytes"));
             self->close_after_write_ = true;
             return;
           }
@@ -644,7 +644,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     }
     const TaskId id{text_of(request, "taskId")};
     const auto attempt = static_cast<std::uint32_t>(number_of(request, "attempt"));
-    if (!tasks::is_task_id(id.value) || attempt == 0)
+    if (!is_task_id(id.value) || attempt == 0)
       return fail(rid, invalid(op + " needs taskId and attempt, as task_next gave them"));
     if (op == "task_extend" || op == "task_progress") {
       const auto progress = text_of(request, "message");
