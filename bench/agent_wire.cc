@@ -30,10 +30,8 @@ void add_mail(std::string& out, const char* op, std::uint64_t rid, std::string_v
 
 }  // namespace
 
-void add_send(std::string& out, std::uint64_t rid, std::string_view to, std::string_view body,
-              std::string_view in_reply_to) {
+void add_send(std::string& out, std::uint64_t rid, std::string_view to, std::string_view body) {
   add_mail(out, "send", rid, to, body);
-  if (!in_reply_to.empty()) out.append(R"(,"inReplyTo":")").append(in_reply_to).append("\"");
   out += "}\n";
 }
 
@@ -51,6 +49,12 @@ void add_ack(std::string& out, std::uint64_t rid, const Got& message) {
   out.append(R"({"op":"ack","rid":)").append(std::to_string(rid));
   out.append(R"(,"messageId":")").append(message.message_id);
   out.append(R"(","attempt":)").append(message.attempt).append("}\n");
+}
+
+void add_echo(std::string& out, std::uint64_t rid, const Got& question) {
+  add_mail(out, "send", rid, question.from, question.body);
+  out.append(R"(,"inReplyTo":")").append(question.message_id);
+  out.append(R"(","ackAttempt":)").append(question.attempt).append("}\n");
 }
 
 Got parse_answer(std::string_view line, const char* what) {

@@ -15,8 +15,7 @@ namespace swarm::bench {
 inline constexpr std::uint32_t kWindow = 64;    // requests under way; the protocol's limit
 inline constexpr std::uint32_t kReceives = 32;  // of them, on a connection that only receives
 
-void add_send(std::string& out, std::uint64_t rid, std::string_view to, std::string_view body,
-              std::string_view in_reply_to = "");
+void add_send(std::string& out, std::uint64_t rid, std::string_view to, std::string_view body);
 // Waits for the reply, too.
 void add_request(std::string& out, std::uint64_t rid, std::string_view to, std::string_view body);
 void add_receive(std::string& out, std::uint64_t rid);
@@ -29,6 +28,8 @@ struct Got {
 // Fails unless the answer is OK; `what` says what was asked.
 Got parse_answer(std::string_view line, const char* what);
 void add_ack(std::string& out, std::uint64_t rid, const Got& message);
+// Sends the question's body back, and acknowledges the question once that was accepted.
+void add_echo(std::string& out, std::uint64_t rid, const Got& question);
 
 // Waits for the next answer on `wire`.
 Got next_answer(Wire& wire, const char* what);

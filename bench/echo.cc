@@ -45,19 +45,14 @@ class MailboxEcho final : public Echo {
 
   [[noreturn]] void answer_for_ever() override {
     const auto wire = open_worker(pods_, "worker-0");
-    std::string receive, reply, ack;
+    std::string receive, reply;
     add_receive(receive, 1);
     wire->write(receive);
     while (true) {
-      const Got got = next_answer(*wire, "the answerer receives");
       reply.clear();
-      ack.clear();
-      add_send(reply, 2, got.from, got.body, got.message_id);
-      add_ack(ack, 3, got);
+      add_echo(reply, 2, next_answer(*wire, "the answerer receives"));
       wire->write(reply);
-      next_answer(*wire, "the answerer replies");
-      wire->write(ack);
-      next_answer(*wire, "the answerer acknowledges");
+      next_answer(*wire, "the answerer replies and acknowledges");
       wire->write(receive);
     }
   }

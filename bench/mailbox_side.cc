@@ -1,9 +1,9 @@
 // Our side: agents that speak the socket protocol (docs/socket-protocol.md) with the sidecars of
 // their pods.
 //
-// Each in a pod of its own, or all in one. An agent does what docs/agentctl.md asks of one: it
-// answers first and acknowledges when the answer was accepted, so that nothing is lost if it dies
-// in between.
+// Each in a pod of its own, or all in one. An agent does what docs/agentctl.md asks of one: its
+// question is acknowledged when the answer was accepted, so that nothing is lost if it dies in
+// between.
 #include <poll.h>
 #include <unistd.h>
 
@@ -34,20 +34,16 @@ class MailboxSide : public Side {
     const auto opened = open_worker(pods_, name_of(number));
     Wire& wire = *opened;
     team_.board->ready.fetch_add(1);
-    std::string out;
-    add_receive(out, 1);
-    wire.write(out);
+    std::string receive, reply;
+    add_receive(receive, 1);
+    wire.write(receive);
     while (true) {
-      const Got got = next_answer(wire, "an agent receives");
-      std::string reply, ack;  // before the next answer takes the place of `got`
-      add_send(reply, 2, got.from, got.body, got.message_id);
-      add_ack(ack, 3, got);
+      reply.clear();
+      add_echo(reply, 2, next_answer(wire, "an agent receives"));
       wire.write(reply);
-      next_answer(wire, "an agent replies");
-      wire.write(ack);
-      next_answer(wire, "an agent acknowledges");
+      next_answer(wire, "an agent replies and acknowledges");
       // Before the last one is told: the next round may begin at once.
-      wire.write(out);
+      wire.write(receive);
       if (team_.board->acked.fetch_add(1) + 1 == team_.agents) {
         const std::uint64_t one = 1;
         if (::write(team_.all_acked, &one, sizeof one) != sizeof one) fail("eventfd");

@@ -26,7 +26,7 @@ std::optional<LineCutter::Line> LineCutter::next() {
     // Nothing whole: only what may still become a line is kept.
     held_.erase(0, begin_);
     begin_ = 0;
-    if (skipping_ || held_.size() > kMaxLineBytes) {
+    if (skipping_ || held_.size() > kMaxSocketLineBytes) {
       skipping_ = true;
       held_.clear();
     }
@@ -36,7 +36,7 @@ std::optional<LineCutter::Line> LineCutter::next() {
   const std::size_t stop = end == std::string::npos ? held_.size() : end;
   if (end == std::string::npos && stop == begin_ && !skipping_) return std::nullopt;
   Line line{++number_, held_.substr(begin_, stop - begin_), false};
-  line.too_long = skipping_ || line.text.size() > kMaxLineBytes;
+  line.too_long = skipping_ || line.text.size() > kMaxSocketLineBytes;
   if (line.too_long) line.text.clear();
   skipping_ = false;
   begin_ = looked_ = end == std::string::npos ? held_.size() : end + 1;

@@ -1,8 +1,8 @@
 // What `agentctl send --batch` does with text: input into lines, a line into a message, outcomes
 // back into the order of the lines.
 //
-// Holds at most one line that is not complete (kMaxLineBytes and what one add() brings); the caller
-// bounds the outcomes that wait for an earlier one (Outcomes::waiting). Pure; one thread.
+// Holds at most one line that is not complete (kMaxSocketLineBytes and what one add() brings); the
+// caller bounds the outcomes that wait for an earlier one (Outcomes::waiting). Pure; one thread.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ class LineCutter {
   struct Line {
     std::uint64_t number = 0;  // from 1
     std::string text;          // without its newline; "" when too_long
-    bool too_long = false;     // more than kMaxLineBytes: not kept
+    bool too_long = false;     // more than kMaxSocketLineBytes: not kept
   };
   void add(std::string_view bytes);
   void end() { ended_ = true; }  // what has no newline yet is the last line

@@ -5,6 +5,8 @@
 
 #include <random>
 
+#include "base/encoding.h"
+
 namespace swarm::agent {
 namespace {
 
@@ -22,7 +24,7 @@ std::vector<std::string> lines_of(const std::string& text, std::size_t chunk) {
   for (std::size_t i = 0; i < text.size(); i += chunk) {
     cutter.add(std::string_view(text).substr(i, chunk));
     drain();
-    EXPECT_LE(cutter.held_bytes(), kMaxLineBytes);
+    EXPECT_LE(cutter.held_bytes(), kMaxSocketLineBytes);
   }
   cutter.end();
   drain();
@@ -31,7 +33,7 @@ std::vector<std::string> lines_of(const std::string& text, std::size_t chunk) {
 }
 
 TEST(LineCutter, CutsTheSameWhereverTheInputIsCut) {
-  const std::string exact(kMaxLineBytes, 'x');
+  const std::string exact(kMaxSocketLineBytes, 'x');
   const struct {
     std::string text;
     std::vector<std::string> lines;
@@ -46,7 +48,7 @@ TEST(LineCutter, CutsTheSameWhereverTheInputIsCut) {
               {exact + exact + exact + "\n\nb", {"too long", "", "b"}}};
   for (const auto& row : rows) {
     for (const std::size_t chunk : {std::size_t{1}, std::size_t{7}, std::size_t{65536}}) {
-      if (chunk == 7 && row.text.size() > kMaxLineBytes + 10) continue;
+      if (chunk == 7 && row.text.size() > kMaxSocketLineBytes + 10) continue;
       EXPECT_EQ(lines_of(row.text, chunk), row.lines) << row.text.size() << " by " << chunk;
     }
   }

@@ -194,9 +194,9 @@ Result<std::string> Request::line(std::uint64_t rid, Milliseconds left) const {
   }
   std::string text = dump(copy);
   text += '\n';
-  if (text.size() > kMaxLineBytes) {
+  if (text.size() > kMaxSocketLineBytes) {
     return invalid("the request is " + std::to_string(text.size()) +
-                   " bytes long as JSON, at most " + std::to_string(kMaxLineBytes) +
+                   " bytes long as JSON, at most " + std::to_string(kMaxSocketLineBytes) +
                    " are allowed: send less, or pass a reference to a file or a branch");
   }
   return text;
@@ -230,16 +230,6 @@ std::string_view utf8_prefix(std::string_view text, std::size_t limit) {
   if ((static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U)
     return text.substr(0, limit);  // not UTF-8 anyway
   return text.substr(0, end);
-}
-
-bool is_task_id(std::string_view text) {
-  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
-  if (text.size() > kMostTaskIdBytes || !text.starts_with("t-")) return false;
-  const std::size_t dash = text.find('-', 2);
-  if (dash == std::string_view::npos || dash == 2 || dash + 1 == text.size()) return false;
-  return std::all_of(text.begin() + 2, text.begin() + static_cast<std::ptrdiff_t>(dash), digit) &&
-         std::all_of(text.begin() + static_cast<std::ptrdiff_t>(dash) + 1, text.end(),
-                     [&](char c) { return digit(c) || (c >= 'a' && c <= 'z'); });
 }
 
 std::string printable(std::string_view text, std::size_t limit) {

@@ -20,10 +20,8 @@
 
 namespace swarm::agent {
 
-inline constexpr std::size_t kMaxLineBytes = 1U << 20U;    // of either direction, newline included
 inline constexpr std::size_t kDefaultResultBytes = 61440;  // kept of a task's output
 inline constexpr std::size_t kMostResultBytes = 65536;     // what spec.mailbox allows at most
-inline constexpr std::size_t kMostTaskIdBytes = 64;
 inline constexpr int kExitPartial = 8;
 
 // The exit code of every verb for a `code` of the socket protocol ("" = success).
@@ -85,7 +83,7 @@ class Request {
   Request& read_only();
 
   [[nodiscard]] bool is_read_only() const { return read_only_; }
-  // The line with its newline. kInvalid: longer than kMaxLineBytes.
+  // The line with its newline. kInvalid: longer than kMaxSocketLineBytes.
   [[nodiscard]] Result<std::string> line(std::uint64_t rid, Milliseconds left) const;
 
  private:
@@ -111,7 +109,6 @@ struct Answer {
 // An answer from its line. kInvalid: not an answer.
 Result<Answer> parse_answer(std::string_view line);
 
-bool is_task_id(std::string_view text);  // ^t-[0-9]+-[0-9a-z]+$, at most 64 bytes
 // `text` as valid UTF-8 on one line: foreign bytes become '?', control characters and escape
 // sequences go; cut to `limit` bytes at a character's border.
 std::string printable(std::string_view text, std::size_t limit);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/encoding.h"
+
 namespace swarm::agent {
 namespace {
 
@@ -53,7 +55,7 @@ TEST(Protocol, BytesThatAreNotTextTravelAsBase64) {
 
 TEST(Protocol, RefusesALineThatIsTooLong) {
   Request request("send");
-  request.set_bytes("body", std::string(kMaxLineBytes, 'a'));
+  request.set_bytes("body", std::string(kMaxSocketLineBytes, 'a'));
   const auto line = request.line(1, Milliseconds(0));
   ASSERT_FALSE(line.ok());
   EXPECT_EQ(line.error().code, Code::kInvalid);
@@ -102,15 +104,6 @@ TEST(Protocol, PrintableTakesTheTeethOut) {
   EXPECT_EQ(printable("ok\xFF\xC3", 10), "ok??");
   EXPECT_EQ(printable("\xC3\xBC\xC3\xBC", 3), "\xC3\xBC");
   EXPECT_EQ(printable("abc", 0), "");
-}
-
-TEST(Protocol, TaskIdsAreKnownByTheirForm) {
-  for (const char* good : {"t-0-1f2a", "t-12-z"}) EXPECT_TRUE(is_task_id(good)) << good;
-  for (const char* bad : {"", "t", "t-", "t-0", "t-0-", "t--1", "t-a-1", "t-0-1F", "t-0-1 ",
-                          "task/t-0-1", "xyz", "t-0-1\n"})
-    EXPECT_FALSE(is_task_id(bad)) << bad;
-  EXPECT_TRUE(is_task_id("t-0-" + std::string(kMostTaskIdBytes - 4, '1')));
-  EXPECT_FALSE(is_task_id("t-0-" + std::string(kMostTaskIdBytes - 3, '1')));
 }
 
 TEST(Protocol, PrefixesDoNotCutCharacters) {

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/encoding.h"
 
 namespace swarm::agent {
 namespace {
@@ -190,7 +191,7 @@ void SocketClient::read_answers(MonoTime now) {
       answers_.push_back(*std::move(answer));
     }
     in_.erase(0, begin);
-    if (in_.size() > kMaxLineBytes) {
+    if (in_.size() > kMaxSocketLineBytes) {
       disconnect(now, "the sidecar sent a line longer than 1 MiB");
       return;
     }

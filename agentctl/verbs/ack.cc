@@ -1,5 +1,4 @@
 #include <cstdio>
-#include <limits>
 
 #include "verbs/verb.h"
 
@@ -9,14 +8,9 @@ namespace {
 constexpr Milliseconds kLongestLease{3'600'000};  // the engine grants no longer one
 
 int finish(Context& context, Request request, const Arguments& arguments) {
-  if (!arguments.has("attempt")) {
-    return context.fail("invalid",
-                        "--attempt N is missing: the attempt that recv printed with the message");
-  }
-  const Result<std::int64_t> attempt =
-      parse_number(arguments.get("attempt"), 1, std::numeric_limits<std::int32_t>::max());
-  if (!attempt) return context.fail(attempt.error().in("--attempt"));
-  request.set("messageId", arguments.positional[0]).set_number("attempt", *attempt);
+  const Status attempt = set_attempt(request, "attempt", arguments);
+  if (!attempt) return context.fail(attempt.error());
+  request.set("messageId", arguments.positional[0]);
   const Answer answer = context.call(std::move(request));
   if (answer.ok) return 0;
   if (answer.code == "not_found" && answer.repeated && context.verb != "extend") {

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "base/check.h"
 #include "base/encoding.h"
@@ -106,6 +107,13 @@ int print_message(const Context& context, const Object& message) {
   return print(*body) ? 0 : 1;
 }
 
+bool print_accepted(const Context& context, const Object& answer, const std::string& id) {
+  if (context.json) return print(answer.without({"rid", "ok"}).to_json() + "\n");
+  std::fprintf(stderr, "accepted, survives: %s%s\n", printable(answer.text("survives"), 20).c_str(),
+               answer.flag("duplicate") ? " (it had been accepted before)" : "");
+  return print(answer.text("messageId", id) + "\n");
+}
+
 Answer ack(Context& context, const Object& message) {
   Request request("ack");
   request.set("messageId", message.text("messageId"))
@@ -117,6 +125,16 @@ Answer ack(Context& context, const Object& message) {
     answer.code.clear();
   }
   return answer;
+}
+
+Status set_attempt(Request& request, const std::string& name, const Arguments& arguments) {
+  if (!arguments.has("attempt"))
+    return invalid("--attempt N is missing: the attempt that recv printed with the message");
+  const Result<std::int64_t> attempt =
+      parse_number(arguments.get("attempt"), 1, std::numeric_limits<std::int32_t>::max());
+  if (!attempt) return attempt.error().in("--attempt");
+  request.set_number(name, *attempt);
+  return {};
 }
 
 std::string table(const std::vector<std::vector<std::string>>& rows) {

@@ -1,5 +1,3 @@
-#include <cstdio>
-
 #include "base/encoding.h"
 #include "verbs/verb.h"
 
@@ -11,6 +9,13 @@ int run(Context& context, const Arguments& arguments) {
   const std::string id = arguments.get("id", new_message_id());
   if (!is_message_id(id))
     return context.fail("invalid", "--id takes 1 to 128 of the characters A-Z a-z 0-9 . _ : -");
+  Request request("send");
+  if (arguments.has("ack")) {
+    const Status attempt = set_attempt(request, "ackAttempt", arguments);
+    if (!attempt) return context.fail(attempt.error());
+  } else if (arguments.has("attempt")) {
+    return context.fail("invalid", "--attempt belongs to --ack");
+  }
   const Result<std::string> body = body_argument(arguments, 1);
   if (!body) return context.fail(body.error());
   std::string to = arguments.get("to");
@@ -25,26 +30,40 @@ int run(Context& context, const Arguments& arguments) {
     }
     to = found.fields.object("message").text("from");
   }
-  Request request("send");
   request.set("to", to).set("id", id).set("inReplyTo", question).set_bytes("body", *body);
-  request.set_remaining("timeoutMs", kAnswerSlack);
-  const Answer answer = context.call(std::move(request), context.send_timeout());
-  if (!answer.ok) return context.fail(answer.code, answer.message + " (message " + id + ")");
-  if (context.json) return print(answer.fields.without({"rid", "ok"}).to_json() + "\n") ? 0 : 1;
-  std::fprintf(stderr, "accepted, survives: %s\n",
-               printable(answer.fields.text("survives"), 20).c_str());
-  return print(answer.fields.text("messageId", id) + "\n") ? 0 : 1;
+  // The ack has its own time beyond that of the reply, as after recv.
+  const Milliseconds of_ack = arguments.has("ack") ? kDefaultTimeout : Milliseconds{0};
+  request.set_remaining("timeoutMs", of_ack + kAnswerSlack);
+  const auto deadline = mono_now() + context.send_timeout() + of_ack + kAnswerSlack;
+  const Answer answer = context.socket().call(std::move(request), deadline);
+  // An ack whose answer was lost and that finds nothing when it is repeated: the first one counted.
+  const bool ok = answer.ok || (answer.repeated && answer.fields.text("ackCode") == "not_found");
+  const auto failed = [&] {
+    return context.fail(answer.code, answer.message + " (message " + id + " to " + to + ")");
+  };
+  if (!answer.ok && answer.fields.text("outcome") != "accepted") return failed();
+  if (!print_accepted(context, answer.fields, id)) return 1;
+  return ok ? 0 : failed();
 }
 
 }  // namespace
 
 Verb reply_verb() {
   return {"reply",
-          "ID [BODY|-]",
+          "ID [BODY|-] [--ack --attempt N]",
           "answer a message that has just been received",
-          "ID is the message's id; its sender is looked up. Ack the message afterwards.\n",
+          "ID is the message's id; its sender is looked up. Ack the message afterwards, or by "
+          "--ack in the same call: once the\n"
+          "reply was accepted, and only then. Exit code 8: it was accepted, but not the ack, whose "
+          "reason is on stderr (another\n"
+          "attempt has been handed out meanwhile); 5: it may have been, or the sender's pod has "
+          "not recorded the ack yet; the\n"
+          "same call again with that --id, and --to as the message is gone, resolves both. Else "
+          "the message is yours as before.\n",
           {{"to", "NAME", "the receiver, for a message that is no longer in the inbox"},
-           {"id", "ID", "of the reply: the same id again is the same message"}},
+           {"id", "ID", "of the reply: the same id again is the same message"},
+           {"ack", "", "ack the message once the reply was accepted"},
+           {"attempt", "N", "with --ack: the attempt that recv printed"}},
           1,
           2,
           run};

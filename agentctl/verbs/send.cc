@@ -81,12 +81,7 @@ int run(Context& context, const Arguments& arguments) {
     return context.fail(answer);
   }
   if (several) return printed && (context.json || print(id + "\n")) ? 0 : 1;
-  if (context.json) return print(answer.fields.without({"rid", "ok"}).to_json() + "\n") ? 0 : 1;
-  const bool duplicate = answer.fields.flag("duplicate");
-  std::fprintf(stderr, "accepted, survives: %s%s\n",
-               printable(answer.fields.text("survives"), 20).c_str(),
-               duplicate ? " (it had been accepted before)" : "");
-  return print(answer.fields.text("messageId", id) + "\n") ? 0 : 1;
+  return print_accepted(context, answer.fields, id) ? 0 : 1;
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/encoding.h"
 #include "client/batch.h"
 #include "verbs/verb.h"
 
@@ -84,7 +85,7 @@ class Batch {
       auto line = lines_.next();
       if (!line) return false;
       if (!line->too_long && line->text.find_first_not_of(" \t\r") == std::string::npos) continue;
-      auto message = line->too_long ? invalid("longer than " + std::to_string(kMaxLineBytes) +
+      auto message = line->too_long ? invalid("longer than " + std::to_string(kMaxSocketLineBytes) +
                                               " bytes; send a reference to a file or branch")
                                     : parse_batch_line(line->text);
       if (message) {

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <limits>
 
+#include "base/encoding.h"
 #include "verbs/verb.h"
 
 namespace swarm::agent {
@@ -23,7 +24,7 @@ std::string environment(const char* name) {
 Status name_task(Request& request, const Arguments& arguments) {
   const std::string& task = arguments.positional[1];
   if (!is_task_id(task))
-    return invalid("'" + printable(task, kMostTaskIdBytes) +
+    return invalid("'" + printable(task, kMaxTaskIdBytes) +
                    "' is no task's id, for example t-0-1f2a");
   std::string attempt = arguments.get("attempt");
   const std::string current = environment("SWARM_TASK_ID");

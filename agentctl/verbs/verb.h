@@ -96,9 +96,14 @@ std::string new_message_id();
 // A message as text: the body to stdout, where it came from to stderr; as JSON: one line on stdout.
 // The exit code.
 int print_message(const Context& context, const Object& message);
+// What became of a message that was accepted: the id to stdout, the rest to stderr; as JSON: one
+// line on stdout. False when that is closed.
+bool print_accepted(const Context& context, const Object& answer, const std::string& id);
 // Acks a message of recv or request. An ack whose answer was lost and that finds nothing when it is
 // repeated is OK: the first one counted.
 Answer ack(Context& context, const Object& message);
+// --attempt into the request, as `name`. kInvalid: missing, or no number of an attempt.
+Status set_attempt(Request& request, const std::string& name, const Arguments& arguments);
 // A table with aligned columns and a header.
 std::string table(const std::vector<std::vector<std::string>>& rows);
 

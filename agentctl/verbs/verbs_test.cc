@@ -667,6 +667,74 @@ TEST_F(Verbs, ReplyGoesToTheSender) {
   EXPECT_EQ(engine_.received("send")[0].text("inReplyTo"), "m-1");
 }
 
+TEST_F(Verbs, ReplyAcksInTheSameCall) {
+  answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
+  answer("hello", R"("ok":true,"limits":{"sendTimeoutMs":7000})");
+  answer("send",
+         R"("ok":true,"outcome":"accepted","messageId":"r-1","survives":"pod","acked":true)");
+  const Ran ran = run({"reply", "m-1", "fine", "--ack", "--attempt", "2"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.out, "r-1\n");
+  EXPECT_EQ(ran.err, "accepted, survives: pod\n");
+  ASSERT_EQ(run({"reply", "m-1", "fine"}).code, 0);
+  const auto sent = engine_.received("send");
+  ASSERT_EQ(sent.size(), 2U);
+  EXPECT_EQ(sent[0].number("ackAttempt"), 2);
+  EXPECT_FALSE(sent[1].has("ackAttempt"));
+  for (const auto& one : sent) {  // the time for the ack comes on top
+    EXPECT_LE(one.number("timeoutMs"), 7000);
+    EXPECT_GT(one.number("timeoutMs"), 4000);
+  }
+  EXPECT_TRUE(engine_.received("ack").empty());
+  for (const std::vector<std::string>& bad : std::vector<std::vector<std::string>>{
+           {"--ack"}, {"--attempt=2"}, {"--ack", "--attempt=0"}, {"--ack", "--attempt=x"}}) {
+    std::vector<std::string> call{"reply", "m-1", "fine"};
+    call.insert(call.end(), bad.begin(), bad.end());
+    EXPECT_EQ(run(call).code, 2);
+  }
+  EXPECT_EQ(engine_.received("send").size(), 2U);
+}
+
+TEST_F(Verbs, ReplySaysWhatBecameOfBothItAndItsAck) {
+  answer("cat", std::string(R"("ok":true,"message":)") + kMessage);
+  answer(
+      "send",
+      R"("ok":false,"code":"partial","ackCode":"refused","message":"of the ack: late","outcome":"accepted","messageId":"r-1","survives":"pod")");
+  const std::vector<std::string> call{"reply", "m-1", "fine", "--ack", "--attempt=2", "--id=r-1"};
+  const Ran late = run(call);
+  EXPECT_EQ(late.code, 8);
+  EXPECT_EQ(late.out, "r-1\n");
+  EXPECT_EQ(late.err,
+            "accepted, survives: pod\n"
+            "agentctl reply: of the ack: late (message r-1 to worker-1)\n");
+  answer("send", R"("ok":false,"code":"full","message":"its inbox is full")");
+  const Ran full = run(call);
+  EXPECT_EQ(full.code, 4);
+  EXPECT_EQ(full.out, "");
+  EXPECT_THAT(full.err, testing::Not(HasSubstr("accepted")));
+}
+
+TEST_F(Verbs, AReplyWhoseAnswerWasLostHasAckedWhatIsNotFoundAnyMore) {
+  const std::string gone =
+      R"("ok":false,"code":"partial","ackCode":"not_found","message":"no message m-1 here","outcome":"accepted","messageId":"r-1","survives":"pod","duplicate":true)";
+  const std::vector<std::string> call{"reply", "m-1",         "fine",    "--to=worker-1",
+                                      "--ack", "--attempt=2", "--id=r-1"};
+  answer("send", gone);
+  EXPECT_EQ(run(call).code, 8) << "of the first try it says that nobody has it";
+  int calls = 0;
+  engine_.on("send", [&](const Object&) -> std::optional<std::string> {
+    if (++calls == 1) return std::nullopt;
+    return gone;
+  });
+  Program program(directory_, socket_, call);
+  ASSERT_TRUE(engine_.wait_for("send", 2));
+  engine_.stop();
+  engine_.start();
+  EXPECT_EQ(program.wait(), 0) << program.err();
+  EXPECT_EQ(program.out(), "r-1\n");
+  EXPECT_EQ(calls, 2);
+}
+
 TEST_F(Verbs, RequestPrintsTheReplyAndAcksIt) {
   answer("request", std::string(R"("ok":true,"reply":)") + kMessage);
   const Ran ran = run({"request", "worker-1", "what?"});

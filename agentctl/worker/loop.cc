@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/encoding.h"
 #include "base/ids.h"
 #include "worker/git.h"
 #include "worker/output.h"
@@ -274,7 +275,7 @@ Status Loop::make_directory(const Object& task) {
 }
 
 void Loop::take_task(const Object& task, MonoTime now) {
-  if (!agent::is_task_id(task.text("id"))) {
+  if (!is_task_id(task.text("id"))) {
     say("the sidecar handed out a task with an impossible id; ignored");
     rest(now);
     return;

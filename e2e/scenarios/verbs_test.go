@@ -366,8 +366,10 @@ func (v *verbs) messages() {
 		v.in(me, 0, "^forty-two$", "^message a-1 from worker-1", "request", peer, "six by seven?", "--id=q-1", "--priority=high", "--timeout=40s")
 	}()
 	v.in(peer, 0, `"messageId":"q-1".*"wantsReply":true`, "^$", "recv", "--wait=30s", "-o=json")
-	v.in(peer, 0, "^a-1\n$", "accepted", "reply", "q-1", "forty-two", "--id=a-1")
-	v.in(peer, 0, "^$", "^$", "ack", "q-1", "--attempt=1")
+	v.in(peer, 2, "^$", "--attempt N is missing", "reply", "q-1", "forty-two", "--ack")
+	v.in(peer, 8, "^a-1\n$", "(?s)accepted, survives: .*the reply was accepted; of the ack: attempt 7 of q-1 is not the current one", "reply", "q-1", "forty-two", "--id=a-1", "--ack", "--attempt=7")
+	v.in(peer, 0, "^a-1\n$", "^accepted, survives: (node|pod) [(]it had been accepted before[)]\n$", "reply", "q-1", "forty-two", "--id=a-1", "--ack", "--attempt=1")
+	v.in(peer, 3, "^$", "", "recv", "--wait=0s")
 	<-asked
 	v.in(me, 3, "^$", "was accepted .*but no reply came in time", "request", peer, "anybody?", "--id=q-2", "--timeout=8s")
 	v.in(peer, 0, "^anybody[?]$", "wants a reply", "recv", "--ack", "--wait=10s")

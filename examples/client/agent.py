@@ -92,6 +92,11 @@ class Agent:
         self.ack(reply)
         return reply
 
+    def reply(self, message, body, seconds=5):
+        """Acknowledges the message, too, once the reply was accepted."""
+        to_ack = {"inReplyTo": message["messageId"], "ackAttempt": message["attempt"]}
+        return self.call("send", seconds + 10 + GRACE, timeoutMs=1000 * seconds, **self.message(message["from"], body, **to_ack))
+
     def recv(self, seconds=60, **fields):
         return self.call("recv", seconds + GRACE, waitMs=int(1000 * seconds), **fields)["message"]
 
@@ -112,12 +117,14 @@ def main(verb, *rest):
             print(json.dumps(answer))
     elif verb == "request":
         print(body_of(agent.request(*rest)))
-    elif verb in ("recv", "answer"):
-        message = agent.recv(float(rest[0]) if verb == "recv" and rest else 60)
-        if verb == "answer":
-            agent.send(message["from"], rest[0], inReplyTo=message["messageId"])
+    elif verb == "recv":
+        message = agent.recv(float(rest[0]) if rest else 60)
         print(json.dumps(message), flush=True)
         agent.ack(message)
+    elif verb == "answer":
+        message = agent.recv()
+        print(json.dumps(message), flush=True)
+        agent.reply(message, rest[0])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::uint64_t kMaxWaitMs = 3600ULL * 1000;
 constexpr Milliseconds kAckTimeout{10000};
+constexpr std::uint64_t kMaxAttempt = 65'535;  // as many as a record counts
 constexpr Milliseconds kAcceptRetry{100};
 constexpr int kMaxUnaccepted = 1024;           // connections; all agents of a pod may come at once
 constexpr std::size_t kMaxPeersListed = 2000;  // a line: each at most 400 bytes
@@ -112,9 +113,9 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
         boost::asio::buffer(inbound_), [self = shared_from_this()](error_code e, std::size_t n) {
           if (e || self->closed_ || !*self->alive_) return self->close();
           self->take(std::string_view(self->inbound_).substr(0, n));
-          if (self->buffer_.size() > kMaxLineBytes) {
-            self->fail(
-                "0", invalid("a line is longer than " + std::to_string(kMaxLineBytes) + " bytes"));
+          if (self->buffer_.size() > kMaxSocketLineBytes) {
+            self->fail("0", invalid("a line is longer than " + std::to_string(kMaxSocketLineBytes) +
+                                    " bytes"));
             self->close_after_write_ = true;
             return;
           }
@@ -359,6 +360,13 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                                  "one of end and abort, and neither inReplyTo nor priority"));
       }
     }
+    const auto ack_attempt = request.ack_attempt;
+    if (ack_attempt && (*ack_attempt == 0 || *ack_attempt > kMaxAttempt || wants_reply ||
+                        m.in_reply_to.empty() || !to->single())) {
+      return fail(rid,
+                  invalid("ackAttempt is the attempt of the message in inReplyTo, as recv gave "
+                          "it, in a send to one agent"));
+    }
     auto body = body_of(request);
     if (!body) return fail(rid, body.error());
     if (body->size() > c.max_message_bytes) {
@@ -381,21 +389,38 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     });
     if (wants_reply)
       owner_.mail_.request(std::move(m), timeout, std::move(answer));
+    else if (ack_attempt)
+      owner_.mail_.reply(std::move(m), static_cast<std::uint16_t>(*ack_attempt), timeout,
+                         kAckTimeout, std::move(answer));
     else
       owner_.mail_.send(std::move(m), timeout, std::move(answer));
   }
 
   void accepted(const std::string& rid, const Mail::Accepted& sent) {
+    if (sent.acked && !*sent.acked) return accepted_only(rid, sent, sent.acked->error());
     queue_ += sent.duplicate ? R"({"duplicate":true)" : R"({"duplicate":false)";
     queue_ += R"(,"messageId":)";
     append_string(queue_, sent.id.value);
     queue_ += R"(,"ok":true,"outcome":"accepted","survives":)";
     append_string(queue_, sent.survives);
+    if (sent.acked) queue_ += R"(,"acked":true)";
     if (sent.reply) {
       queue_ += R"(,"reply":)";
       append_message(queue_, *sent.reply);
     }
     end_line(rid);
+  }
+
+  // The reply, but not the ack that came with it. An unknown one is resolved as any: by the same
+  // again.
+  void accepted_only(const std::string& rid, const Mail::Accepted& sent, const Error& of_ack) {
+    json out = outcome_of(sent);
+    out["messageId"] = sent.id.value;
+    out["ok"] = false;
+    out["code"] = of_ack.code == Code::kUnknown ? code_name(Code::kUnknown) : "partial";
+    out["ackCode"] = code_name(of_ack.code);
+    out["message"] = "the reply was accepted; of the ack: " + printable(of_ack.message);
+    put(out, rid);
   }
 
   // One part for each receiver as its outcome becomes known, then the answer.
@@ -486,7 +511,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     using Op = MailRequest::Op;
     const auto& rid = request.rid;
     const MessageId id{std::string(request.message_id)};
-    if (id.empty() || request.attempt == 0 || request.attempt > 65535) {
+    if (id.empty() || request.attempt == 0 || request.attempt > kMaxAttempt) {
       const std::string op = request.op == Op::kAck    ? "ack"
                              : request.op == Op::kNack ? "nack"
                                                        : "extend";
@@ -619,7 +644,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     }
     const TaskId id{text_of(request, "taskId")};
     const auto attempt = static_cast<std::uint32_t>(number_of(request, "attempt"));
-    if (!tasks::is_task_id(id.value) || attempt == 0)
+    if (!is_task_id(id.value) || attempt == 0)
       return fail(rid, invalid(op + " needs taskId and attempt, as task_next gave them"));
     if (op == "task_extend" || op == "task_progress") {
       const auto progress = text_of(request, "message");

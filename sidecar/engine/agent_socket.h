@@ -23,7 +23,6 @@ inline constexpr std::size_t kMoreConnectionsPerAgent = 4;  // beyond the first 
 // However short its pod is of something, an agent may have so many: else nobody could read and ack.
 inline constexpr std::size_t kLeastConnectionsPerAgent = 4;
 inline constexpr std::size_t kMaxOutstanding = 64;  // requests of one connection
-inline constexpr std::size_t kMaxLineBytes = 1U << 20U;
 inline constexpr std::size_t kMaxAgentQueueBytes = 4U << 20U;
 inline constexpr std::size_t kMaxWatchedBytes =
     1U << 20U;  // unread by one that watches; beyond, messages are only counted

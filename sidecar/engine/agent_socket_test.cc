@@ -270,6 +270,87 @@ TEST_F(Agents, AStreamIsReadPartByPart) {
   }
 }
 
+// A question of worker-0 to itself, taken as attempt 1, and replies to it.
+struct Replies : Agents {
+  Replies() {
+    check(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "q"}, {"body", "?"}})["ok"] == true, "q");
+    check(ask({{"op", "recv"}})["message"]["attempt"] == 1, "q is taken");
+  }
+  json reply(const std::string& id, int attempt, const json& more = {}) {
+    json request{{"op", "send"},     {"to", "worker-0"}, {"id", id},
+                 {"inReplyTo", "q"}, {"body", "!"},      {"ackAttempt", attempt}};
+    if (!more.is_null()) request.update(more);
+    return ask(request);
+  }
+  std::string states() {  // of q, and of all else
+    std::string out;
+    const json listed = ask({{"op", "ls"}});
+    for (const auto& m : listed["messages"])
+      out += m["messageId"].get<std::string>() + " " + m["state"].get<std::string>() + ", ";
+    return out;
+  }
+};
+
+TEST_F(Replies, AckTheirQuestionOnceTheyAreAccepted) {
+  const json answer = reply("r", 1);
+  EXPECT_EQ(answer, (json{{"rid", rid},
+                          {"ok", true},
+                          {"outcome", "accepted"},
+                          {"messageId", "r"},
+                          {"survives", "container"},
+                          {"duplicate", false},
+                          {"acked", true}}));
+  EXPECT_EQ(states(), "r ready, ");
+  json again = answer;
+  again["duplicate"] = true;
+  again["rid"] = rid + 1;
+  EXPECT_EQ(reply("r", 1), again) << "whose answer was lost asks again";
+  EXPECT_EQ(ask({{"op", "stats"}})["acked"], 1);
+}
+
+TEST_F(Replies, ThatAreNotAcceptedLeaveTheirQuestionToWhoeverHasIt) {
+  const json refused = reply("r", 1, {{"to", "worker-9"}, {"timeoutMs", 100}});
+  EXPECT_EQ(refused["code"], "unavailable");
+  EXPECT_FALSE(refused.contains("outcome") || refused.contains("ackCode")) << refused;
+  EXPECT_EQ(states(), "q leased, ");
+  EXPECT_EQ(reply("r", 1)["acked"], true) << "it is answered after all";
+}
+
+TEST_F(Replies, OfALateAttemptAreAcceptedAndSaySo) {
+  ASSERT_EQ(ask({{"op", "nack"}, {"messageId", "q"}, {"attempt", 1}})["ok"], true);
+  ASSERT_EQ(ask({{"op", "recv"}})["message"]["attempt"], 2);
+  const json late = reply("r", 1);
+  EXPECT_EQ(late, (json{{"rid", rid},
+                        {"ok", false},
+                        {"code", "partial"},
+                        {"ackCode", "refused"},
+                        {"message",
+                         "the reply was accepted; of the ack: attempt 1 of q is not the "
+                         "current one"},
+                        {"outcome", "accepted"},
+                        {"messageId", "r"},
+                        {"survives", "container"},
+                        {"duplicate", false}}));
+  EXPECT_EQ(states(), "q leased, r ready, ");
+  const json again = reply("r", 2);  // as one does whose predecessor died before its ack
+  EXPECT_EQ(again["duplicate"], true);
+  EXPECT_EQ(again["acked"], true);
+  EXPECT_EQ(states(), "r ready, ");
+  const json nobody = reply("s", 1, {{"inReplyTo", "x"}});
+  EXPECT_EQ(nobody["code"], "partial");
+  EXPECT_EQ(nobody.value("ackCode", ""), "not_found");
+}
+
+TEST_F(Replies, ToAskForAnAckWithoutSayingOfWhatIsInvalid) {
+  const json rows[] = {{{"ackAttempt", 0}},       {{"ackAttempt", -1}},
+                       {{"ackAttempt", 65536}},   {{"ackAttempt", "1"}},
+                       {{"ackAttempt", nullptr}}, {{"inReplyTo", ""}},
+                       {{"op", "request"}},       {{"to", "worker-0,worker-9"}},
+                       {{"to", "workers"}},       {{"stream", "s"}, {"part", 1}}};
+  for (const json& row : rows) EXPECT_EQ(reply("r", 1, row)["code"], "invalid") << row;
+  EXPECT_EQ(states(), "q leased, ") << "nothing has happened";
+}
+
 TEST_F(Agents, ALeaseIsExtended) {
   ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "m-1"}, {"body", "x"}})["ok"], true);
   ASSERT_EQ(ask({{"op", "recv"}, {"leaseMs", 100}})["message"]["attempt"], 1);

@@ -38,7 +38,7 @@ void add_running(const json& head, std::vector<tasks::Engine::Running>& running)
   if (list == head.end() || !list->is_array()) return;
   for (const auto& r : *list) {
     if (running.size() >= tasks::kMaxNamed) return;
-    if (r.is_object() && tasks::is_task_id(text_of(r, "id"))) {
+    if (r.is_object() && is_task_id(text_of(r, "id"))) {
       running.push_back(
           {TaskId{text_of(r, "id")}, static_cast<std::uint32_t>(number_of(r, "attempt"))});
     }
@@ -451,8 +451,7 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
     if (const auto list = parsed->head.find("held");
         list != parsed->head.end() && list->is_object()) {
       for (const auto& [id, version] : list->items()) {
-        if (!version.is_number_unsigned() || told.held.size() >= kMaxToldCopies ||
-            !tasks::is_task_id(id))
+        if (!version.is_number_unsigned() || told.held.size() >= kMaxToldCopies || !is_task_id(id))
           continue;
         told.held[TaskId{id}] = version.get<std::uint64_t>();
         if (bytes != parsed->head.end() && bytes->is_object())

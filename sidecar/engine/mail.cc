@@ -288,6 +288,24 @@ void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) 
         });
 }
 
+// The mark of the ack comes behind the reply's record, in the log as on its way to the device, so
+// that no crash leaves the question acked and nobody answered.
+void Mail::reply(mailbox::Message message, std::uint16_t attempt, Milliseconds timeout,
+                 Milliseconds ack_timeout, OnSent done) {
+  const AgentName from = message.from;
+  const MessageId question = message.in_reply_to;
+  start(
+      std::move(message), timeout,
+      [this, from, question, attempt, ack_timeout, done = std::move(done)](Result<Accepted> sent) {
+        if (!sent) return done(std::move(sent));
+        ack(from, question, attempt, ack_timeout,
+            [accepted = *std::move(sent), done](Status acked) mutable {
+              accepted.acked = std::move(acked);
+              done(std::move(accepted));
+            });
+      });
+}
+
 void Mail::forget_receivers(const void* who) {
   for (auto of = receivers_.begin(); of != receivers_.end();) {
     waiting_receivers_ -=

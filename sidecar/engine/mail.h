@@ -127,6 +127,7 @@ class Mail {
     std::string survives;
     bool duplicate = false;
     std::optional<mailbox::Delivery> reply;  // of request()
+    std::optional<Status> acked = {};        // of reply()
   };
   using OnSent = std::function<void(Result<Accepted>)>;
   using OnReceived = std::function<void(Result<mailbox::Delivery>)>;
@@ -136,6 +137,10 @@ class Mail {
   // As send, then waits for the reply until the same deadline. kNotFound: accepted, but no reply in
   // time.
   void request(mailbox::Message message, Milliseconds timeout, OnSent done);
+  // As send, then, once the message was accepted and only then, as ack of the one that it replies
+  // to: in one step, whether or not the agent is still there. An error is of the message alone.
+  void reply(mailbox::Message message, std::uint16_t attempt, Milliseconds timeout,
+             Milliseconds ack_timeout, OnSent done);
   // What is for `agent`, one of this pod's. `who` asks; nullptr: nobody in particular.
   void receive(const AgentName& agent, Milliseconds wait, Milliseconds lease,
                std::optional<MessageId> in_reply_to, const void* who, OnReceived done);

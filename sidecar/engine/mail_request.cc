@@ -77,6 +77,9 @@ void take_field(MailRequest& r, std::string_view key, const element& value) {
   } else if (key == "inReplyTo") {
     take(r.in_reply_to, value);
     if (!r.in_reply_to) r.in_reply_to = "";
+  } else if (key == "ackAttempt") {
+    take(r.ack_attempt, value);
+    if (!r.ack_attempt) r.ack_attempt = 0;
   } else if (key == "stream") {
     take(r.stream, value);
     if (!r.stream) r.stream = "";

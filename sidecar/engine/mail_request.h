@@ -21,7 +21,7 @@ struct MailRequest {
   std::string rid = "null";  // as it is written in JSON
   std::string_view to, id, priority = "normal", from, message_id;
   std::optional<std::string_view> in_reply_to, stream, body, body64;
-  std::optional<std::uint64_t> timeout_ms, lease_ms, wait_ms, delay_ms;
+  std::optional<std::uint64_t> timeout_ms, lease_ms, wait_ms, delay_ms, ack_attempt;
   std::uint64_t attempt = 0, part = 0;
   bool end = false, abort = false;
   bool wrong_body = false, wrong_body64 = false;

@@ -14,7 +14,7 @@ TEST(MailRequest, EveryFieldIsReadAsItIsWritten) {
   MailRequestReader reader;
   const auto r = reader.read(
       R"({"op":"send","rid":7,"to":"worker-1","id":"m-1","priority":"high","body":"a\n\"ü\"\u0000","timeoutMs":5,)"
-      R"("inReplyTo":"m-0","stream":"s","part":3,"end":true,"abort":false,"other":[1,{"a":null}]})");
+      R"("inReplyTo":"m-0","ackAttempt":4,"stream":"s","part":3,"end":true,"abort":false,"other":[1,{"a":null}]})");
   ASSERT_TRUE(r);
   EXPECT_EQ(r->op, Op::kSend);
   EXPECT_EQ(r->rid, "7");
@@ -24,6 +24,7 @@ TEST(MailRequest, EveryFieldIsReadAsItIsWritten) {
   EXPECT_EQ(body_of(*r).value(), std::string("a\n\"ü\"\0", 7));
   EXPECT_EQ(r->timeout_ms, 5U);
   EXPECT_EQ(r->in_reply_to, "m-0");
+  EXPECT_EQ(r->ack_attempt, 4U);
   EXPECT_EQ(r->stream, "s");
   EXPECT_EQ(r->part, 3U);
   EXPECT_TRUE(r->end);
@@ -36,7 +37,7 @@ TEST(MailRequest, EveryFieldIsReadAsItIsWritten) {
   EXPECT_EQ(recv->wait_ms, 1U);
   EXPECT_EQ(recv->lease_ms, 2U);
   EXPECT_EQ(recv->from, "worker-2");
-  EXPECT_FALSE(recv->stream || recv->in_reply_to);
+  EXPECT_FALSE(recv->stream || recv->in_reply_to || recv->ack_attempt);
 
   const auto nack =
       reader.read(R"({"op":"nack","messageId":"m","attempt":2,"delayMs":9,"rid":1.5})");
@@ -61,7 +62,7 @@ TEST(MailRequest, OfTwoFieldsOfOneNameTheLastCounts) {
 TEST(MailRequest, AValueOfAnotherKindIsNone) {
   MailRequestReader reader;
   const auto r = reader.read(
-      R"({"op":"send","rid":"7","to":1,"id":null,"timeoutMs":-5,"leaseMs":1.5,"attempt":"1","part":-1,"end":1,"stream":2})");
+      R"({"op":"send","rid":"7","to":1,"id":null,"timeoutMs":-5,"leaseMs":1.5,"attempt":"1","part":-1,"end":1,"stream":2,"ackAttempt":"1"})");
   ASSERT_TRUE(r);
   EXPECT_EQ(r->rid, "null");
   EXPECT_TRUE(r->to.empty() && r->id.empty());
@@ -70,6 +71,7 @@ TEST(MailRequest, AValueOfAnotherKindIsNone) {
   EXPECT_EQ(r->part, 0U);
   EXPECT_FALSE(r->end);
   EXPECT_EQ(r->stream, "");
+  EXPECT_EQ(r->ack_attempt, 0U) << "not as if nobody had asked for it";
   EXPECT_EQ(body_of(*r).value(), "");
   for (const char* bad : {R"({"op":"send","body":1})", R"({"op":"send","body64":1})",
                           R"({"op":"send","body64":"?"})", R"({"op":"send","body":null})"})

@@ -135,6 +135,24 @@ TEST_F(Acks, ASendOfTheSameIdToOneselfIsADuplicate) {
             (std::vector<std::pair<std::string, bool>>{{"container", false}, {"container", true}}));
 }
 
+TEST_F(Acks, OfAReplyAreUnknownThoughTheReplyIsAccepted) {
+  locate = [](const AgentName&, const Located&) {};
+  mailbox::Message reply;
+  reply.id.value = "r";
+  reply.from = reply.to = config.name;
+  reply.in_reply_to = take(1);
+  std::optional<Result<Mail::Accepted>> answer;
+  mail->reply(reply, 1, kLong, Milliseconds{100},
+              [&](const Result<Mail::Accepted>& accepted) { answer = accepted; });
+  for (const auto begin = mono_now(); !answer && mono_now() - begin < kLong;) {
+    io.restart();
+    io.run_for(Milliseconds{5});
+  }
+  ASSERT_TRUE(answer && *answer && (*answer)->acked);
+  EXPECT_EQ((*answer)->acked->error().code, Code::kUnknown);
+  EXPECT_EQ(box.books().acked, 1U);
+}
+
 // Sends of worker-0 to itself, whose inbox takes two messages.
 struct Blocked : Acks {
   Blocked() : Acks({.max_inbox_messages = 2, .max_outbox_messages = 2}) {}
@@ -178,6 +196,28 @@ TEST_F(Blocked, SendsWaitForRoomInTheirOrder) {
   for (int i = 0; i < 2; ++i) read_one();
   EXPECT_EQ(read, "a b c d e ");
   EXPECT_FALSE(box.receive(mono_now(), config.name, kLong, std::nullopt));
+}
+
+TEST_F(Blocked, AReplyThatWaitsForRoomAcksItsQuestionOnceItHasIt) {
+  for (const char* id : {"q", "x"}) send(id);
+  ASSERT_EQ(box.receive(mono_now(), config.name, kLong, std::nullopt)->message.id.value, "q");
+  mailbox::Message reply;
+  reply.from = reply.to = config.name;
+  reply.in_reply_to.value = "q";
+  std::string acked;
+  const auto answer = [&](const std::string& id, Milliseconds timeout) {
+    reply.id.value = id;
+    mail->reply(reply, 1, timeout, kLong, [&acked, id](const Result<Mail::Accepted>& accepted) {
+      acked += id + (!accepted ? ":refused " : *accepted->acked ? ":acked " : ":not-acked ");
+    });
+  };
+  answer("late", Milliseconds{0});
+  answer("r", kLong);
+  EXPECT_EQ(acked, "late:refused ");
+  EXPECT_EQ(box.books().acked, 0U) << "nobody has accepted an answer to it";
+  read_one();
+  EXPECT_EQ(acked, "late:refused r:acked ");
+  EXPECT_EQ(box.books().acked, 2U);
 }
 
 TEST_F(Blocked, SendsAreRefusedAtTheirDeadlineAndWhoeverWaitsLongerGoesOn) {

@@ -1,5 +1,6 @@
 #include <array>
 
+#include "base/encoding.h"
 #include "engine/control_json.h"
 #include "engine/worker.h"
 
@@ -45,7 +46,7 @@ Result<tasks::Report> decode_report(std::string_view payload, std::uint64_t* req
   tasks::Report report;
   *request = number_of(head, "request");
   report.id.value = text_of(head, "id");
-  if (!tasks::is_task_id(report.id.value)) return invalid("a report of what is not a task's id");
+  if (!is_task_id(report.id.value)) return invalid("a report of what is not a task's id");
   report.attempt = static_cast<std::uint32_t>(number_of(head, "attempt"));
   report.done = flag_of(head, "done");
   report.leased = flag_of(head, "leased", true);

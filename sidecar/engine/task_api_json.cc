@@ -8,7 +8,6 @@
 namespace swarm::engine {
 namespace {
 
-constexpr std::size_t kMaxLabelBytes = 63;
 constexpr std::size_t kMaxTeamDigits = 6;
 
 // The digits of a team's number; nullopt: something else.
@@ -83,20 +82,12 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
   if (!id) return id.error();
   out.key = *std::move(key);
   out.idempotency_id = *std::move(id);
-  if (out.key.size() > tasks::kMaxKeyBytes)
-    return invalid("key: at most " + std::to_string(tasks::kMaxKeyBytes) + " bytes");
   if (object->contains("id") && !is_message_id(out.idempotency_id))
     return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
   if (const auto labels = object->find("labels"); labels != object->end()) {
-    if (!labels->is_object() || labels->size() > tasks::kMaxLabels)
-      return invalid("labels: an object of at most " + std::to_string(tasks::kMaxLabels) +
-                     " strings");
+    if (!labels->is_object()) return invalid("labels: an object of strings");
     for (const auto& [name, value] : labels->items()) {
-      if (!value.is_string() || name.size() > kMaxLabelBytes ||
-          value.get_ref<const std::string&>().size() > kMaxLabelBytes) {
-        return invalid("labels: names and values are strings of at most " +
-                       std::to_string(kMaxLabelBytes) + " bytes");
-      }
+      if (!value.is_string()) return invalid("labels: names and values are strings");
       out.labels[name] = value.get<std::string>();
     }
   }
@@ -106,6 +97,7 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
       return invalid("maxAttempts: a number, 1 to " + std::to_string(tasks::kMaxMaxAttempts));
     out.max_attempts = n->get<std::uint32_t>();
   }
+  if (auto checked = tasks::check_submission(out); !checked) return checked.error();
   return out;
 }
 
@@ -122,7 +114,7 @@ Status check_parameters(const std::map<std::string, std::string>& query,
 }
 
 std::optional<std::uint32_t> team_of(const std::string& id) {
-  if (!tasks::is_task_id(id)) return std::nullopt;
+  if (!is_task_id(id)) return std::nullopt;
   return parse_team(std::string_view(id).substr(2, id.find('-', 2) - 2));
 }
 

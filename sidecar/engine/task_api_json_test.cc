@@ -50,6 +50,8 @@ TEST(Submission, NothingIsPassedOver) {
       {R"({"body":"x","key":true})", "key: a string"},
       {R"({"body":"x","labels":"a=b"})", "labels: an object"},
       {R"({"body":"x","labels":{"a":1}})", "labels: names and values"},
+      {R"({"body":"x","labels":{"":"v"}})", "labels: names are 1 to 63 bytes"},
+      {R"({"body":"x","key":"a\nb"})", "key must be UTF-8 without control characters"},
       {R"({"body":"x","maxAttempts":"3"})", "maxAttempts: a number"},
       {R"({"body":"x","maxAttempts":0})", "maxAttempts: a number"},
       {R"({"body":"x","maxAttempts":101})", "maxAttempts: a number"},
@@ -61,10 +63,13 @@ TEST(Submission, NothingIsPassedOver) {
     EXPECT_EQ(parsed.error().code, Code::kInvalid) << text;
     EXPECT_THAT(parsed.error().message, HasSubstr(words)) << text;
   }
-  EXPECT_THAT(parse_submission(R"({"body":"x","key":")" + std::string(257, 'k') + "\"}", 10)
-                  .error()
-                  .message,
-              HasSubstr("at most 256 bytes"));
+  const auto refused = [](const std::string& fields) {
+    return parse_submission("{\"body\":\"x\"," + fields + "}", 10).error().message;
+  };
+  EXPECT_EQ(refused("\"key\":\"" + std::string(257, 'k') + '"'),
+            "key has 257 bytes, at most 256 are allowed");
+  EXPECT_THAT(refused("\"labels\":{\"a\":\"" + std::string(64, 'v') + "\"}"),
+              HasSubstr("labels: values are at most 63 bytes"));
 }
 
 TEST(Parameters, UnknownOnesAreRefused) {

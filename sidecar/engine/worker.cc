@@ -63,7 +63,7 @@ void Worker::restore(const log::Record& record) {
     link::PayloadReader in(record.payload);
     const auto version = in.u64();
     const TaskId id{std::string(in.text())};
-    if (!tasks::is_task_id(id.value)) return;
+    if (!is_task_id(id.value)) return;
     auto& copy = copies_[id];
     // A crash may have left the older one undone; it must not outlive the newer.
     const bool newer = version >= copy.version;
@@ -74,7 +74,7 @@ void Worker::restore(const log::Record& record) {
     link::PayloadReader in(record.payload);
     const auto attempt = in.u32();
     const TaskId id{std::string(in.text())};
-    if (tasks::is_task_id(id.value)) leased_[{id, attempt}] = {record.sequence, mono_now()};
+    if (is_task_id(id.value)) leased_[{id, attempt}] = {record.sequence, mono_now()};
   } else if (record.kind == tasks::kResult) {
     std::uint64_t request = 0;
     if (auto report = decode_report(record.payload, &request)) {
@@ -189,8 +189,7 @@ void Worker::take(Session& session, const link::Frame& frame) {
       const auto version = in.u64();
       const TaskId id{std::string(in.text())};
       const auto bytes = in.rest();
-      if (!in.ok() || !tasks::is_task_id(id.value))
-        return session.close(invalid("malformed REPLICATE"));
+      if (!in.ok() || !is_task_id(id.value)) return session.close(invalid("malformed REPLICATE"));
       // A coordinator that was superseded must not get copies confirmed any more.
       if (session.peer_standing().epoch < home_->known_epoch())
         return session.close(Error{Code::kDenied, "superseded"});
@@ -388,7 +387,7 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   const json& head = parsed->head;
   Leased lease;
   lease.id.value = text_of(head, "id");
-  if (!tasks::is_task_id(lease.id.value)) return session.close(invalid("malformed TASK_LEASE"));
+  if (!is_task_id(lease.id.value)) return session.close(invalid("malformed TASK_LEASE"));
   lease.attempt = static_cast<std::uint32_t>(number_of(head, "attempt"));
   lease.max_attempts = static_cast<std::uint32_t>(number_of(head, "maxAttempts"));
   lease.version = text_of(head, "version") == "V1" ? tasks::Version::kV1 : tasks::Version::kV2;
@@ -476,7 +475,7 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
 void Worker::report(tasks::Report report, Mail::OnStatus done) {
   const TaskAttempt key{report.id, report.attempt};
   if (std::find(reported_.begin(), reported_.end(), key) != reported_.end()) return done({});
-  if (!tasks::is_task_id(key.first.value)) return done(invalid("not a task's id"));
+  if (!is_task_id(key.first.value)) return done(invalid("not a task's id"));
   report.taken = true;  // whatever the agent says
   keep(std::move(report), std::move(done));
 }

@@ -12,7 +12,6 @@
 namespace swarm::tasks {
 namespace {
 
-constexpr std::size_t kMaxNameBytes = 253;
 constexpr std::size_t kMeasuredFirsts = 1000;
 constexpr std::uint32_t kMaxAttemptGap =
     64;  // how far a worker's claim may be ahead of a restored copy
@@ -61,7 +60,9 @@ bool is_plain(std::string_view text) {
          });
 }
 
-Status validate(const Submission& s) {
+}  // namespace
+
+Status check_submission(const Submission& s) {
   const auto too_long = [](std::string_view what, std::size_t is, std::size_t most) {
     return invalid(std::string(what) + " has " + std::to_string(is) + " bytes, at most " +
                    std::to_string(most) + " are allowed");
@@ -91,6 +92,8 @@ Status validate(const Submission& s) {
   }
   return {};
 }
+
+namespace {
 
 Settings sane(Settings s) {
   s.default_max_attempts = std::clamp<std::uint32_t>(s.default_max_attempts, 1, kMaxMaxAttempts);
@@ -1583,7 +1586,7 @@ void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submissio
   const auto refuse = [&](Error error) {
     e.out(Submitted{ticket, std::move(error), "", false, {}});
   };
-  if (Status status = validate(submission); !status) return refuse(status.error());
+  if (Status status = check_submission(submission); !status) return refuse(status.error());
   if (e.recovering_)
     return refuse(unavailable("the coordinator is collecting its tasks; try again"));
   const MonoTime deadline = now + e.settings_.mirror_timeout;

@@ -93,7 +93,6 @@ class Reader {
   bool ok_ = true;
 };
 
-constexpr std::size_t kMaxNameBytes = 253;  // of agents, pods, nodes: a DNS name
 constexpr std::size_t kMaxReasonBytes = 64;
 constexpr WallTime kMaxTime =
     1LL << 52;  // beyond the year 100000; keeps sums of times from overflowing
@@ -188,17 +187,6 @@ std::optional<TaskState> state_from(std::string_view name) {
     if (state_name(state) == name) return state;
   }
   return std::nullopt;
-}
-
-bool is_task_id(std::string_view text) {
-  if (text.size() > 64 || !text.starts_with("t-")) return false;
-  text.remove_prefix(2);
-  const std::size_t dash = text.find('-');
-  if (dash == std::string_view::npos || dash == 0 || dash + 1 == text.size()) return false;
-  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
-  const auto letter = [&](char c) { return digit(c) || (c >= 'a' && c <= 'z'); };
-  return std::all_of(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(dash), digit) &&
-         std::all_of(text.begin() + static_cast<std::ptrdiff_t>(dash) + 1, text.end(), letter);
 }
 
 std::optional<std::uint32_t> team_of(const TaskId& id) {

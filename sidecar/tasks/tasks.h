@@ -140,8 +140,7 @@ std::string encode(const Task& task);
 // attempt …).
 Result<Task> decode(std::string_view bytes);
 inline constexpr std::size_t kMaxEncodedBytes =
-    512U << 10U;                         // of any task the engine makes: one record of the log
-bool is_task_id(std::string_view text);  // ^t-[0-9]+-[0-9a-z]+$, ≤ 64 bytes
+    512U << 10U;  // of any task the engine makes: one record of the log
 std::optional<std::uint32_t> team_of(const TaskId& id);
 // At most `limit` bytes of `text`, cut between two characters.
 std::string clipped(std::string_view text, std::size_t limit);
@@ -169,6 +168,8 @@ struct Submission {
   std::map<std::string, std::string> labels;
   std::optional<std::uint32_t> max_attempts;
 };
+// kInvalid: what of it is beyond its limit, in the words that its sender reads.
+Status check_submission(const Submission& submission);
 
 // ---- outputs
 struct Store {
@@ -273,8 +274,9 @@ inline constexpr std::size_t kMaxKeyBytes = 256;
 inline constexpr std::size_t kMaxIdempotencyBytes = 128;
 inline constexpr std::size_t kMaxLabels = 32;
 inline constexpr std::size_t kMaxLabelKeyBytes = 63;
-inline constexpr std::size_t kMaxLabelValueBytes = 256;
-inline constexpr std::size_t kMaxRefBytes = 256;  // branch, commit
+inline constexpr std::size_t kMaxLabelValueBytes = 63;
+inline constexpr std::size_t kMaxNameBytes = 253;  // of agents, pods, nodes: a DNS name
+inline constexpr std::size_t kMaxRefBytes = 256;   // branch, commit
 inline constexpr std::uint32_t kMaxMaxAttempts = 100;
 inline constexpr std::uint32_t kMaxLosses = 10;
 inline constexpr std::uint32_t kMaxTryLater = 1440;  // about a day of them

@@ -14,7 +14,6 @@ using nlohmann::json;
 constexpr std::size_t kMaxErrors = 50;            // more help nobody
 constexpr std::size_t kMaxShownValueBytes = 60;   // of a wrong value in a message
 constexpr std::size_t kMaxObjectBytes = 3 << 20;  // the API server's own limit on one object
-constexpr std::size_t kMaxNameBytes = 40;
 constexpr std::size_t kMaxMountPathBytes = 90;
 constexpr std::size_t kMaxClassBytes = 253;  // as the API server's of object names
 constexpr std::size_t kMaxConditions = 16;
@@ -112,14 +111,6 @@ class Reader {
  private:
   std::vector<std::string> errors_;
 };
-
-bool is_swarm_name(std::string_view name) {
-  if (name.empty() || name.size() > kMaxNameBytes) return false;
-  const auto letter = [](char c) { return c >= 'a' && c <= 'z'; };
-  const auto plain = [&](char c) { return letter(c) || (c >= '0' && c <= '9'); };
-  return letter(name.front()) && plain(name.back()) &&
-         std::all_of(name.begin(), name.end(), [&](char c) { return plain(c) || c == '-'; });
-}
 
 bool is_mount_path(std::string_view path) {
   if (path.size() < 2 || path.size() > kMaxMountPathBytes || path[0] != '/' || path.back() == '/') {
@@ -364,8 +355,9 @@ Swarm read_metadata(Reader& reader, const json& object) {
   swarm.name = reader.text(metadata, "metadata", "name").value_or("");
   if (!is_swarm_name(swarm.name)) {
     reader.wrong_value("metadata.name", swarm.name,
-                       "1 to 40 of a-z, 0-9 and -, beginning with a letter, ending with a letter "
-                       "or digit");
+                       "1 to " + std::to_string(kMaxSwarmNameBytes) +
+                           " of a-z, 0-9 and -, beginning with a letter, ending with a letter "
+                           "or digit");
   }
   swarm.namespace_name = reader.text(metadata, "metadata", "namespace").value_or("");
   swarm.uid = reader.text(metadata, "metadata", "uid").value_or("");

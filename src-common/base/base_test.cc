@@ -76,6 +76,25 @@ TEST(Encoding, KnowsNames) {
   }
 }
 
+TEST(Encoding, IdsOfTasksAreKnownByTheirForm) {
+  for (const auto& good : {std::string("t-0-0"), std::string("t-12-1f2a"),
+                           "t-0-" + std::string(kMaxTaskIdBytes - 4, 'z')})
+    EXPECT_TRUE(is_task_id(good)) << good;
+  for (const char* bad : {"", "t", "t-", "t-0", "t-0-", "t--a", "t-a-b", "t-0-A", "t-0-a-b",
+                          "t-0-a/", "x-0-a", " t-0-a", "t-0-a ", "task/t-0-a", "t-0-a\n"})
+    EXPECT_FALSE(is_task_id(bad)) << bad;
+  EXPECT_FALSE(is_task_id("t-0-" + std::string(kMaxTaskIdBytes - 3, 'z')));
+}
+
+TEST(Encoding, NamesOfSwarms) {
+  for (const auto& good : {std::string("a"), std::string("a-1"), std::string("a--b2"),
+                           std::string(kMaxSwarmNameBytes, 'a')})
+    EXPECT_TRUE(is_swarm_name(good)) << good;
+  for (const char* bad : {"", "A", "-a", "a-", "1a", "a_b", "a.b", "a\n"})
+    EXPECT_FALSE(is_swarm_name(bad)) << bad;
+  EXPECT_FALSE(is_swarm_name(std::string(kMaxSwarmNameBytes + 1, 'a')));
+}
+
 TEST(Encoding, HmacMatchesRfc4231Case2) {
   EXPECT_EQ(to_hex(hmac_sha256("Jefe", "what do ya want for nothing?")),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");

@@ -26,6 +26,8 @@ int digit(char c) {
 }
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
+bool is_plain(char c) { return is_digit(c) || is_lower(c); }
 
 bool is_all(std::string_view text, bool (*good)(char)) {
   for (char c : text) {
@@ -170,6 +172,19 @@ bool is_slot_name(std::string_view text) {
            is_all(number, is_digit);
   }
   return false;
+}
+
+bool is_task_id(std::string_view text) {
+  if (text.size() > kMaxTaskIdBytes || !text.starts_with("t-")) return false;
+  text.remove_prefix(2);
+  const std::size_t dash = text.find('-');
+  if (dash == std::string_view::npos || dash == 0 || dash + 1 == text.size()) return false;
+  return is_all(text.substr(0, dash), is_digit) && is_all(text.substr(dash + 1), is_plain);
+}
+
+bool is_swarm_name(std::string_view text) {
+  return !text.empty() && text.size() <= kMaxSwarmNameBytes && is_lower(text.front()) &&
+         is_plain(text.back()) && is_all(text, [](char c) { return is_plain(c) || c == '-'; });
 }
 
 bool is_agent_name(std::string_view text) {

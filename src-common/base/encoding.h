@@ -24,6 +24,14 @@ bool is_utf8(std::string_view text);        // RFC 3629, no surrogates
 bool is_message_id(std::string_view text);  // ^[A-Za-z0-9._:-]{1,128}$
 bool is_slot_name(std::string_view text);   // ^(worker|coordinator)-(0|[1-9][0-9]{0,5})$
 
+inline constexpr std::size_t kMaxTaskIdBytes = 64;
+bool is_task_id(std::string_view text);  // ^t-[0-9]+-[0-9a-z]+$
+// Names of pods and Services are made from it.
+inline constexpr std::size_t kMaxSwarmNameBytes = 40;
+bool is_swarm_name(std::string_view text);  // ^[a-z]([a-z0-9-]*[a-z0-9])?$
+// A line of the agents' socket (docs/socket-protocol.md), in either direction.
+inline constexpr std::size_t kMaxSocketLineBytes = 1U << 20U;
+
 // A pod's memory, descriptors and log are shared by all of its agents.
 inline constexpr std::uint32_t kMaxAgentsPerPod = 1024;
 // A worker's pod may have several agents: the first has the pod's own name, its slot, the others a

@@ -9,8 +9,6 @@ namespace swarm::text {
 namespace {
 
 constexpr std::int64_t kLongestDurationMs = 1000LL * 3'600'000;
-constexpr std::size_t kMaxTaskIdBytes = 128;
-constexpr std::size_t kMaxSwarmName = 40;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
@@ -199,32 +197,18 @@ Result<TaskId> parse_task(std::string_view text) {
               "' is no task: write it like task/t-0-1f, as submit and get tasks show it");
   const Result<std::string> name = parse_name("task", text);
   if (!name) return wrong;
-  const std::string& id = *name;
-  if (id.size() > kMaxTaskIdBytes || !id.starts_with("t-")) return wrong;
-  const std::size_t dash = id.find('-', 2);
-  if (dash == std::string::npos || dash == 2 || dash + 1 == id.size()) return wrong;
-  if (!std::all_of(id.begin() + 2, id.begin() + static_cast<std::ptrdiff_t>(dash), is_digit))
-    return wrong;
-  if (!std::all_of(id.begin() + static_cast<std::ptrdiff_t>(dash) + 1, id.end(),
-                   [](char c) { return is_digit(c) || is_lower(c); })) {
-    return wrong;
-  }
-  return TaskId{id};
+  if (!is_task_id(*name)) return wrong;
+  return TaskId{*name};
 }
 
 Result<std::string> parse_swarm(std::string_view text) {
   const Error wrong =
       invalid("'" + std::string(text) +
-              "' is no name of a swarm: lower case letters, digits and -, at most 40; "
-              "kubectl get swarms lists them");
+              "' is no name of a swarm: lower case letters, digits and -, at most " +
+              std::to_string(kMaxSwarmNameBytes) + "; kubectl get swarms lists them");
   const Result<std::string> name = parse_name("swarm", text);
   if (!name) return wrong;
-  if (name->empty() || name->size() > kMaxSwarmName || !is_lower(name->front()) ||
-      name->back() == '-')
-    return wrong;
-  if (!std::all_of(name->begin(), name->end(),
-                   [](char c) { return is_lower(c) || is_digit(c) || c == '-'; }))
-    return wrong;
+  if (!is_swarm_name(*name)) return wrong;
   return *name;
 }
 

@@ -60,7 +60,10 @@ serve() {
     review)
       verdict=$(review 2>&1 | tail -n 1)
       say "review of $(header Task) for $from: $verdict"
-      [ "$wants_reply" != true ] || printf '%s\n' "$verdict" | agentctl reply "$id" - || say "$from is gone"
+      if [ "$wants_reply" = true ]; then
+        printf '%s\n' "$verdict" | agentctl reply "$id" - --ack --attempt "$attempt" && return
+        say "$from is gone"
+      fi
       ;;
     conflict) conflict ;;
     *) say "dropped a message from $from" ;; # e.g. an answer that came too late
