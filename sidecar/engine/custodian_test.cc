@@ -207,6 +207,45 @@ TEST_F(Custodians, NothingIsKeptForMailToAnotherNodeOrWithDurabilityPod) {
   EXPECT_EQ(custodian->box.books().wards, 0U);
 }
 
+TEST_F(Custodians, ADrainedSenderLeavesItsCopiesUntilItsSuccessorHasAll) {
+  const auto custodian = pod("worker-3", 4, "n2");
+  for (std::size_t i = 0; i < kMessages; ++i) ASSERT_TRUE(send(*sender, id(i)));
+  const auto next = pod("worker-1", 5, "n1");
+  sender->drain();
+  ASSERT_TRUE(run_until([&] { return sender->handover->left() == 0; }));
+  EXPECT_EQ(custodian->box.wards_of(sender->log->id()).size(), kMessages);
+  const LogId old = sender->log->id();
+  sender.reset();
+  ASSERT_TRUE(run_until([&] { return custodian->box.wards_of(old).empty(); }));
+  ASSERT_TRUE(run_until([&] { return next->box.books().single_copy == 0; }));
+  EXPECT_EQ(custodian->box.wards_of(next->log->id()).size(), kMessages) << "its own";
+  EXPECT_EQ(next->box.books().adopted, kMessages) << "once";
+  for (std::size_t i = 0; i < kMessages; ++i) {
+    ASSERT_EQ(receive(*receiver), id(i));
+    ASSERT_TRUE(ack(*receiver, id(i)).first);
+  }
+  EXPECT_EQ(custodian->box.books().wards, 0U);
+}
+
+TEST_F(Custodians, ADrainingOneIsReplacedAndGivesBackWhatNobodyElseHas) {
+  auto first = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto second = pod("worker-4", 5, "n3");
+  first->drain();
+  net.where.erase(first->config.name);
+  ASSERT_TRUE(run_until([&] { return second->box.books().wards == 1; }));
+  EXPECT_EQ(sender->box.books().single_copy, 0U);
+  EXPECT_EQ(first->mail->to_give_back(), 0U) << "its sender lives: nothing to wait for";
+
+  sender.reset();
+  ASSERT_TRUE(run_until([&] { return second->box.books().single_copy == 1; }));
+  second->drain();
+  EXPECT_EQ(second->mail->to_give_back(), 1U);
+  const auto next = pod("worker-1", 6, "n2");
+  ASSERT_TRUE(run_until([&] { return second->mail->to_give_back() == 0; }));
+  EXPECT_EQ(next->box.books().adopted, 1U);
+}
+
 // A custodian that was cut off while the sender went on with another one.
 TEST_F(Custodians, AFormerOneLetsGoWhenItIsBack) {
   auto first = pod("worker-3", 4, "n2");

@@ -251,7 +251,7 @@ std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId
     // As they came here, but each stream in its own order: a record that was written again is
     // younger than what follows it.
     std::vector<std::pair<Sequence, Returns::Due>> order;
-    for (const auto& [key, stream] : held_of(pod)) {
+    for (const auto& [key, stream] : held_of(pod, to)) {
       Sequence latest = 0;
       for (const auto& [sequence, record] : stream) {
         const Held held = *find_held(record);
@@ -296,10 +296,10 @@ std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId
   return out;
 }
 
-// What is here of `pod`'s messages, by stream: the origin's sequence and our record. Of a ward that
-// two have entrusted, the one who lives counts.
+// What is here of `pod`'s messages, by stream: the origin's sequence and our record. Not what `to`
+// has entrusted itself. Of a ward of two others, the one who lives counts.
 std::map<Mailbox::Impl::ReturnKey, std::map<Sequence, Sequence>> Mailbox::Impl::held_of(
-    const AgentName& pod) const {
+    const AgentName& pod, const LogId& to) const {
   std::map<ReturnKey, std::map<Sequence, Sequence>> streams;
   for (const auto& [key, stream] : streams_) {
     if (stream.from != pod || stream.live.empty()) continue;
@@ -307,7 +307,7 @@ std::map<Mailbox::Impl::ReturnKey, std::map<Sequence, Sequence>> Mailbox::Impl::
     streams[{log, agent_of(pod_, number), index}] = {stream.live.begin(), stream.live.end()};
   }
   for (const auto& [log, guarded] : guarded_) {
-    if (guarded.pod != pod) continue;
+    if (guarded.pod != pod || log == to) continue;
     for (const auto& [sequence, record] : guarded.records) {
       const Held held = *find_held(record);
       const auto [it, added] = streams[held.key].emplace(held.origin, record);

@@ -210,6 +210,10 @@ Mailbox::Impl::Ward Mailbox::Impl::make_ward(const LogId& log, const Outbound& c
 }
 
 void Mailbox::Impl::insert_ward(Sequence record, Ward ward) {
+  if (const auto known = guarded_.find(ward.log); known != guarded_.end()) {
+    const auto twin = known->second.records.find(ward.sequence);
+    if (twin != known->second.records.end()) end_ward(twin->second);
+  }
   Guarded& guarded = guarded_[ward.log];
   guarded.pod = pod_of(ward.from);
   guarded.records[ward.sequence] = record;
@@ -251,7 +255,7 @@ void Mailbox::Impl::release(const LogId& sender_log, Sequence sequence) {
   const auto guarded = guarded_.find(sender_log);
   if (guarded == guarded_.end()) return;
   const auto record = guarded->second.records.find(sequence);
-  if (record != guarded->second.records.end()) end_ward(Sequence{record->second});
+  if (record != guarded->second.records.end()) end_ward(record->second);
 }
 
 std::vector<Sequence> Mailbox::Impl::wards_of(const LogId& sender_log) const {

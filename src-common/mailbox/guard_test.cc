@@ -408,6 +408,20 @@ TEST_F(Guard, WhatWasHandedOverStaysWithTheCustodianUntilTheSuccessorSaysThatItH
   expect_books(sender);
 }
 
+// Its successor has entrusted its own copies to the same pod by then.
+TEST_F(Guard, TheCopiesOfADrainedSenderEndBesideThoseOfItsSuccessor) {
+  send_three();
+  sender.box->begin_offers();
+  for (const Outbound& offered : sender.box->offer(1 << 20))
+    ASSERT_EQ(next.box->adopt(sender.id, offered), Answer::kStored);
+  link(next, receiver);
+  next.box->on_custodian_up(custodian.id);
+  EXPECT_EQ(entrust(next, custodian), std::vector(3, Answer::kStored));
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(3, Answer::kDuplicate));
+  EXPECT_TRUE(custodian.box->wards_of(sender.id).empty());
+  EXPECT_EQ(custodian.box->wards_of(next.id).size(), 3U);
+}
+
 TEST_F(Guard, AnAckThatWaitsWhenItIsOfferedIsTheSuccessors) {
   send_three();
   Sequence acked = 0;

@@ -488,7 +488,7 @@ class Mailbox::Impl {
   };
   static Ward make_ward(const LogId& log, const Outbound& copy, std::size_t payload);
   void insert_ward(Sequence record, Ward ward);
-  void end_ward(Sequence record);
+  void end_ward(Sequence record);  // by value: what it was found by goes
   // A message of somebody else that is here, in an inbox or as a ward: what there is to give back.
   using ReturnKey = std::tuple<LogId, AgentName, std::uint8_t>;  // origin's log, receiver, stream
   struct Held {
@@ -499,8 +499,8 @@ class Mailbox::Impl {
     bool unread = true;
   };
   std::optional<Held> find_held(Sequence record) const;
-  [[nodiscard]] std::map<ReturnKey, std::map<Sequence, Sequence>> held_of(
-      const AgentName& pod) const;
+  [[nodiscard]] std::map<ReturnKey, std::map<Sequence, Sequence>> held_of(const AgentName& pod,
+                                                                          const LogId& to) const;
   Result<Message> read_held(Sequence record) const;
 
   // ids

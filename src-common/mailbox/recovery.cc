@@ -24,7 +24,7 @@ void Mailbox::Impl::restore(const log::Record& record) {
     if (record.payload.size() < kKeptPrefix) return;
     const auto copy = decode_outbound(log::get<Sequence>(record.payload, kKeptPrefix - 8), 0,
                                       record.payload.substr(kKeptPrefix));
-    if (!copy || copy->origin.log.empty()) return;
+    if (!copy || copy->origin.log.empty() || get_log_id(record.payload, 0).empty()) return;
     r.ward = make_ward(get_log_id(record.payload, 0), *copy, record.payload.size());
   } else if (record.kind == kInbox) {
     if (record.payload.size() < kInboxPrefix) return;
