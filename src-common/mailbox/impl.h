@@ -111,9 +111,9 @@ class Mailbox::Impl {
   struct Inbox {
     AgentName name;
     std::uint32_t number = 0;
-    std::array<OrderedSet<Sequence>, kPriorities> ready;  // without awaited replies
+    std::array<std::set<Sequence>, kPriorities> ready;  // without awaited replies
     Turns turns;
-    std::unordered_map<MessageId, OrderedSet<Sequence>> replies;  // live, by what they answer
+    std::unordered_map<MessageId, std::set<Sequence>> replies;  // live, by what they answer
     // Of each stream, by sender and name: part and record, live.
     std::unordered_map<std::string, std::set<std::pair<std::uint32_t, Sequence>>> parts;
     std::set<MessageId> awaited;
@@ -286,7 +286,7 @@ class Mailbox::Impl {
   void on_declined(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   std::optional<Delivery> receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                   const std::optional<MessageId>& in_reply_to,
-                                  const OrderedSet<Sequence>* only = nullptr);
+                                  const std::set<Sequence>* only = nullptr);
   Result<std::optional<Delivery>> receive_part(MonoTime now, const AgentName& agent,
                                                Milliseconds lease, const AgentName& from,
                                                const MessageId& stream, std::uint32_t part);
@@ -529,8 +529,8 @@ class Mailbox::Impl {
   std::map<std::uint32_t, Inbox*> contended_;  // by number: for whose places somebody waits
   std::vector<Inbox*> woken_;                  // something may be ready that was not
   std::size_t awaiting_ = 0;                   // replies, of all agents
-  OrderedSet<std::pair<MonoTime, Sequence>> timers_;
-  std::map<AgentName, OrderedSet<Sequence>> owed_;  // acked records by creditor, a pod
+  std::set<std::pair<MonoTime, Sequence>> timers_;
+  std::map<AgentName, std::set<Sequence>> owed_;  // acked records by creditor, a pod
   struct Incarnations {
     LogId current;
     std::deque<Former> former;  // the youngest last, at most kMaxFormer

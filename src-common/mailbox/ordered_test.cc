@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "sim/random.h"
@@ -63,6 +64,29 @@ TEST(Ordered, DoesWhatTreesDo) {
       }
     }
   }
+}
+
+TEST(OrderedSet, GrowsInFrontAndGivesRoomBack) {
+  OrderedSet<int> set;
+  for (int key = 1000; key > 0; --key) set.insert(2 * key);
+  for (int key = 1000; key > 0; --key) set.insert(2 * key - 1);
+  std::vector<int> expected(2000);
+  std::iota(expected.begin(), expected.end(), 1);
+  EXPECT_EQ(std::vector<int>(set.begin(), set.end()), expected);
+  for (int key = 1; key < 2000; ++key) EXPECT_EQ(set.erase(key), 1U);
+  EXPECT_EQ(std::vector<int>(set.begin(), set.end()), std::vector<int>{2000});
+  EXPECT_LT(set.capacity(), 32U);
+}
+
+TEST(OrderedSet, WhatWasMovedFromIsEmpty) {
+  OrderedSet<int> set;
+  for (const int key : {1, 2, 3}) set.insert(key);
+  set.erase(1);
+  OrderedSet<int> other = std::move(set);
+  EXPECT_TRUE(set.empty());  // NOLINT(bugprone-use-after-move): that is what is tested
+  EXPECT_EQ(other.size(), 2U);
+  set.insert(7);
+  EXPECT_EQ(std::vector<int>(set.begin(), set.end()), std::vector<int>{7});
 }
 
 }  // namespace

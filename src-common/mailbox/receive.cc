@@ -5,14 +5,14 @@ namespace swarm::mailbox {
 std::optional<Delivery> Mailbox::Impl::receive(MonoTime now, const AgentName& agent,
                                                Milliseconds lease,
                                                const std::optional<MessageId>& in_reply_to,
-                                               const OrderedSet<Sequence>* only) {
+                                               const std::set<Sequence>* only) {
   (void)tick(now);
   Inbox* const found = find_inbox(agent);
   if (found == nullptr) return std::nullopt;
   Inbox& inbox = *found;
   std::vector<Sequence> dead;
   std::optional<Delivery> out;
-  auto take = [&](const OrderedSet<Sequence>& candidates) {
+  auto take = [&](const std::set<Sequence>& candidates) {
     for (const Sequence sequence : candidates) {
       Entry& e = inbox_.at(sequence);
       if (e.where != Where::kReady || inbox.leased_ids.count(e.id) != 0) continue;
@@ -90,8 +90,7 @@ Result<std::optional<Delivery>> Mailbox::Impl::receive_part(MonoTime now, const 
                                     " is lost, or was read before; the next one is part " +
                                     std::to_string(first)};
   }
-  OrderedSet<Sequence> only;
-  only.insert(sequence);
+  const std::set<Sequence> only{sequence};
   return receive(now, agent, lease, std::nullopt, &only);
 }
 

@@ -313,7 +313,9 @@ void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& 
   link.heard = now;
   for_each_in(pod, [&](const AgentName&, Destination& d) {
     for_each_stream(d, [](std::uint8_t, OutStream& stream) { probe(stream); });
-    for (const Sequence sequence : d.all) {
+    // The youngest first: what is due again goes in front of what is due already, one by one.
+    for (const Sequence* at = d.all.end(); at != d.all.begin();) {
+      const Sequence sequence = *--at;
       Outgoing& o = out_.at(sequence);
       if (limits_.entrust) {
         set_copy(o, o.copy);
@@ -329,8 +331,8 @@ void Mailbox::Impl::on_link_down(const AgentName& pod) {
   const auto link = links_.find(pod);
   if (link == links_.end()) return;
   for_each_in(pod, [&](const AgentName&, Destination& d) {
-    for (const Sequence sequence : d.all) {
-      Outgoing& o = out_.at(sequence);
+    for (const Sequence* at = d.all.end(); at != d.all.begin();) {
+      Outgoing& o = out_.at(*--at);
       if (o.state == Out::kInFlight) doubt(d, o);
       o.on_the_way = 0;
     }
