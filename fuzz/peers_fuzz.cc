@@ -121,7 +121,24 @@ mailbox::Message message(Input& in, const AgentName& from) {
 
 void step(Input& in, fuzz::Pod& pod, Peer& peer) {
   const auto ignored = [](const auto&) {};
-  switch (in.below(8)) {
+  switch (in.below(10)) {
+    case 8: {  // keep this copy for me, or for the one that I have it from
+      const std::uint64_t sequence = in.below(8) == 0 ? in.wild() : in.below(8);
+      mailbox::Outbound copy{sequence, 0, message(in, peer.name()), {}};
+      copy.origin.log.bytes.fill(static_cast<std::uint8_t>(in.below(16)));
+      copy.origin.sequence = in.below(8);
+      std::string payload;
+      link::put_u64(payload, sequence);
+      return peer.say(FrameType::kKeep, payload + encode(copy));
+    }
+    case 9: {  // yours is kept; mine need not be
+      std::string payload;
+      const bool kept = in.below(2) == 0;
+      if (kept) link::put_u8(payload, static_cast<std::uint8_t>(in.below(8)));
+      for (auto count = in.below(4); count > 0; --count)
+        link::put_u64(payload, in.below(8) == 0 ? in.wild() : in.below(8));
+      return peer.say(kept ? FrameType::kKept : FrameType::kRelease, payload);
+    }
     case 0:
       return peer.say(std::string(in.text(256)));
     case 1:
