@@ -203,6 +203,12 @@ bool add_stats(json& all, json part) {
   add_counts(all, part, "tasks");
   all["tasks"][kOldest] = oldest;
   add_counts(all, part, "messages");
+  if (const auto messages = part.find("messages");
+      messages != part.end() && messages->is_object()) {
+    if (const auto pressed = messages->find("pressed");
+        pressed != messages->end() && pressed->is_object())
+      all["messages"]["pressed"].update(*pressed);
+  }
   const auto effective = number_of(all["rollout"], "effective");
   add_counts(all, part, "rollout");
   const auto v1 = number_of(all["rollout"], "v1"), v2 = number_of(all["rollout"], "v2");

@@ -201,12 +201,12 @@ TEST(Stats, AreAddedUp) {
                          R"({"time":"t1","epoch":9,"ready":false,"recovering":true,"suspended":true,
           "tasks":{"queued":10,"running":20,"done":30,"dead":1,"cancelled":2,"oldestQueuedSeconds":2,"singleCopy":5},
           "workers":{"worker-1":{"pod":"p1","busy":false}},
-          "rollout":{"effective":50,"v1":3,"v2":1,"measured":25},"messages":{"deadLetters":2,"singleCopy":1}})")));
+          "rollout":{"effective":50,"v1":3,"v2":1,"measured":25},"messages":{"deadLetters":2,"singleCopy":1,"pressed":{"worker-1":"full"}}})")));
   EXPECT_EQ(all, json::parse(
                      R"({"time":"t0","epoch":3,"ready":false,"recovering":true,"suspended":true,
           "tasks":{"queued":11,"running":22,"done":33,"dead":1,"cancelled":2,"oldestQueuedSeconds":4,"singleCopy":5},
           "workers":{"worker-0":{"pod":"p0","busy":true},"worker-1":{"pod":"p1","busy":false}},
-          "rollout":{"effective":50,"v1":4,"v2":4,"measured":50},"messages":{"deadLetters":3,"singleCopy":1}})"));
+          "rollout":{"effective":50,"v1":4,"v2":4,"measured":50},"messages":{"deadLetters":3,"singleCopy":1,"pressed":{"worker-1":"full"}}})"));
   const json before = all;
   for (const char* bad : {"{}", R"({"tasks":7})", R"({"code":"unavailable"})"}) {
     EXPECT_FALSE(add_stats(all, json::parse(bad))) << bad;

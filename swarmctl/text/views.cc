@@ -14,6 +14,7 @@ using nlohmann::json;
 
 constexpr std::size_t kOutputColumn = 40;
 constexpr std::size_t kMaxEvents = 20;
+constexpr std::size_t kMaxPressedShown = 3;
 constexpr std::size_t kTopAgents = 40;
 
 std::string dash(std::string text) { return text.empty() ? "-" : text; }
@@ -338,6 +339,15 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
   if (!messages.empty()) {
     out += "mail   dead letters " + number(messages, "deadLetters") + "  single copy " +
            number(messages, "singleCopy") + "\n";
+  }
+  if (const json& pressed = get(messages, "pressed"); pressed.is_object()) {
+    std::size_t shown = 0;
+    for (const auto& [pod, why] : pressed.items()) {
+      if (shown++ == kMaxPressedShown) break;
+      out += "full   " + word(pressed, pod.c_str(), 200) + "\n";
+    }
+    if (pressed.size() > kMaxPressedShown)
+      out += "full   and " + std::to_string(pressed.size() - kMaxPressedShown) + " more pods\n";
   }
   std::vector<const json*> sorted;
   std::size_t busy = 0;

@@ -178,6 +178,17 @@ TEST(Views, TopShowsTheBusyFirst) {
   EXPECT_LT(page.find("worker-1"), page.find("worker-0"));
 }
 
+TEST(Views, TopSaysWhoIsFull) {
+  json stats = json::parse(R"({"tasks":{},"messages":{"deadLetters":0,"singleCopy":0}})");
+  EXPECT_EQ(top("hello", stats, json::array()).find("full"), std::string::npos);
+  for (int i = 0; i < 5; ++i)
+    stats["messages"]["pressed"]["worker-" + std::to_string(i)] =
+        "worker-" + std::to_string(i) + "'s inbox is full (1000 of 1000 messages)";
+  const std::string page = top("hello", stats, json::array());
+  EXPECT_THAT(page, HasSubstr("full   worker-2's inbox is full (1000 of 1000 messages)\n"
+                              "full   and 2 more pods\n"));
+}
+
 TEST(Views, Selectors) {
   const json labels = {{"a", "b"}, {"c", ""}};
   for (const char* good : {"", "a=b", "a==b", "a", "!x", "a!=c", "x!=y", "a=b,c=,!x"})
