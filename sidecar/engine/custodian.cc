@@ -73,6 +73,7 @@ std::optional<AgentName> choose_custodian(const AgentName& self, const std::stri
 
 void Mail::look_after_copies(MonoTime now) {
   tell_wards(now);
+  release_elsewhere();
   auto& c = custodian_;
   if (!box_.needs_custodian()) {
     c.wanted = false;
@@ -96,6 +97,13 @@ void Mail::look_after_copies(MonoTime now) {
   }
   if (c.name.empty()) return choose(now);
   ensure(c.name);
+}
+
+void Mail::release_elsewhere() {
+  for (const auto& [log, sequences] : box_.take_releases_elsewhere()) {
+    if (const auto session = session_with(log))
+      send_sequences(*session, FrameType::kRelease, "", sequences);
+  }
 }
 
 void Mail::choose(MonoTime now) {

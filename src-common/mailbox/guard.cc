@@ -22,9 +22,23 @@ void Mailbox::Impl::set_copy(Outgoing& o, Copy copy) {
 void Mailbox::Impl::forget_copy(const Outgoing& o, After after) {
   copies_due_.erase(o.sequence);
   endings_.erase(o.sequence);
+  let_go_elsewhere(o.sequence, after != After::kHandedOver);
   if (o.copy < Copy::kOnTheWay) return;
   --entrusted_;
   if (after != After::kHandedOver) releases_due_.insert(o.sequence);
+}
+
+// Its former custodian's copy is not needed any more. That one tells again on each new link: what
+// is forgotten here is released then.
+void Mailbox::Impl::keep_elsewhere(const LogId& custodian, Sequence sequence) {
+  if (elsewhere_.size() < kMaxElsewhere) elsewhere_.emplace(sequence, custodian);
+}
+
+void Mailbox::Impl::let_go_elsewhere(Sequence sequence, bool release) {
+  for (auto it = elsewhere_.lower_bound({sequence, LogId{}});
+       it != elsewhere_.end() && it->first == sequence; it = elsewhere_.erase(it)) {
+    if (release) releases_elsewhere_[it->second].push_back(sequence);
+  }
 }
 
 bool Mailbox::Impl::needs_custodian() const {
@@ -48,6 +62,12 @@ void Mailbox::Impl::on_custodian_up(const LogId& custodian) {
   custodian_ = custodian;
   custodian_linked_ = true;
   custodian_full_ = false;
+  std::erase_if(elsewhere_, [&](const auto& known) { return known.second == custodian; });
+  if (const auto former = releases_elsewhere_.extract(custodian)) {
+    for (const Sequence sequence : former.mapped()) {
+      if (out_.count(sequence) == 0) releases_due_.insert(sequence);
+    }
+  }
   for (const auto& [sequence, o] : out_) {
     if (o.copy == Copy::kLeaving) releases_due_.insert(sequence);
   }
@@ -65,13 +85,18 @@ void Mailbox::Impl::on_custodian_lost() {
   on_custodian_down();
   // After a restart we do not know whose custody it was: what we had before stays in doubt.
   if (custodian_.empty()) return;
-  custodian_ = LogId{};
+  const LogId former = std::exchange(custodian_, LogId{});
+  // It may live, and have all that it had.
+  auto& releases = releases_elsewhere_[former];
+  releases.insert(releases.end(), releases_due_.begin(), releases_due_.end());
+  releases_due_.clear();
   std::vector<Sequence> ended;
   for (auto& [sequence, o] : out_) {
     if (endings_.count(sequence) != 0) {
       ended.push_back(sequence);
     } else if (o.copy != Copy::kNone) {
       if (!o.accepted) o.uncertain = o.anywhere = true;
+      if (o.copy != Copy::kLeaving) keep_elsewhere(former, sequence);
       set_copy(o, Copy::kNone);
     }
   }
@@ -82,7 +107,6 @@ void Mailbox::Impl::on_custodian_lost() {
     }
     complete(sequence);
   }
-  releases_due_.clear();
 }
 
 std::vector<Outbound> Mailbox::Impl::entrust(std::size_t max_bytes) {
@@ -119,6 +143,7 @@ void Mailbox::Impl::on_entrusted(const LogId& custodian, Sequence sequence, Answ
     case Answer::kStored:
     case Answer::kDuplicate:
       if (o.copy == Copy::kOnTheWay) set_copy(o, Copy::kKept);
+      if (o.copy == Copy::kKept) let_go_elsewhere(sequence, true);
       return;
     case Answer::kFinished:
       if (o.copy == Copy::kLeaving) end_copy(o);
@@ -139,18 +164,30 @@ std::vector<Sequence> Mailbox::Impl::on_told(const LogId& custodian,
     const auto it = out_.find(sequence);
     if (it == out_.end()) {
       if (handed_over_.count(sequence) == 0) release.push_back(sequence);
-    } else if (custodian == custodian_) {
-      if (it->second.copy == Copy::kLeaving)
+      continue;
+    }
+    Outgoing& o = it->second;
+    if (custodian == custodian_) {
+      if (o.copy == Copy::kLeaving) {
         releases_due_.insert(sequence);
-      else
-        set_copy(it->second, Copy::kKept);
-    } else if (!custodian_.empty()) {
+      } else {
+        set_copy(o, Copy::kKept);
+        if (custodian_linked_) let_go_elsewhere(sequence, true);
+      }
+    } else if (o.copy == Copy::kLeaving || (o.copy == Copy::kKept && custodian_linked_)) {
       release.push_back(sequence);
-    } else if (it->second.copy == Copy::kNone) {
-      set_copy(it->second, Copy::kPerhaps);
+    } else {  // the only one on another node, perhaps
+      keep_elsewhere(custodian, sequence);
+      // Of what was sent in this life we know who may have it.
+      if (limits_.entrust && custodian_.empty() && o.restored && o.copy == Copy::kNone)
+        set_copy(o, Copy::kPerhaps);
     }
   }
   return release;
+}
+
+std::map<LogId, std::vector<Sequence>> Mailbox::Impl::take_releases_elsewhere() {
+  return std::exchange(releases_elsewhere_, {});
 }
 
 // Done, but for the custodian's copy. To the receiver it is done: what follows goes on.

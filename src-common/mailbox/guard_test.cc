@@ -89,6 +89,15 @@ struct Guard : ::testing::Test {
     }
     return released.size();
   }
+  // By one that is the custodian no more.
+  static std::size_t release_elsewhere(Pod& from, Pod& former) {
+    const auto released = from.box->take_releases_elsewhere()[former.id];
+    for (const Sequence sequence : released) {
+      former.box->release(from.id, sequence);
+      from.box->on_entrusted(former.id, sequence, Answer::kFinished);
+    }
+    return released.size();
+  }
   // What the custodian says on a new link, and what is released then.
   static std::size_t tell(Pod& custodian, Pod& sender) {
     const auto stale = sender.box->on_told(custodian.id, custodian.box->wards_of(sender.id));
@@ -299,6 +308,68 @@ TEST_F(Guard, AFormerCustodianReleasesWhatAnotherOneHas) {
   EXPECT_EQ(release(sender, other), 1U);
 }
 
+TEST_F(Guard, AFormerCustodianKeepsWhatNobodyElseHasYet) {
+  send_three();
+  sender.box->on_custodian_lost();
+  sender.box->on_custodian_up(other.id);
+  EXPECT_EQ(tell(custodian, sender), 0U);
+  EXPECT_EQ(custodian.box->wards_of(sender.id).size(), 3U);
+  const auto copies = sender.box->entrust(1);
+  ASSERT_EQ(copies.size(), 1U);
+  sender.box->on_entrusted(other.id, copies[0].sequence, other.box->guard(sender.id, copies[0]));
+  EXPECT_EQ(release_elsewhere(sender, custodian), 1U);
+  EXPECT_FALSE(read(receiver, sender, "m1"));
+  EXPECT_EQ(release(sender, other), 1U);
+  EXPECT_TRUE(read(receiver, sender, "m2")) << "the next one has no copy";
+  EXPECT_EQ(release_elsewhere(sender, custodian), 1U);
+  EXPECT_EQ(entrust(sender, other), std::vector{Answer::kStored});
+  EXPECT_EQ(release_elsewhere(sender, custodian), 1U);
+  EXPECT_EQ(custodian.box->books().wards, 0U);
+  EXPECT_EQ(other.box->wards_of(sender.id).size(), 1U) << "m3";
+  EXPECT_TRUE(sender.box->take_releases_elsewhere().empty());
+}
+
+// As one that is full is, whose link stays: it does not tell again.
+TEST_F(Guard, OneThatIsPassedOverKeepsItsCopiesUntilTheNextOneHasThem) {
+  send_three();
+  EXPECT_FALSE(read(receiver, sender, "m1"));
+  sender.box->on_custodian_lost();
+  EXPECT_EQ(sender.box->take_recorded().size(), 1U);
+  EXPECT_EQ(release_elsewhere(sender, custodian), 1U) << "m1's, which had not gone out";
+  EXPECT_EQ(custodian.box->books().wards, 2U);
+  sender.box->on_custodian_up(other.id);
+  EXPECT_EQ(entrust(sender, other), std::vector(2, Answer::kStored));
+  EXPECT_EQ(release_elsewhere(sender, custodian), 2U);
+  // And back.
+  sender.box->on_custodian_lost();
+  sender.box->on_custodian_up(custodian.id);
+  EXPECT_EQ(entrust(sender, custodian), std::vector(2, Answer::kStored));
+  EXPECT_EQ(release_elsewhere(sender, other), 2U);
+  EXPECT_EQ(other.box->books().wards, 0U);
+  EXPECT_EQ(custodian.box->books().wards, 2U);
+}
+
+TEST_F(Guard, WhatWasHandedOverIsNotReleasedElsewhere) {
+  send_three();
+  sender.box->on_custodian_lost();
+  sender.box->begin_offers();
+  for (const Outbound& offered : sender.box->offer(1 << 20))
+    sender.box->on_offer_answer(offered.sequence, Answer::kStored);
+  EXPECT_EQ(release_elsewhere(sender, custodian), 0U);
+  EXPECT_EQ(custodian.box->books().wards, 3U);
+}
+
+TEST_F(Guard, AWrongWordOfCopiesHoldsUpNoWithdrawal) {
+  Pod plain{"worker-1", 7, {}};
+  for (Pod* pod : {&plain, &sender}) {
+    const Sequence sequence = send(*pod, "m1");
+    EXPECT_TRUE(pod->box->on_told(custodian.id, {sequence, sequence + 1}) ==
+                std::vector{sequence + 1});
+    EXPECT_TRUE(pod->box->withdraw(sequence));
+    EXPECT_EQ(pod->box->take_releases_elsewhere()[custodian.id], std::vector{sequence});
+  }
+}
+
 TEST_F(Guard, ACustodianUnderAnotherLogIsAnotherOne) {
   send_three();
   Pod replaced{"worker-3", 7};
@@ -488,6 +559,7 @@ struct AnyLife : Guard {
     return std::find(wards.begin(), wards.end(), sequence) != wards.end();
   }
   Pod& keeper() { return *keepers[current]; }
+  Pod& former() { return *keepers[1 - current]; }
   void hear() {
     for (const auto& outcome : sender.box->take_outcomes()) {
       Known& known = all[outcome.sequence];
@@ -594,9 +666,13 @@ struct AnyLife : Guard {
         }
         break;
       default:
-        if (!linked) up();
+        if (random.chance(20))
+          tell(former(), sender);
+        else if (!linked)
+          up();
         break;
     }
+    if (random.chance(80)) release_elsewhere(sender, former());  // else it has no link
     hear();
   }
   void live(std::uint64_t seed) {

@@ -54,6 +54,7 @@ constexpr std::size_t kMaxFormer = 8;          // of each
 constexpr std::size_t kMaxPredecessors = 64;   // former pods of our name that handed something over
 constexpr std::size_t kMaxTransmit = 256;      // messages a call
 constexpr std::size_t kRecentFinished = 4096;  // of others, kept here, that were acked
+constexpr std::size_t kMaxElsewhere = 65536;   // copies at former custodians, to be released later
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
 constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
@@ -323,6 +324,7 @@ class Mailbox::Impl {
   std::vector<Sequence> take_releases(std::size_t most);
   void on_entrusted(const LogId& custodian, Sequence sequence, Answer answer);
   std::vector<Sequence> on_told(const LogId& custodian, const std::vector<Sequence>& kept);
+  std::map<LogId, std::vector<Sequence>> take_releases_elsewhere();
   void end_releases();
   [[nodiscard]] bool releasing() const { return !endings_.empty(); }
   std::vector<Sequence> take_recorded() { return std::exchange(recorded_, {}); }
@@ -473,6 +475,8 @@ class Mailbox::Impl {
   }
   void set_copy(Outgoing& o, Copy copy);
   void forget_copy(const Outgoing& o, After after);
+  void keep_elsewhere(const LogId& custodian, Sequence sequence);
+  void let_go_elsewhere(Sequence sequence, bool release);
   bool finish_acked(Outgoing& o);
   void begin_ending(Outgoing& o, std::optional<SendOutcome> refused);
   void end_copy(Outgoing& o);
@@ -585,6 +589,9 @@ class Mailbox::Impl {
   std::set<Sequence> copies_due_;    // to be entrusted …
   std::set<Sequence> releases_due_;  // … and to be released
   std::size_t entrusted_ = 0;        // that it may have, as far as we know
+  // What former custodians have: until ours has it too, or it is done. Then it is to be released.
+  std::set<std::pair<Sequence, LogId>> elsewhere_;
+  std::map<LogId, std::vector<Sequence>> releases_elsewhere_;
   // Done, but for the custodian's word that it has no copy any more: acked, or else refused.
   std::map<Sequence, std::optional<SendOutcome>> endings_;
   std::vector<Sequence> recorded_;  // acks, with that word

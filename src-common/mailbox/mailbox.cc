@@ -201,6 +201,9 @@ void Mailbox::on_entrusted(const LogId& custodian, Sequence sequence, Answer ans
 std::vector<Sequence> Mailbox::on_told(const LogId& custodian, const std::vector<Sequence>& kept) {
   return impl_->on_told(custodian, kept);
 }
+std::map<LogId, std::vector<Sequence>> Mailbox::take_releases_elsewhere() {
+  return impl_->take_releases_elsewhere();
+}
 void Mailbox::end_releases() { impl_->end_releases(); }
 bool Mailbox::releasing() const { return impl_->releasing(); }
 std::vector<Sequence> Mailbox::take_recorded() { return impl_->take_recorded(); }

@@ -320,7 +320,8 @@ class Mailbox {
   void on_custodian_up(const LogId& custodian);
   void on_custodian_down();  // its answers do not come any more
   // It counts for nothing any more: everything is to be entrusted anew, to the next one. What was
-  // not accepted yet may be delivered all the same.
+  // not accepted yet may be delivered all the same. If it lives, it has its copies until the next
+  // one has them.
   void on_custodian_lost();
   void on_custodian_retry();  // it may have room again
   // The next copies for it, the oldest first, at most max_bytes (at least one). None after kFull or
@@ -331,8 +332,12 @@ class Mailbox {
   // What it said: kStored, kDuplicate: it has committed the copy, and the message may be sent.
   // kFinished: it has none any more.
   void on_entrusted(const LogId& custodian, Sequence sequence, Answer answer);
-  // `custodian`, ours or a former one, has copies of these. Which of them it is to release.
+  // `custodian`, ours or a former one, has copies of these. Which of them it is to release: of a
+  // live message only what ours has; the others when it has (take_releases_elsewhere).
   std::vector<Sequence> on_told(const LogId& custodian, const std::vector<Sequence>& kept);
+  // What former custodians are to release since the last call, by their logs. Without a link to
+  // one it is dropped: it tells again on the next link.
+  std::map<LogId, std::vector<Sequence>> take_releases_elsewhere();
   // Our custodian can't be asked: acks that wait for it are recorded without it.
   void end_releases();
   [[nodiscard]] bool releasing() const;  // that something waits for its word

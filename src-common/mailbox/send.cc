@@ -59,7 +59,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   out_.erase(it);
   offers_.erase(sequence);
   offers_due_.erase(sequence);
-  if (limits_.entrust) forget_copy(o, after);
+  forget_copy(o, after);
   if (o.kept) kept_.erase(o.kept->origin);
   std::string pair = pair_key(o.from, o.to, o.id);
   if (const auto id = out_by_pair_.find(pair); id != out_by_pair_.end() && id->second == sequence)
