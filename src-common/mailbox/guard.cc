@@ -109,20 +109,43 @@ void Mailbox::Impl::on_custodian_lost() {
   }
 }
 
+// Of what is before `o` in its stream, the latest that the custodian has or is to have: nullptr:
+// nothing. What it gives back to our successor must have no holes.
+Mailbox::Impl::Outgoing* Mailbox::Impl::copied_before(const Outgoing& o) {
+  const OutStream& stream = stream_for(destinations_.at(o.to), o);
+  const auto* at = stream.live.find(o.origin_sequence());
+  if (at == stream.live.end()) return nullptr;
+  while (at != stream.live.begin()) {
+    Outgoing& before = out_.at((--at)->second);
+    if (before.copy == Copy::kOnTheWay || before.copy == Copy::kKept ||
+        copies_due_.count(before.sequence) != 0)
+      return &before;
+  }
+  return nullptr;
+}
+
 std::vector<Outbound> Mailbox::Impl::entrust(std::size_t max_bytes) {
   std::vector<Outbound> out;
   std::size_t bytes = 0;
   while (custodian_linked_ && !custodian_full_ && !copies_due_.empty() &&
          out.size() < kMaxTransmit) {
-    Outgoing& o = out_.at(*copies_due_.begin());
+    Outgoing* next = &out_.at(*copies_due_.begin());
+    Outgoing* prev = copied_before(*next);
+    // What was given back may be older than what was there before it.
+    for (; prev != nullptr && prev->copy < Copy::kOnTheWay; prev = copied_before(*next))
+      next = prev;
+    Outgoing& o = *next;
     if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
     auto message = read_out(o);
     if (!message && message.error().code != Code::kCorrupt) break;
     // Ours is damaged: transmit() says what becomes of it.
     set_copy(o, message ? Copy::kOnTheWay : Copy::kKept);
-    if (!message) continue;
+    if (!message) {
+      stream_for(destinations_.at(o.to), o).live.erase(o.origin_sequence());
+      continue;
+    }
     bytes += o.payload_bytes;
-    out.push_back({o.sequence, 0, std::move(*message),
+    out.push_back({o.sequence, prev == nullptr ? 0 : prev->sequence, std::move(*message),
                    o.kept ? o.kept->origin : Origin{log_->id(), o.sequence}});
   }
   return out;
@@ -148,8 +171,12 @@ void Mailbox::Impl::on_entrusted(const LogId& custodian, Sequence sequence, Answ
     case Answer::kFinished:
       if (o.copy == Copy::kLeaving) end_copy(o);
       return;
-    case Answer::kFull:
     case Answer::kGap:
+      // It has lost what we thought it had.
+      if (Outgoing* before = copied_before(o); before != nullptr && before->copy == Copy::kKept)
+        set_copy(*before, Copy::kNone);
+      [[fallthrough]];
+    case Answer::kFull:
     case Answer::kRefused:
       custodian_full_ = true;
       if (o.copy == Copy::kOnTheWay) set_copy(o, Copy::kNone);
@@ -196,6 +223,7 @@ void Mailbox::Impl::begin_ending(Outgoing& o, std::optional<SendOutcome> refused
   OutStream& stream = stream_for(destinations_.at(o.to), o);
   stream.unanswered.erase(o.origin_sequence());
   stream.due.erase(o.origin_sequence());
+  stream.live.erase(o.origin_sequence());
   o.state = Out::kStored;
   set_copy(o, Copy::kLeaving);
   releases_due_.insert(o.sequence);
@@ -271,12 +299,16 @@ void Mailbox::Impl::end_ward(Sequence record) {
 Answer Mailbox::Impl::guard(const LogId& sender_log, const Outbound& copy) {
   const Message& m = copy.message;
   if (sender_log.empty() || sender_log == log_->id() || copy.sequence == 0 ||
-      copy.origin.log.empty() || copy.origin.sequence == 0 || pod_of(m.from) == pod_ ||
-      pod_of(m.to) == pod_ || draining_)
+      copy.prev == copy.sequence || copy.origin.log.empty() || copy.origin.sequence == 0 ||
+      pod_of(m.from) == pod_ || pod_of(m.to) == pod_ || draining_)
     return Answer::kRefused;
-  if (const auto known = guarded_.find(sender_log);
-      known != guarded_.end() && known->second.records.count(copy.sequence) != 0)
-    return Answer::kDuplicate;
+  const auto known = guarded_.find(sender_log);
+  const auto has = [&](Sequence sequence) {
+    return known != guarded_.end() && known->second.records.count(sequence) != 0;
+  };
+  if (has(copy.sequence)) return Answer::kDuplicate;
+  // Refused: what follows would come to the successor first.
+  if (copy.prev != 0 && !has(copy.prev)) return Answer::kGap;
   if (wards_.size() >= limits_.max_wards ||
       (limits_.max_ward_bytes != 0 && ward_bytes_ != 0 &&
        ward_bytes_ + stored_bytes(m) > limits_.max_ward_bytes))

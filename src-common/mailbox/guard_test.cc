@@ -402,6 +402,70 @@ TEST_F(Guard, AFullCustodianRefusesAndNothingIsDelivered) {
   expect_books(sender);
 }
 
+// A successor that gets the end of a stream first takes the beginning for done.
+TEST_F(Guard, CopiesOfAStreamHaveNoHoles) {
+  Limits few = kEntrust;
+  few.max_ward_bytes = 3200;
+  Pod small{"worker-3", 7, few};
+  sender.box->on_custodian_up(small.id);
+  link(sender, receiver);
+  for (const std::size_t size : {600, 1800, 10, 10}) {
+    const auto number = std::to_string(sender.box->books().sent + 1);
+    send(sender, "m" + number, std::string(size, 'x'));
+  }
+  Message high;
+  high.id.value = "high";
+  high.from = kSender;
+  high.to = kReceiver;
+  high.priority = Priority::kHigh;
+  ASSERT_TRUE(sender.box->send(now, high));
+  EXPECT_EQ(entrust(sender, small), (std::vector{Answer::kStored, Answer::kFull, Answer::kGap,
+                                                 Answer::kGap, Answer::kStored}))
+      << "another priority is another stream";
+  EXPECT_EQ(carry(sender, receiver), std::vector(2, Answer::kStored));
+  while (receive(receiver) != "-") {
+  }
+  auto acked = receiver.box->ack(now, kReceiver, {"m1"}, 1);
+  EXPECT_FALSE(sender.box->on_acked(kReceiver, acked->debt->sender_sequence));
+  EXPECT_EQ(release(sender, small), 1U);
+  sender.box->on_custodian_retry();
+  EXPECT_EQ(entrust(sender, small), std::vector(3, Answer::kStored))
+      << "nothing is before them now";
+  EXPECT_EQ(carry(sender, receiver), std::vector(3, Answer::kStored));
+}
+
+TEST_F(Guard, ACustodianThatHasLostACopyGetsItAgain) {
+  send_three();
+  const auto kept = custodian.box->wards_of(sender.id);
+  ASSERT_EQ(kept.size(), 3U);
+  custodian.box->release(sender.id, kept[2]);
+  send(sender, "m4");
+  EXPECT_EQ(entrust(sender, custodian), std::vector{Answer::kGap});
+  sender.box->on_custodian_retry();
+  EXPECT_EQ(entrust(sender, custodian), std::vector(2, Answer::kStored));
+  EXPECT_EQ(custodian.box->wards_of(sender.id).size(), 4U);
+}
+
+// What is given back later may be older.
+TEST_F(Guard, CopiesGoOutInTheOrderOfTheirOrigin) {
+  send_three();
+  receiver.box->set_lost({{kSender, {sender.id}}});
+  const auto given = receiver.box->give_back(kSender, next.id, 1 << 20);
+  ASSERT_EQ(given.size(), 3U);
+  const auto kept = custodian.box->wards_of(sender.id);
+  custodian.box->release(sender.id, kept[0]);
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(2, Answer::kStored));
+  ASSERT_EQ(next.box->take_back(kReceiver, given[0]), Answer::kStored);
+  link(next, fresh);
+  next.box->on_custodian_up(other.id);
+  const auto copies = next.box->entrust(1 << 20);
+  ASSERT_EQ(copies.size(), 3U);
+  EXPECT_EQ(copies[0].message.id.value, "m1");
+  EXPECT_EQ(copies[0].prev, 0U);
+  EXPECT_EQ(copies[1].prev, copies[0].sequence);
+  EXPECT_EQ(copies[2].prev, copies[1].sequence);
+}
+
 TEST_F(Guard, BytesHaveALimitOfTheirOwn) {
   Limits few = kEntrust;
   few.max_ward_bytes = 4500;
@@ -529,6 +593,11 @@ TEST_F(Guard, GuardRefusesWhatIsWrong) {
   bad.origin = {};
   EXPECT_EQ(custodian.box->guard(sender.id, bad), Answer::kRefused);
   EXPECT_EQ(custodian.box->guard(LogId{}, copies[0]), Answer::kRefused);
+  bad = copies[0];
+  bad.prev = bad.sequence;
+  EXPECT_EQ(custodian.box->guard(sender.id, bad), Answer::kRefused);
+  bad.prev = bad.sequence + 1;
+  EXPECT_EQ(custodian.box->guard(sender.id, bad), Answer::kGap);
   EXPECT_EQ(custodian.box->guard(custodian.id, copies[0]), Answer::kRefused);
   EXPECT_EQ(receiver.box->guard(sender.id, copies[0]), Answer::kRefused) << "it is the receiver";
   EXPECT_EQ(next.box->guard(sender.id, copies[0]), Answer::kRefused) << "it is the sender's name";

@@ -212,8 +212,9 @@ class Mailbox::Impl {
     // Our records, by their sequence at the origin, which is the order: what a receiver gives back
     // may come before what a former pod offers.
     OrderedMap<Sequence, Sequence> unanswered, due;
-    bool blocked = false;    // the receiver said full (or will not take it now)
-    bool proved = false;     // … took one message since
+    OrderedMap<Sequence, Sequence> live;  // all that have not ended; only where we entrust
+    bool blocked = false;                 // the receiver said full (or will not take it now)
+    bool proved = false;                  // … took one message since
     std::size_t window = 0;  // messages that may be on their way at once, after that; 0: any number
     bool passed_on = false;  // our successor may have the beginning: it sends the rest, too
   };
@@ -475,6 +476,7 @@ class Mailbox::Impl {
   }
   void set_copy(Outgoing& o, Copy copy);
   void forget_copy(const Outgoing& o, After after);
+  Outgoing* copied_before(const Outgoing& o);
   void keep_elsewhere(const LogId& custodian, Sequence sequence);
   void let_go_elsewhere(Sequence sequence, bool release);
   bool finish_acked(Outgoing& o);

@@ -146,7 +146,8 @@ struct Origin {
 
 struct Outbound {
   Sequence sequence = 0;  // of our record: answers and acks name it
-  Sequence prev = 0;      // in the message's stream; in an offer: the offer before it
+  Sequence prev = 0;      // in the message's stream; in an offer: the offer before it; in a
+                      // copy: the one before it in its stream that the custodian has, or is sent
   Message message;
   Origin origin = {};  // empty: our log, and `sequence`
 };
@@ -324,8 +325,8 @@ class Mailbox {
   // one has them.
   void on_custodian_lost();
   void on_custodian_retry();  // it may have room again
-  // The next copies for it, the oldest first, at most max_bytes (at least one). None after kFull or
-  // kRefused until it is asked again.
+  // The next copies for it, the oldest first, at most max_bytes (at least one). None after kFull,
+  // kGap or kRefused until it is asked again.
   std::vector<Outbound> entrust(std::size_t max_bytes);
   // Copies that it is to release, at most so many.
   std::vector<Sequence> take_releases(std::size_t most);
@@ -347,7 +348,8 @@ class Mailbox {
   [[nodiscard]] bool waits_for_custodian(Sequence sequence) const;
   [[nodiscard]] bool withdrawing(Sequence sequence) const;
   // … and of what others send, whose custodian we are. They are handed out to nobody, and belong to
-  // no inbox. kStored, kDuplicate: we keep it. kFull, kRefused: we do not.
+  // no inbox. kStored, kDuplicate: we keep it. kFull, kRefused, and kGap (we do not keep the one
+  // before it): we do not.
   Answer guard(const LogId& sender_log, const Outbound& copy);
   void release(const LogId& sender_log, Sequence sequence);
   [[nodiscard]] std::vector<Sequence> wards_of(const LogId& sender_log) const;

@@ -24,6 +24,7 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   OutStream& stream = stream_for(d, o);
   stream.unanswered[o.origin_sequence()] = o.sequence;
   stream.due[o.origin_sequence()] = o.sequence;
+  if (limits_.entrust) stream.live[o.origin_sequence()] = o.sequence;
   stream.passed_on = stream.passed_on || o.offered;
   out_by_pair_[pair_key(o.from, o.to, o.id)] = o.sequence;
   if (o.kept) kept_[o.kept->origin] = o.sequence;
@@ -69,6 +70,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   OutStream& stream = stream_for(d, o);
   stream.unanswered.erase(o.origin_sequence());
   stream.due.erase(o.origin_sequence());
+  stream.live.erase(o.origin_sequence());
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
