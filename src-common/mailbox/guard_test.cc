@@ -293,6 +293,18 @@ TEST_F(Guard, ARestartedSenderFindsItsCopiesAgain) {
   EXPECT_EQ(custodian.box->wards_of(sender.id).size(), 2U);
 }
 
+TEST_F(Guard, AnAckThatComesBeforeOurOwnLinkWaitsForTheRelease) {
+  send_three();
+  Sequence acked = 0;
+  EXPECT_FALSE(read(receiver, sender, "m1", &acked));
+  sender.start();
+  EXPECT_FALSE(sender.box->on_acked(kReceiver, acked)) << "is it on our node?";
+  sender.box->on_custodian_up(custodian.id);
+  tell(custodian, sender);
+  EXPECT_EQ(release(sender, custodian), 1U);
+  EXPECT_EQ(sender.box->take_recorded(), std::vector{acked});
+}
+
 TEST_F(Guard, AFormerCustodianReleasesWhatAnotherOneHas) {
   send_three();
   sender.box->on_custodian_down();

@@ -467,7 +467,8 @@ class Mailbox::Impl {
   }
   // The custodian may have it: an end of the message has to be told it first.
   [[nodiscard]] bool may_be_entrusted(const Outgoing& o) const {
-    return o.copy >= Copy::kOnTheWay || (o.copy == Copy::kPerhaps && is_near(o));
+    const Link& link = *destinations_.at(o.to).link;
+    return o.copy >= Copy::kOnTheWay || (o.copy == Copy::kPerhaps && (link.near || !link.linked));
   }
   // Stored by the receiver, on our node, and nowhere else as far as we know.
   [[nodiscard]] bool lacks_custodian(const Outgoing& o) const {
