@@ -15,6 +15,7 @@ void Mailbox::Impl::set_copy(Outgoing& o, Copy copy) {
     copies_due_.insert(o.sequence);
   else
     copies_due_.erase(o.sequence);
+  if (copy != Copy::kLeaving) releases_due_.erase(o.sequence);
   if (copy == Copy::kKept && o.state == Out::kStored) accept(o);
 }
 
@@ -169,7 +170,10 @@ void Mailbox::Impl::on_entrusted(const LogId& custodian, Sequence sequence, Answ
       if (o.copy == Copy::kKept) let_go_elsewhere(sequence, true);
       return;
     case Answer::kFinished:
-      if (o.copy == Copy::kLeaving) end_copy(o);
+      if (o.copy == Copy::kLeaving)
+        end_copy(o);
+      else if (o.copy == Copy::kKept)
+        set_copy(o, Copy::kNone);
       return;
     case Answer::kGap:
       // It has lost what we thought it had.
@@ -179,7 +183,7 @@ void Mailbox::Impl::on_entrusted(const LogId& custodian, Sequence sequence, Answ
     case Answer::kFull:
     case Answer::kRefused:
       custodian_full_ = true;
-      if (o.copy == Copy::kOnTheWay) set_copy(o, Copy::kNone);
+      if (o.copy == Copy::kOnTheWay || o.copy == Copy::kKept) set_copy(o, Copy::kNone);
       return;
   }
 }

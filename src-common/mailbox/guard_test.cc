@@ -517,6 +517,30 @@ TEST_F(Guard, ARefusalWaitsForTheRelease) {
   expect_books(sender);
 }
 
+// It was told to release the copy, said meanwhile that it has it, and got it again.
+TEST_F(Guard, ACopyThatIsEntrustedAgainIsNotReleased) {
+  sender.box->on_custodian_up(custodian.id);
+  link(sender, receiver);
+  const Sequence sequence = send(sender, "m1");
+  ASSERT_EQ(entrust(sender, custodian), std::vector{Answer::kStored});
+  EXPECT_FALSE(sender.box->withdraw(sequence));
+  EXPECT_EQ(sender.box->take_releases(10).size(), 1U);
+  EXPECT_EQ(tell(custodian, sender), 0U);  // a RELEASE is due once more
+  custodian.box->release(sender.id, sequence);
+  sender.box->on_entrusted(custodian.id, sequence, Answer::kFinished);
+  EXPECT_EQ(entrust(sender, custodian), std::vector{Answer::kStored});
+  EXPECT_EQ(release(sender, custodian), 0U);
+  EXPECT_EQ(custodian.box->books().wards, 1U);
+  for (const Answer answer : {Answer::kFinished, Answer::kFull, Answer::kRefused}) {
+    custodian.box->release(sender.id, sequence);
+    sender.box->on_entrusted(custodian.id, sequence, answer);
+    EXPECT_TRUE(carry(sender, receiver).empty()) << "it has none any more";
+    sender.box->on_custodian_retry();
+    EXPECT_EQ(entrust(sender, custodian), std::vector{Answer::kStored});
+  }
+  EXPECT_EQ(carry(sender, receiver), std::vector{Answer::kStored});
+}
+
 TEST_F(Guard, WhatALostCustodianMayHaveIsNotCalledRefused) {
   sender.box->on_custodian_up(custodian.id);
   link(sender, receiver);
