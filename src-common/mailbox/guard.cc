@@ -345,10 +345,10 @@ std::map<AgentName, std::set<LogId>> Mailbox::Impl::guarded() const {
   return out;
 }
 
-void Mailbox::Impl::forget_wards(const AgentName& pod) {
+void Mailbox::Impl::forget_wards(const AgentName& pod, const std::set<LogId>& logs) {
   std::vector<Sequence> records;
   for (const auto& [log, guarded] : guarded_) {
-    if (guarded.pod != pod) continue;
+    if (guarded.pod != pod || logs.count(log) == 0) continue;
     for (const auto& [sequence, record] : guarded.records) records.push_back(record);
   }
   for (const Sequence record : records) end_ward(record);

@@ -607,9 +607,10 @@ TEST_F(Guard, AnAckThatWaitsWhenItIsOfferedIsTheSuccessors) {
 
 TEST_F(Guard, TheWardsOfANameThatIsGoneForEverAreForgotten) {
   send_three();
-  custodian.box->forget_wards(kReceiver);
-  EXPECT_EQ(custodian.box->books().wards, 3U);
-  custodian.box->forget_wards(kSender);
+  custodian.box->forget_wards(kReceiver, {sender.id});
+  custodian.box->forget_wards(kSender, {next.id});
+  EXPECT_EQ(custodian.box->books().wards, 3U) << "of a pod that lives";
+  custodian.box->forget_wards(kSender, {next.id, sender.id});
   EXPECT_EQ(custodian.box->books().wards, 0U);
   EXPECT_EQ(custodian.box->books().ward_bytes, 0U);
   custodian.start();

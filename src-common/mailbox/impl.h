@@ -335,7 +335,7 @@ class Mailbox::Impl {
   void release(const LogId& sender_log, Sequence sequence);
   [[nodiscard]] std::vector<Sequence> wards_of(const LogId& sender_log) const;
   [[nodiscard]] std::map<AgentName, std::set<LogId>> guarded() const;
-  void forget_wards(const AgentName& pod);
+  void forget_wards(const AgentName& pod, const std::set<LogId>& logs);
   std::vector<Sequence> on_gone(const AgentName& name);
   Status nack(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
               Milliseconds delay);

@@ -221,7 +221,9 @@ std::vector<Sequence> Mailbox::wards_of(const LogId& sender_log) const {
   return impl_->wards_of(sender_log);
 }
 std::map<AgentName, std::set<LogId>> Mailbox::guarded() const { return impl_->guarded(); }
-void Mailbox::forget_wards(const AgentName& pod) { impl_->forget_wards(pod); }
+void Mailbox::forget_wards(const AgentName& pod, const std::set<LogId>& logs) {
+  impl_->forget_wards(pod, logs);
+}
 std::optional<Delivery> Mailbox::receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                          const std::optional<MessageId>& in_reply_to) {
   return impl_->receive(now, agent, lease, in_reply_to);

@@ -355,7 +355,8 @@ class Mailbox {
   [[nodiscard]] std::vector<Sequence> wards_of(const LogId& sender_log) const;
   // For whom something is kept: logs by pod.
   [[nodiscard]] std::map<AgentName, std::set<LogId>> guarded() const;
-  void forget_wards(const AgentName& pod);  // it is gone for ever
+  // These are gone for ever. What another pod of that name has entrusted stays.
+  void forget_wards(const AgentName& pod, const std::set<LogId>& logs);
 
   // ---- receiving
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,
