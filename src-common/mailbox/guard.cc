@@ -11,7 +11,7 @@ void Mailbox::Impl::set_copy(Outgoing& o, Copy copy) {
   if (counts(o.copy)) --entrusted_;
   if (counts(copy)) ++entrusted_;
   o.copy = copy;
-  if (!counts(copy) && is_near(o) && !o.offered && endings_.count(o.sequence) == 0)
+  if (!counts(copy) && needs_copy(o) && !o.offered && endings_.count(o.sequence) == 0)
     copies_due_.insert(o.sequence);
   else
     copies_due_.erase(o.sequence);

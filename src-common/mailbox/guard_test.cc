@@ -233,6 +233,31 @@ TEST_F(Guard, TheSuccessorEntrustsWhatStaysOnItsNode) {
   for (const char* expected : {"m1/1", "m2/1", "m3/1", "-"}) EXPECT_EQ(receive(last), expected);
 }
 
+// The receiver's node is lost as well, and there is no room for its successor yet.
+TEST_F(Guard, WhatWasTakenBackHasASecondCopyBeforeItsReceiverIsThere) {
+  send_three();
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(3, Answer::kStored));
+  const Sequence fourth = send(next, "m4");
+  EXPECT_TRUE(next.box->needs_custodian());
+  EXPECT_EQ(next.box->books().single_copy, 3U);
+  next.box->on_custodian_up(other.id);
+  EXPECT_EQ(entrust(next, other), std::vector(3, Answer::kStored));
+  EXPECT_FALSE(next.box->waits_for_custodian(fourth)) << "a new one waits for its receiver";
+  EXPECT_EQ(next.box->books().single_copy, 0U);
+  // It comes, on another node.
+  link(next, fresh, false);
+  EXPECT_EQ(carry(next, fresh), std::vector(4, Answer::kStored));
+  EXPECT_FALSE(read(fresh, next, "m1"));
+  EXPECT_EQ(release(next, other), 3U);
+  EXPECT_EQ(next.box->take_recorded().size(), 1U);
+  EXPECT_EQ(other.box->books().wards, 0U);
+  EXPECT_TRUE(read(fresh, next, "m2"));
+  EXPECT_TRUE(read(fresh, next, "m3"));
+  EXPECT_TRUE(read(fresh, next, "m4"));
+  EXPECT_FALSE(next.box->needs_custodian());
+  expect_books(next);
+}
+
 TEST_F(Guard, WhatReceiverAndCustodianGiveBackIsKeptOnce) {
   send_three();
   EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(3, Answer::kStored));

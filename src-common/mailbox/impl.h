@@ -460,6 +460,11 @@ class Mailbox::Impl {
 
   // copies on other nodes: of what we send
   [[nodiscard]] bool is_near(const Outgoing& o) const { return destinations_.at(o.to).link->near; }
+  // What was accepted by a former pod, and has no receiver now, is here alone, too.
+  [[nodiscard]] bool needs_copy(const Outgoing& o) const {
+    return is_near(o) ||
+           (o.kept && o.state != Out::kStored && !destinations_.at(o.to).link->linked);
+  }
   // To a pod on our node: a custodian has it, or it was accepted, perhaps, and must not wait for
   // one.
   static bool may_go(const Outgoing& o) {

@@ -89,8 +89,10 @@ Books Mailbox::Impl::books() const {
   }
   out.outbox_live = static_cast<std::uint32_t>(out_.size());
   for (const auto& [sequence, o] : out_) {
-    if ((o.accepted && o.state != Out::kStored) || (o.state == Out::kStored && lacks_custodian(o)))
-      ++out.single_copy;
+    const bool alone = o.state == Out::kStored
+                           ? lacks_custodian(o)
+                           : o.accepted && (o.copy != Copy::kKept || !custodian_linked_);
+    if (alone) ++out.single_copy;
   }
   out.wards = wards_.size();
   out.ward_bytes = ward_bytes_;

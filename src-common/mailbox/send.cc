@@ -30,7 +30,7 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   if (o.kept) kept_[o.kept->origin] = o.sequence;
   const Sequence sequence = o.sequence;
   Outgoing& inserted = out_[sequence] = std::move(o);
-  if (d.link->near) set_copy(inserted, inserted.copy);
+  if (limits_.entrust) set_copy(inserted, inserted.copy);
 }
 
 Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& pod, Sequence sequence) {
@@ -332,14 +332,15 @@ void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& 
 void Mailbox::Impl::on_link_down(const AgentName& pod) {
   const auto link = links_.find(pod);
   if (link == links_.end()) return;
+  link->second.linked = false;
   for_each_in(pod, [&](const AgentName&, Destination& d) {
     for (const Sequence* at = d.all.end(); at != d.all.begin();) {
       Outgoing& o = out_.at(*--at);
       if (o.state == Out::kInFlight) doubt(d, o);
       o.on_the_way = 0;
+      if (limits_.entrust && o.kept) set_copy(o, o.copy);
     }
   });
-  link->second.linked = false;
   forget_idle_link(pod);
 }
 
@@ -474,6 +475,11 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
       stream.due.erase(o->origin_sequence());
       // Else when it is, or never: it was sent before a restart, or its custodian is lost since.
       if (!d.link->near || o->copy == Copy::kKept) accept(*o);
+      // Entrusted while it had no receiver, which is on another node: that is enough.
+      if (!d.link->near && o->copy == Copy::kKept && !o->offered) {
+        set_copy(*o, Copy::kLeaving);
+        releases_due_.insert(o->sequence);
+      }
       return;
     case Answer::kFull:
     case Answer::kGap:
