@@ -89,7 +89,9 @@ Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
 std::optional<Answer> Mailbox::Impl::known_copy(const Origin& origin, const Message& m) {
   const std::string pair = pair_key(m.from, m.to, m.id);
   if (const auto twin = out_by_pair_.find(pair); twin != out_by_pair_.end()) {
-    out_.at(twin->second).uncertain = out_.at(twin->second).anywhere = true;
+    // Accepted before: it waits for no custodian, and is not withdrawn.
+    Outgoing& o = out_.at(twin->second);
+    o.restored = o.uncertain = o.anywhere = true;
     return Answer::kDuplicate;
   }
   if (const auto kept = kept_.find(origin); kept != kept_.end()) {

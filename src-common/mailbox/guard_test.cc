@@ -258,6 +258,17 @@ TEST_F(Guard, WhatWasTakenBackHasASecondCopyBeforeItsReceiverIsThere) {
   expect_books(next);
 }
 
+// Its agent has sent one of them again before it comes back: on the one node that is left.
+TEST_F(Guard, WhatWasSentAgainWaitsForNoCustodianOnceItIsKnownToBeAccepted) {
+  send_three();
+  link(next, fresh);
+  send(next, "m1");
+  EXPECT_TRUE(carry(next, fresh).empty());
+  EXPECT_EQ(give_back(custodian, next, sender.id),
+            (std::vector{Answer::kDuplicate, Answer::kStored, Answer::kStored}));
+  EXPECT_EQ(carry(next, fresh), std::vector(3, Answer::kStored));
+}
+
 TEST_F(Guard, WhatReceiverAndCustodianGiveBackIsKeptOnce) {
   send_three();
   EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(3, Answer::kStored));
