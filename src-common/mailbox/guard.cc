@@ -286,6 +286,7 @@ void Mailbox::Impl::insert_ward(Sequence record, Ward ward) {
   Guarded& guarded = guarded_[ward.log];
   guarded.pod = pod_of(ward.from);
   guarded.records[ward.sequence] = record;
+  guarded.bytes += ward.payload_bytes;
   ward_bytes_ += ward.payload_bytes;
   wards_[record] = std::move(ward);
 }
@@ -294,6 +295,7 @@ void Mailbox::Impl::end_ward(Sequence record) {
   const auto it = wards_.find(record);
   const auto guarded = guarded_.find(it->second.log);
   guarded->second.records.erase(it->second.sequence);
+  guarded->second.bytes -= it->second.payload_bytes;
   if (guarded->second.records.empty()) guarded_.erase(guarded);
   ward_bytes_ -= it->second.payload_bytes;
   wards_.erase(it);
@@ -313,10 +315,16 @@ Answer Mailbox::Impl::guard(const LogId& sender_log, const Outbound& copy) {
   if (has(copy.sequence)) return Answer::kDuplicate;
   // Refused: what follows would come to the successor first.
   if (copy.prev != 0 && !has(copy.prev)) return Answer::kGap;
-  if (wards_.size() >= limits_.max_wards ||
-      (limits_.max_ward_bytes != 0 && ward_bytes_ != 0 &&
-       ward_bytes_ + stored_bytes(m) > limits_.max_ward_bytes))
-    return Answer::kFull;
+  // Nobody takes it all from the others.
+  const auto messages = known == guarded_.end() ? 0 : known->second.records.size();
+  const auto inside = known == guarded_.end() ? 0 : known->second.bytes;
+  const auto bytes = stored_bytes(m);
+  const bool full = wards_.size() >= limits_.max_wards ||
+                    messages >= std::max(1U, limits_.max_wards / kWardShares) ||
+                    (limits_.max_ward_bytes != 0 &&
+                     ((ward_bytes_ != 0 && ward_bytes_ + bytes > limits_.max_ward_bytes) ||
+                      (inside != 0 && inside + bytes > limits_.max_ward_bytes / kWardShares)));
+  if (full) return Answer::kFull;
   const std::string payload = encode_kept(sender_log, copy);
   auto written = log_->append(kWard, payload);
   if (!written) return Answer::kFull;

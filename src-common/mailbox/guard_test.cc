@@ -265,8 +265,10 @@ TEST_F(Guard, WhatWasSentAgainWaitsForNoCustodianOnceItIsKnownToBeAccepted) {
   send(next, "m1");
   EXPECT_TRUE(carry(next, fresh).empty());
   EXPECT_EQ(give_back(custodian, next, sender.id),
-            (std::vector{Answer::kDuplicate, Answer::kStored, Answer::kStored}));
-  EXPECT_EQ(carry(next, fresh), std::vector(3, Answer::kStored));
+            (std::vector{Answer::kDuplicate, Answer::kGap, Answer::kGap}));
+  EXPECT_EQ(carry(next, fresh), std::vector{Answer::kStored});
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(2, Answer::kStored));
+  EXPECT_EQ(carry(next, fresh), std::vector(2, Answer::kStored));
 }
 
 TEST_F(Guard, WhatReceiverAndCustodianGiveBackIsKeptOnce) {
@@ -450,10 +452,32 @@ TEST_F(Guard, AFullCustodianRefusesAndNothingIsDelivered) {
   expect_books(sender);
 }
 
+TEST_F(Guard, OneSenderLeavesRoomForOthers) {
+  for (const bool by_bytes : {false, true}) {
+    Limits few = kEntrust;
+    if (by_bytes)
+      few.max_ward_bytes = 8000;
+    else
+      few.max_wards = 4;
+    Pod small{"worker-3", static_cast<std::uint8_t>(by_bytes ? 7 : 8), few};
+    Pod one{"worker-1", 20, kEntrust}, two{"worker-5", 21, kEntrust};
+    for (Pod* pod : {&one, &two}) {
+      pod->box->on_custodian_up(small.id);
+      link(*pod, receiver);
+      for (const char* id : {"m1", "m2", "m3"}) send(*pod, id, std::string(1000, 'x'));
+    }
+    EXPECT_EQ(entrust(one, small), (std::vector{Answer::kStored, Answer::kStored, Answer::kFull}));
+    EXPECT_EQ(entrust(two, small), (std::vector{Answer::kStored, Answer::kStored, Answer::kFull}));
+    small.start();
+    one.box->on_custodian_retry();
+    EXPECT_EQ(entrust(one, small), std::vector{Answer::kFull}) << "also after a restart";
+  }
+}
+
 // A successor that gets the end of a stream first takes the beginning for done.
 TEST_F(Guard, CopiesOfAStreamHaveNoHoles) {
   Limits few = kEntrust;
-  few.max_ward_bytes = 3200;
+  few.max_ward_bytes = 6400;
   Pod small{"worker-3", 7, few};
   sender.box->on_custodian_up(small.id);
   link(sender, receiver);
@@ -516,7 +540,7 @@ TEST_F(Guard, CopiesGoOutInTheOrderOfTheirOrigin) {
 
 TEST_F(Guard, BytesHaveALimitOfTheirOwn) {
   Limits few = kEntrust;
-  few.max_ward_bytes = 4500;
+  few.max_ward_bytes = 9000;
   Pod small{"worker-3", 7, few};
   sender.box->on_custodian_up(small.id);
   link(sender, receiver);

@@ -55,6 +55,7 @@ constexpr std::size_t kMaxPredecessors = 64;   // former pods of our name that h
 constexpr std::size_t kMaxTransmit = 256;      // messages a call
 constexpr std::size_t kRecentFinished = 4096;  // of others, kept here, that were acked
 constexpr std::size_t kMaxElsewhere = 65536;   // copies at former custodians, to be released later
+constexpr std::uint32_t kWardShares = 2;  // of the room for copies one sender's log gets one share
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
 constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
@@ -607,6 +608,7 @@ class Mailbox::Impl {
   struct Guarded {
     AgentName pod;
     std::map<Sequence, Sequence> records;  // its sequence → ours
+    std::uint64_t bytes = 0;
   };
   std::map<LogId, Guarded> guarded_;  // by whose log it is
   std::uint64_t ward_bytes_ = 0;

@@ -111,6 +111,7 @@ struct Limits {
   bool grants = true;  // places are kept for whom an inbox was full; false: they do not wait
   // What stays on this node is entrusted to a custodian on another one before it is sent.
   bool entrust = false;
+  // Half of it at most for one of them, but one message in any case.
   std::uint32_t max_wards = 65536;   // messages kept for pods on other nodes …
   std::uint64_t max_ward_bytes = 0;  // … as they are in the log; 0: what that has room for
 };
