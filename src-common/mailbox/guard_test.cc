@@ -710,6 +710,26 @@ TEST_F(Guard, GuardRefusesWhatIsWrong) {
       << "with durability Pod it has entrusted nothing";
 }
 
+// Durability was set back to Pod meanwhile: what is in the custodian's own inbox goes back.
+TEST_F(Guard, ASuccessorThatEntrustsNothingRefusesCopiesAlone) {
+  send_three();
+  Message m;
+  m.id.value = "own";
+  m.from = kSender;
+  m.to = custodian.name;
+  ASSERT_TRUE(sender.box->send(now, m));
+  link(sender, custodian, false);
+  ASSERT_EQ(carry(sender, custodian), std::vector{Answer::kStored});
+  Pod plain{"worker-1", 7, {}};
+  EXPECT_EQ(custodian.box->unreturned(kSender, {sender.id}), 4U);
+  EXPECT_EQ(give_back(custodian, plain, sender.id),
+            (std::vector{Answer::kRefused, Answer::kRefused, Answer::kRefused, Answer::kStored}));
+  EXPECT_EQ(custodian.box->unreturned(kSender, {sender.id}), 0U);
+  EXPECT_TRUE(give_back(custodian, plain, sender.id).empty()) << "once";
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(4, Answer::kStored))
+      << "another one may take them";
+}
+
 // ---- the node is lost at any moment of a life with lost answers, restarts and other custodians
 
 struct AnyLife : Guard {

@@ -311,7 +311,8 @@ class Mailbox {
   // Unread messages of `pod` that are owed to `logs` and that nobody has taken back; 0: whoever has
   // its name takes nothing.
   [[nodiscard]] std::size_t unreturned(const AgentName& pod, const std::set<LogId>& logs) const;
-  // What it said of our record. kFull and kGap: the next round begins anew; kRefused: none does.
+  // What it said of our record. kFull and kGap: the next round begins anew; kRefused: none
+  // does, or, of a copy that was entrusted to us, this one is not given to it again.
   void on_given_back(const AgentName& pod, Sequence record, Answer answer);
 
   // ---- a copy on another node: of what we send …
