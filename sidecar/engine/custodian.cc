@@ -73,6 +73,7 @@ std::optional<AgentName> choose_custodian(const AgentName& self, const std::stri
 
 void Mail::look_after_copies(MonoTime now) {
   tell_wards(now);
+  release_elsewhere();
   auto& c = custodian_;
   if (!box_.needs_custodian()) {
     c.wanted = false;
@@ -96,6 +97,13 @@ void Mail::look_after_copies(MonoTime now) {
   }
   if (c.name.empty()) return choose(now);
   ensure(c.name);
+}
+
+void Mail::release_elsewhere() {
+  for (const auto& [log, sequences] : box_.take_releases_elsewhere()) {
+    if (const auto session = session_with(log))
+      send_sequences(*session, FrameType::kRelease, "", sequences);
+  }
 }
 
 void Mail::choose(MonoTime now) {
@@ -190,6 +198,7 @@ void Mail::entrust(MonoTime now) {
     for (const auto& copy : batch) {
       std::string payload;
       link::put_u64(payload, copy.sequence);
+      link::put_u64(payload, copy.prev);
       session->send(FrameType::kKeep, payload + mailbox::encode(copy));
     }
   }
@@ -234,12 +243,12 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
     c.full = true;
     c.copy_wait = grow(c.copy_wait, kFirstCopyWait, kMostCopyWait);
     c.retry_at = mono_now() + c.copy_wait;
-    const Error why = answer == Answer::kFull
+    const Error why = answer != Answer::kRefused
                           ? Error{Code::kFull, "its pod has no room left for copies"}
                           : unavailable("it takes none");
     c.failed = Error{why.code, c.name.value + ": " + why.message};
     for (const auto sequence : *sequences) {
-      if (!config_.reject_when_full || answer != Answer::kFull || !sends_.contains(sequence))
+      if (!config_.reject_when_full || answer == Answer::kRefused || !sends_.contains(sequence))
         continue;
       if (box_.withdraw(sequence)) finish(sequence, no_custodian());
     }
@@ -275,7 +284,8 @@ Error Mail::no_custodian() const {
 void Mail::take_keep(Session& session, const link::Frame& frame) {
   link::PayloadReader in(frame.payload);
   const auto sequence = in.u64();
-  const auto copy = mailbox::decode_outbound(sequence, 0, in.rest());
+  const auto prev = in.u64();
+  const auto copy = mailbox::decode_outbound(sequence, prev, in.rest());
   if (!in.ok() || !copy) return session.close(invalid("malformed KEEP"));
   const auto& peer = session.peer();
   const auto answer =

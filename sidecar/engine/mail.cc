@@ -731,7 +731,7 @@ void Mail::look_for_lost(MonoTime now) {
   // Of a name that is gone for ever there is no second copy to wait for.
   std::erase_if(lost, [&](const auto& one) {
     if (!is_gone(one.first, now)) return false;
-    box_.forget_wards(one.first);
+    box_.forget_wards(one.first, one.second);
     return true;
   });
   box_.set_lost(lost);

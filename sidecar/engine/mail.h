@@ -335,6 +335,7 @@ class Mail {
   void take_release(Session& session, const link::Frame& frame);
   void record_released();
   void tell_wards(MonoTime now);
+  void release_elsewhere();
   [[nodiscard]] Error no_custodian() const;
   void look_for_lost(MonoTime now);
   [[nodiscard]] bool may_be_lost(const AgentName& name, const LogId& log) const;

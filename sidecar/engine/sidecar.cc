@@ -44,6 +44,9 @@ namespace {
 // a pod that is full on both sides still has room for replies, ids and tasks, and two that are full
 // of each other's mail go on.
 constexpr std::uint64_t kUnusedLogBytes = 3U << 20U;
+// Of what is left then, copies for other nodes get half: few, as pods that are changed to Node
+// first entrust.
+constexpr std::uint64_t kWardsWithPod = 16;
 constexpr std::size_t kMaxSessions = 4096;  // inbound links
 constexpr std::uint64_t kLogSlackBytes =
     256U << 10U;  // of the volume: directory entries, the superblock
@@ -213,9 +216,9 @@ Status Sidecar::open_log() {
   const auto usable = options.max_bytes - std::min(options.max_bytes, kUnusedLogBytes);
   limits.max_received_bytes = usable / 2;
   limits.max_sent_bytes = usable / 8 * 3;
-  // Copies for pods on other nodes take the rest of it, or a quarter where all keep some.
+  // Where all pods keep copies they get a quarter, and an eighth is left.
   limits.entrust = config_.entrusts();
-  limits.max_ward_bytes = usable / 8;
+  limits.max_ward_bytes = usable / kWardsWithPod;
   if (config_.node_durability) {
     limits.max_received_bytes = usable / 8 * 3;
     limits.max_sent_bytes = limits.max_ward_bytes = usable / 4;

@@ -89,7 +89,9 @@ Answer Mailbox::Impl::adopt(const LogId& former, const Outbound& offered) {
 std::optional<Answer> Mailbox::Impl::known_copy(const Origin& origin, const Message& m) {
   const std::string pair = pair_key(m.from, m.to, m.id);
   if (const auto twin = out_by_pair_.find(pair); twin != out_by_pair_.end()) {
-    out_.at(twin->second).uncertain = out_.at(twin->second).anywhere = true;
+    // Accepted before: it waits for no custodian, and is not withdrawn.
+    Outgoing& o = out_.at(twin->second);
+    o.restored = o.uncertain = o.anywhere = true;
     return Answer::kDuplicate;
   }
   if (const auto kept = kept_.find(origin); kept != kept_.end()) {
@@ -202,7 +204,10 @@ std::size_t Mailbox::Impl::unreturned(const AgentName& pod, const std::set<LogId
     }
   }
   for (const auto& [log, guarded] : guarded_) {
-    if (guarded.pod == pod && logs.count(log) != 0) count += guarded.records.size();
+    if (guarded.pod != pod || logs.count(log) == 0) continue;
+    for (const auto& [sequence, record] : guarded.records) {
+      if (known == returns_.end() || known->second.given.count(record) == 0) ++count;
+    }
   }
   return count;
 }
@@ -247,7 +252,9 @@ std::vector<Outbound> Mailbox::Impl::give_back(const AgentName& pod, const LogId
   };
   if (returns.due.empty() && !returns.refused) {  // a round
     returns.open.clear();
-    std::erase_if(returns.given, [&](Sequence inbox) { return inbox_.count(inbox) == 0; });
+    std::erase_if(returns.given, [&](Sequence record) {
+      return inbox_.count(record) == 0 && wards_.count(record) == 0;
+    });
     // As they came here, but each stream in its own order: a record that was written again is
     // younger than what follows it.
     std::vector<std::pair<Sequence, Returns::Due>> order;
@@ -335,6 +342,13 @@ void Mailbox::Impl::on_given_back(const AgentName& pod, Sequence record, Answer 
       }
       return;
     case Answer::kRefused:
+      // Copies may be refused alone: with durability Pod nobody's custodian is listened to.
+      if (const auto held = find_held(record); held && wards_.count(record) != 0) {
+        if (const auto open = returns.open.find(held->key); open != returns.open.end())
+          open->second.erase(held->origin);
+        returns.given.insert(record);
+        return;
+      }
       returns.refused = true;
       [[fallthrough]];
     case Answer::kFull:

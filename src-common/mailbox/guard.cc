@@ -11,10 +11,11 @@ void Mailbox::Impl::set_copy(Outgoing& o, Copy copy) {
   if (counts(o.copy)) --entrusted_;
   if (counts(copy)) ++entrusted_;
   o.copy = copy;
-  if (!counts(copy) && is_near(o) && !o.offered && endings_.count(o.sequence) == 0)
+  if (!counts(copy) && needs_copy(o) && !o.offered && endings_.count(o.sequence) == 0)
     copies_due_.insert(o.sequence);
   else
     copies_due_.erase(o.sequence);
+  if (copy != Copy::kLeaving) releases_due_.erase(o.sequence);
   if (copy == Copy::kKept && o.state == Out::kStored) accept(o);
 }
 
@@ -22,9 +23,23 @@ void Mailbox::Impl::set_copy(Outgoing& o, Copy copy) {
 void Mailbox::Impl::forget_copy(const Outgoing& o, After after) {
   copies_due_.erase(o.sequence);
   endings_.erase(o.sequence);
+  let_go_elsewhere(o.sequence, after != After::kHandedOver);
   if (o.copy < Copy::kOnTheWay) return;
   --entrusted_;
   if (after != After::kHandedOver) releases_due_.insert(o.sequence);
+}
+
+// Its former custodian's copy is not needed any more. That one tells again on each new link: what
+// is forgotten here is released then.
+void Mailbox::Impl::keep_elsewhere(const LogId& custodian, Sequence sequence) {
+  if (elsewhere_.size() < kMaxElsewhere) elsewhere_.emplace(sequence, custodian);
+}
+
+void Mailbox::Impl::let_go_elsewhere(Sequence sequence, bool release) {
+  for (auto it = elsewhere_.lower_bound({sequence, LogId{}});
+       it != elsewhere_.end() && it->first == sequence; it = elsewhere_.erase(it)) {
+    if (release) releases_elsewhere_[it->second].push_back(sequence);
+  }
 }
 
 bool Mailbox::Impl::needs_custodian() const {
@@ -48,6 +63,12 @@ void Mailbox::Impl::on_custodian_up(const LogId& custodian) {
   custodian_ = custodian;
   custodian_linked_ = true;
   custodian_full_ = false;
+  std::erase_if(elsewhere_, [&](const auto& known) { return known.second == custodian; });
+  if (const auto former = releases_elsewhere_.extract(custodian)) {
+    for (const Sequence sequence : former.mapped()) {
+      if (out_.count(sequence) == 0) releases_due_.insert(sequence);
+    }
+  }
   for (const auto& [sequence, o] : out_) {
     if (o.copy == Copy::kLeaving) releases_due_.insert(sequence);
   }
@@ -65,13 +86,18 @@ void Mailbox::Impl::on_custodian_lost() {
   on_custodian_down();
   // After a restart we do not know whose custody it was: what we had before stays in doubt.
   if (custodian_.empty()) return;
-  custodian_ = LogId{};
+  const LogId former = std::exchange(custodian_, LogId{});
+  // It may live, and have all that it had.
+  auto& releases = releases_elsewhere_[former];
+  releases.insert(releases.end(), releases_due_.begin(), releases_due_.end());
+  releases_due_.clear();
   std::vector<Sequence> ended;
   for (auto& [sequence, o] : out_) {
     if (endings_.count(sequence) != 0) {
       ended.push_back(sequence);
     } else if (o.copy != Copy::kNone) {
       if (!o.accepted) o.uncertain = o.anywhere = true;
+      if (o.copy != Copy::kLeaving) keep_elsewhere(former, sequence);
       set_copy(o, Copy::kNone);
     }
   }
@@ -82,7 +108,21 @@ void Mailbox::Impl::on_custodian_lost() {
     }
     complete(sequence);
   }
-  releases_due_.clear();
+}
+
+// Of what is before `o` in its stream, the latest that the custodian has or is to have: nullptr:
+// nothing. What it gives back to our successor must have no holes.
+Mailbox::Impl::Outgoing* Mailbox::Impl::copied_before(const Outgoing& o) {
+  const OutStream& stream = stream_for(destinations_.at(o.to), o);
+  const auto* at = stream.live.find(o.origin_sequence());
+  if (at == stream.live.end()) return nullptr;
+  while (at != stream.live.begin()) {
+    Outgoing& before = out_.at((--at)->second);
+    if (before.copy == Copy::kOnTheWay || before.copy == Copy::kKept ||
+        copies_due_.count(before.sequence) != 0)
+      return &before;
+  }
+  return nullptr;
 }
 
 std::vector<Outbound> Mailbox::Impl::entrust(std::size_t max_bytes) {
@@ -90,15 +130,23 @@ std::vector<Outbound> Mailbox::Impl::entrust(std::size_t max_bytes) {
   std::size_t bytes = 0;
   while (custodian_linked_ && !custodian_full_ && !copies_due_.empty() &&
          out.size() < kMaxTransmit) {
-    Outgoing& o = out_.at(*copies_due_.begin());
+    Outgoing* next = &out_.at(*copies_due_.begin());
+    Outgoing* prev = copied_before(*next);
+    // What was given back may be older than what was there before it.
+    for (; prev != nullptr && prev->copy < Copy::kOnTheWay; prev = copied_before(*next))
+      next = prev;
+    Outgoing& o = *next;
     if (!out.empty() && bytes + o.payload_bytes > max_bytes) break;
     auto message = read_out(o);
     if (!message && message.error().code != Code::kCorrupt) break;
     // Ours is damaged: transmit() says what becomes of it.
     set_copy(o, message ? Copy::kOnTheWay : Copy::kKept);
-    if (!message) continue;
+    if (!message) {
+      stream_for(destinations_.at(o.to), o).live.erase(o.origin_sequence());
+      continue;
+    }
     bytes += o.payload_bytes;
-    out.push_back({o.sequence, 0, std::move(*message),
+    out.push_back({o.sequence, prev == nullptr ? 0 : prev->sequence, std::move(*message),
                    o.kept ? o.kept->origin : Origin{log_->id(), o.sequence}});
   }
   return out;
@@ -119,15 +167,23 @@ void Mailbox::Impl::on_entrusted(const LogId& custodian, Sequence sequence, Answ
     case Answer::kStored:
     case Answer::kDuplicate:
       if (o.copy == Copy::kOnTheWay) set_copy(o, Copy::kKept);
+      if (o.copy == Copy::kKept) let_go_elsewhere(sequence, true);
       return;
     case Answer::kFinished:
-      if (o.copy == Copy::kLeaving) end_copy(o);
+      if (o.copy == Copy::kLeaving)
+        end_copy(o);
+      else if (o.copy == Copy::kKept)
+        set_copy(o, Copy::kNone);
       return;
-    case Answer::kFull:
     case Answer::kGap:
+      // It has lost what we thought it had.
+      if (Outgoing* before = copied_before(o); before != nullptr && before->copy == Copy::kKept)
+        set_copy(*before, Copy::kNone);
+      [[fallthrough]];
+    case Answer::kFull:
     case Answer::kRefused:
       custodian_full_ = true;
-      if (o.copy == Copy::kOnTheWay) set_copy(o, Copy::kNone);
+      if (o.copy == Copy::kOnTheWay || o.copy == Copy::kKept) set_copy(o, Copy::kNone);
       return;
   }
 }
@@ -139,18 +195,30 @@ std::vector<Sequence> Mailbox::Impl::on_told(const LogId& custodian,
     const auto it = out_.find(sequence);
     if (it == out_.end()) {
       if (handed_over_.count(sequence) == 0) release.push_back(sequence);
-    } else if (custodian == custodian_) {
-      if (it->second.copy == Copy::kLeaving)
+      continue;
+    }
+    Outgoing& o = it->second;
+    if (custodian == custodian_) {
+      if (o.copy == Copy::kLeaving) {
         releases_due_.insert(sequence);
-      else
-        set_copy(it->second, Copy::kKept);
-    } else if (!custodian_.empty()) {
+      } else {
+        set_copy(o, Copy::kKept);
+        if (custodian_linked_) let_go_elsewhere(sequence, true);
+      }
+    } else if (o.copy == Copy::kLeaving || (o.copy == Copy::kKept && custodian_linked_)) {
       release.push_back(sequence);
-    } else if (it->second.copy == Copy::kNone) {
-      set_copy(it->second, Copy::kPerhaps);
+    } else {  // the only one on another node, perhaps
+      keep_elsewhere(custodian, sequence);
+      // Of what was sent in this life we know who may have it.
+      if (limits_.entrust && custodian_.empty() && o.restored && o.copy == Copy::kNone)
+        set_copy(o, Copy::kPerhaps);
     }
   }
   return release;
+}
+
+std::map<LogId, std::vector<Sequence>> Mailbox::Impl::take_releases_elsewhere() {
+  return std::exchange(releases_elsewhere_, {});
 }
 
 // Done, but for the custodian's copy. To the receiver it is done: what follows goes on.
@@ -159,6 +227,7 @@ void Mailbox::Impl::begin_ending(Outgoing& o, std::optional<SendOutcome> refused
   OutStream& stream = stream_for(destinations_.at(o.to), o);
   stream.unanswered.erase(o.origin_sequence());
   stream.due.erase(o.origin_sequence());
+  stream.live.erase(o.origin_sequence());
   o.state = Out::kStored;
   set_copy(o, Copy::kLeaving);
   releases_due_.insert(o.sequence);
@@ -217,6 +286,7 @@ void Mailbox::Impl::insert_ward(Sequence record, Ward ward) {
   Guarded& guarded = guarded_[ward.log];
   guarded.pod = pod_of(ward.from);
   guarded.records[ward.sequence] = record;
+  guarded.bytes += ward.payload_bytes;
   ward_bytes_ += ward.payload_bytes;
   wards_[record] = std::move(ward);
 }
@@ -225,6 +295,7 @@ void Mailbox::Impl::end_ward(Sequence record) {
   const auto it = wards_.find(record);
   const auto guarded = guarded_.find(it->second.log);
   guarded->second.records.erase(it->second.sequence);
+  guarded->second.bytes -= it->second.payload_bytes;
   if (guarded->second.records.empty()) guarded_.erase(guarded);
   ward_bytes_ -= it->second.payload_bytes;
   wards_.erase(it);
@@ -234,16 +305,26 @@ void Mailbox::Impl::end_ward(Sequence record) {
 Answer Mailbox::Impl::guard(const LogId& sender_log, const Outbound& copy) {
   const Message& m = copy.message;
   if (sender_log.empty() || sender_log == log_->id() || copy.sequence == 0 ||
-      copy.origin.log.empty() || copy.origin.sequence == 0 || pod_of(m.from) == pod_ ||
-      pod_of(m.to) == pod_ || draining_)
+      copy.prev == copy.sequence || copy.origin.log.empty() || copy.origin.sequence == 0 ||
+      pod_of(m.from) == pod_ || pod_of(m.to) == pod_ || draining_)
     return Answer::kRefused;
-  if (const auto known = guarded_.find(sender_log);
-      known != guarded_.end() && known->second.records.count(copy.sequence) != 0)
-    return Answer::kDuplicate;
-  if (wards_.size() >= limits_.max_wards ||
-      (limits_.max_ward_bytes != 0 && ward_bytes_ != 0 &&
-       ward_bytes_ + stored_bytes(m) > limits_.max_ward_bytes))
-    return Answer::kFull;
+  const auto known = guarded_.find(sender_log);
+  const auto has = [&](Sequence sequence) {
+    return known != guarded_.end() && known->second.records.count(sequence) != 0;
+  };
+  if (has(copy.sequence)) return Answer::kDuplicate;
+  // Refused: what follows would come to the successor first.
+  if (copy.prev != 0 && !has(copy.prev)) return Answer::kGap;
+  // Nobody takes it all from the others.
+  const auto messages = known == guarded_.end() ? 0 : known->second.records.size();
+  const auto inside = known == guarded_.end() ? 0 : known->second.bytes;
+  const auto bytes = stored_bytes(m);
+  const bool full = wards_.size() >= limits_.max_wards ||
+                    messages >= std::max(1U, limits_.max_wards / kWardShares) ||
+                    (limits_.max_ward_bytes != 0 &&
+                     ((ward_bytes_ != 0 && ward_bytes_ + bytes > limits_.max_ward_bytes) ||
+                      (inside != 0 && inside + bytes > limits_.max_ward_bytes / kWardShares)));
+  if (full) return Answer::kFull;
   const std::string payload = encode_kept(sender_log, copy);
   auto written = log_->append(kWard, payload);
   if (!written) return Answer::kFull;
@@ -272,10 +353,10 @@ std::map<AgentName, std::set<LogId>> Mailbox::Impl::guarded() const {
   return out;
 }
 
-void Mailbox::Impl::forget_wards(const AgentName& pod) {
+void Mailbox::Impl::forget_wards(const AgentName& pod, const std::set<LogId>& logs) {
   std::vector<Sequence> records;
   for (const auto& [log, guarded] : guarded_) {
-    if (guarded.pod != pod) continue;
+    if (guarded.pod != pod || logs.count(log) == 0) continue;
     for (const auto& [sequence, record] : guarded.records) records.push_back(record);
   }
   for (const Sequence record : records) end_ward(record);

@@ -89,6 +89,15 @@ struct Guard : ::testing::Test {
     }
     return released.size();
   }
+  // By one that is the custodian no more.
+  static std::size_t release_elsewhere(Pod& from, Pod& former) {
+    const auto released = from.box->take_releases_elsewhere()[former.id];
+    for (const Sequence sequence : released) {
+      former.box->release(from.id, sequence);
+      from.box->on_entrusted(former.id, sequence, Answer::kFinished);
+    }
+    return released.size();
+  }
   // What the custodian says on a new link, and what is released then.
   static std::size_t tell(Pod& custodian, Pod& sender) {
     const auto stale = sender.box->on_told(custodian.id, custodian.box->wards_of(sender.id));
@@ -224,6 +233,44 @@ TEST_F(Guard, TheSuccessorEntrustsWhatStaysOnItsNode) {
   for (const char* expected : {"m1/1", "m2/1", "m3/1", "-"}) EXPECT_EQ(receive(last), expected);
 }
 
+// The receiver's node is lost as well, and there is no room for its successor yet.
+TEST_F(Guard, WhatWasTakenBackHasASecondCopyBeforeItsReceiverIsThere) {
+  send_three();
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(3, Answer::kStored));
+  const Sequence fourth = send(next, "m4");
+  EXPECT_TRUE(next.box->needs_custodian());
+  EXPECT_EQ(next.box->books().single_copy, 3U);
+  next.box->on_custodian_up(other.id);
+  EXPECT_EQ(entrust(next, other), std::vector(3, Answer::kStored));
+  EXPECT_FALSE(next.box->waits_for_custodian(fourth)) << "a new one waits for its receiver";
+  EXPECT_EQ(next.box->books().single_copy, 0U);
+  // It comes, on another node.
+  link(next, fresh, false);
+  EXPECT_EQ(carry(next, fresh), std::vector(4, Answer::kStored));
+  EXPECT_FALSE(read(fresh, next, "m1"));
+  EXPECT_EQ(release(next, other), 3U);
+  EXPECT_EQ(next.box->take_recorded().size(), 1U);
+  EXPECT_EQ(other.box->books().wards, 0U);
+  EXPECT_TRUE(read(fresh, next, "m2"));
+  EXPECT_TRUE(read(fresh, next, "m3"));
+  EXPECT_TRUE(read(fresh, next, "m4"));
+  EXPECT_FALSE(next.box->needs_custodian());
+  expect_books(next);
+}
+
+// Its agent has sent one of them again before it comes back: on the one node that is left.
+TEST_F(Guard, WhatWasSentAgainWaitsForNoCustodianOnceItIsKnownToBeAccepted) {
+  send_three();
+  link(next, fresh);
+  send(next, "m1");
+  EXPECT_TRUE(carry(next, fresh).empty());
+  EXPECT_EQ(give_back(custodian, next, sender.id),
+            (std::vector{Answer::kDuplicate, Answer::kGap, Answer::kGap}));
+  EXPECT_EQ(carry(next, fresh), std::vector{Answer::kStored});
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(2, Answer::kStored));
+  EXPECT_EQ(carry(next, fresh), std::vector(2, Answer::kStored));
+}
+
 TEST_F(Guard, WhatReceiverAndCustodianGiveBackIsKeptOnce) {
   send_three();
   EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(3, Answer::kStored));
@@ -284,6 +331,18 @@ TEST_F(Guard, ARestartedSenderFindsItsCopiesAgain) {
   EXPECT_EQ(custodian.box->wards_of(sender.id).size(), 2U);
 }
 
+TEST_F(Guard, AnAckThatComesBeforeOurOwnLinkWaitsForTheRelease) {
+  send_three();
+  Sequence acked = 0;
+  EXPECT_FALSE(read(receiver, sender, "m1", &acked));
+  sender.start();
+  EXPECT_FALSE(sender.box->on_acked(kReceiver, acked)) << "is it on our node?";
+  sender.box->on_custodian_up(custodian.id);
+  tell(custodian, sender);
+  EXPECT_EQ(release(sender, custodian), 1U);
+  EXPECT_EQ(sender.box->take_recorded(), std::vector{acked});
+}
+
 TEST_F(Guard, AFormerCustodianReleasesWhatAnotherOneHas) {
   send_three();
   sender.box->on_custodian_down();
@@ -297,6 +356,68 @@ TEST_F(Guard, AFormerCustodianReleasesWhatAnotherOneHas) {
   EXPECT_EQ(custodian.box->books().wards, 0U);
   EXPECT_FALSE(read(receiver, sender, "m1"));
   EXPECT_EQ(release(sender, other), 1U);
+}
+
+TEST_F(Guard, AFormerCustodianKeepsWhatNobodyElseHasYet) {
+  send_three();
+  sender.box->on_custodian_lost();
+  sender.box->on_custodian_up(other.id);
+  EXPECT_EQ(tell(custodian, sender), 0U);
+  EXPECT_EQ(custodian.box->wards_of(sender.id).size(), 3U);
+  const auto copies = sender.box->entrust(1);
+  ASSERT_EQ(copies.size(), 1U);
+  sender.box->on_entrusted(other.id, copies[0].sequence, other.box->guard(sender.id, copies[0]));
+  EXPECT_EQ(release_elsewhere(sender, custodian), 1U);
+  EXPECT_FALSE(read(receiver, sender, "m1"));
+  EXPECT_EQ(release(sender, other), 1U);
+  EXPECT_TRUE(read(receiver, sender, "m2")) << "the next one has no copy";
+  EXPECT_EQ(release_elsewhere(sender, custodian), 1U);
+  EXPECT_EQ(entrust(sender, other), std::vector{Answer::kStored});
+  EXPECT_EQ(release_elsewhere(sender, custodian), 1U);
+  EXPECT_EQ(custodian.box->books().wards, 0U);
+  EXPECT_EQ(other.box->wards_of(sender.id).size(), 1U) << "m3";
+  EXPECT_TRUE(sender.box->take_releases_elsewhere().empty());
+}
+
+// As one that is full is, whose link stays: it does not tell again.
+TEST_F(Guard, OneThatIsPassedOverKeepsItsCopiesUntilTheNextOneHasThem) {
+  send_three();
+  EXPECT_FALSE(read(receiver, sender, "m1"));
+  sender.box->on_custodian_lost();
+  EXPECT_EQ(sender.box->take_recorded().size(), 1U);
+  EXPECT_EQ(release_elsewhere(sender, custodian), 1U) << "m1's, which had not gone out";
+  EXPECT_EQ(custodian.box->books().wards, 2U);
+  sender.box->on_custodian_up(other.id);
+  EXPECT_EQ(entrust(sender, other), std::vector(2, Answer::kStored));
+  EXPECT_EQ(release_elsewhere(sender, custodian), 2U);
+  // And back.
+  sender.box->on_custodian_lost();
+  sender.box->on_custodian_up(custodian.id);
+  EXPECT_EQ(entrust(sender, custodian), std::vector(2, Answer::kStored));
+  EXPECT_EQ(release_elsewhere(sender, other), 2U);
+  EXPECT_EQ(other.box->books().wards, 0U);
+  EXPECT_EQ(custodian.box->books().wards, 2U);
+}
+
+TEST_F(Guard, WhatWasHandedOverIsNotReleasedElsewhere) {
+  send_three();
+  sender.box->on_custodian_lost();
+  sender.box->begin_offers();
+  for (const Outbound& offered : sender.box->offer(1 << 20))
+    sender.box->on_offer_answer(offered.sequence, Answer::kStored);
+  EXPECT_EQ(release_elsewhere(sender, custodian), 0U);
+  EXPECT_EQ(custodian.box->books().wards, 3U);
+}
+
+TEST_F(Guard, AWrongWordOfCopiesHoldsUpNoWithdrawal) {
+  Pod plain{"worker-1", 7, {}};
+  for (Pod* pod : {&plain, &sender}) {
+    const Sequence sequence = send(*pod, "m1");
+    EXPECT_TRUE(pod->box->on_told(custodian.id, {sequence, sequence + 1}) ==
+                std::vector{sequence + 1});
+    EXPECT_TRUE(pod->box->withdraw(sequence));
+    EXPECT_EQ(pod->box->take_releases_elsewhere()[custodian.id], std::vector{sequence});
+  }
 }
 
 TEST_F(Guard, ACustodianUnderAnotherLogIsAnotherOne) {
@@ -331,9 +452,95 @@ TEST_F(Guard, AFullCustodianRefusesAndNothingIsDelivered) {
   expect_books(sender);
 }
 
+TEST_F(Guard, OneSenderLeavesRoomForOthers) {
+  for (const bool by_bytes : {false, true}) {
+    Limits few = kEntrust;
+    if (by_bytes)
+      few.max_ward_bytes = 8000;
+    else
+      few.max_wards = 4;
+    Pod small{"worker-3", static_cast<std::uint8_t>(by_bytes ? 7 : 8), few};
+    Pod one{"worker-1", 20, kEntrust}, two{"worker-5", 21, kEntrust};
+    for (Pod* pod : {&one, &two}) {
+      pod->box->on_custodian_up(small.id);
+      link(*pod, receiver);
+      for (const char* id : {"m1", "m2", "m3"}) send(*pod, id, std::string(1000, 'x'));
+    }
+    EXPECT_EQ(entrust(one, small), (std::vector{Answer::kStored, Answer::kStored, Answer::kFull}));
+    EXPECT_EQ(entrust(two, small), (std::vector{Answer::kStored, Answer::kStored, Answer::kFull}));
+    small.start();
+    one.box->on_custodian_retry();
+    EXPECT_EQ(entrust(one, small), std::vector{Answer::kFull}) << "also after a restart";
+  }
+}
+
+// A successor that gets the end of a stream first takes the beginning for done.
+TEST_F(Guard, CopiesOfAStreamHaveNoHoles) {
+  Limits few = kEntrust;
+  few.max_ward_bytes = 6400;
+  Pod small{"worker-3", 7, few};
+  sender.box->on_custodian_up(small.id);
+  link(sender, receiver);
+  for (const std::size_t size : {600, 1800, 10, 10}) {
+    const auto number = std::to_string(sender.box->books().sent + 1);
+    send(sender, "m" + number, std::string(size, 'x'));
+  }
+  Message high;
+  high.id.value = "high";
+  high.from = kSender;
+  high.to = kReceiver;
+  high.priority = Priority::kHigh;
+  ASSERT_TRUE(sender.box->send(now, high));
+  EXPECT_EQ(entrust(sender, small), (std::vector{Answer::kStored, Answer::kFull, Answer::kGap,
+                                                 Answer::kGap, Answer::kStored}))
+      << "another priority is another stream";
+  EXPECT_EQ(carry(sender, receiver), std::vector(2, Answer::kStored));
+  while (receive(receiver) != "-") {
+  }
+  auto acked = receiver.box->ack(now, kReceiver, {"m1"}, 1);
+  EXPECT_FALSE(sender.box->on_acked(kReceiver, acked->debt->sender_sequence));
+  EXPECT_EQ(release(sender, small), 1U);
+  sender.box->on_custodian_retry();
+  EXPECT_EQ(entrust(sender, small), std::vector(3, Answer::kStored))
+      << "nothing is before them now";
+  EXPECT_EQ(carry(sender, receiver), std::vector(3, Answer::kStored));
+}
+
+TEST_F(Guard, ACustodianThatHasLostACopyGetsItAgain) {
+  send_three();
+  const auto kept = custodian.box->wards_of(sender.id);
+  ASSERT_EQ(kept.size(), 3U);
+  custodian.box->release(sender.id, kept[2]);
+  send(sender, "m4");
+  EXPECT_EQ(entrust(sender, custodian), std::vector{Answer::kGap});
+  sender.box->on_custodian_retry();
+  EXPECT_EQ(entrust(sender, custodian), std::vector(2, Answer::kStored));
+  EXPECT_EQ(custodian.box->wards_of(sender.id).size(), 4U);
+}
+
+// What is given back later may be older.
+TEST_F(Guard, CopiesGoOutInTheOrderOfTheirOrigin) {
+  send_three();
+  receiver.box->set_lost({{kSender, {sender.id}}});
+  const auto given = receiver.box->give_back(kSender, next.id, 1 << 20);
+  ASSERT_EQ(given.size(), 3U);
+  const auto kept = custodian.box->wards_of(sender.id);
+  custodian.box->release(sender.id, kept[0]);
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(2, Answer::kStored));
+  ASSERT_EQ(next.box->take_back(kReceiver, given[0]), Answer::kStored);
+  link(next, fresh);
+  next.box->on_custodian_up(other.id);
+  const auto copies = next.box->entrust(1 << 20);
+  ASSERT_EQ(copies.size(), 3U);
+  EXPECT_EQ(copies[0].message.id.value, "m1");
+  EXPECT_EQ(copies[0].prev, 0U);
+  EXPECT_EQ(copies[1].prev, copies[0].sequence);
+  EXPECT_EQ(copies[2].prev, copies[1].sequence);
+}
+
 TEST_F(Guard, BytesHaveALimitOfTheirOwn) {
   Limits few = kEntrust;
-  few.max_ward_bytes = 4500;
+  few.max_ward_bytes = 9000;
   Pod small{"worker-3", 7, few};
   sender.box->on_custodian_up(small.id);
   link(sender, receiver);
@@ -368,6 +575,30 @@ TEST_F(Guard, ARefusalWaitsForTheRelease) {
   EXPECT_EQ(outcomes[0].sequence, denied);
   EXPECT_EQ(outcomes[0].error->code, Code::kDenied);
   expect_books(sender);
+}
+
+// It was told to release the copy, said meanwhile that it has it, and got it again.
+TEST_F(Guard, ACopyThatIsEntrustedAgainIsNotReleased) {
+  sender.box->on_custodian_up(custodian.id);
+  link(sender, receiver);
+  const Sequence sequence = send(sender, "m1");
+  ASSERT_EQ(entrust(sender, custodian), std::vector{Answer::kStored});
+  EXPECT_FALSE(sender.box->withdraw(sequence));
+  EXPECT_EQ(sender.box->take_releases(10).size(), 1U);
+  EXPECT_EQ(tell(custodian, sender), 0U);  // a RELEASE is due once more
+  custodian.box->release(sender.id, sequence);
+  sender.box->on_entrusted(custodian.id, sequence, Answer::kFinished);
+  EXPECT_EQ(entrust(sender, custodian), std::vector{Answer::kStored});
+  EXPECT_EQ(release(sender, custodian), 0U);
+  EXPECT_EQ(custodian.box->books().wards, 1U);
+  for (const Answer answer : {Answer::kFinished, Answer::kFull, Answer::kRefused}) {
+    custodian.box->release(sender.id, sequence);
+    sender.box->on_entrusted(custodian.id, sequence, answer);
+    EXPECT_TRUE(carry(sender, receiver).empty()) << "it has none any more";
+    sender.box->on_custodian_retry();
+    EXPECT_EQ(entrust(sender, custodian), std::vector{Answer::kStored});
+  }
+  EXPECT_EQ(carry(sender, receiver), std::vector{Answer::kStored});
 }
 
 TEST_F(Guard, WhatALostCustodianMayHaveIsNotCalledRefused) {
@@ -436,9 +667,10 @@ TEST_F(Guard, AnAckThatWaitsWhenItIsOfferedIsTheSuccessors) {
 
 TEST_F(Guard, TheWardsOfANameThatIsGoneForEverAreForgotten) {
   send_three();
-  custodian.box->forget_wards(kReceiver);
-  EXPECT_EQ(custodian.box->books().wards, 3U);
-  custodian.box->forget_wards(kSender);
+  custodian.box->forget_wards(kReceiver, {sender.id});
+  custodian.box->forget_wards(kSender, {next.id});
+  EXPECT_EQ(custodian.box->books().wards, 3U) << "of a pod that lives";
+  custodian.box->forget_wards(kSender, {next.id, sender.id});
   EXPECT_EQ(custodian.box->books().wards, 0U);
   EXPECT_EQ(custodian.box->books().ward_bytes, 0U);
   custodian.start();
@@ -458,6 +690,11 @@ TEST_F(Guard, GuardRefusesWhatIsWrong) {
   bad.origin = {};
   EXPECT_EQ(custodian.box->guard(sender.id, bad), Answer::kRefused);
   EXPECT_EQ(custodian.box->guard(LogId{}, copies[0]), Answer::kRefused);
+  bad = copies[0];
+  bad.prev = bad.sequence;
+  EXPECT_EQ(custodian.box->guard(sender.id, bad), Answer::kRefused);
+  bad.prev = bad.sequence + 1;
+  EXPECT_EQ(custodian.box->guard(sender.id, bad), Answer::kGap);
   EXPECT_EQ(custodian.box->guard(custodian.id, copies[0]), Answer::kRefused);
   EXPECT_EQ(receiver.box->guard(sender.id, copies[0]), Answer::kRefused) << "it is the receiver";
   EXPECT_EQ(next.box->guard(sender.id, copies[0]), Answer::kRefused) << "it is the sender's name";
@@ -471,6 +708,26 @@ TEST_F(Guard, GuardRefusesWhatIsWrong) {
   ASSERT_EQ(given.size(), 1U);
   EXPECT_EQ(plain.box->take_back(custodian.name, given[0]), Answer::kRefused)
       << "with durability Pod it has entrusted nothing";
+}
+
+// Durability was set back to Pod meanwhile: what is in the custodian's own inbox goes back.
+TEST_F(Guard, ASuccessorThatEntrustsNothingRefusesCopiesAlone) {
+  send_three();
+  Message m;
+  m.id.value = "own";
+  m.from = kSender;
+  m.to = custodian.name;
+  ASSERT_TRUE(sender.box->send(now, m));
+  link(sender, custodian, false);
+  ASSERT_EQ(carry(sender, custodian), std::vector{Answer::kStored});
+  Pod plain{"worker-1", 7, {}};
+  EXPECT_EQ(custodian.box->unreturned(kSender, {sender.id}), 4U);
+  EXPECT_EQ(give_back(custodian, plain, sender.id),
+            (std::vector{Answer::kRefused, Answer::kRefused, Answer::kRefused, Answer::kStored}));
+  EXPECT_EQ(custodian.box->unreturned(kSender, {sender.id}), 0U);
+  EXPECT_TRUE(give_back(custodian, plain, sender.id).empty()) << "once";
+  EXPECT_EQ(give_back(custodian, next, sender.id), std::vector(4, Answer::kStored))
+      << "another one may take them";
 }
 
 // ---- the node is lost at any moment of a life with lost answers, restarts and other custodians
@@ -488,6 +745,7 @@ struct AnyLife : Guard {
     return std::find(wards.begin(), wards.end(), sequence) != wards.end();
   }
   Pod& keeper() { return *keepers[current]; }
+  Pod& former() { return *keepers[1 - current]; }
   void hear() {
     for (const auto& outcome : sender.box->take_outcomes()) {
       Known& known = all[outcome.sequence];
@@ -594,9 +852,13 @@ struct AnyLife : Guard {
         }
         break;
       default:
-        if (!linked) up();
+        if (random.chance(20))
+          tell(former(), sender);
+        else if (!linked)
+          up();
         break;
     }
+    if (random.chance(80)) release_elsewhere(sender, former());  // else it has no link
     hear();
   }
   void live(std::uint64_t seed) {

@@ -54,6 +54,8 @@ constexpr std::size_t kMaxFormer = 8;          // of each
 constexpr std::size_t kMaxPredecessors = 64;   // former pods of our name that handed something over
 constexpr std::size_t kMaxTransmit = 256;      // messages a call
 constexpr std::size_t kRecentFinished = 4096;  // of others, kept here, that were acked
+constexpr std::size_t kMaxElsewhere = 65536;   // copies at former custodians, to be released later
+constexpr std::uint32_t kWardShares = 2;  // of the room for copies one sender's log gets one share
 constexpr std::size_t kMaxListed = 2000;
 constexpr std::size_t kMaxExpiriesPerCall = 256;
 constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
@@ -211,8 +213,9 @@ class Mailbox::Impl {
     // Our records, by their sequence at the origin, which is the order: what a receiver gives back
     // may come before what a former pod offers.
     OrderedMap<Sequence, Sequence> unanswered, due;
-    bool blocked = false;    // the receiver said full (or will not take it now)
-    bool proved = false;     // … took one message since
+    OrderedMap<Sequence, Sequence> live;  // all that have not ended; only where we entrust
+    bool blocked = false;                 // the receiver said full (or will not take it now)
+    bool proved = false;                  // … took one message since
     std::size_t window = 0;  // messages that may be on their way at once, after that; 0: any number
     bool passed_on = false;  // our successor may have the beginning: it sends the rest, too
   };
@@ -323,6 +326,7 @@ class Mailbox::Impl {
   std::vector<Sequence> take_releases(std::size_t most);
   void on_entrusted(const LogId& custodian, Sequence sequence, Answer answer);
   std::vector<Sequence> on_told(const LogId& custodian, const std::vector<Sequence>& kept);
+  std::map<LogId, std::vector<Sequence>> take_releases_elsewhere();
   void end_releases();
   [[nodiscard]] bool releasing() const { return !endings_.empty(); }
   std::vector<Sequence> take_recorded() { return std::exchange(recorded_, {}); }
@@ -332,7 +336,7 @@ class Mailbox::Impl {
   void release(const LogId& sender_log, Sequence sequence);
   [[nodiscard]] std::vector<Sequence> wards_of(const LogId& sender_log) const;
   [[nodiscard]] std::map<AgentName, std::set<LogId>> guarded() const;
-  void forget_wards(const AgentName& pod);
+  void forget_wards(const AgentName& pod, const std::set<LogId>& logs);
   std::vector<Sequence> on_gone(const AgentName& name);
   Status nack(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
               Milliseconds delay);
@@ -457,6 +461,11 @@ class Mailbox::Impl {
 
   // copies on other nodes: of what we send
   [[nodiscard]] bool is_near(const Outgoing& o) const { return destinations_.at(o.to).link->near; }
+  // What was accepted by a former pod, and has no receiver now, is here alone, too.
+  [[nodiscard]] bool needs_copy(const Outgoing& o) const {
+    return is_near(o) ||
+           (o.kept && o.state != Out::kStored && !destinations_.at(o.to).link->linked);
+  }
   // To a pod on our node: a custodian has it, or it was accepted, perhaps, and must not wait for
   // one.
   static bool may_go(const Outgoing& o) {
@@ -464,7 +473,8 @@ class Mailbox::Impl {
   }
   // The custodian may have it: an end of the message has to be told it first.
   [[nodiscard]] bool may_be_entrusted(const Outgoing& o) const {
-    return o.copy >= Copy::kOnTheWay || (o.copy == Copy::kPerhaps && is_near(o));
+    const Link& link = *destinations_.at(o.to).link;
+    return o.copy >= Copy::kOnTheWay || (o.copy == Copy::kPerhaps && (link.near || !link.linked));
   }
   // Stored by the receiver, on our node, and nowhere else as far as we know.
   [[nodiscard]] bool lacks_custodian(const Outgoing& o) const {
@@ -473,6 +483,9 @@ class Mailbox::Impl {
   }
   void set_copy(Outgoing& o, Copy copy);
   void forget_copy(const Outgoing& o, After after);
+  Outgoing* copied_before(const Outgoing& o);
+  void keep_elsewhere(const LogId& custodian, Sequence sequence);
+  void let_go_elsewhere(Sequence sequence, bool release);
   bool finish_acked(Outgoing& o);
   void begin_ending(Outgoing& o, std::optional<SendOutcome> refused);
   void end_copy(Outgoing& o);
@@ -585,6 +598,9 @@ class Mailbox::Impl {
   std::set<Sequence> copies_due_;    // to be entrusted …
   std::set<Sequence> releases_due_;  // … and to be released
   std::size_t entrusted_ = 0;        // that it may have, as far as we know
+  // What former custodians have: until ours has it too, or it is done. Then it is to be released.
+  std::set<std::pair<Sequence, LogId>> elsewhere_;
+  std::map<LogId, std::vector<Sequence>> releases_elsewhere_;
   // Done, but for the custodian's word that it has no copy any more: acked, or else refused.
   std::map<Sequence, std::optional<SendOutcome>> endings_;
   std::vector<Sequence> recorded_;  // acks, with that word
@@ -592,6 +608,7 @@ class Mailbox::Impl {
   struct Guarded {
     AgentName pod;
     std::map<Sequence, Sequence> records;  // its sequence → ours
+    std::uint64_t bytes = 0;
   };
   std::map<LogId, Guarded> guarded_;  // by whose log it is
   std::uint64_t ward_bytes_ = 0;

@@ -89,8 +89,10 @@ Books Mailbox::Impl::books() const {
   }
   out.outbox_live = static_cast<std::uint32_t>(out_.size());
   for (const auto& [sequence, o] : out_) {
-    if ((o.accepted && o.state != Out::kStored) || (o.state == Out::kStored && lacks_custodian(o)))
-      ++out.single_copy;
+    const bool alone = o.state == Out::kStored
+                           ? lacks_custodian(o)
+                           : o.accepted && (o.copy != Copy::kKept || !custodian_linked_);
+    if (alone) ++out.single_copy;
   }
   out.wards = wards_.size();
   out.ward_bytes = ward_bytes_;
@@ -201,6 +203,9 @@ void Mailbox::on_entrusted(const LogId& custodian, Sequence sequence, Answer ans
 std::vector<Sequence> Mailbox::on_told(const LogId& custodian, const std::vector<Sequence>& kept) {
   return impl_->on_told(custodian, kept);
 }
+std::map<LogId, std::vector<Sequence>> Mailbox::take_releases_elsewhere() {
+  return impl_->take_releases_elsewhere();
+}
 void Mailbox::end_releases() { impl_->end_releases(); }
 bool Mailbox::releasing() const { return impl_->releasing(); }
 std::vector<Sequence> Mailbox::take_recorded() { return impl_->take_recorded(); }
@@ -218,7 +223,9 @@ std::vector<Sequence> Mailbox::wards_of(const LogId& sender_log) const {
   return impl_->wards_of(sender_log);
 }
 std::map<AgentName, std::set<LogId>> Mailbox::guarded() const { return impl_->guarded(); }
-void Mailbox::forget_wards(const AgentName& pod) { impl_->forget_wards(pod); }
+void Mailbox::forget_wards(const AgentName& pod, const std::set<LogId>& logs) {
+  impl_->forget_wards(pod, logs);
+}
 std::optional<Delivery> Mailbox::receive(MonoTime now, const AgentName& agent, Milliseconds lease,
                                          const std::optional<MessageId>& in_reply_to) {
   return impl_->receive(now, agent, lease, in_reply_to);

@@ -111,6 +111,7 @@ struct Limits {
   bool grants = true;  // places are kept for whom an inbox was full; false: they do not wait
   // What stays on this node is entrusted to a custodian on another one before it is sent.
   bool entrust = false;
+  // Half of it at most for one of them, but one message in any case.
   std::uint32_t max_wards = 65536;   // messages kept for pods on other nodes …
   std::uint64_t max_ward_bytes = 0;  // … as they are in the log; 0: what that has room for
 };
@@ -146,7 +147,8 @@ struct Origin {
 
 struct Outbound {
   Sequence sequence = 0;  // of our record: answers and acks name it
-  Sequence prev = 0;      // in the message's stream; in an offer: the offer before it
+  Sequence prev = 0;      // in the message's stream; in an offer: the offer before it; in a
+                      // copy: the one before it in its stream that the custodian has, or is sent
   Message message;
   Origin origin = {};  // empty: our log, and `sequence`
 };
@@ -309,7 +311,8 @@ class Mailbox {
   // Unread messages of `pod` that are owed to `logs` and that nobody has taken back; 0: whoever has
   // its name takes nothing.
   [[nodiscard]] std::size_t unreturned(const AgentName& pod, const std::set<LogId>& logs) const;
-  // What it said of our record. kFull and kGap: the next round begins anew; kRefused: none does.
+  // What it said of our record. kFull and kGap: the next round begins anew; kRefused: none
+  // does, or, of a copy that was entrusted to us, this one is not given to it again.
   void on_given_back(const AgentName& pod, Sequence record, Answer answer);
 
   // ---- a copy on another node: of what we send …
@@ -320,19 +323,24 @@ class Mailbox {
   void on_custodian_up(const LogId& custodian);
   void on_custodian_down();  // its answers do not come any more
   // It counts for nothing any more: everything is to be entrusted anew, to the next one. What was
-  // not accepted yet may be delivered all the same.
+  // not accepted yet may be delivered all the same. If it lives, it has its copies until the next
+  // one has them.
   void on_custodian_lost();
   void on_custodian_retry();  // it may have room again
-  // The next copies for it, the oldest first, at most max_bytes (at least one). None after kFull or
-  // kRefused until it is asked again.
+  // The next copies for it, the oldest first, at most max_bytes (at least one). None after kFull,
+  // kGap or kRefused until it is asked again.
   std::vector<Outbound> entrust(std::size_t max_bytes);
   // Copies that it is to release, at most so many.
   std::vector<Sequence> take_releases(std::size_t most);
   // What it said: kStored, kDuplicate: it has committed the copy, and the message may be sent.
   // kFinished: it has none any more.
   void on_entrusted(const LogId& custodian, Sequence sequence, Answer answer);
-  // `custodian`, ours or a former one, has copies of these. Which of them it is to release.
+  // `custodian`, ours or a former one, has copies of these. Which of them it is to release: of a
+  // live message only what ours has; the others when it has (take_releases_elsewhere).
   std::vector<Sequence> on_told(const LogId& custodian, const std::vector<Sequence>& kept);
+  // What former custodians are to release since the last call, by their logs. Without a link to
+  // one it is dropped: it tells again on the next link.
+  std::map<LogId, std::vector<Sequence>> take_releases_elsewhere();
   // Our custodian can't be asked: acks that wait for it are recorded without it.
   void end_releases();
   [[nodiscard]] bool releasing() const;  // that something waits for its word
@@ -342,13 +350,15 @@ class Mailbox {
   [[nodiscard]] bool waits_for_custodian(Sequence sequence) const;
   [[nodiscard]] bool withdrawing(Sequence sequence) const;
   // … and of what others send, whose custodian we are. They are handed out to nobody, and belong to
-  // no inbox. kStored, kDuplicate: we keep it. kFull, kRefused: we do not.
+  // no inbox. kStored, kDuplicate: we keep it. kFull, kRefused, and kGap (we do not keep the one
+  // before it): we do not.
   Answer guard(const LogId& sender_log, const Outbound& copy);
   void release(const LogId& sender_log, Sequence sequence);
   [[nodiscard]] std::vector<Sequence> wards_of(const LogId& sender_log) const;
   // For whom something is kept: logs by pod.
   [[nodiscard]] std::map<AgentName, std::set<LogId>> guarded() const;
-  void forget_wards(const AgentName& pod);  // it is gone for ever
+  // These are gone for ever. What another pod of that name has entrusted stays.
+  void forget_wards(const AgentName& pod, const std::set<LogId>& logs);
 
   // ---- receiving
   Answer deliver(MonoTime now, const LogId& sender_log, Sequence sequence, Sequence prev,

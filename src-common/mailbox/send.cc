@@ -24,12 +24,13 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   OutStream& stream = stream_for(d, o);
   stream.unanswered[o.origin_sequence()] = o.sequence;
   stream.due[o.origin_sequence()] = o.sequence;
+  if (limits_.entrust) stream.live[o.origin_sequence()] = o.sequence;
   stream.passed_on = stream.passed_on || o.offered;
   out_by_pair_[pair_key(o.from, o.to, o.id)] = o.sequence;
   if (o.kept) kept_[o.kept->origin] = o.sequence;
   const Sequence sequence = o.sequence;
   Outgoing& inserted = out_[sequence] = std::move(o);
-  if (d.link->near) set_copy(inserted, inserted.copy);
+  if (limits_.entrust) set_copy(inserted, inserted.copy);
 }
 
 Mailbox::Impl::Outgoing* Mailbox::Impl::find_out(const AgentName& pod, Sequence sequence) {
@@ -59,7 +60,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   out_.erase(it);
   offers_.erase(sequence);
   offers_due_.erase(sequence);
-  if (limits_.entrust) forget_copy(o, after);
+  forget_copy(o, after);
   if (o.kept) kept_.erase(o.kept->origin);
   std::string pair = pair_key(o.from, o.to, o.id);
   if (const auto id = out_by_pair_.find(pair); id != out_by_pair_.end() && id->second == sequence)
@@ -69,6 +70,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   OutStream& stream = stream_for(d, o);
   stream.unanswered.erase(o.origin_sequence());
   stream.due.erase(o.origin_sequence());
+  stream.live.erase(o.origin_sequence());
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
@@ -330,14 +332,15 @@ void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& 
 void Mailbox::Impl::on_link_down(const AgentName& pod) {
   const auto link = links_.find(pod);
   if (link == links_.end()) return;
+  link->second.linked = false;
   for_each_in(pod, [&](const AgentName&, Destination& d) {
     for (const Sequence* at = d.all.end(); at != d.all.begin();) {
       Outgoing& o = out_.at(*--at);
       if (o.state == Out::kInFlight) doubt(d, o);
       o.on_the_way = 0;
+      if (limits_.entrust && o.kept) set_copy(o, o.copy);
     }
   });
-  link->second.linked = false;
   forget_idle_link(pod);
 }
 
@@ -472,6 +475,11 @@ void Mailbox::Impl::on_answer(MonoTime now, const AgentName& pod, const LogId& p
       stream.due.erase(o->origin_sequence());
       // Else when it is, or never: it was sent before a restart, or its custodian is lost since.
       if (!d.link->near || o->copy == Copy::kKept) accept(*o);
+      // Entrusted while it had no receiver, which is on another node: that is enough.
+      if (!d.link->near && o->copy == Copy::kKept && !o->offered) {
+        set_copy(*o, Copy::kLeaving);
+        releases_due_.insert(o->sequence);
+      }
       return;
     case Answer::kFull:
     case Answer::kGap:
