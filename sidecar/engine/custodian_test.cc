@@ -42,14 +42,17 @@ TEST(Choice, IsStableSpreadAndOnAnotherNode) {
 
 struct Custodians : LinkedPods {
   using Answer = Result<Mail::Accepted>;
-  Answer send(Pod& from, const std::string& id, Milliseconds timeout = kLong) {
-    std::optional<Answer> answer;
+  static mailbox::Message message(const Pod& from, const std::string& id) {
     mailbox::Message message;
     message.id.value = id;
     message.from = from.config.name;
     message.to.value = "worker-2";
     message.body = std::string(500, 'b');
-    from.mail->send(message, timeout, [&](Answer sent) { answer = std::move(sent); });
+    return message;
+  }
+  Answer send(Pod& from, const std::string& id, Milliseconds timeout = kLong) {
+    std::optional<Answer> answer;
+    from.mail->send(message(from, id), timeout, [&](Answer sent) { answer = std::move(sent); });
     EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
     return answer ? *answer : Answer(internal_error("no answer"));
   }
@@ -259,6 +262,16 @@ TEST_F(Custodians, AFormerOneLetsGoWhenItIsBack) {
   net.pods.insert(first.get());
   ASSERT_TRUE(run_until([&] { return first->box.books().wards == 0; }));
   EXPECT_EQ(second->box.books().wards, 1U);
+}
+
+// The coordinator goes on naming a pod that ends; its connections are refused.
+TEST_F(Custodians, OneThatIsNamedButRefusesConnectionsIsLostAllTheSame) {
+  const auto first = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto second = pod("worker-4", 5, "n3");
+  first->drain();
+  ASSERT_TRUE(run_until([&] { return second->box.books().wards == 1; }));
+  EXPECT_TRUE(send(*sender, "m2"));
 }
 
 }  // namespace

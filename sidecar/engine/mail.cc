@@ -938,11 +938,12 @@ void Mail::ensure(const AgentName& name) {
       session_down(session);
       auto& gone = peers_[name];
       if (gone.session.get() != &session && gone.connecting.get() != &session) return;
-      if (gone.session) box_.on_link_down(name);
+      const bool was_up = gone.session != nullptr;
+      if (was_up) box_.on_link_down(name);
       if (std::exchange(gone.returns.under_way, 0) > 0) ++gone.returns.unheard;
       gone.session.reset();
       gone.connecting.reset();
-      custodian_down(name);
+      if (was_up) custodian_down(name);  // a connect that fails begins no new absence
       peer_failed(name, why, true);
     };
     found.connecting =
