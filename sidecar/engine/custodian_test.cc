@@ -274,5 +274,19 @@ TEST_F(Custodians, OneThatIsNamedButRefusesConnectionsIsLostAllTheSame) {
   EXPECT_TRUE(send(*sender, "m2"));
 }
 
+TEST_F(Custodians, ASendThatIsLateAtAFullInboxIsRefusedNotUnknown) {
+  mailbox::Limits one = kEntrust;
+  one.max_inbox_messages = 1;
+  const auto custodian = pod("worker-3", 4, "n2");
+  receiver.reset();
+  receiver = pod("worker-2", 6, "n1", one);
+  ASSERT_TRUE(send(*sender, "m1"));
+  // Late while nothing else is due that would look at the releases.
+  const auto sent = send(*sender, "m2", Milliseconds{1000});
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, Code::kFull) << sent.error().message;
+  EXPECT_EQ(custodian->box.books().wards, 1U) << "of m1";
+}
+
 }  // namespace
 }  // namespace swarm::engine

@@ -1194,10 +1194,10 @@ void Mail::look_at_all(MonoTime now) {
       peer.session->close(unavailable("idle"));
     }
   }
-  look_after_copies(now);
-  settle_strangers(now);
   collect();
   end_late_sends(now);
+  look_after_copies(now);  // and sends what those have to have released
+  settle_strangers(now);
   end_late_acks(now);
   std::erase_if(silent_, [&](const auto& silence) { return !needed.contains(silence.first); });
   std::erase_if(full_, [&](const auto& full) {
