@@ -288,5 +288,18 @@ TEST_F(Custodians, ASendThatIsLateAtAFullInboxIsRefusedNotUnknown) {
   EXPECT_EQ(custodian->box.books().wards, 1U) << "of m1";
 }
 
+TEST_F(Custodians, ADrainingOneWaitsForASenderThatHasNoPodYet) {
+  const auto custodian = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  forget(sender);
+  ASSERT_TRUE(run_until([&] { return custodian->box.books().single_copy == 1; }));
+  custodian->drain();
+  EXPECT_FALSE(run_until([&] { return custodian->mail->to_give_back() == 0; }, Milliseconds{1500}))
+      << "its coordinator says that it is not there";
+  const auto next = pod("worker-1", 6, "n1");
+  ASSERT_TRUE(run_until([&] { return custodian->mail->to_give_back() == 0; }));
+  EXPECT_EQ(next->box.books().adopted, 1U);
+}
+
 }  // namespace
 }  // namespace swarm::engine

@@ -747,12 +747,19 @@ bool Mail::may_be_lost(const AgentName& name, const LogId& log) const {
 std::size_t Mail::to_give_back() const {
   std::size_t count = 0;
   for (const auto& [name, logs] : missing_) {
-    const auto silence = silent_.find(name);
-    if (silence != silent_.end() && (silence->second.patience_ends() || is_gone(name, mono_now())))
-      continue;  // nobody has it
+    if (is_gone(name, mono_now())) continue;
     const auto peer = peers_.find(name);
     if (peer != peers_.end() && peer->second.returns.unheard >= kMaxUnheardOffers) continue;
-    count += box_.unreturned(name, logs);
+    const std::size_t unreturned = box_.unreturned(name, logs);
+    const auto silence = silent_.find(name);
+    if (silence == silent_.end() || !silence->second.patience_ends()) {
+      count += unreturned;
+      continue;
+    }
+    // Nobody has the name now. Copies of others are kept for just that, so it is waited for.
+    std::size_t wards = 0;
+    for (const auto& log : logs) wards += box_.wards_of(log).size();
+    count += std::min(unreturned, wards);
   }
   return count;
 }
