@@ -113,23 +113,39 @@ void Mail::choose(MonoTime now) {
   });
 }
 
+void Mail::begin_choice() {
+  custodian_.teams_asked = 0;
+  custodian_.last_resort.clear();
+}
+
 void Mail::chosen(const Result<std::vector<Candidate>>& found) {
   auto& c = custodian_;
   c.asking = false;
   const auto now = mono_now();
   std::erase_if(c.passed_over, [&](const auto& one) { return one.second <= now; });
   if (!c.name.empty()) return;  // one has come by itself
-  const auto name =
-      found ? choose_custodian(config_.name, config_.node, *found, c.passed_over) : std::nullopt;
+  // Whoever was passed over is nobody's turn before all teams were asked.
+  std::vector<Candidate> fresh, others;
+  if (found) {
+    for (const auto& one : *found) {
+      if (c.passed_over.contains(one.name))
+        c.last_resort[one.name] = one.node;
+      else
+        fresh.push_back(one);
+    }
+  }
+  auto name = choose_custodian(config_.name, config_.node, fresh, {});
+  if (!name && ++c.teams_asked >= config_.coordinators) {
+    for (const auto& [other, node] : c.last_resort) others.push_back({other, node});
+    name = choose_custodian(config_.name, config_.node, others, c.passed_over);
+    begin_choice();
+  }
   if (!name) {
     if (!found)
       c.failed = found.error();
     else if (!c.failed)
       c.failed = unavailable("no worker is there");
-    if (++c.teams_asked < config_.coordinators)
-      c.choose_at = now;  // the next team's
-    else
-      c.teams_asked = 0;
+    if (c.teams_asked > 0) c.choose_at = now;  // the next team's
     return schedule_work();
   }
   c.name = *name;
@@ -226,6 +242,7 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
     if (ours) {
       c.failed.reset();
       c.choice_wait = c.copy_wait = Milliseconds{0};
+      begin_choice();
     }
     for (const auto sequence : *sequences) {
       if (const auto to = box_.receiver_of(sequence); !to.empty()) dirty_.insert(pod_of(to));

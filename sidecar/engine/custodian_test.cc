@@ -301,5 +301,39 @@ TEST_F(Custodians, ADrainingOneWaitsForASenderThatHasNoPodYet) {
   EXPECT_EQ(next->box.books().adopted, 1U);
 }
 
+struct CustodiansOfTeams : Custodians {
+  CustodiansOfTeams() {
+    sender->config.coordinators = 2;
+    sender->mail->candidates = [this](std::uint32_t team, const Mail::OnCandidates& done) {
+      ++asked[team];
+      std::vector<Candidate> all;
+      for (const auto& name : teams[team]) all.push_back({{name}, "n2"});
+      done(all);
+    };
+  }
+  std::vector<std::string> teams[2];
+  int asked[2] = {};
+};
+
+TEST_F(CustodiansOfTeams, TheOthersAreAskedBeforeOneThatWasPassedOver) {
+  mailbox::Limits none = kEntrust;
+  none.max_wards = 0;
+  const auto full = pod("worker-3", 4, "n2", none), free = pod("worker-9", 9, "n2");
+  teams[0] = {"worker-3"};
+  teams[1] = {"worker-9"};
+  EXPECT_TRUE(send(*sender, "m1"));
+  EXPECT_EQ(free->box.books().wards, 1U);
+}
+
+TEST_F(CustodiansOfTeams, OneThatWasPassedOverIsTriedAgainWhenNobodyElseIsLeft) {
+  teams[0] = {"worker-3"};
+  std::optional<Answer> answer;
+  sender->mail->send(message(*sender, "m1"), kLong, [&](Answer sent) { answer = std::move(sent); });
+  ASSERT_TRUE(run_until([&] { return asked[1] > 0; }));
+  const auto late = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(run_until([&] { return answer.has_value(); }));
+  EXPECT_TRUE(*answer);
+}
+
 }  // namespace
 }  // namespace swarm::engine

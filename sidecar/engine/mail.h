@@ -236,8 +236,9 @@ class Mail {
     MonoTime unlinked{}, linked{};     // since when
     MonoTime choose_at{}, retry_at{};  // not before
     Milliseconds choice_wait{0}, copy_wait{0};
-    std::map<AgentName, MonoTime> passed_over;  // until
-    std::optional<Error> failed;                // why nobody has taken anything since
+    std::map<AgentName, MonoTime> passed_over;     // until
+    std::map<AgentName, std::string> last_resort;  // of these, in the teams asked so far: nodes
+    std::optional<Error> failed;                   // why nobody has taken anything since
   };
   struct Full {  // an agent's inbox that was: it holds up no neighbour in its pod
     MonoTime until{};
@@ -325,6 +326,7 @@ class Mail {
   // custodian.cc
   void look_after_copies(MonoTime now);
   void choose(MonoTime now);
+  void begin_choice();  // with our own team
   void chosen(const Result<std::vector<Candidate>>& found);
   void custodian_up(const Session& session);
   void custodian_down(const AgentName& name);
