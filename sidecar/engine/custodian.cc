@@ -292,11 +292,12 @@ Error Mail::no_custodian() const {
 void Mail::take_keep(Session& session, const link::Frame& frame) {
   link::PayloadReader in(frame.payload);
   const auto sequence = in.u64();
+  if (!in.ok()) return session.close(invalid("malformed KEEP"));
+  // What we cannot read may be of a later release: to close the link would be to close it for ever.
   const auto copy = mailbox::decode_outbound(sequence, 0, in.rest());
-  if (!in.ok() || !copy) return session.close(invalid("malformed KEEP"));
   const auto& peer = session.peer();
-  const auto answer =
-      pod_of(copy->message.from) == peer.name ? box_.guard(peer.log_id, *copy) : Answer::kRefused;
+  const bool ours = copy && pod_of(copy->message.from) == peer.name;
+  const auto answer = ours ? box_.guard(peer.log_id, *copy) : Answer::kRefused;
   send_sequences(session, FrameType::kKept, answer_payload(answer), {sequence});
 }
 

@@ -335,5 +335,32 @@ TEST_F(CustodiansOfTeams, OneThatWasPassedOverIsTriedAgainWhenNobodyElseIsLeft) 
   EXPECT_TRUE(*answer);
 }
 
+TEST_F(Custodians, ACopyOfALaterReleaseIsRefusedAndTheLinkStays) {
+  const auto custodian = pod("worker-3", 4, "n2");
+  std::string answer;
+  bool ready = false, closed = false;
+  Session::Events events;
+  events.ready = [&](Session&) { ready = true; };
+  events.frame = [&](Session&, const link::Frame& frame) {
+    if (frame.type == link::FrameType::kKept) answer = frame.payload;
+  };
+  events.closed = [&](Session&, const Error&) { closed = true; };
+  const Location to = net.where.at(custodian->config.name);
+  const auto session =
+      Session::connect(sender->loop, {boost::asio::ip::make_address(to.address), to.port},
+                       sender->options, to.expect, std::move(events));
+  ASSERT_TRUE(run_until([&] { return ready; }));
+  std::string keep, refused;
+  link::put_u64(keep, 7);
+  session->send(link::FrameType::kKeep, keep + "\x7f, which nobody knows yet");
+  ASSERT_TRUE(run_until([&] { return closed || !answer.empty(); }));
+  link::put_u8(refused, static_cast<std::uint8_t>(mailbox::Answer::kRefused));
+  link::put_u64(refused, 7);
+  EXPECT_EQ(answer, refused);
+  EXPECT_FALSE(closed);
+  session->close(unavailable("done"));
+  run_until([&] { return closed; });
+}
+
 }  // namespace
 }  // namespace swarm::engine
