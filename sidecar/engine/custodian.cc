@@ -162,6 +162,7 @@ void Mail::custodian_up(const Session& session) {
   c.met = true;
   c.full = false;
   c.linked = mono_now();
+  c.keeps = c.releases = {};
   box_.on_custodian_up(session.peer().log_id);
   record_released();
   schedule_work();
@@ -170,6 +171,7 @@ void Mail::custodian_up(const Session& session) {
 void Mail::custodian_down(const AgentName& name) {
   if (name != custodian_.name) return;
   custodian_.unlinked = mono_now();
+  custodian_.keeps = custodian_.releases = {};
   box_.on_custodian_down();
 }
 
@@ -182,6 +184,7 @@ void Mail::pass_over(const Error& why) {
   if (is_up(c.name)) c.unlinked = now;
   c.name = {};
   c.met = c.full = false;
+  c.keeps = c.releases = {};
   box_.on_custodian_lost();
   record_released();
   schedule_work();
@@ -199,7 +202,24 @@ void Mail::entrust(MonoTime now) {
     box_.on_custodian_retry();
   }
   if (c.full) arm(c.retry_at);
-  send_sequences(*session, FrameType::kRelease, "", box_.take_releases(kMaxSequencesPerFrame));
+  const auto releases = box_.take_releases(kMaxSequencesPerFrame);
+  if (!releases.empty()) c.releases.asked(releases.front(), now);
+  send_sequences(*session, FrameType::kRelease, "", releases);
+  if (c.releases.awaited != 0 && box_.releasing()) {
+    const auto patience_ends = c.releases.since + Silence::kAckPatience;
+    if (now < patience_ends) {
+      arm(patience_ends);
+    } else {
+      box_.end_releases();
+      record_released();
+    }
+  }
+  for (const auto* asked : {&c.keeps, &c.releases}) {
+    if (asked->awaited == 0) continue;
+    if (now - asked->since >= kCustodianPatience)
+      return pass_over(unavailable("it has not answered for 5 s"));
+    arm(asked->since + kCustodianPatience);
+  }
   while (session->up() && session->queued_bytes() < kLinkWindowBytes) {
     const auto batch = box_.entrust(kEntrustBytes);
     if (batch.empty()) return;
@@ -207,6 +227,8 @@ void Mail::entrust(MonoTime now) {
       std::string payload;
       link::put_u64(payload, copy.sequence);
       session->send(FrameType::kKeep, payload + mailbox::encode(copy));
+      c.keeps.asked(copy.sequence, now);
+      arm(c.keeps.since + kCustodianPatience);
     }
   }
   arm(now + kWindowCheck);
@@ -233,6 +255,10 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
     for (const auto sequence : *sequences) box_.on_entrusted(peer.log_id, sequence, answer);
   }
   const bool ours = peer.name == c.name;
+  if (ours) {
+    auto& asked = answer == Answer::kFinished ? c.releases : c.keeps;
+    for (const auto sequence : *sequences) asked.answered(sequence, mono_now());
+  }
   if (answer == Answer::kFinished) {
     record_released();
     collect();

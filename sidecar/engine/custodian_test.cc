@@ -335,6 +335,29 @@ TEST_F(CustodiansOfTeams, OneThatWasPassedOverIsTriedAgainWhenNobodyElseIsLeft) 
   EXPECT_TRUE(*answer);
 }
 
+TEST_F(Custodians, OneThatAnswersNothingIsReplaced) {
+  const auto silent = pod("worker-3", 4, "n2");
+  silent->mute = true;
+  std::optional<Answer> answer;
+  sender->mail->send(message(*sender, "m1"), kLong, [&](Answer sent) { answer = std::move(sent); });
+  ASSERT_TRUE(run_until([&] { return silent->keeps == 1; }));
+  const auto second = pod("worker-4", 5, "n3");
+  ASSERT_TRUE(run_until([&] { return answer.has_value(); }));
+  EXPECT_TRUE(*answer) << answer->error().message;
+  EXPECT_EQ(second->box.books().wards, 1U);
+}
+
+TEST_F(Custodians, AnAckIsOkThoughTheCustodianDoesNotAnswer) {
+  const auto custodian = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  EXPECT_EQ(receive(*receiver), "m1");
+  custodian->mute = true;
+  const auto [status, took] = ack(*receiver, "m1");
+  EXPECT_TRUE(status) << status.error().message;
+  EXPECT_LT(took, Milliseconds{4000});
+  EXPECT_EQ(sender->box.books().outbox_live, 0U);
+}
+
 TEST_F(Custodians, ACopyOfALaterReleaseIsRefusedAndTheLinkStays) {
   const auto custodian = pod("worker-3", 4, "n2");
   std::string answer;

@@ -63,6 +63,7 @@ inline constexpr int kMaxUnheardOffers = 3;
 inline constexpr Milliseconds kPassedOver{30'000};
 inline constexpr Milliseconds kFirstChoiceWait{100}, kMostChoiceWait{5000};
 inline constexpr Milliseconds kFirstCopyWait{50}, kMostCopyWait{2000};  // for room at a full one
+inline constexpr Milliseconds kCustodianPatience{5000};     // for an answer, though it has a link
 inline constexpr Milliseconds kFeaturesWait{2000};          // for the PING that says what it knows
 inline constexpr std::size_t kMaxSequencesPerFrame = 4096;  // in KEPT and RELEASE
 
@@ -229,6 +230,23 @@ class Mail {
       bool taken = false, full = false;  // said in answer to this batch
     } returns;
   };
+  // Questions of one kind, whose answers come in their order: so that of the first one is awaited,
+  // then that of the last one by then.
+  struct Unanswered {
+    log::Sequence awaited = 0, last = 0;  // 0: none
+    MonoTime since{};
+    void asked(log::Sequence sequence, MonoTime now) {
+      last = sequence;
+      if (awaited != 0) return;
+      awaited = sequence;
+      since = now;
+    }
+    void answered(log::Sequence sequence, MonoTime now) {
+      if (sequence != awaited) return;
+      awaited = awaited == last ? 0 : last;
+      since = now;
+    }
+  };
   struct Custodian {  // of what stays on our node
     AgentName name;   // empty: none
     bool met = false, asking = false, wanted = false, full = false;
@@ -236,6 +254,7 @@ class Mail {
     MonoTime unlinked{}, linked{};     // since when
     MonoTime choose_at{}, retry_at{};  // not before
     Milliseconds choice_wait{0}, copy_wait{0};
+    Unanswered keeps, releases;
     std::map<AgentName, MonoTime> passed_over;     // until
     std::map<AgentName, std::string> last_resort;  // of these, in the teams asked so far: nodes
     std::optional<Error> failed;                   // why nobody has taken anything since
