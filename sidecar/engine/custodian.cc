@@ -184,6 +184,7 @@ void Mail::pass_over(const Error& why) {
   if (is_up(c.name)) c.unlinked = now;
   c.name = {};
   c.met = c.full = false;
+  c.full_since.reset();
   c.keeps = c.releases = {};
   box_.on_custodian_lost();
   record_released();
@@ -270,6 +271,10 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
       c.choice_wait = c.copy_wait = Milliseconds{0};
       begin_choice();
     }
+    if (ours && answer == Answer::kStored) {
+      c.full_since.reset();
+      c.full_patience = kFirstFullPatience;
+    }
     for (const auto sequence : *sequences) {
       if (const auto to = box_.receiver_of(sequence); !to.empty()) dirty_.insert(pod_of(to));
     }
@@ -286,8 +291,11 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
         continue;
       if (box_.withdraw(sequence)) finish(sequence, no_custodian());
     }
-    // Whoever has some of ours keeps them; else the next one may have room.
-    if (!box_.has_entrusted()) pass_over(why);
+    // Whoever has some of ours keeps them for a while; the next one may have room for all.
+    if (!c.full_since) c.full_since = mono_now();
+    const bool for_long = mono_now() - *c.full_since >= c.full_patience;
+    if (for_long) c.full_patience = std::min(c.full_patience * 2, kMostFullPatience);
+    if (for_long || !box_.has_entrusted()) pass_over(why);
   }
   schedule_work();
 }

@@ -385,5 +385,16 @@ TEST_F(Custodians, ACopyOfALaterReleaseIsRefusedAndTheLinkStays) {
   run_until([&] { return closed; });
 }
 
+TEST_F(Custodians, OneThatStaysFullIsReplaced) {
+  mailbox::Limits one = kEntrust;
+  one.max_wards = 1;
+  const auto full = pod("worker-3", 4, "n2", one);
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto free = pod("worker-4", 5, "n3");
+  EXPECT_TRUE(send(*sender, "m2"));
+  ASSERT_TRUE(run_until([&] { return free->box.books().wards == 2; }));
+  EXPECT_EQ(sender->box.books().single_copy, 0U);
+}
+
 }  // namespace
 }  // namespace swarm::engine

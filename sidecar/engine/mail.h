@@ -63,6 +63,9 @@ inline constexpr int kMaxUnheardOffers = 3;
 inline constexpr Milliseconds kPassedOver{30'000};
 inline constexpr Milliseconds kFirstChoiceWait{100}, kMostChoiceWait{5000};
 inline constexpr Milliseconds kFirstCopyWait{50}, kMostCopyWait{2000};  // for room at a full one
+// One that has some of ours and no room for more is passed over after so long, which doubles as
+// long as no other one has room either: all copies are sent anew then.
+inline constexpr Milliseconds kFirstFullPatience{5000}, kMostFullPatience{300'000};
 inline constexpr Milliseconds kCustodianPatience{5000};     // for an answer, though it has a link
 inline constexpr Milliseconds kFeaturesWait{2000};          // for the PING that says what it knows
 inline constexpr std::size_t kMaxSequencesPerFrame = 4096;  // in KEPT and RELEASE
@@ -255,6 +258,8 @@ class Mail {
     MonoTime choose_at{}, retry_at{};  // not before
     Milliseconds choice_wait{0}, copy_wait{0};
     Unanswered keeps, releases;
+    std::optional<MonoTime> full_since;  // it has stored nothing since then
+    Milliseconds full_patience{kFirstFullPatience};
     std::map<AgentName, MonoTime> passed_over;     // until
     std::map<AgentName, std::string> last_resort;  // of these, in the teams asked so far: nodes
     std::optional<Error> failed;                   // why nobody has taken anything since
