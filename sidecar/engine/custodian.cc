@@ -161,6 +161,7 @@ void Mail::custodian_up(const Session& session) {
   if (session.peer().node == config_.node) return pass_over(unavailable("it is here, too"));
   c.met = true;
   c.full = false;
+  c.step = 0;
   c.linked = mono_now();
   c.keeps = c.releases = {};
   box_.on_custodian_up(session.peer().log_id);
@@ -198,11 +199,16 @@ void Mail::entrust(MonoTime now) {
     if (now - c.linked < kFeaturesWait) return arm(now + kFeaturesCheck);
     return pass_over(unavailable("it is of an earlier release"));
   }
-  if (c.full && now >= c.retry_at) {
-    c.full = false;
-    box_.on_custodian_retry();
+  if (c.full && c.keeps.awaited == 0) {  // and nothing of ours is on its way
+    if (now < c.retry_at) {
+      arm(c.retry_at);
+      if (config_.reject_when_full && c.failed && c.failed->code == Code::kFull) refuse_waiting();
+    } else {
+      c.full = false;
+      c.step = 1;
+      box_.on_custodian_retry();
+    }
   }
-  if (c.full) arm(c.retry_at);
   const auto releases = box_.take_releases(kMaxSequencesPerFrame);
   if (!releases.empty()) c.releases.asked(releases.front(), now);
   send_sequences(*session, FrameType::kRelease, "", releases);
@@ -221,8 +227,11 @@ void Mail::entrust(MonoTime now) {
       return pass_over(unavailable("it has not answered for 5 s"));
     arm(asked->since + kCustodianPatience);
   }
-  while (session->up() && session->queued_bytes() < kLinkWindowBytes) {
-    const auto batch = box_.entrust(kEntrustBytes);
+  const bool some = c.step > 0;  // whoever had no room gets few until it is seen to have it
+  if (some && c.keeps.awaited != 0) return;
+  for (std::size_t sent = 0; session->up() && session->queued_bytes() < kLinkWindowBytes;) {
+    if (some && sent++ == c.step) return;
+    const auto batch = box_.entrust(some ? 1 : kEntrustBytes);
     if (batch.empty()) return;
     for (const auto& copy : batch) {
       std::string payload;
@@ -233,6 +242,15 @@ void Mail::entrust(MonoTime now) {
     }
   }
   arm(now + kWindowCheck);
+}
+
+// Before anybody is asked: those that it is asked with would be refused, too.
+void Mail::refuse_waiting() {
+  std::vector<log::Sequence> refused;
+  for (const auto& [sequence, waiting] : sends_) {
+    if (box_.waits_for_custodian(sequence) && box_.withdraw(sequence)) refused.push_back(sequence);
+  }
+  for (const auto sequence : refused) finish(sequence, no_custodian());
 }
 
 void Mail::take_kept(Session& session, const link::Frame& frame) {
@@ -258,7 +276,11 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
   const bool ours = peer.name == c.name;
   if (ours) {
     auto& asked = answer == Answer::kFinished ? c.releases : c.keeps;
+    const bool awaited = c.keeps.awaited != 0;
     for (const auto sequence : *sequences) asked.answered(sequence, mono_now());
+    const bool all = awaited && c.keeps.awaited == 0;
+    if (all && !c.full && answer <= Answer::kDuplicate)
+      c.step = c.step >= kMostCopyStep ? 0 : 2 * c.step;
   }
   if (answer == Answer::kFinished) {
     record_released();
@@ -279,9 +301,10 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
       if (const auto to = box_.receiver_of(sequence); !to.empty()) dirty_.insert(pod_of(to));
     }
   } else if (ours) {
-    c.full = true;
-    c.copy_wait = grow(c.copy_wait, kFirstCopyWait, kMostCopyWait);
-    c.retry_at = mono_now() + c.copy_wait;
+    if (!std::exchange(c.full, true)) {
+      c.copy_wait = grow(c.copy_wait, kFirstCopyWait, kMostCopyWait);
+      c.retry_at = mono_now() + c.copy_wait;
+    }
     const Error why = answer == Answer::kFull
                           ? Error{Code::kFull, "its pod has no room left for copies"}
                           : unavailable("it takes none");

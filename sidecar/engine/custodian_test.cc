@@ -396,5 +396,42 @@ TEST_F(Custodians, OneThatStaysFullIsReplaced) {
   EXPECT_EQ(sender->box.books().single_copy, 0U);
 }
 
+TEST_F(Custodians, AFullOneIsAskedWithOneCopyAndSoon) {
+  constexpr std::size_t kSends = 40, kRounds = 3;
+  mailbox::Limits one = kEntrust;
+  one.max_wards = 1;
+  const auto custodian = pod("worker-3", 4, "n2", one);
+  ASSERT_TRUE(send(*sender, "m1"));
+  std::size_t ended = 0;
+  for (std::size_t i = 0; i < kSends; ++i)
+    sender->mail->send(message(*sender, id(i)), kLong, [&](const Answer&) { ++ended; });
+  ASSERT_TRUE(run_until([&] { return custodian->keeps >= 1 + kSends; }));
+  EXPECT_TRUE(
+      run_until([&] { return custodian->keeps >= 1 + kSends + kRounds; }, Milliseconds{1500}));
+  EXPECT_LE(custodian->keeps, 1 + kSends + 2 * kRounds);
+  EXPECT_EQ(ended, 0U);
+}
+
+TEST_F(Custodians, WithRejectAFullOneIsNotAskedForEachSend) {
+  constexpr std::size_t kSends = 50;
+  mailbox::Limits one = kEntrust;
+  one.max_wards = 1;
+  const auto custodian = pod("worker-3", 4, "n2", one);
+  sender->config.reject_when_full = true;
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto begin = mono_now();
+  for (std::size_t i = 0; i < kSends; ++i) {
+    const auto sent = send(*sender, id(i));
+    ASSERT_FALSE(sent);
+    ASSERT_EQ(sent.error().code, Code::kFull) << sent.error().message;
+  }
+  EXPECT_LT(mono_now() - begin, Milliseconds{2000});
+  EXPECT_LT(custodian->keeps, kSends / 2);
+  // Room is found when there is some again.
+  ASSERT_EQ(receive(*receiver), "m1");
+  ASSERT_TRUE(ack(*receiver, "m1").first);
+  EXPECT_TRUE(run_until([&] { return send(*sender, "m2").ok(); }));
+}
+
 }  // namespace
 }  // namespace swarm::engine

@@ -63,6 +63,7 @@ inline constexpr int kMaxUnheardOffers = 3;
 inline constexpr Milliseconds kPassedOver{30'000};
 inline constexpr Milliseconds kFirstChoiceWait{100}, kMostChoiceWait{5000};
 inline constexpr Milliseconds kFirstCopyWait{50}, kMostCopyWait{2000};  // for room at a full one
+inline constexpr std::size_t kMostCopyStep = 256;  // it gets one copy then, twice as many, then all
 // One that has some of ours and no room for more is passed over after so long, which doubles as
 // long as no other one has room either: all copies are sent anew then.
 inline constexpr Milliseconds kFirstFullPatience{5000}, kMostFullPatience{300'000};
@@ -258,6 +259,7 @@ class Mail {
     MonoTime choose_at{}, retry_at{};  // not before
     Milliseconds choice_wait{0}, copy_wait{0};
     Unanswered keeps, releases;
+    std::size_t step = 0;                // copies that it gets at a time; 0: all
     std::optional<MonoTime> full_since;  // it has stored nothing since then
     Milliseconds full_patience{kFirstFullPatience};
     std::map<AgentName, MonoTime> passed_over;     // until
@@ -359,6 +361,7 @@ class Mail {
   void take_keep(Session& session, const link::Frame& frame);
   void take_kept(Session& session, const link::Frame& frame);
   void take_release(Session& session, const link::Frame& frame);
+  void refuse_waiting();
   void record_released();
   void tell_wards(MonoTime now);
   [[nodiscard]] Error no_custodian() const;
