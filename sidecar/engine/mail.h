@@ -207,8 +207,8 @@ class Mail {
   // The pod ends, and is about to close its links: sends that wait for room are refused, and none
   // waits any more. Who has a link now is not lost when it has none.
   void stop_blocking();
-  // Unread messages that no linked pod holds, of names that live as far as we know: what a drain
-  // has still to give back.
+  // Unread messages that no linked pod holds, of names that live as far as we know, and copies kept
+  // for names that are not gone for ever: what a drain has still to give back.
   [[nodiscard]] std::size_t to_give_back() const;
   // Nothing that we hold still waits for somebody else (drain).
   [[nodiscard]] std::size_t unsettled() const;
