@@ -129,6 +129,7 @@ void step(Input& in, fuzz::Pod& pod, Peer& peer) {
       copy.origin.sequence = in.below(8);
       std::string payload;
       link::put_u64(payload, sequence);
+      link::put_u64(payload, in.below(4));
       return peer.say(FrameType::kKeep, payload + encode(copy));
     }
     case 9: {  // yours is kept; mine need not be

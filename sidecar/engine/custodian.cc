@@ -121,23 +121,39 @@ void Mail::choose(MonoTime now) {
   });
 }
 
+void Mail::begin_choice() {
+  custodian_.teams_asked = 0;
+  custodian_.last_resort.clear();
+}
+
 void Mail::chosen(const Result<std::vector<Candidate>>& found) {
   auto& c = custodian_;
   c.asking = false;
   const auto now = mono_now();
   std::erase_if(c.passed_over, [&](const auto& one) { return one.second <= now; });
   if (!c.name.empty()) return;  // one has come by itself
-  const auto name =
-      found ? choose_custodian(config_.name, config_.node, *found, c.passed_over) : std::nullopt;
+  // Whoever was passed over is nobody's turn before all teams were asked.
+  std::vector<Candidate> fresh, others;
+  if (found) {
+    for (const auto& one : *found) {
+      if (c.passed_over.contains(one.name))
+        c.last_resort[one.name] = one.node;
+      else
+        fresh.push_back(one);
+    }
+  }
+  auto name = choose_custodian(config_.name, config_.node, fresh, {});
+  if (!name && ++c.teams_asked >= config_.coordinators) {
+    for (const auto& [other, node] : c.last_resort) others.push_back({other, node});
+    name = choose_custodian(config_.name, config_.node, others, c.passed_over);
+    begin_choice();
+  }
   if (!name) {
     if (!found)
       c.failed = found.error();
     else if (!c.failed)
       c.failed = unavailable("no worker is there");
-    if (++c.teams_asked < config_.coordinators)
-      c.choose_at = now;  // the next team's
-    else
-      c.teams_asked = 0;
+    if (c.teams_asked > 0) c.choose_at = now;  // the next team's
     return schedule_work();
   }
   c.name = *name;
@@ -153,7 +169,9 @@ void Mail::custodian_up(const Session& session) {
   if (session.peer().node == config_.node) return pass_over(unavailable("it is here, too"));
   c.met = true;
   c.full = false;
+  c.step = 0;
   c.linked = mono_now();
+  c.keeps = c.releases = {};
   box_.on_custodian_up(session.peer().log_id);
   record_released();
   schedule_work();
@@ -162,6 +180,7 @@ void Mail::custodian_up(const Session& session) {
 void Mail::custodian_down(const AgentName& name) {
   if (name != custodian_.name) return;
   custodian_.unlinked = mono_now();
+  custodian_.keeps = custodian_.releases = {};
   box_.on_custodian_down();
 }
 
@@ -174,6 +193,8 @@ void Mail::pass_over(const Error& why) {
   if (is_up(c.name)) c.unlinked = now;
   c.name = {};
   c.met = c.full = false;
+  c.full_since.reset();
+  c.keeps = c.releases = {};
   box_.on_custodian_lost();
   record_released();
   schedule_work();
@@ -186,23 +207,59 @@ void Mail::entrust(MonoTime now) {
     if (now - c.linked < kFeaturesWait) return arm(now + kFeaturesCheck);
     return pass_over(unavailable("it is of an earlier release"));
   }
-  if (c.full && now >= c.retry_at) {
-    c.full = false;
-    box_.on_custodian_retry();
+  if (c.full && c.keeps.awaited == 0) {  // and nothing of ours is on its way
+    if (now < c.retry_at) {
+      arm(c.retry_at);
+      if (config_.reject_when_full && c.failed && c.failed->code == Code::kFull) refuse_waiting();
+    } else {
+      c.full = false;
+      c.step = 1;
+      box_.on_custodian_retry();
+    }
   }
-  if (c.full) arm(c.retry_at);
-  send_sequences(*session, FrameType::kRelease, "", box_.take_releases(kMaxSequencesPerFrame));
-  while (session->up() && session->queued_bytes() < kLinkWindowBytes) {
-    const auto batch = box_.entrust(kEntrustBytes);
+  const auto releases = box_.take_releases(kMaxSequencesPerFrame);
+  if (!releases.empty()) c.releases.asked(releases.front(), now);
+  send_sequences(*session, FrameType::kRelease, "", releases);
+  if (c.releases.awaited != 0 && box_.releasing()) {
+    const auto patience_ends = c.releases.since + Silence::kAckPatience;
+    if (now < patience_ends) {
+      arm(patience_ends);
+    } else {
+      box_.end_releases();
+      record_released();
+    }
+  }
+  for (const auto* asked : {&c.keeps, &c.releases}) {
+    if (asked->awaited == 0) continue;
+    if (now - asked->since >= kCustodianPatience)
+      return pass_over(unavailable("it has not answered for 5 s"));
+    arm(asked->since + kCustodianPatience);
+  }
+  const bool some = c.step > 0;  // whoever had no room gets few until it is seen to have it
+  if (some && c.keeps.awaited != 0) return;
+  for (std::size_t sent = 0; session->up() && session->queued_bytes() < kLinkWindowBytes;) {
+    if (some && sent++ == c.step) return;
+    const auto batch = box_.entrust(some ? 1 : kEntrustBytes);
     if (batch.empty()) return;
     for (const auto& copy : batch) {
       std::string payload;
       link::put_u64(payload, copy.sequence);
       link::put_u64(payload, copy.prev);
       session->send(FrameType::kKeep, payload + mailbox::encode(copy));
+      c.keeps.asked(copy.sequence, now);
+      arm(c.keeps.since + kCustodianPatience);
     }
   }
   arm(now + kWindowCheck);
+}
+
+// Before anybody is asked: those that it is asked with would be refused, too.
+void Mail::refuse_waiting() {
+  std::vector<log::Sequence> refused;
+  for (const auto& [sequence, waiting] : sends_) {
+    if (box_.waits_for_custodian(sequence) && box_.withdraw(sequence)) refused.push_back(sequence);
+  }
+  for (const auto sequence : refused) finish(sequence, no_custodian());
 }
 
 void Mail::take_kept(Session& session, const link::Frame& frame) {
@@ -226,6 +283,14 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
     for (const auto sequence : *sequences) box_.on_entrusted(peer.log_id, sequence, answer);
   }
   const bool ours = peer.name == c.name;
+  if (ours) {
+    auto& asked = answer == Answer::kFinished ? c.releases : c.keeps;
+    const bool awaited = c.keeps.awaited != 0;
+    for (const auto sequence : *sequences) asked.answered(sequence, mono_now());
+    const bool all = awaited && c.keeps.awaited == 0;
+    if (all && !c.full && answer <= Answer::kDuplicate)
+      c.step = c.step >= kMostCopyStep ? 0 : 2 * c.step;
+  }
   if (answer == Answer::kFinished) {
     record_released();
     collect();
@@ -235,14 +300,20 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
     if (ours) {
       c.failed.reset();
       c.choice_wait = c.copy_wait = Milliseconds{0};
+      begin_choice();
+    }
+    if (ours && answer == Answer::kStored) {
+      c.full_since.reset();
+      c.full_patience = kFirstFullPatience;
     }
     for (const auto sequence : *sequences) {
       if (const auto to = box_.receiver_of(sequence); !to.empty()) dirty_.insert(pod_of(to));
     }
   } else if (ours) {
-    c.full = true;
-    c.copy_wait = grow(c.copy_wait, kFirstCopyWait, kMostCopyWait);
-    c.retry_at = mono_now() + c.copy_wait;
+    if (!std::exchange(c.full, true)) {
+      c.copy_wait = grow(c.copy_wait, kFirstCopyWait, kMostCopyWait);
+      c.retry_at = mono_now() + c.copy_wait;
+    }
     const Error why = answer != Answer::kRefused
                           ? Error{Code::kFull, "its pod has no room left for copies"}
                           : unavailable("it takes none");
@@ -252,8 +323,11 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
         continue;
       if (box_.withdraw(sequence)) finish(sequence, no_custodian());
     }
-    // Whoever has some of ours keeps them; else the next one may have room.
-    if (!box_.has_entrusted()) pass_over(why);
+    // Whoever has some of ours keeps them for a while; the next one may have room for all.
+    if (!c.full_since) c.full_since = mono_now();
+    const bool for_long = mono_now() - *c.full_since >= c.full_patience;
+    if (for_long) c.full_patience = std::min(c.full_patience * 2, kMostFullPatience);
+    if (for_long || !box_.has_entrusted()) pass_over(why);
   }
   schedule_work();
 }
@@ -285,11 +359,12 @@ void Mail::take_keep(Session& session, const link::Frame& frame) {
   link::PayloadReader in(frame.payload);
   const auto sequence = in.u64();
   const auto prev = in.u64();
+  if (!in.ok()) return session.close(invalid("malformed KEEP"));
+  // What we cannot read may be of a later release: to close the link would be to close it for ever.
   const auto copy = mailbox::decode_outbound(sequence, prev, in.rest());
-  if (!in.ok() || !copy) return session.close(invalid("malformed KEEP"));
   const auto& peer = session.peer();
-  const auto answer =
-      pod_of(copy->message.from) == peer.name ? box_.guard(peer.log_id, *copy) : Answer::kRefused;
+  const bool ours = copy && pod_of(copy->message.from) == peer.name;
+  const auto answer = ours ? box_.guard(peer.log_id, *copy) : Answer::kRefused;
   send_sequences(session, FrameType::kKept, answer_payload(answer), {sequence});
 }
 

@@ -42,14 +42,17 @@ TEST(Choice, IsStableSpreadAndOnAnotherNode) {
 
 struct Custodians : LinkedPods {
   using Answer = Result<Mail::Accepted>;
-  Answer send(Pod& from, const std::string& id, Milliseconds timeout = kLong) {
-    std::optional<Answer> answer;
+  static mailbox::Message message(const Pod& from, const std::string& id) {
     mailbox::Message message;
     message.id.value = id;
     message.from = from.config.name;
     message.to.value = "worker-2";
     message.body = std::string(500, 'b');
-    from.mail->send(message, timeout, [&](Answer sent) { answer = std::move(sent); });
+    return message;
+  }
+  Answer send(Pod& from, const std::string& id, Milliseconds timeout = kLong) {
+    std::optional<Answer> answer;
+    from.mail->send(message(from, id), timeout, [&](Answer sent) { answer = std::move(sent); });
     EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
     return answer ? *answer : Answer(internal_error("no answer"));
   }
@@ -259,6 +262,175 @@ TEST_F(Custodians, AFormerOneLetsGoWhenItIsBack) {
   net.pods.insert(first.get());
   ASSERT_TRUE(run_until([&] { return first->box.books().wards == 0; }));
   EXPECT_EQ(second->box.books().wards, 1U);
+}
+
+// The coordinator goes on naming a pod that ends; its connections are refused.
+TEST_F(Custodians, OneThatIsNamedButRefusesConnectionsIsLostAllTheSame) {
+  const auto first = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto second = pod("worker-4", 5, "n3");
+  first->drain();
+  ASSERT_TRUE(run_until([&] { return second->box.books().wards == 1; }));
+  EXPECT_TRUE(send(*sender, "m2"));
+}
+
+TEST_F(Custodians, ASendThatIsLateAtAFullInboxIsRefusedNotUnknown) {
+  mailbox::Limits one = kEntrust;
+  one.max_inbox_messages = 1;
+  const auto custodian = pod("worker-3", 4, "n2");
+  receiver.reset();
+  receiver = pod("worker-2", 6, "n1", one);
+  ASSERT_TRUE(send(*sender, "m1"));
+  // Late while nothing else is due that would look at the releases.
+  const auto sent = send(*sender, "m2", Milliseconds{1000});
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, Code::kFull) << sent.error().message;
+  EXPECT_EQ(custodian->box.books().wards, 1U) << "of m1";
+}
+
+TEST_F(Custodians, ADrainingOneWaitsForASenderThatHasNoPodYet) {
+  const auto custodian = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  forget(sender);
+  ASSERT_TRUE(run_until([&] { return custodian->box.books().single_copy == 1; }));
+  custodian->drain();
+  EXPECT_FALSE(run_until([&] { return custodian->mail->to_give_back() == 0; }, Milliseconds{1500}))
+      << "its coordinator says that it is not there";
+  const auto next = pod("worker-1", 6, "n1");
+  ASSERT_TRUE(run_until([&] { return custodian->mail->to_give_back() == 0; }));
+  EXPECT_EQ(next->box.books().adopted, 1U);
+}
+
+struct CustodiansOfTeams : Custodians {
+  CustodiansOfTeams() {
+    sender->config.coordinators = 2;
+    sender->mail->candidates = [this](std::uint32_t team, const Mail::OnCandidates& done) {
+      ++asked[team];
+      std::vector<Candidate> all;
+      for (const auto& name : teams[team]) all.push_back({{name}, "n2"});
+      done(all);
+    };
+  }
+  std::vector<std::string> teams[2];
+  int asked[2] = {};
+};
+
+TEST_F(CustodiansOfTeams, TheOthersAreAskedBeforeOneThatWasPassedOver) {
+  mailbox::Limits none = kEntrust;
+  none.max_wards = 0;
+  const auto full = pod("worker-3", 4, "n2", none), free = pod("worker-9", 9, "n2");
+  teams[0] = {"worker-3"};
+  teams[1] = {"worker-9"};
+  EXPECT_TRUE(send(*sender, "m1"));
+  EXPECT_EQ(free->box.books().wards, 1U);
+}
+
+TEST_F(CustodiansOfTeams, OneThatWasPassedOverIsTriedAgainWhenNobodyElseIsLeft) {
+  teams[0] = {"worker-3"};
+  std::optional<Answer> answer;
+  sender->mail->send(message(*sender, "m1"), kLong, [&](Answer sent) { answer = std::move(sent); });
+  ASSERT_TRUE(run_until([&] { return asked[1] > 0; }));
+  const auto late = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(run_until([&] { return answer.has_value(); }));
+  EXPECT_TRUE(*answer);
+}
+
+TEST_F(Custodians, OneThatAnswersNothingIsReplaced) {
+  const auto silent = pod("worker-3", 4, "n2");
+  silent->mute = true;
+  std::optional<Answer> answer;
+  sender->mail->send(message(*sender, "m1"), kLong, [&](Answer sent) { answer = std::move(sent); });
+  ASSERT_TRUE(run_until([&] { return silent->keeps == 1; }));
+  const auto second = pod("worker-4", 5, "n3");
+  ASSERT_TRUE(run_until([&] { return answer.has_value(); }));
+  EXPECT_TRUE(*answer) << answer->error().message;
+  EXPECT_EQ(second->box.books().wards, 1U);
+}
+
+TEST_F(Custodians, AnAckIsOkThoughTheCustodianDoesNotAnswer) {
+  const auto custodian = pod("worker-3", 4, "n2");
+  ASSERT_TRUE(send(*sender, "m1"));
+  EXPECT_EQ(receive(*receiver), "m1");
+  custodian->mute = true;
+  const auto [status, took] = ack(*receiver, "m1");
+  EXPECT_TRUE(status) << status.error().message;
+  EXPECT_LT(took, Milliseconds{4000});
+  EXPECT_EQ(sender->box.books().outbox_live, 0U);
+}
+
+TEST_F(Custodians, ACopyOfALaterReleaseIsRefusedAndTheLinkStays) {
+  const auto custodian = pod("worker-3", 4, "n2");
+  std::string answer;
+  bool ready = false, closed = false;
+  Session::Events events;
+  events.ready = [&](Session&) { ready = true; };
+  events.frame = [&](Session&, const link::Frame& frame) {
+    if (frame.type == link::FrameType::kKept) answer = frame.payload;
+  };
+  events.closed = [&](Session&, const Error&) { closed = true; };
+  const Location to = net.where.at(custodian->config.name);
+  const auto session =
+      Session::connect(sender->loop, {boost::asio::ip::make_address(to.address), to.port},
+                       sender->options, to.expect, std::move(events));
+  ASSERT_TRUE(run_until([&] { return ready; }));
+  std::string keep, refused;
+  link::put_u64(keep, 7);
+  session->send(link::FrameType::kKeep, keep + "\x7f, which nobody knows yet");
+  ASSERT_TRUE(run_until([&] { return closed || !answer.empty(); }));
+  link::put_u8(refused, static_cast<std::uint8_t>(mailbox::Answer::kRefused));
+  link::put_u64(refused, 7);
+  EXPECT_EQ(answer, refused);
+  EXPECT_FALSE(closed);
+  session->close(unavailable("done"));
+  run_until([&] { return closed; });
+}
+
+TEST_F(Custodians, OneThatStaysFullIsReplaced) {
+  mailbox::Limits one = kEntrust;
+  one.max_wards = 1;
+  const auto full = pod("worker-3", 4, "n2", one);
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto free = pod("worker-4", 5, "n3");
+  EXPECT_TRUE(send(*sender, "m2"));
+  ASSERT_TRUE(run_until([&] { return free->box.books().wards == 2; }));
+  EXPECT_TRUE(run_until([&] { return sender->box.books().single_copy == 0; }));
+}
+
+TEST_F(Custodians, AFullOneIsAskedWithOneCopyAndSoon) {
+  constexpr std::size_t kSends = 40, kRounds = 3;
+  mailbox::Limits one = kEntrust;
+  one.max_wards = 1;
+  const auto custodian = pod("worker-3", 4, "n2", one);
+  ASSERT_TRUE(send(*sender, "m1"));
+  std::size_t ended = 0;
+  for (std::size_t i = 0; i < kSends; ++i)
+    sender->mail->send(message(*sender, id(i)), kLong, [&](const Answer&) { ++ended; });
+  ASSERT_TRUE(run_until([&] { return custodian->keeps >= 1 + kSends; }));
+  EXPECT_TRUE(
+      run_until([&] { return custodian->keeps >= 1 + kSends + kRounds; }, Milliseconds{1500}));
+  EXPECT_LE(custodian->keeps, 1 + kSends + 2 * kRounds);
+  EXPECT_EQ(ended, 0U);
+}
+
+TEST_F(Custodians, WithRejectAFullOneIsNotAskedForEachSend) {
+  constexpr std::size_t kSends = 50;
+  mailbox::Limits one = kEntrust;
+  one.max_wards = 1;
+  const auto custodian = pod("worker-3", 4, "n2", one);
+  sender->config.reject_when_full = true;
+  ASSERT_TRUE(send(*sender, "m1"));
+  const auto begin = mono_now();
+  for (std::size_t i = 0; i < kSends; ++i) {
+    const auto sent = send(*sender, id(i));
+    ASSERT_FALSE(sent);
+    ASSERT_EQ(sent.error().code, Code::kFull) << sent.error().message;
+  }
+  EXPECT_LT(mono_now() - begin, Milliseconds{2000});
+  EXPECT_LT(custodian->keeps, kSends / 2);
+  // Room is found when there is some again.
+  ASSERT_EQ(receive(*receiver), "m1");
+  ASSERT_TRUE(ack(*receiver, "m1").first);
+  EXPECT_TRUE(run_until([&] { return send(*sender, "m2").ok(); }));
 }
 
 }  // namespace

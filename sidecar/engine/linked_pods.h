@@ -82,6 +82,9 @@ struct Pod {
       events.ready = [this](Session& from) { mail->session_up(from.shared_from_this()); };
       events.frame = [this, knows_offers](Session& from, const link::Frame& frame) {
         if (frame.type == link::FrameType::kHandover) ++offers;
+        const bool keep = frame.type == link::FrameType::kKeep;
+        if (keep) ++keeps;
+        if (mute && (keep || frame.type == link::FrameType::kRelease)) return;
         const bool known = frame.type != link::FrameType::kHandover || knows_offers;
         if (!known || !mail->take(from, frame)) from.close(invalid("a frame that has no place"));
       };
@@ -110,7 +113,8 @@ struct Pod {
   std::unique_ptr<Mail> mail;
   std::unique_ptr<Handover> handover;
   std::vector<std::shared_ptr<Session>> inbound;
-  std::size_t offers = 0;  // that came
+  std::size_t offers = 0, keeps = 0;  // that came
+  bool mute = false;                  // a custodian that answers nothing but PING
 };
 
 struct LinkedPods : ::testing::Test {

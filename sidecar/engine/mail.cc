@@ -747,12 +747,19 @@ bool Mail::may_be_lost(const AgentName& name, const LogId& log) const {
 std::size_t Mail::to_give_back() const {
   std::size_t count = 0;
   for (const auto& [name, logs] : missing_) {
-    const auto silence = silent_.find(name);
-    if (silence != silent_.end() && (silence->second.patience_ends() || is_gone(name, mono_now())))
-      continue;  // nobody has it
+    if (is_gone(name, mono_now())) continue;
     const auto peer = peers_.find(name);
     if (peer != peers_.end() && peer->second.returns.unheard >= kMaxUnheardOffers) continue;
-    count += box_.unreturned(name, logs);
+    const std::size_t unreturned = box_.unreturned(name, logs);
+    const auto silence = silent_.find(name);
+    if (silence == silent_.end() || !silence->second.patience_ends()) {
+      count += unreturned;
+      continue;
+    }
+    // Nobody has the name now. Copies of others are kept for just that, so it is waited for.
+    std::size_t wards = 0;
+    for (const auto& log : logs) wards += box_.wards_of(log).size();
+    count += std::min(unreturned, wards);
   }
   return count;
 }
@@ -938,11 +945,12 @@ void Mail::ensure(const AgentName& name) {
       session_down(session);
       auto& gone = peers_[name];
       if (gone.session.get() != &session && gone.connecting.get() != &session) return;
-      if (gone.session) box_.on_link_down(name);
+      const bool was_up = gone.session != nullptr;
+      if (was_up) box_.on_link_down(name);
       if (std::exchange(gone.returns.under_way, 0) > 0) ++gone.returns.unheard;
       gone.session.reset();
       gone.connecting.reset();
-      custodian_down(name);
+      if (was_up) custodian_down(name);  // a connect that fails begins no new absence
       peer_failed(name, why, true);
     };
     found.connecting =
@@ -1193,10 +1201,10 @@ void Mail::look_at_all(MonoTime now) {
       peer.session->close(unavailable("idle"));
     }
   }
-  look_after_copies(now);
-  settle_strangers(now);
   collect();
   end_late_sends(now);
+  look_after_copies(now);  // and sends what those have to have released
+  settle_strangers(now);
   end_late_acks(now);
   std::erase_if(silent_, [&](const auto& silence) { return !needed.contains(silence.first); });
   std::erase_if(full_, [&](const auto& full) {

@@ -63,6 +63,11 @@ inline constexpr int kMaxUnheardOffers = 3;
 inline constexpr Milliseconds kPassedOver{30'000};
 inline constexpr Milliseconds kFirstChoiceWait{100}, kMostChoiceWait{5000};
 inline constexpr Milliseconds kFirstCopyWait{50}, kMostCopyWait{2000};  // for room at a full one
+inline constexpr std::size_t kMostCopyStep = 256;  // it gets one copy then, twice as many, then all
+// One that has some of ours and no room for more is passed over after so long, which doubles as
+// long as no other one has room either: all copies are sent anew then.
+inline constexpr Milliseconds kFirstFullPatience{5000}, kMostFullPatience{300'000};
+inline constexpr Milliseconds kCustodianPatience{5000};     // for an answer, though it has a link
 inline constexpr Milliseconds kFeaturesWait{2000};          // for the PING that says what it knows
 inline constexpr std::size_t kMaxSequencesPerFrame = 4096;  // in KEPT and RELEASE
 
@@ -202,8 +207,8 @@ class Mail {
   // The pod ends, and is about to close its links: sends that wait for room are refused, and none
   // waits any more. Who has a link now is not lost when it has none.
   void stop_blocking();
-  // Unread messages that no linked pod holds, of names that live as far as we know: what a drain
-  // has still to give back.
+  // Unread messages that no linked pod holds, of names that live as far as we know, and copies kept
+  // for names that are not gone for ever: what a drain has still to give back.
   [[nodiscard]] std::size_t to_give_back() const;
   // Nothing that we hold still waits for somebody else (drain).
   [[nodiscard]] std::size_t unsettled() const;
@@ -229,6 +234,23 @@ class Mail {
       bool taken = false, full = false;  // said in answer to this batch
     } returns;
   };
+  // Questions of one kind, whose answers come in their order: so that of the first one is awaited,
+  // then that of the last one by then.
+  struct Unanswered {
+    log::Sequence awaited = 0, last = 0;  // 0: none
+    MonoTime since{};
+    void asked(log::Sequence sequence, MonoTime now) {
+      last = sequence;
+      if (awaited != 0) return;
+      awaited = sequence;
+      since = now;
+    }
+    void answered(log::Sequence sequence, MonoTime now) {
+      if (sequence != awaited) return;
+      awaited = awaited == last ? 0 : last;
+      since = now;
+    }
+  };
   struct Custodian {  // of what stays on our node
     AgentName name;   // empty: none
     bool met = false, asking = false, wanted = false, full = false;
@@ -236,8 +258,13 @@ class Mail {
     MonoTime unlinked{}, linked{};     // since when
     MonoTime choose_at{}, retry_at{};  // not before
     Milliseconds choice_wait{0}, copy_wait{0};
-    std::map<AgentName, MonoTime> passed_over;  // until
-    std::optional<Error> failed;                // why nobody has taken anything since
+    Unanswered keeps, releases;
+    std::size_t step = 0;                // copies that it gets at a time; 0: all
+    std::optional<MonoTime> full_since;  // it has stored nothing since then
+    Milliseconds full_patience{kFirstFullPatience};
+    std::map<AgentName, MonoTime> passed_over;     // until
+    std::map<AgentName, std::string> last_resort;  // of these, in the teams asked so far: nodes
+    std::optional<Error> failed;                   // why nobody has taken anything since
   };
   struct Full {  // an agent's inbox that was: it holds up no neighbour in its pod
     MonoTime until{};
@@ -325,6 +352,7 @@ class Mail {
   // custodian.cc
   void look_after_copies(MonoTime now);
   void choose(MonoTime now);
+  void begin_choice();  // with our own team
   void chosen(const Result<std::vector<Candidate>>& found);
   void custodian_up(const Session& session);
   void custodian_down(const AgentName& name);
@@ -333,6 +361,7 @@ class Mail {
   void take_keep(Session& session, const link::Frame& frame);
   void take_kept(Session& session, const link::Frame& frame);
   void take_release(Session& session, const link::Frame& frame);
+  void refuse_waiting();
   void record_released();
   void tell_wards(MonoTime now);
   void release_elsewhere();
