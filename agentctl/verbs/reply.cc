@@ -43,6 +43,12 @@ int run(Context& context, const Arguments& arguments) {
   };
   if (!answer.ok && answer.fields.text("outcome") != "accepted") return failed();
   if (!print_accepted(context, answer.fields, id)) return 1;
+  if (answer.ok && arguments.has("ack") && !answer.fields.flag("acked")) {
+    return context.fail("partial",
+                        "the reply was accepted, but this sidecar, of an earlier release, "
+                        "does not ack with it: agentctl ack " +
+                            question);
+  }
   return ok ? 0 : failed();
 }
 

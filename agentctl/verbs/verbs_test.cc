@@ -707,6 +707,10 @@ TEST_F(Verbs, ReplySaysWhatBecameOfBothItAndItsAck) {
   EXPECT_EQ(late.err,
             "accepted, survives: pod\n"
             "agentctl reply: of the ack: late (message r-1 to worker-1)\n");
+  answer("send", R"("ok":true,"outcome":"accepted","messageId":"r-1","survives":"pod")");
+  const Ran earlier = run(call);
+  EXPECT_EQ(earlier.code, 8) << "a sidecar that knows no ackAttempt";
+  EXPECT_THAT(earlier.err, HasSubstr("agentctl ack m-1"));
   answer("send", R"("ok":false,"code":"full","message":"its inbox is full")");
   const Ran full = run(call);
   EXPECT_EQ(full.code, 4);

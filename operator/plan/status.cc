@@ -538,8 +538,9 @@ class Builder {
 
   void add_mailbox_pressure(SwarmStatus& status, const SwarmStatus& prior) const {
     std::map<std::string, std::string> pressed;
-    for (const auto& [team, report] : context_.reports)
-      pressed.insert(report.pressed.begin(), report.pressed.end());
+    for (const auto& [team, report] : context_.reports) {
+      if (report.ready) pressed.insert(report.pressed.begin(), report.pressed.end());
+    }
     if (pressed.empty()) return;
     std::vector<std::string> reasons;
     for (const auto& [pod, why] : pressed) reasons.push_back(why);

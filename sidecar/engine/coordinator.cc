@@ -578,8 +578,7 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
         return true;
       }
       // A rolling update waits for it.
-      const bool soon = (single_copy > 0 && member->single_copy == 0) ||
-                        pressed.empty() != member->pressed.empty();
+      const bool soon = single_copy > 0 && member->single_copy == 0;
       member->pressed = pressed;
       member->single_copy = single_copy;
       member->dead_letters = dead_letters;

@@ -645,14 +645,9 @@ void Mail::take_message(Session& session, const link::Frame& frame) {
 
 void Mail::note_full(const std::string& why) {
   const auto now = mono_now();
-  const bool began = pressed(now).empty();
-  if (began) pressed_ = why.substr(0, kMaxPressedBytes);
-  pressed_at_ = now;
-  if (began && on_work) on_work();
-}
-
-std::string Mail::pressed(MonoTime now) const {
-  return !pressed_.empty() && now - pressed_at_ < kPressedFor ? pressed_ : std::string();
+  const bool was = !pressed(now).empty();
+  refusals_.note(now, why);
+  if (!was && !pressed(now).empty() && on_work) on_work();
 }
 
 // The ack of a kept message that was acked here before we heard of its keeper goes to that now.

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "engine/config.h"
+#include "engine/refusals.h"
 #include "engine/session.h"
 #include "mailbox/mailbox.h"
 
@@ -35,9 +36,6 @@ inline constexpr std::size_t kMaxBlockedBytes = 8U << 20U;
 inline constexpr std::size_t kMaxWaitingReceivers = 1024;
 inline constexpr std::size_t kMoreReceiversPerAgent = 4;  // beyond the first of a pod
 inline constexpr std::size_t kMaxWatchers = 64;
-// A pod that has refused mail for lack of room is reported so for so long, with the reason.
-inline constexpr Milliseconds kPressedFor{30000};
-inline constexpr std::size_t kMaxPressedBytes = 200;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
 inline constexpr Milliseconds kIdleLinkLimit{60000};
 inline constexpr std::size_t kMaxPeerLinks = 256;
@@ -190,9 +188,8 @@ class Mail {
   void session_down(Session& session);
   // `name` has moved: connections to its former pod are of no more use.
   std::function<void()> on_work;  // something may have changed in the mailbox
-  // Why mail was refused here for lack of room (Mailbox::why_full), until kPressedFor after the
-  // last time: the words of the first, so that they stay the same. Empty: it was not.
-  [[nodiscard]] std::string pressed(MonoTime now) const;
+  // Why mail is refused here for lack of room, in the words of Mailbox::why_full (refusals.h).
+  [[nodiscard]] std::string pressed(MonoTime now) const { return refusals_.pressed(now); }
   // Who is there of a team; without it there is no custodian.
   using OnCandidates = std::function<void(const Result<std::vector<Candidate>>&)>;
   std::function<void(std::uint32_t team, OnCandidates)> candidates;
@@ -409,8 +406,7 @@ class Mail {
   Lane retry_from_;  // the first to get what room there is
   std::size_t blocked_count_ = 0, blocked_bytes_ = 0;
   Room room_{config_.max_inbox_messages};
-  std::string pressed_;
-  MonoTime pressed_at_{};
+  Refusals refusals_;
   bool blocks_ = true;
   bool may_have_room_ = false;  // something has left the outbox, the inbox or the log
   std::map<AgentName, std::list<Receiver>> receivers_;  // by agent, the first to be served first

@@ -97,8 +97,12 @@ Books Mailbox::Impl::books() const {
   out.wards = wards_.size();
   out.ward_bytes = ward_bytes_;
   for (const auto& [log, guarded] : guarded_) {
-    if (lost_.count(log) != 0)
-      out.single_copy += static_cast<std::uint32_t>(guarded.records.size());
+    if (lost_.count(log) == 0) continue;
+    // What its successor has refused, or has already, nobody waits for.
+    const auto returns = returns_.find(guarded.pod);
+    for (const auto& [sequence, record] : guarded.records) {
+      if (returns == returns_.end() || returns->second.given.count(record) == 0) ++out.single_copy;
+    }
   }
   for (const auto& [sequence, e] : inbox_) {
     if (e.where != Where::kAcked && e.where != Where::kAnchor && !e.local() &&
