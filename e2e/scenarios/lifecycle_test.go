@@ -215,7 +215,7 @@ func (l *lifetime) harmed(limit time.Duration) (harmed int) {
 func (l *lifetime) explain() {
 	l.Helper()
 	text := l.kubectl("explain", "swarm.spec.mailbox")
-	fields := regexp.MustCompile(`(?m)^  (\w+)\t<[^>]+>.*\n((?:    .*\n)*)`).FindAllStringSubmatch(text, -1)
+	fields := regexp.MustCompile(`(?m)^  (\w+)\t<[^>]+>.*\n(?:  enum: .*\n)?((?:    .*\n)*)`).FindAllStringSubmatch(text, -1)
 	var names []string
 	for _, field := range fields {
 		names = append(names, field[1])
