@@ -205,9 +205,6 @@ func (c clusterCase) run(t *testing.T, told *refusals) {
 			return ""
 		})
 	}
-	if _, err := w.try(20*time.Second, "kubectl", "-n", w.ns, "wait", "--for=create", "serviceaccount/default", "--timeout=15s"); err != nil {
-		w.Fatal(err)
-	}
 	w.apply(c.swarm("wrong"))
 	limit := 45 * time.Second
 	if c.slow {

@@ -173,6 +173,13 @@ func newWorld(t *testing.T, options ...option) *world {
 			}
 		}
 	})
+	// Without it the API server takes no pod. On a busy machine it is made some seconds later.
+	w.eventually(time.Minute, "the namespace has its service account", func() string {
+		if _, err := clientset.CoreV1().ServiceAccounts(w.ns).Get(w.ctx, "default", metav1.GetOptions{}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	return w
 }
 
