@@ -63,16 +63,8 @@ func TestDurability(t *testing.T) {
 		gone[string(w.inSlot(swarm, slot).UID)] = true
 	}
 
-	// It comes back whatever happens: other scenarios need it.
-	t.Cleanup(func() {
-		if _, err := w.try(3*time.Minute, lab, "node", "add", victim); err != nil {
-			w.Error(err)
-			return
-		}
-		w.try(2*time.Minute, "kubectl", "wait", "--for=condition=Ready", "node/"+victim, "--timeout=110s")
-	})
 	off := time.Now()
-	w.must(w.try(time.Minute, lab, "node", "poweroff", victim))
+	w.powerOff(lab, victim)
 	w.eventually(3*time.Minute, "both are replaced", func() string {
 		there := map[string]bool{}
 		for _, pod := range w.live(swarm, "worker") {

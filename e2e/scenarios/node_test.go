@@ -80,16 +80,8 @@ func TestNode(t *testing.T) {
 		w.Errorf("only %d tasks are queued: this proves little", now.Tasks.Queued)
 	}
 
-	// It comes back whatever happens: other scenarios need it.
-	t.Cleanup(func() {
-		if _, err := w.try(3*time.Minute, lab, "node", "add", victim); err != nil {
-			w.Error(err)
-			return
-		}
-		w.try(2*time.Minute, "kubectl", "wait", "--for=condition=Ready", "node/"+victim, "--timeout=110s")
-	})
 	off := time.Now()
-	w.must(w.try(time.Minute, lab, "node", "poweroff", victim))
+	w.powerOff(lab, victim)
 	t.Logf("%s off with the coordinator, %d of %d workers, %d tasks at work there; %d queued, %d done; the operator was there, too: %t",
 		victim, on[victim], workers, running[victim], now.Tasks.Queued, now.Tasks.Done, operatorToo)
 	// Who submits now repeats until somebody answers.
@@ -187,4 +179,17 @@ func (w *world) operatorOn(node string) bool {
 		}
 	}
 	return false
+}
+
+// powerOff switches a node of the lab off. It comes back at the test's end, whatever happens: other scenarios need it.
+func (w *world) powerOff(lab, node string) {
+	w.Helper()
+	w.Cleanup(func() {
+		if _, err := w.try(3*time.Minute, lab, "node", "add", node); err != nil {
+			w.Error(err)
+			return
+		}
+		w.try(2*time.Minute, "kubectl", "wait", "--for=condition=Ready", "node/"+node, "--timeout=110s")
+	})
+	w.must(w.try(time.Minute, lab, "node", "poweroff", node))
 }

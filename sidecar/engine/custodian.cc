@@ -39,10 +39,6 @@ std::optional<std::vector<log::Sequence>> read_sequences(link::PayloadReader& in
   return in.done() && !out.empty() ? std::optional(std::move(out)) : std::nullopt;
 }
 
-Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
-  return current == Milliseconds{0} ? first : std::min(current * 2, most);
-}
-
 }  // namespace
 
 std::optional<AgentName> choose_custodian(const AgentName& self, const std::string& node,
@@ -275,7 +271,6 @@ void Mail::take_kept(Session& session, const link::Frame& frame) {
     // Whose copies we have forgotten in a restart goes on with them.
     if (!c.met && peer.node != config_.node && config_.entrusts()) {
       c.name = peer.name;
-      c.met = false;
       if (is_up(c.name)) custodian_up(*peers_.at(c.name).session);
     }
     send_sequences(session, FrameType::kRelease, "", box_.on_told(peer.log_id, *sequences));

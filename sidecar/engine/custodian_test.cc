@@ -56,22 +56,6 @@ struct Custodians : LinkedPods {
     EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
     return answer ? *answer : Answer(internal_error("no answer"));
   }
-  std::string receive(Pod& at, Milliseconds wait = kLong) {
-    std::optional<Result<mailbox::Delivery>> got;
-    at.mail->receive(at.config.name, wait, kLong, std::nullopt, nullptr,
-                     [&](Result<mailbox::Delivery> delivery) { got = std::move(delivery); });
-    EXPECT_TRUE(run_until([&] { return got.has_value(); }));
-    return got && *got ? (*got)->message.id.value : "-";
-  }
-  std::pair<Status, Milliseconds> ack(Pod& at, const std::string& id) {
-    const auto begin = mono_now();
-    std::optional<Status> answer;
-    at.mail->ack(at.config.name, {id}, 1, Milliseconds{10'000},
-                 [&](const Status& status) { answer = status; });
-    EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
-    return {answer.value_or(internal_error("no answer")), mono_now() - begin};
-  }
-  static std::string id(std::size_t i) { return "job-" + std::to_string(1000 + i); }
   std::unique_ptr<Pod> pod(const std::string& name, std::uint8_t number, const std::string& node,
                            const mailbox::Limits& limits = kEntrust) {
     return std::make_unique<Pod>(net, name, number, Pod::Kind{.limits = limits, .node = node});
@@ -80,6 +64,12 @@ struct Custodians : LinkedPods {
     net.where.erase(pod->config.name);
     net.nodes.erase(pod->config.name);
     pod.reset();
+  }
+  void let_receiver_hold_one() {
+    mailbox::Limits one = kEntrust;
+    one.max_inbox_messages = 1;
+    receiver.reset();
+    receiver = pod("worker-2", 6, "n1", one);
   }
   std::unique_ptr<Pod> sender = pod("worker-1", 2, "n1"), receiver = pod("worker-2", 3, "n1");
 };
@@ -182,11 +172,8 @@ TEST_F(Custodians, AnAckIsOkThoughTheCustodianIsAway) {
 }
 
 TEST_F(Custodians, ARefusedSendLeavesNoCopy) {
-  mailbox::Limits one = kEntrust;
-  one.max_inbox_messages = 1;
   const auto custodian = pod("worker-3", 4, "n2");
-  receiver.reset();
-  receiver = pod("worker-2", 6, "n1", one);
+  let_receiver_hold_one();
   ASSERT_TRUE(send(*sender, "m1"));
   const auto sent = send(*sender, "m2", Milliseconds{300});
   ASSERT_FALSE(sent);
@@ -275,11 +262,8 @@ TEST_F(Custodians, OneThatIsNamedButRefusesConnectionsIsLostAllTheSame) {
 }
 
 TEST_F(Custodians, ASendThatIsLateAtAFullInboxIsRefusedNotUnknown) {
-  mailbox::Limits one = kEntrust;
-  one.max_inbox_messages = 1;
   const auto custodian = pod("worker-3", 4, "n2");
-  receiver.reset();
-  receiver = pod("worker-2", 6, "n1", one);
+  let_receiver_hold_one();
   ASSERT_TRUE(send(*sender, "m1"));
   // Late while nothing else is due that would look at the releases.
   const auto sent = send(*sender, "m2", Milliseconds{1000});

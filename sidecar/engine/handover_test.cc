@@ -21,24 +21,6 @@ struct Handovers : LinkedPods {
     ASSERT_TRUE(run_until([&] { return answer.has_value(); }));
     ASSERT_TRUE(*answer) << answer->error().message;
   }
-  // An agent of `at` takes the next message; its id.
-  std::string receive(Pod& at) {
-    std::optional<Result<mailbox::Delivery>> got;
-    at.mail->receive(at.config.name, kLong, kLong, std::nullopt, nullptr,
-                     [&](Result<mailbox::Delivery> delivery) { got = std::move(delivery); });
-    EXPECT_TRUE(run_until([&] { return got.has_value(); }));
-    return got && *got ? (*got)->message.id.value : "-";
-  }
-  // The answer to an ack, and how long it took.
-  std::pair<Status, Milliseconds> ack(Pod& at, const std::string& id) {
-    const auto begin = mono_now();
-    std::optional<Status> answer;
-    at.mail->ack(at.config.name, {id}, 1, Milliseconds{10'000},
-                 [&](const Status& status) { answer = status; });
-    EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
-    return {answer.value_or(internal_error("no answer")), mono_now() - begin};
-  }
-  static std::string id(std::size_t i) { return "job-" + std::to_string(1000 + i); }
   void send_all(Pod& from) {
     for (std::size_t i = 0; i < kMessages; ++i) send(from, id(i));
   }

@@ -39,10 +39,6 @@ std::string grant_payload(std::uint8_t what, const AgentName& to, std::uint8_t s
 
 Error no_message() { return not_found("no message came in time"); }
 
-Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
-  return current == Milliseconds{0} ? first : std::min(current * 2, most);
-}
-
 }  // namespace
 
 std::string payload_of(const mailbox::Outbound& out) {

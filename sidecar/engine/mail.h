@@ -3,6 +3,7 @@
 // Threads: the loop's. Every request ends by its deadline, in exactly one call of its callback.
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
 #include <functional>
@@ -29,6 +30,11 @@ struct Location {
   link::Expect expect;
 };
 using Located = std::function<void(Result<Location>)>;
+
+// The next pause of a backoff: `first`, then twice the one before, up to `most`.
+inline Milliseconds grow(Milliseconds current, Milliseconds first, Milliseconds most) {
+  return current == Milliseconds{0} ? first : std::min(current * 2, most);
+}
 
 inline constexpr std::size_t kMaxWaitingSends = 4096;  // agents' send calls under way in one pod
 // Of these, the bodies of messages that wait for room in this pod.
