@@ -105,6 +105,8 @@ void World::restart(Pod& pod, bool die_in_recovery) {
   pod.debts.clear();
   pod.awaited.clear();
   pod.inlets.clear();
+  pod.features.clear();
+  pod.closes_link = false;
   pod.paused = 0;
   pod.stop();
   const bool undone = pod.directory.restart(chaotic_ ? nullptr : &random_) > 0;
@@ -178,26 +180,28 @@ void World::succeed(Pod& pod) {
   if (traced()) say(pod, "has a successor");
   ++totals_.successors;
   model_.lose(pod.name);
-  pass_name(pod);
+  pass_name(pod, false);
 }
 
 // A planned end: the former pod does not go before its successor has what is in its outbox.
 void World::retire(Pod& pod) {
-  if (ghost_ || !model_.may_retire(pod.name)) return;
+  if (ghost_ || pod.release == Release::kBefore || !model_.may_retire(pod.name)) return;
   if (traced()) say(pod, "drains");
   ++totals_.retired;
   model_.retire(pod.name);
   handed_over_.insert(pod.log->id());
   pod.box->stop_intake();
-  pass_name(pod);
+  pass_name(pod, true);
   retiring_ = true;
 }
 
-void World::pass_name(Pod& pod) {
+void World::pass_name(Pod& pod, bool drains) {
   meet(pod.batch, Fault::kSuccessor);
   link_down();
   auto& place = pods_[pod.name == kFirstName ? 0 : 1];
-  auto next = std::make_unique<Pod>(pod.name, pod.agents, pod.limits, pod.segments);
+  // A pod that drains to one of the release before cannot hand over: it waits until its time is up.
+  auto next = std::make_unique<Pod>(pod.name, pod.agents, pod.limits, pod.segments,
+                                    some_release(drains ? Release::kThis : Release::kBefore));
   next->now = pod.now + Milliseconds{static_cast<int>(random_.below(1000))};
   ghost_ = std::move(place);
   place = std::move(next);
@@ -263,6 +267,7 @@ void World::restart_ghost() {
   ghost.debts.clear();
   ghost.waiting.clear();
   ghost.inlets.clear();
+  ghost.features.clear();
   ghost.stop();
   const bool undone = ghost.directory.restart(chaotic_ ? nullptr : &random_) > 0;
   meet(interrupted, undone ? Fault::kUndo : Fault::kCrash);

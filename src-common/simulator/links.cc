@@ -13,28 +13,39 @@ namespace {
 
 constexpr std::size_t kSeenPackets = 100;  // of which one may come once more
 
-Step step_of(FrameType type) {
+// Of a message's life; none for frames that are about none.
+Steps steps_of(FrameType type) {
+  Steps out;
   switch (type) {
     case FrameType::kAnswer:
-      return Step::kAnswerSent;
-    case FrameType::kAcked:
-      return Step::kAckSent;
-    case FrameType::kAckRecorded:
-      return Step::kRecordedSent;
     case FrameType::kHanded:
-      return Step::kAnswerSent;
+      out.add(Step::kAnswerSent);
+      break;
+    case FrameType::kAcked:
+      out.add(Step::kAckSent);
+      break;
+    case FrameType::kAckRecorded:
+      out.add(Step::kRecordedSent);
+      break;
+    case FrameType::kMessage:
+    case FrameType::kHandover:
+      out.add(Step::kFrameSent);
+      break;
     default:
-      return Step::kFrameSent;
+      break;
   }
+  return out;
 }
 
 constexpr std::uint64_t kPlaceKept = 0, kDeclined = 1;  // GRANT
+constexpr std::size_t kNewVersionPercent = 20;          // of the messages of the next release
+constexpr std::size_t kVersionAt = 16;                  // in MESSAGE, after sequence and prev
 
 }  // namespace
 
 void World::meet(const Packet& packet, Fault fault, Steps steps) {
   event();
-  steps.add(step_of(packet.type));
+  steps.add(steps_of(packet.type));
   if (packet.message != kNoMessage) steps.add(model_.at(packet.message).last);
   meet(steps, fault);
 }
@@ -54,6 +65,7 @@ void World::link_up() {
     Pod& peer = other(*pod);
     pod->box->on_incarnation(peer.name, peer.log->id());
     pod->box->on_link_up(pod->now, peer.name, peer.log->id());
+    ping(*pod, peer);
   }
   for (auto& pod : pods_) {
     strangers_end(*pod);
@@ -82,6 +94,8 @@ void World::ghost_link(bool up) {
   if (up) {
     ghost_->box->on_incarnation(peer.name, peer.log->id());
     ghost_->box->on_link_up(ghost_->now, peer.name, peer.log->id());
+    ping(*ghost_, peer);
+    ping(peer, *ghost_);
     resend_debts(peer);
   } else {
     ghost_->box->on_link_down(peer.name);
@@ -120,7 +134,7 @@ void World::offer(Pod& pod) {
 // may hold the only ones.
 void World::give_back(Pod& pod) {
   const Pod& peer = other(pod);
-  if (!connected(pod, peer)) return;
+  if (!connected(pod, peer) || pod.release == Release::kBefore) return;
   event();
   std::map<AgentName, std::set<LogId>> lost;
   for (const auto& [name, logs] : pod.box->senders()) {
@@ -147,6 +161,7 @@ void World::cut(Pod& a, Pod& b) {
   for (const auto& [to, from] : {std::pair(&a, &b), std::pair(&b, &a)}) {
     const LogId& log = from->log->id();
     to->inlets.erase(log);
+    to->features.erase(log);
     if (chaotic_) continue;
     for (const Packet& packet : to->in) {
       if (packet.from == log) meet(packet, Fault::kLost);
@@ -201,7 +216,16 @@ void World::push(Pod& pod, const LogId& to, FrameType type, const std::string& p
   Packet packet{pod.log->id(), to, type, number, {}};
   link::append_frame(packet.bytes, type, payload);
   pod.out.push_back(std::move(packet));
-  pod.batch.add(step_of(type));
+  pod.batch.add(steps_of(type));
+}
+
+void World::ping(Pod& pod, const Pod& peer) {
+  std::string payload;
+  if (pod.release != Release::kBefore)
+    link::put_u32(payload,
+                  link::kOwnFeatures | (pod.release == Release::kNext ? kFeatureOfNext : 0));
+  if (pod.release == Release::kNext) link::put_text(payload, "more");
+  push(pod, peer.log->id(), FrameType::kPing, payload, kNoMessage);
 }
 
 void World::push_grant(Pod& pod, const LogId& to, std::uint64_t what, std::uint32_t number,
@@ -216,8 +240,12 @@ void World::push_grant(Pod& pod, const LogId& to, std::uint64_t what, std::uint3
 void World::send_grants(Pod& pod) {
   const Pod& peer = other(pod);
   for (const mailbox::Grant& grant : pod.box->take_grants(pod.now)) {
-    if (grant.pod == peer.name && connected(pod, peer))
+    if (grant.pod != peer.name) continue;
+    if (connected(pod, peer) && pod.release != Release::kBefore &&
+        pod.knows(peer.log->id(), link::kGrants))
       push_grant(pod, peer.log->id(), kPlaceKept, number_in_pod(grant.to.value), grant.stream);
+    else
+      pod.box->on_declined(grant.pod, grant.to, grant.stream);
   }
 }
 
@@ -266,6 +294,8 @@ void World::transmit(Pod& pod, std::size_t max_bytes) {
       link::put_u64(payload, o.sequence);
       link::put_u64(payload, o.prev);
       payload += mailbox::encode(o);
+      if (pod.release == Release::kNext && o.sequence % 100 < kNewVersionPercent)
+        payload[kVersionAt] = static_cast<char>(payload[kVersionAt] | kVersionOfNext);
       push(pod, peer.log->id(), FrameType::kMessage, payload,
            model_.find(o.message.id, o.message.to).value_or(kNoMessage));
     }
@@ -300,6 +330,8 @@ void World::handle(Pod& pod) {
   inlet.add(std::move(packet));
   const std::size_t unread = inlet.unread();
   read(pod, inlet, random_.chance(75) ? unread : random_.below(unread + 1));
+  if (pod.closes_link) link_down();
+  pod.closes_link = false;
 }
 
 void World::read(Pod& pod, Inlet& inlet, std::size_t bytes) {
@@ -315,7 +347,19 @@ void World::read(Pod& pod, Inlet& inlet, std::size_t bytes) {
   }
 }
 
+void World::answer_message(Pod& pod, const Packet& packet, log::Sequence sequence, Answer answer) {
+  std::string payload;
+  link::put_u64(payload, sequence);
+  link::put_u8(payload, static_cast<std::uint8_t>(answer));
+  link::put_text(payload, "");
+  push(pod, packet.from, FrameType::kAnswer, payload, packet.message);
+}
+
 void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
+  if (frame.type == FrameType::kPing) {
+    pod.features[packet.from] = link::PayloadReader(frame.payload).u32();
+    return;
+  }
   const AgentName& peer = other(pod).name;
   link::PayloadReader in(frame.payload);
   const auto sequence = in.u64();
@@ -328,15 +372,30 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
   switch (frame.type) {
     case FrameType::kMessage: {
       const auto prev = in.u64();
-      const auto out = mailbox::decode_outbound(sequence, prev, in.rest());
-      if (!out) return model_.fail("a message came that nobody understands");
+      std::string bytes(in.rest());
+      const bool of_next =
+          !bytes.empty() && (static_cast<std::uint8_t>(bytes[0]) & kVersionOfNext) != 0;
+      if (of_next && pod.release == Release::kNext)
+        bytes[0] = static_cast<char>(static_cast<std::uint8_t>(bytes[0]) & ~kVersionOfNext);
+      const auto out = mailbox::decode_outbound(sequence, prev, bytes);
+      const bool unknown = of_next && pod.release != Release::kNext;
+      if (static_cast<bool>(out) == unknown)
+        return model_.fail(unknown ? "a message of an unknown version was understood"
+                                   : "a message came that nobody understands");
+      const bool kept = out && !out->origin.log.empty();
+      if (unknown || (kept && pod.release == Release::kBefore)) {
+        ++totals_.unknown;
+        return answer_message(pod, packet, sequence, Answer::kRefused);
+      }
       const mailbox::Message* message = &out->message;
       pod.doing = Step::kStored;
-      const bool kept = !out->origin.log.empty();
       const Answer answer = kept ? pod.box->deliver_kept(pod.now, packet.from, *out)
                                  : pod.box->deliver(pod.now, packet.from, sequence, prev, *message);
       pod.doing.reset();
-      if (answer == Answer::kFull) said_full_ = true;
+      if (answer == Answer::kFull) {
+        said_full_ = true;
+        if (!pod.knows(packet.from, link::kGrants)) pod.box->forget_waiting(peer);
+      }
       if (kept && answer == Answer::kFinished) {
         for (const mailbox::AckDebt& debt : pod.box->ack_debts(peer)) {
           if (debt.sender_log == packet.from && debt.sender_sequence == sequence) owe(pod, debt);
@@ -350,12 +409,7 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
         if (const auto number = model_.find(message->id, message->to))
           tell(pod, News::Kind::kReceiverHas, *number);
       }
-      std::string payload;
-      link::put_u64(payload, sequence);
-      link::put_u8(payload, static_cast<std::uint8_t>(answer));
-      link::put_text(payload, "");
-      push(pod, packet.from, FrameType::kAnswer, payload, packet.message);
-      return;
+      return answer_message(pod, packet, sequence, answer);
     }
     case FrameType::kAnswer: {
       const auto value = in.u8();
@@ -371,6 +425,8 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
       return;
     }
     case FrameType::kGrant: {
+      if (pod.release == Release::kBefore)
+        return model_.fail("a GRANT came to a pod that does not know it");
       const auto number = in.u32();
       const auto stream = in.u8();
       if (sequence == kDeclined)
@@ -409,6 +465,10 @@ void World::take(Pod& pod, const Packet& packet, const link::Frame& frame) {
       return;
     }
     case FrameType::kHandover: {
+      if (pod.release == Release::kBefore) {
+        pod.closes_link = true;
+        return;
+      }
       const auto prev = in.u64();
       const auto offered = mailbox::decode_outbound(sequence, prev, in.rest());
       if (!offered) return model_.fail("an offer came that nobody understands");

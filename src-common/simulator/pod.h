@@ -27,6 +27,13 @@ inline constexpr std::uint32_t kSegmentBytes = 4096;
 inline constexpr MessageNumber kNoMessage = UINT32_MAX;
 inline constexpr MonoTime kBegin{Milliseconds{10'000'000}};
 
+// Of a pod's sidecar, for its whole life. The one before knows neither GRANT nor HANDOVER nor kept
+// messages; the next one has features and versions of a message that nobody here knows
+// (docs/link-protocol.md, "Versions").
+enum class Release : std::uint8_t { kBefore, kThis, kNext };
+inline constexpr std::uint8_t kVersionOfNext = 0x80;  // in the version of a message
+inline constexpr std::uint32_t kFeatureOfNext = 1U << 31U;
+
 // A frame on its way, and which sessions' ends it is between.
 struct Packet {
   LogId from, to;
@@ -80,8 +87,10 @@ struct Held {  // a hand-out that its agent has not ended yet
 };
 
 struct Pod {
-  Pod(AgentName n, std::uint32_t its_agents, mailbox::Limits l, std::uint32_t most_segments)
+  Pod(AgentName n, std::uint32_t its_agents, mailbox::Limits l, std::uint32_t most_segments,
+      Release its_release)
       : name(std::move(n)),
+        release(its_release),
         agents(its_agents),
         limits(l),
         segments(most_segments),
@@ -136,7 +145,13 @@ struct Pod {
     return filled;
   }
 
+  [[nodiscard]] bool knows(const LogId& peer, link::Feature feature) const {
+    const auto it = features.find(peer);
+    return it != features.end() && (it->second & feature) != 0;
+  }
+
   const AgentName name;
+  Release release;
   const std::uint32_t agents;
   const mailbox::Limits limits;
   const std::uint32_t segments;
@@ -168,6 +183,8 @@ struct Pod {
   std::deque<Packet> in;    // on the wire to here
   std::deque<Packet> seen;  // the latest that came, to come once more
   std::map<LogId, Inlet> inlets;
+  std::map<LogId, std::uint32_t> features;  // of those that have sent a PING over this link
+  bool closes_link = false;                 // it was sent what its release does not know
 
   std::vector<Held> held;
   std::map<log::Sequence, MessageNumber> waiting;  // inbox record → whose ack waits for the sender

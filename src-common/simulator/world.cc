@@ -10,6 +10,7 @@ constexpr Milliseconds kHealRound{500};
 constexpr int kPurgeAfterRounds = 20;  // dead letters may fill an inbox until somebody ends them
 constexpr int kRedriveRound = 5;
 constexpr Milliseconds kUserIdTtl{100'000'000};
+constexpr std::size_t kMixedPercent = 33;
 
 bool is_rare(Step step) {
   return step == Step::kCopied || step == Step::kDead || step == Step::kRedriven ||
@@ -32,6 +33,7 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
   const std::uint64_t aim = seed / 2;
   aimed_step_ = static_cast<Step>(aim % kSteps);
   aimed_fault_ = static_cast<Fault>(aim / kSteps % kFaults);
+  mixed_ = random_.chance(kMixedPercent);
   for (const AgentName& name : {kFirstName, kSecondName}) {
     const mailbox::Limits limits{
         .max_inbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
@@ -45,10 +47,17 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
         .max_kept = static_cast<std::uint32_t>(1 + random_.below(30))};
     const auto agents = static_cast<std::uint32_t>(1 + random_.below(3));
     const auto segments = static_cast<std::uint32_t>(6 + 2 * agents + random_.below(20));
-    pods_.push_back(std::make_unique<Pod>(name, agents, limits, segments));
+    pods_.push_back(
+        std::make_unique<Pod>(name, agents, limits, segments, some_release(Release::kBefore)));
     watch(*pods_.back());
   }
   for (auto& pod : pods_) recover(*pod, {}, false);
+}
+
+Release World::some_release(Release oldest) {
+  if (!mixed_) return Release::kThis;
+  const auto first = static_cast<std::size_t>(oldest);
+  return static_cast<Release>(first + random_.below(3 - first));
 }
 
 std::string World::run() {
@@ -182,6 +191,7 @@ void World::heal() {
     flush(*pod);
     if (failed()) return;
     if (random_.chance(20)) damage_a_copy(*pod);
+    pod->release = Release::kThis;  // what one of another refused goes on then
     restart(*pod);
     if (failed()) return;
   }
@@ -190,6 +200,7 @@ void World::heal() {
   for (auto& pod : pods_) pod->in.clear();
   if (ghost_) {
     ghost_->directory.calm();
+    ghost_->release = Release::kThis;
     restart_ghost();
     if (failed()) return;
     ghost_->in.clear();

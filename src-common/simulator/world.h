@@ -13,6 +13,8 @@
 // which TCP does not do, and only crashes of the process are undone nowhere. In the others links
 // are streams, and a crash may undo writes down to the last commit.
 //
+// In every third world the pods are of different releases (pod.h).
+//
 // docs/simulation.md says what is not simulated. Threads: one. The same seed is the same world,
 // byte for byte, in the same build.
 #pragma once
@@ -38,7 +40,7 @@ struct Totals {
   std::uint64_t events = 0;
   std::uint64_t accepted = 0, refused = 0, acks = 0, again = 0, restarts = 0, wipes = 0, copied = 0,
                 dead = 0, redriven = 0, successors = 0, damages = 0, retired = 0, handed_over = 0,
-                no_room = 0, given_back = 0;
+                no_room = 0, given_back = 0, unknown = 0;
   Matrix matrix;
 };
 
@@ -85,6 +87,7 @@ class World {
   void tell(Pod& pod, News::Kind kind, MessageNumber number, std::uint16_t attempt = 0);
 
   // links.cc: sessions and frames
+  Release some_release(Release oldest);
   [[nodiscard]] bool connected(const Pod& a, const Pod& b) const;
   void link_up();
   void link_down();
@@ -101,11 +104,14 @@ class World {
             MessageNumber number);
   void leave(Pod& pod, Packet packet);
   void transmit(Pod& pod, std::size_t max_bytes);
+  void ping(Pod& pod, const Pod& peer);
   void push_grant(Pod& pod, const LogId& to, std::uint64_t what, std::uint32_t number,
                   std::uint8_t stream);
   void send_grants(Pod& pod);
   void handle(Pod& pod);
   void read(Pod& pod, Inlet& inlet, std::size_t bytes);
+  void answer_message(Pod& pod, const Packet& packet, log::Sequence sequence,
+                      mailbox::Answer answer);
   void take(Pod& pod, const Packet& packet, const link::Frame& frame);
   [[nodiscard]] MessageNumber sent_as(const LogId& log, log::Sequence sequence) const;
 
@@ -116,7 +122,7 @@ class World {
   void wipe(Pod& pod);
   void succeed(Pod& pod);
   void retire(Pod& pod);
-  void pass_name(Pod& pod);
+  void pass_name(Pod& pod, bool drains);
   void end_ghost();
   void ghost_step();
   void restart_ghost();
@@ -145,7 +151,7 @@ class World {
   sim::Random random_;
   Totals& totals_;
   Trace trace_;
-  bool chaotic_, healing_ = false, linked_ = false, ghost_linked_ = false;
+  bool chaotic_, mixed_ = false, healing_ = false, linked_ = false, ghost_linked_ = false;
   bool retiring_ = false;  // the ghost does not end before it has handed over what it holds
   bool handover_linked_ = false;
   bool said_full_ = false;       // somebody had no room for a message, since it was last asked for

@@ -39,6 +39,7 @@ TEST(MailboxProperty, NothingAcceptedIsLostNothingComesTwice) {
     EXPECT_GT(totals.handed_over, count);
     EXPECT_GT(totals.given_back, count);
     EXPECT_GT(totals.no_room, count / 10);
+    EXPECT_GT(totals.unknown, count / 10);
     EXPECT_GT(totals.damages, count / 10);
   }
 }
