@@ -203,6 +203,12 @@ TEST_F(PosixFileTest, ReadFileHasALimit) {
   ASSERT_TRUE((*file)->write_at(0, "12345"));
   EXPECT_EQ(*read_file(path_ + "/a", 5), "12345");
   EXPECT_EQ(read_file(path_ + "/a", 4).error().code, Code::kInvalid);
+  std::string large;
+  for (int i = 0; i < 5000; ++i) large += std::to_string(i);
+  ASSERT_TRUE((*file)->write_at(0, large));
+  EXPECT_EQ(*read_file(path_ + "/a"), large);
+  EXPECT_EQ(*read_file(path_ + "/a", large.size()), large);
+  EXPECT_FALSE(read_file(path_ + "/a", large.size() - 1));
 }
 
 TEST(DirectoryLock, OneOwnerUntilItIsGone) {

@@ -33,6 +33,7 @@ namespace os {
 namespace {
 
 constexpr std::size_t kWordBytes = sizeof(std::uint64_t);
+constexpr std::size_t kFirstRead = 4096;  // of read_file(); doubled as long as there is more
 
 Error errno_error(const std::string& what) {
   const int e = errno;
@@ -280,8 +281,15 @@ Result<std::string> read_file(const std::string& path, std::size_t limit) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return errno_error("open " + path);
   PosixFile file(fd, path);
-  auto text = file.read_at(0, limit + 1);
-  if (text && text->size() > limit)
+  // Files of /proc and cgroups do not say how large they are; few are as large as the limit.
+  std::string text;
+  for (std::size_t step = kFirstRead; text.size() <= limit; step *= 2) {
+    const auto part = file.read_at(text.size(), std::min(step, limit + 1 - text.size()));
+    if (!part) return part.error();
+    text += *part;
+    if (part->size() < step) break;  // its end, or more than the limit
+  }
+  if (text.size() > limit)
     return invalid(path + " is larger than " + std::to_string(limit) + " bytes");
   return text;
 }
