@@ -1,6 +1,7 @@
 // The mailbox: messages as bytes from another pod, records in its log that nobody here wrote, and
 // then agents and pods that say anything in any order. Its books balance, a restart changes nothing
 // that was told, and everything in the inbox can be taken out.
+#include <algorithm>
 #include <array>
 #include <set>
 #include <string>
@@ -27,7 +28,8 @@ constexpr Limits kLimits{.max_inbox_messages = 6,
                          .max_attempts = 2,
                          .max_user_ids = 6,
                          .user_id_ttl = Milliseconds{60'000},
-                         .max_streams = 6};
+                         .max_streams = 6,
+                         .max_wards = 6};
 constexpr std::array kNames{"worker-0",   "worker-1",   "worker-2",  "coordinator-0",
                             "worker-0.1", "worker-0.2", "worker-1.2"};
 constexpr std::uint32_t kAgents = 2;  // of worker-0; its third one is in the log only
@@ -67,6 +69,13 @@ Message message(Input& in) {
   return m;
 }
 
+Outbound outbound(Input& in) {
+  const Sequence sequence = in.below(8), prev = in.below(8);
+  Message m = message(in);
+  const LogId origin = log_id(in);
+  return {sequence, prev, std::move(m), {origin, in.below(8)}};
+}
+
 // As docs/log-format.md has them.
 std::string record(Input& in, std::uint8_t kind) {
   if (in.below(8) == 0) return std::string(in.text(128));
@@ -80,6 +89,11 @@ std::string record(Input& in, std::uint8_t kind) {
       out = log_bytes;
       log::put(out, std::uint64_t{in.below(8)});
       return out + encode(message(in));
+    case kKept:
+    case kWard:
+      out = log_bytes;
+      log::put(out, std::uint64_t{in.below(8)});
+      return out + encode(outbound(in));
     case kCursor: {
       const std::string from = name(in).value;
       out = log_bytes;
@@ -108,9 +122,10 @@ using Seen = std::multiset<std::tuple<MessageId, AgentName, AgentName, int, std:
 class World {
  public:
   explicit World(Input& in) : in_(in) {
+    limits_.entrust = in.below(2) == 0;
     open(nullptr);
     for (std::size_t records = in.below(kMaxRecords); records > 0; --records) {
-      const auto kind = static_cast<std::uint8_t>(in.below(6));
+      const auto kind = static_cast<std::uint8_t>(in.below(7));
       const auto sequence = log_->append(kind, record(in, kind));
       check(sequence.ok(), "there is room");
       const State state = kStates[in.below(kStates.size())];
@@ -123,7 +138,7 @@ class World {
   }
 
   void step() {
-    switch (in_.below(16)) {
+    switch (in_.below(19)) {
       case 0:
       case 1: {
         Message m = message(in_);
@@ -196,8 +211,14 @@ class World {
       case 14:
         forget(name(in_), log_id(in_));
         break;
-      default:
+      case 15:
         in_.below(4) == 0 ? restart() : custody(name(in_), log_id(in_));
+        break;
+      case 16:
+        guard(log_id(in_));
+        break;
+      default:
+        entrust(log_id(in_));
     }
     balance();
   }
@@ -234,15 +255,16 @@ class World {
     check(!log_ || log_->commit().ok(), "commit");
     box_.reset();
     log_.reset();
-    box_ = std::make_unique<Mailbox>(AgentName{kNames[0]}, kLimits, kAgents);
+    box_ = std::make_unique<Mailbox>(AgentName{kNames[0]}, limits_, kAgents);
     open(box_.get());
     box_->attach(*log_, now_);
     balance();
   }
   void restart() {
     const Seen before = seen();
+    const auto wards = box_->books().wards;
     start();
-    check(seen() == before, "a restart changes no message");
+    check(seen() == before && box_->books().wards == wards, "a restart changes no message");
   }
 
   [[nodiscard]] Seen seen() const {
@@ -268,6 +290,12 @@ class World {
     check(dead == books.dead_live && outgoing == books.outbox_live &&
               listed.size() == dead + outgoing + books.inbox_live,
           "the books are right");
+    std::size_t wards = 0;
+    for (const auto& [pod, logs] : box_->guarded()) {
+      for (const LogId& log : logs) wards += box_->wards_of(log).size();
+    }
+    check(wards == books.wards && wards <= kMaxRecords + limits_.max_wards,
+          "what is kept for others is counted");
     std::size_t letters = 0;
     for (const char* ours : kOurs) letters += box_->dead_letters({ours}, listed.size()).size();
     check(letters == dead, "dead letters are all listed");
@@ -322,7 +350,7 @@ class World {
     if (in_.below(4) == 0) {
       box_->on_link_down(to);
     } else {
-      box_->on_link_up(now_, to, log);
+      box_->on_link_up(now_, to, log, in_.below(2) == 0);
     }
     const auto batch = box_->transmit(to, in_.below(4096));
     if (!batch.empty()) sent_ = batch.back().sequence;
@@ -357,7 +385,7 @@ class World {
       return;
     }
     // As it comes over a link: what nobody understands does not get this far.
-    Outbound out{in_.below(8), in_.below(8), message(in_), {log_id(in_), in_.below(8)}};
+    const Outbound out = outbound(in_);
     const auto decoded = decode_outbound(out.sequence, out.prev, encode(out));
     if (!decoded) return;
     const auto before = box_->books().outbox_live;
@@ -366,13 +394,65 @@ class World {
     check(box_->books().outbox_live == before + (stored ? 1 : 0), "only what is kept is there");
   }
 
+  // What others entrust to us.
+  void guard(const LogId& log) {
+    const auto before = box_->books().wards;
+    if (in_.below(4) == 0) {
+      const Sequence sequence = in_.below(8);
+      box_->release(log, sequence);
+      const auto left = box_->wards_of(log);
+      check(std::count(left.begin(), left.end(), sequence) == 0, "what is released is gone");
+    } else if (in_.below(4) == 0) {
+      box_->forget_wards(name(in_), {log});
+    } else {
+      const Outbound out = outbound(in_);
+      const auto decoded = decode_outbound(out.sequence, out.prev, encode(out));
+      if (!decoded) return;
+      const bool stored = box_->guard(log, *decoded) == Answer::kStored;
+      check(box_->books().wards == before + (stored ? 1 : 0), "only what is kept is there");
+    }
+  }
+  // What we entrust, and what a custodian, ours or another one, says of it.
+  void entrust(const LogId& custodian) {
+    switch (in_.below(8)) {
+      case 0:
+        box_->on_custodian_up(custodian);
+        break;
+      case 1:
+        in_.below(2) == 0 ? box_->on_custodian_down() : box_->on_custodian_lost();
+        break;
+      case 2:
+        box_->on_custodian_retry();
+        break;
+      case 3:
+        for (const auto& copy : box_->entrust(in_.below(4096))) entrusted_ = copy.sequence;
+        break;
+      case 4:
+        for (const Sequence sequence : box_->take_releases(in_.below(8))) entrusted_ = sequence;
+        (void)box_->take_releases_elsewhere();
+        break;
+      case 5:
+        (void)box_->on_told(custodian, {entrusted_, in_.below(64)});
+        break;
+      case 6:
+        if (in_.below(4) == 0) box_->end_releases();
+        (void)box_->take_recorded();
+        break;
+      default:
+        box_->on_entrusted(custodian, in_.below(4) == 0 ? in_.below(64) : entrusted_,
+                           static_cast<Answer>(in_.below(6)));
+    }
+  }
+
   Input& in_;
+  Limits limits_ = kLimits;
   sim::FakeDirectory directory_{2 * kLogBytes};
   std::unique_ptr<log::Log> log_;
   std::unique_ptr<Mailbox> box_;
   MonoTime now_{Milliseconds{1'000'000}};
   std::pair<MessageId, std::uint16_t> taken_{{"a"}, 1};  // by the last receive()
   Sequence sent_ = 1;                                    // by the last transmit()
+  Sequence entrusted_ = 1;                               // by the last entrust()
 };
 
 void decodes(Input in) {

@@ -83,19 +83,24 @@ Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
   }
   // Two live records of one message: a crash interrupted the change of its creditor. The later one
   // counts.
-  const auto twin = e.local() ? inbox.by_pair.end() : inbox.by_pair.find(pair_key(e.from, e.id));
-  if (twin != inbox.by_pair.end()) {
-    Entry& old = inbox_.at(twin->second);
-    if (!old.local() && old.sender_log != e.sender_log && old.where != Where::kAcked) {
-      if (old.attempt > e.attempt && e.where == Where::kReady) {
-        e.attempt = old.attempt;
-        e.round = old.round;
-        (void)mark_attempts(sequence, e);  // else the next restart begins to count anew
-      }
-      retire(old);
-      --books_.stored;
-      release(old);
+  std::vector<Sequence> twins;
+  const auto [begin, end] = inbox.by_id.equal_range(e.id);
+  for (auto it = begin; it != end && !e.local(); ++it) {
+    const Entry& old = inbox_.at(it->second);
+    if (old.from == e.from && !old.local() && old.sender_log != e.sender_log &&
+        old.where != Where::kAcked)
+      twins.push_back(it->second);
+  }
+  for (const Sequence twin : twins) {
+    Entry& old = inbox_.at(twin);
+    if (old.attempt > e.attempt && e.where == Where::kReady) {
+      e.attempt = old.attempt;
+      e.round = old.round;
+      (void)mark_attempts(sequence, e);  // else the next restart begins to count anew
     }
+    retire(old);
+    --books_.stored;
+    release(old);
   }
   if (!e.local()) streams_.at(key_of(e)).live[e.sender_sequence] = sequence;
   index(e);
