@@ -1,10 +1,14 @@
 // bench_promises: what each promise costs. The life of a message between two mailboxes, without
 // sockets and processes: sent, framed, stored, answered, taken, acknowledged, recorded; the logs on
 // a tmpfs. One promise at a time is left out by a seam under the product's code, which is the same
-// in all rows. The rows take turns; CPU time of this process, user and kernel.
+// in all rows. The rows take turns; CPU time of this process, user and kernel. Instructions are
+// counted by valgrind (user space alone), which runs a row of its own of this program for each.
 //
+// bench_promises [ROW MESSAGES]: with them one row, from 0, and nothing is printed.
 // Exit code 0: every message of every row came once, as it was sent.
+#include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <map>
@@ -40,6 +44,7 @@ namespace swarm::bench {
 namespace {
 
 constexpr std::uint32_t kRuns = 9, kMessages = 4000;  // a run of a row; kRuns count
+constexpr std::uint32_t kCounted = 2000;              // under valgrind, after as many others
 constexpr std::uint64_t kLogBytes = 32U << 20U;
 constexpr std::size_t kBodyBytes = 256;
 
@@ -183,15 +188,15 @@ class Life {
     }
   }
 
-  // CPU nanoseconds per message of kMessages lives.
-  double run() {
+  // CPU nanoseconds per message.
+  double run(std::uint32_t messages = kMessages) {
     checksums = row_.checksums;
     counts_ = {};
     const double before = cpu_nanoseconds();
-    for (std::uint32_t done = 0; done < kMessages; done += row_.batch) batch();
+    for (std::uint32_t done = 0; done < messages; done += row_.batch) batch();
     const double used = cpu_nanoseconds() - before;
     checksums = true;
-    return used / kMessages;
+    return used / messages;
   }
   [[nodiscard]] const Row& row() const { return row_; }
   [[nodiscard]] const Counts& counts() const { return counts_; }  // of the last run
@@ -297,7 +302,7 @@ class Life {
   unsigned long long sent_ = 0, taken_ = 0;
 };
 
-void run(const std::string& directory) {
+std::vector<Row> all_rows() {
   std::vector<Row> rows;
   for (const std::uint32_t batch : {1U, 50U}) {
     rows.push_back({.name = "everything", .batch = batch});
@@ -307,6 +312,30 @@ void run(const std::string& directory) {
     rows.push_back({.name = "no files: log in memory", .batch = batch, .memory = true});
     rows.push_back({.name = "with ids of the user's (--id)", .batch = batch, .own_ids = true});
   }
+  return rows;
+}
+
+// Of this program with these arguments.
+double instructions(std::size_t row, std::uint32_t messages) {
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+  const std::string command =
+      text("valgrind --tool=callgrind --callgrind-out-file=/dev/null '%s' %zu %u 2>&1",
+           program.c_str(), row, messages);
+  FILE* out = ::popen(command.c_str(), "r");
+  if (out == nullptr) fail("popen");
+  std::string said;
+  std::array<char, 4096> part{};
+  while (std::fgets(part.data(), part.size(), out) != nullptr) said += part.data();
+  const auto at = said.find("Collected : ");
+  if (::pclose(out) != 0 || at == std::string::npos) fail(command + ": " + said);
+  return std::strtod(said.c_str() + at + 12, nullptr);
+}
+double instructions_per_message(std::size_t row) {
+  return (instructions(row, 2 * kCounted) - instructions(row, kCounted)) / kCounted;
+}
+
+void run(const std::string& directory) {
+  const auto rows = all_rows();
   std::vector<std::unique_ptr<Life>> lives;
   for (const Row& row : rows)
     lives.push_back(std::make_unique<Life>(directory + "/" + std::to_string(lives.size()), row));
@@ -317,18 +346,24 @@ void run(const std::string& directory) {
       if (turn > 0) samples[i].push_back(ns);
     }
   }
-  std::printf("  %-36s %6s %10s %10s %8s %8s %10s\n", "ns of CPU per message, both pods", "batch",
-              "median", "change", "writes", "reads", "log bytes");
-  double all = 0;
+  std::printf("  %-36s %6s %10s %10s %13s %10s %8s %8s %10s\n", "per message, both pods", "batch",
+              "ns of CPU", "change", "instructions", "change", "writes", "reads", "log bytes");
+  double all = 0, all_instructions = 0;
   for (std::size_t i = 0; i < lives.size(); ++i) {
     const Row& row = lives[i]->row();
     const Counts& c = lives[i]->counts();
     const double ns = median(samples[i]);
     const bool first = row.batch != (i == 0 ? 0 : lives[i - 1]->row().batch);
-    if (first) all = ns;
+    const double counted = instructions_per_message(i);
+    if (first) {
+      all = ns;
+      all_instructions = counted;
+    }
     const auto per = [](std::uint64_t n) { return static_cast<double>(n) / kMessages; };
-    std::printf("  %-36s %6u %10.0f %+10.0f %8.2f %8.2f %10.0f\n", row.name, row.batch, ns,
-                first ? 0 : ns - all, per(c.writes), per(c.reads), per(c.bytes));
+    std::printf("  %-36s %6u %10.0f %+10.0f %13.0f %+10.0f %8.2f %8.2f %10.0f\n", row.name,
+                row.batch, ns, ns - all, counted, counted - all_instructions, per(c.writes),
+                per(c.reads), per(c.bytes));
+    std::fflush(stdout);
     if (first) continue;
     print({.bench = "promises",
            .what = text("batch of %u, %s", row.batch, row.name),
@@ -338,6 +373,8 @@ void run(const std::string& directory) {
            .theirs = ns,
            .unit = "ns of CPU per message"},
           {{"runs", kRuns},
+           {"instructionsPerMessage", counted},
+           {"instructionsPerMessageWithEverything", all_instructions},
            {"writesPerMessage", per(c.writes)},
            {"readsPerMessage", per(c.reads)},
            {"logBytesPerMessage", per(c.bytes)}});
@@ -347,4 +384,14 @@ void run(const std::string& directory) {
 }  // namespace
 }  // namespace swarm::bench
 
-int main() { return swarm::bench::in_directory("bench-promises", swarm::bench::run); }
+int main(int argc, char** argv) {
+  using namespace swarm::bench;
+  if (argc != 3) return in_directory("bench-promises", run);
+  return in_directory("bench-promises-counted", [&](const std::string& directory) {
+    const auto rows = all_rows();
+    const auto row = std::strtoul(argv[1], nullptr, 10);
+    const auto messages = std::strtoul(argv[2], nullptr, 10);
+    if (row >= rows.size() || messages == 0) fail("usage: bench_promises [ROW MESSAGES]");
+    (void)Life(directory, rows[row]).run(static_cast<std::uint32_t>(messages));
+  });
+}
