@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 
-OUTSTANDING = 64  # requests on one connection without an answer (docs/mailbox.md, Limits)
+OUTSTANDING = 64  # requests on one connection without an answer
 GRACE = 2  # seconds beyond what the sidecar was told to wait
 PAUSE = 0.05  # until the next try: an engine that was killed is back within milliseconds
 
