@@ -32,6 +32,14 @@ std::string payload(Input& in) {
   return std::string(size, static_cast<char>(in.number<std::uint8_t>()));
 }
 
+// A number that `most` bounds, but none from which the steps below could count beyond it: no log
+// gets there by counting, and what names a higher one was not written by a log.
+std::uint64_t bounded(Input& in, std::uint64_t most) {
+  constexpr std::uint64_t kCounted = 10'000;
+  const std::uint64_t value = in.wild();
+  return value <= most && value > most - kCounted ? value - kCounted : value;
+}
+
 // ---- what is found
 
 std::string superblock(Input& in) {
@@ -49,11 +57,11 @@ std::string superblock(Input& in) {
         s.id = log_id(1);
         if (in.below(16) == 0) s.version = in.number<std::uint16_t>();
         s.segment_bytes = in.below(16) == 0 ? static_cast<std::uint32_t>(in.wild()) : kSegment;
-        s.committed = in.wild();
-        s.generation = in.wild();
+        s.committed = bounded(in, kMaxSequence);
+        s.generation = bounded(in, kMaxSequence);
         s.tail_segment = static_cast<std::uint32_t>(in.wild());
         s.tail_offset = static_cast<std::uint32_t>(in.wild() * 8);
-        s.next_segment = static_cast<std::uint32_t>(in.wild());
+        s.next_segment = static_cast<std::uint32_t>(bounded(in, kMaxSegmentNumber));
         bytes = encode_slot(s);
       }
     }
@@ -80,7 +88,7 @@ std::string segment(Input& in, std::uint32_t number, Sequence& sequence) {
         // of a life to come (it would be found, rightly, once the file gets there).
         const std::uint32_t life =
             number > 0 && in.below(16) == 0 ? static_cast<std::uint32_t>(in.below(number)) : number;
-        sequence = in.below(8) == 0 ? in.wild() : sequence + 1;
+        sequence = in.below(8) == 0 ? bounded(in, kMaxSequence) : sequence + 1;
         const Mark mark{kStates[in.below(4)], in.number<std::uint16_t>()};
         append_record(out, log_id(1), {life, static_cast<std::uint32_t>(out.size())}, sequence,
                       in.number<std::uint8_t>(), mark, payload(in));
@@ -101,7 +109,8 @@ void fill(sim::FakeDirectory& directory, Input& in) {
   write(directory, names[0], superblock(in));
   Sequence sequence = 0;
   for (std::size_t files = in.below(kMaxFiles); files > 0; --files) {
-    const auto number = static_cast<std::uint32_t>(in.below(4) == 0 ? in.wild() : in.below(16));
+    const auto number = static_cast<std::uint32_t>(in.below(4) == 0 ? bounded(in, kMaxSegmentNumber)
+                                                                    : in.below(16));
     std::array<char, 16> name{};
     std::snprintf(name.data(), name.size(), "%s-%08x", in.below(4) == 0 ? "free" : "seg", number);
     names.emplace_back(name.data());
