@@ -11,6 +11,7 @@ int finish(Context& context, Request request, const Arguments& arguments) {
   const Status attempt = set_attempt(request, "attempt", arguments);
   if (!attempt) return context.fail(attempt.error());
   request.set("messageId", arguments.positional[0]);
+  if (arguments.has("from")) request.set("from", arguments.get("from"));
   const Answer answer = context.call(std::move(request));
   if (answer.ok) return 0;
   if (answer.code == "not_found" && answer.repeated && context.verb != "extend") {
@@ -55,12 +56,13 @@ int run_extend(Context& context, const Arguments& arguments) {
 
 Verb extend_verb() {
   return {"extend",
-          "ID --attempt N [--lease 60s]",
+          "ID --attempt N [--from NAME] [--lease 60s]",
           "keep a message that was received: its lease begins anew",
           "For work that takes longer than the lease of recv. Exit code 7: the lease had expired "
           "and the message has been\n"
           "handed out again meanwhile.\n",
           {{"attempt", "N", "the attempt that recv printed"},
+           {"from", "NAME", "its sender, where several have used that id"},
            {"lease", "DURATION", "from now on (default 60s, at most 1h)"}},
           1,
           1,
@@ -70,10 +72,11 @@ Verb extend_verb() {
 Verb ack_verb() {
   return {
       "ack",
-      "ID --attempt N",
+      "ID --attempt N [--from NAME]",
       "say that a message has been dealt with: it never comes again",
       "Exit code 7: the lease had expired and the message has been handed out again meanwhile.\n",
-      {{"attempt", "N", "the attempt that recv printed"}},
+      {{"attempt", "N", "the attempt that recv printed"},
+       {"from", "NAME", "its sender, where several have used that id"}},
       1,
       1,
       run_ack};
@@ -81,10 +84,11 @@ Verb ack_verb() {
 
 Verb nack_verb() {
   return {"nack",
-          "ID --attempt N [--delay 5s]",
+          "ID --attempt N [--from NAME] [--delay 5s]",
           "give a message back: it comes again as the next attempt",
           "",
           {{"attempt", "N", "the attempt that recv printed"},
+           {"from", "NAME", "its sender, where several have used that id"},
            {"delay", "DURATION", "not before this time has passed"}},
           1,
           1,

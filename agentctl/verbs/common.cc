@@ -118,6 +118,7 @@ Answer ack(Context& context, const Object& message) {
   Request request("ack");
   request.set("messageId", message.text("messageId"))
       .set_number("attempt", message.number("attempt", 1));
+  if (const std::string from = message.text("from"); !from.empty()) request.set("from", from);
   Answer answer =
       context.socket().call(std::move(request), mono_now() + kDefaultTimeout + kAnswerSlack);
   if (answer.code == "not_found" && answer.repeated) {

@@ -35,7 +35,8 @@ int list(Context& context) {
 
 int show(Context& context, const std::string& id) {
   Request request("cat");
-  request.set("messageId", id).read_only();
+  request.set("messageId", id).set_flag("dead", true);
+  request.read_only();
   const Answer answer = context.call(std::move(request));
   if (!answer.ok) return context.fail(answer);
   return print_message(context, answer.fields.object("message"));

@@ -35,6 +35,7 @@ int run_ls(Context& context, const Arguments&) {
 int run_cat(Context& context, const Arguments& arguments) {
   Request request("cat");
   request.set("messageId", arguments.positional[0]).read_only();
+  if (arguments.has("from")) request.set("from", arguments.get("from"));
   const Answer answer = context.call(std::move(request));
   if (!answer.ok) return context.fail(answer);
   return print_message(context, answer.fields.object("message"));
@@ -84,7 +85,14 @@ Verb ls_verb() {
   return {"ls", "", "list the messages in this agent's inbox and outbox", "", {}, 0, 0, run_ls};
 }
 Verb cat_verb() {
-  return {"cat", "ID", "print a message without taking it", "", {}, 1, 1, run_cat};
+  return {"cat",
+          "ID [--from NAME]",
+          "print a message without taking it",
+          "",
+          {{"from", "NAME", "its sender, where several have used that id"}},
+          1,
+          1,
+          run_cat};
 }
 Verb whoami_verb() {
   return {"whoami", "", "this agent's name, swarm, team and coordinator", "", {}, 0, 0, run_whoami};

@@ -104,7 +104,7 @@ class Agent:
         return self.call("recv", seconds + GRACE, waitMs=int(1000 * seconds), **fields)["message"]
 
     def ack(self, message):
-        self.call("ack", 10 + GRACE, messageId=message["messageId"], attempt=message["attempt"])
+        self.call("ack", 10 + GRACE, messageId=message["messageId"], attempt=message["attempt"], **{"from": message["from"]})
 
 
 def body_of(message):

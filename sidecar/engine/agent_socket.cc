@@ -258,7 +258,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       return dead(rid, request, op);
     if (op == "cat") {
       auto found = owner_.mail_.box().look(agent_, {text_of(request, "messageId")},
-                                           {text_of(request, "from")});
+                                           {text_of(request, "from")}, flag_of(request, "dead"));
       return found ? reply_message(rid, *found) : fail(rid, found.error());
     }
     if (op == "watch") return watch(rid, request);
@@ -518,21 +518,23 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       return fail(rid, invalid(op + " needs messageId and attempt, as recv gave them"));
     }
     const auto number = static_cast<std::uint16_t>(request.attempt);
+    const AgentName from{std::string(request.from)};
     const auto answer = [](Connection& to, const std::string& about, const Status& status) {
       status ? to.reply_ok(about) : to.fail(about, status.error());
     };
     auto& mail = owner_.mail_;
     if (request.op == Op::kNack)
       return answer(*this, rid,
-                    mail.nack(agent_, id, number, milliseconds_of(request.delay_ms, 0)));
+                    mail.nack(agent_, id, number, milliseconds_of(request.delay_ms, 0), from));
     if (request.op == Op::kExtend) {
       const auto lease = std::max(Milliseconds{100}, milliseconds_of(request.lease_ms, 60000));
-      return answer(*this, rid, mail.extend(agent_, id, number, lease));
+      return answer(*this, rid, mail.extend(agent_, id, number, lease, from));
     }
     mail.ack(agent_, id, number, kAckTimeout,
              once([self = shared_from_this(), rid, answer](const Status& status) {
                answer(*self, rid, status);
-             }));
+             }),
+             from);
   }
 
   void list(const std::string& rid) {

@@ -106,7 +106,7 @@ Result<Config> parse_config(const std::map<std::string, std::string>& environmen
   in.number("CFN_LINK_PORT", c.link_port, 1, 65535);
   in.number("CFN_HTTP_PORT", c.http_port, 1, 65535);
   in.number("CFN_MAX_INBOX_MESSAGES", c.max_inbox_messages, 1, 100000);
-  in.number("CFN_MAX_MESSAGE_BYTES", c.max_message_bytes, 1, 65536);
+  in.number("CFN_MAX_MESSAGE_BYTES", c.max_message_bytes, 1, mailbox::kMostMessageBytes);
   in.choice("CFN_BACKPRESSURE", c.reject_when_full, "Block", "Reject");
   in.choice("CFN_DURABILITY", c.node_durability, "Pod", "Node");
   in.seconds("CFN_BACKPRESSURE_TIMEOUT_SECONDS", c.backpressure_timeout, 0, 3600);

@@ -290,16 +290,21 @@ void Mail::reply(mailbox::Message message, std::uint16_t attempt, Milliseconds t
                  Milliseconds ack_timeout, OnSent done) {
   const AgentName from = message.from;
   const MessageId question = message.in_reply_to;
-  start(
-      std::move(message), timeout,
-      [this, from, question, attempt, ack_timeout, done = std::move(done)](Result<Accepted> sent) {
-        if (!sent) return done(std::move(sent));
-        ack(from, question, attempt, ack_timeout,
-            [accepted = *std::move(sent), done](Status acked) mutable {
-              accepted.acked = std::move(acked);
-              done(std::move(accepted));
-            });
-      });
+  // Whoever asked, but for a reply that goes to somebody else.
+  const AgentName to = message.to;
+  const AgentName asker = box_.look(from, question, to) ? to : AgentName{};
+  start(std::move(message), timeout,
+        [this, from, question, asker, attempt, ack_timeout,
+         done = std::move(done)](Result<Accepted> sent) {
+          if (!sent) return done(std::move(sent));
+          ack(
+              from, question, attempt, ack_timeout,
+              [accepted = *std::move(sent), done](Status acked) mutable {
+                accepted.acked = std::move(acked);
+                done(std::move(accepted));
+              },
+              asker);
+        });
 }
 
 void Mail::forget_receivers(const void* who) {
@@ -356,8 +361,8 @@ void Mail::add_receiver(const AgentName& agent, Receiver receiver) {
 }
 
 void Mail::ack(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-               Milliseconds timeout, OnStatus done) {
-  auto acked = box_.ack(mono_now(), agent, id, attempt);
+               Milliseconds timeout, OnStatus done, const AgentName& from) {
+  auto acked = box_.ack(mono_now(), agent, id, attempt, from);
   if (!acked) return done(acked.error());
   may_have_room_ = true;
   schedule_work();
@@ -382,15 +387,15 @@ void Mail::ack(const AgentName& agent, const MessageId& id, std::uint16_t attemp
 }
 
 Status Mail::nack(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-                  Milliseconds delay) {
-  auto status = box_.nack(mono_now(), agent, id, attempt, delay);
+                  Milliseconds delay, const AgentName& from) {
+  auto status = box_.nack(mono_now(), agent, id, attempt, delay, from);
   schedule_work();
   return status;
 }
 
 Status Mail::extend(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-                    Milliseconds lease) {
-  auto status = box_.extend(mono_now(), agent, id, attempt, lease);
+                    Milliseconds lease, const AgentName& from) {
+  auto status = box_.extend(mono_now(), agent, id, attempt, lease, from);
   schedule_work();
   return status;
 }

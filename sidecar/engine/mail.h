@@ -171,12 +171,13 @@ class Mail {
   // OK: the sender's pod has recorded it, or is not there any more (Silence). kUnknown: acked here,
   // it does not come again from this pod, but the sender's pod has not recorded it within
   // `timeout`; it is told when it can be, and the same call again waits for it again.
+  // `from`: its sender; may be left out when no other one's message has that id.
   void ack(const AgentName& agent, const MessageId& id, std::uint16_t attempt, Milliseconds timeout,
-           OnStatus done);
+           OnStatus done, const AgentName& from = {});
   Status nack(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-              Milliseconds delay);
+              Milliseconds delay, const AgentName& from = {});
   Status extend(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-                Milliseconds lease);
+                Milliseconds lease, const AgentName& from = {});
   // A dead letter ends (its sender's pod is told, which is not waited for), or is handed out again.
   Status purge(const AgentName& agent, const MessageId& id);
   Status redrive(const AgentName& agent, const MessageId& id);

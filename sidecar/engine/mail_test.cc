@@ -54,10 +54,11 @@ struct Acks : PodFixture {
   }
   // The answer to an ack, and how long it took.
   std::pair<Status, Milliseconds> ack(const MessageId& id, std::uint16_t attempt,
-                                      Milliseconds timeout) {
+                                      Milliseconds timeout, const AgentName& from = {}) {
     const auto begin = mono_now();
     std::optional<Status> answer;
-    mail->ack(config.name, id, attempt, timeout, [&](const Status& status) { answer = status; });
+    mail->ack(
+        config.name, id, attempt, timeout, [&](const Status& status) { answer = status; }, from);
     while (!answer && mono_now() - begin < kLong) {
       io.restart();
       io.run_for(Milliseconds{5});
@@ -287,7 +288,8 @@ TEST_F(Acks, FreeTheOtherMessageOfTheirIdForWhoeverWaits) {
                   got = delivery ? delivery->message.from.value : delivery.error().message;
                 });
   EXPECT_EQ(got, "") << "two of one id are never out at once";
-  (void)ack(id, 1, kLong);
+  EXPECT_EQ(ack(id, 1, kLong).first.error().code, Code::kInvalid) << "whose?";
+  (void)ack(id, 1, kLong, {"worker-9"});
   EXPECT_EQ(got, "worker-8");
 }
 

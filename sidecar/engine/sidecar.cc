@@ -248,7 +248,7 @@ Status Sidecar::open_log() {
       &recovery_);
   if (!opened) return opened.error().in("opening the mailbox log");
   log_ = *std::move(opened);
-  box_->attach(*log_, mono_now());
+  box_->attach(*log_, mono_now(), recovery_.corrupt_records > 0);
   loop_.attach(*log_);
 
   auto secret = os::read_file(config_.link_secret_file, 4096);

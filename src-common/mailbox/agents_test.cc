@@ -92,8 +92,8 @@ struct AgentsOfAPod : ::testing::Test {
     }
     return out;
   }
-  void settle(const AgentName& agent, const std::string& id) {
-    const auto acked = b.box->ack(kStart, agent, {id}, 1);
+  void settle(const AgentName& agent, const std::string& id, const AgentName& from = {}) {
+    const auto acked = b.box->ack(kStart, agent, {id}, 1, from);
     ASSERT_TRUE(acked) << acked.error().message;
     ASSERT_TRUE(acked->debt);
     EXPECT_EQ(acked->debt->sender, kA) << "debts are between pods";
@@ -159,9 +159,9 @@ TEST_F(AgentsOfAPod, TwoMayChooseTheSameId) {
   const auto other = a.box->send(kStart, message("mine", kA, kB2));
   EXPECT_TRUE(other && !other->already) << "another pair, another message";
   EXPECT_EQ(b.receive(kB), "mine of worker-1");
-  settle(kB, "mine");
+  settle(kB, "mine", kA);
   EXPECT_EQ(b.receive(kB), "mine of worker-1.1");
-  settle(kB, "mine");
+  settle(kB, "mine", kA1);
   for (int life = 0; life < 2; ++life) {
     for (const AgentName& from : {kA, kA1}) {
       const auto again = a.box->send(kStart, message("mine", from, kB));

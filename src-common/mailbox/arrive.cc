@@ -107,7 +107,9 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
                                       const Message& message) {
   Sequence id_record = 0;
   const bool received = !sender_log.empty();
-  if (!is_generated(message.id) && received) {
+  const bool known = inbox_of(number_in_pod(message.to.value))
+                         .received_ids.count(pair_key(message.from, message.id)) != 0;
+  if (!is_generated(message.id) && received && !known) {
     auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id,
                                                          number_in_pod(message.to.value)}));
     if (!written) return written.error();
@@ -132,9 +134,10 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
   if (!entry.inbox->grants.idle()) entry.inbox->grants.end(sender_of(message));
   if (received) {
     Stream& stream = stream_for(key_of(entry), message.from);
-    stream.high = sequence;
+    const bool highest = sequence > stream.high;
+    stream.high = std::max(stream.high, sequence);
     insert(std::move(entry));
-    carry(stream, *written, false);
+    if (highest) carry(stream, *written, false);
   } else {
     insert(std::move(entry));
   }
@@ -148,7 +151,8 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
       !is_agent_name(message.from.value) || !is_message_id(message.id.value) ||
       (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) ||
       static_cast<int>(message.priority) >= kPriorities || !may_stream(message) ||
-      message.body.size() > limits_.max_message_bytes) {
+      // Not our limit: it may have been accepted when that was higher.
+      message.body.size() > kMostMessageBytes) {
     return Answer::kRefused;
   }
   Inbox& inbox = inbox_of(number_in_pod(message.to.value));
@@ -169,14 +173,17 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
     // Done with, or owed to another pod of its sender's name, which has sent it, too, or for an
     // earlier send of the same log.
     const Entry* twin = find_twin(inbox, message, sender_log, sequence);
-    return twin == nullptr ? Answer::kFinished : owe(*twin, sender_log, sequence, message);
+    if (twin != nullptr) return owe(*twin, sender_log, sequence, message);
+    return may_be_damaged(inbox, message) ? take_in(now, sender_log, sequence, message)
+                                          : Answer::kFinished;
   }
   if (prev > high) return Answer::kGap;
   // The same message under another sequence: its sender's pod was lost and the agent sent it again.
   const std::string pair = pair_key(message.from, message.id);
   const auto same = inbox.by_pair.find(pair);
   const bool live = same != inbox.by_pair.end() && inbox_.at(same->second).where != Where::kAcked;
-  if (!live && (same != inbox.by_pair.end() || inbox.received_ids.count(pair) != 0)) {
+  const bool ended = !live && (same != inbox.by_pair.end() || inbox.received_ids.count(pair) != 0);
+  if (ended && (same != inbox.by_pair.end() || !may_be_damaged(inbox, message))) {
     if (known == streams_.end() && !room_for_stream()) return Answer::kFull;
     stream_for(key, message.from).high = sequence;
     ++books_.duplicates;
@@ -186,7 +193,22 @@ Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence se
   // Also of the same log: taken back there, when a copy was still on its way, and sent again.
   if (live && !inbox_.at(same->second).local())
     return owe(inbox_.at(same->second), sender_log, sequence, message);
-  // From here on it is certain that nobody here has it.
+  return take_in(now, sender_log, sequence, message);
+}
+
+// Its sender would not have it any more if it had been acked and recorded; nor is it one whose ack
+// waits for that.
+bool Mailbox::Impl::may_be_damaged(const Inbox& inbox, const Message& message) const {
+  return damaged_ &&
+         std::none_of(recent_acks_.begin(), recent_acks_.end(), [&](const Acked& acked) {
+           return acked.inbox == &inbox && acked.id == message.id && acked.from == message.from;
+         });
+}
+
+// Nobody here has it, as far as can be known.
+Answer Mailbox::Impl::take_in(MonoTime now, const LogId& sender_log, Sequence sequence,
+                              const Message& message) {
+  Inbox& inbox = inbox_of(number_in_pod(message.to.value));
   const bool awaited =
       !message.in_reply_to.empty() && inbox.awaited.count(message.in_reply_to) != 0;
   if ((draining_ && !awaited) || !is_local(message.to)) return Answer::kRefused;

@@ -57,6 +57,8 @@ constexpr std::size_t kRecentFinished = 4096;  // of others, kept here, that wer
 constexpr std::size_t kMaxElsewhere = 65536;   // copies at former custodians, to be released later
 constexpr std::uint32_t kWardShares = 2;  // of the room for copies one sender's log gets one share
 constexpr std::size_t kMaxListed = 2000;
+// Without a link, until a copy there does not count any more: a sidecar's restart takes less.
+constexpr Milliseconds kReceiverAbsentAfter{2000};
 constexpr std::size_t kMaxExpiriesPerCall = 256;
 constexpr std::uint32_t kMaxEnvelopeBytes = 1024;  // of a message's record beyond its body
 
@@ -222,6 +224,7 @@ class Mailbox::Impl {
   struct Link {  // to a pod
     bool linked = false;
     LogId peer;
+    MonoTime down{};    // the tick before it was lost last, or before there was one
     MonoTime heard{};   // its latest link or answer
     bool near = false;  // on our node: what goes there is entrusted first
   };
@@ -234,6 +237,7 @@ class Mailbox::Impl {
       std::uint32_t messages = 0, replies = 0;
     };
     std::map<AgentName, Held> held;  // by sender: none takes the room of a neighbour
+    std::uint64_t bytes = 0;         // of those that sent_bytes_ counts
     Turns turns;
   };
   struct UserId {
@@ -250,12 +254,13 @@ class Mailbox::Impl {
   };
 
   void restore(const log::Record& record);
-  void attach(log::Log& log, MonoTime now);
+  void attach(log::Log& log, MonoTime now, bool damaged);
   Result<Sent> send(MonoTime now, const Message& message);
   Result<Sent> send_local(MonoTime now, const Message& message);
   bool knows(const Message& message) const;
   bool has_room(MonoTime now, const Message& message);
   [[nodiscard]] bool outbox_has_bytes(const Message& message) const;
+  [[nodiscard]] std::string why_outbox_full(const Message& message) const;
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
   std::vector<AgentName> destinations(const AgentName& pod) const;
@@ -295,7 +300,8 @@ class Mailbox::Impl {
                                                const MessageId& stream, std::uint32_t part);
   bool await_reply(const AgentName& agent, const MessageId& id);
   void forget_reply(const AgentName& agent, const MessageId& id);
-  Result<AckResult> ack(const AgentName& agent, const MessageId& id, std::uint16_t attempt);
+  Result<AckResult> ack(const AgentName& agent, const MessageId& id, std::uint16_t attempt,
+                        const AgentName& from);
   Result<AckResult> purge(const AgentName& agent, const MessageId& id);
   Status redrive(const AgentName& agent, const MessageId& id);
   std::vector<Summary> dead_letters(const AgentName& agent, std::size_t most) const;
@@ -339,13 +345,14 @@ class Mailbox::Impl {
   void forget_wards(const AgentName& pod, const std::set<LogId>& logs);
   std::vector<Sequence> on_gone(const AgentName& name);
   Status nack(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-              Milliseconds delay);
+              Milliseconds delay, const AgentName& from);
   Status extend(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-                Milliseconds lease);
+                Milliseconds lease, const AgentName& from);
   bool tick(MonoTime now);
   std::optional<MonoTime> next_deadline() const;
   std::vector<Summary> list(const AgentName& agent) const;
-  Result<Delivery> look(const AgentName& agent, const MessageId& id, const AgentName& from) const;
+  Result<Delivery> look(const AgentName& agent, const MessageId& id, const AgentName& from,
+                        bool dead) const;
   Books books() const;
 
   bool draining_ = false;
@@ -386,7 +393,10 @@ class Mailbox::Impl {
   }
   Status mark_attempts(Sequence sequence, const Entry& e);
   Summary summary_of(const Entry& e) const;
-  Entry* find_attempt(const Inbox& inbox, const MessageId& id, std::uint16_t attempt);
+  Entry* find_attempt(const Inbox& inbox, const MessageId& id, std::uint16_t attempt,
+                      const AgentName& from);
+  [[nodiscard]] Status one_sender(const Inbox& inbox, const MessageId& id,
+                                  const AgentName& from) const;
   Result<AckResult> settle_or_owe(Entry& e, std::uint16_t attempt);
   void release(Entry& e);
   void carry(Stream& stream, Sequence record, bool cursor);
@@ -415,6 +425,8 @@ class Mailbox::Impl {
   Stream& stream_for(const StreamKey& key, const AgentName& from);
   void count(Entry& e);  // against the limits of its inbox
   void uncount(Entry& e);
+  Answer take_in(MonoTime now, const LogId& sender_log, Sequence sequence, const Message& message);
+  [[nodiscard]] bool may_be_damaged(const Inbox& inbox, const Message& message) const;
   [[nodiscard]] bool inbox_has_room(const Inbox& inbox, const Message& message) const;
   // One of `bytes` fits beside what is claimed.
   [[nodiscard]] bool fits(const Inbox& inbox, const Grants::Claims& claims,
@@ -480,6 +492,11 @@ class Mailbox::Impl {
   [[nodiscard]] bool lacks_custodian(const Outgoing& o) const {
     return limits_.entrust && is_near(o) && (o.copy != Copy::kKept || !custodian_linked_) &&
            endings_.count(o.sequence) == 0;
+  }
+  // Stored by a receiver's pod that has had no link for a while: nobody can say that it is there.
+  [[nodiscard]] bool lacks_receiver(const Outgoing& o) const {
+    const Link& link = *destinations_.at(o.to).link;
+    return o.copy != Copy::kKept && !link.linked && ticked_ - link.down >= kReceiverAbsentAfter;
   }
   void set_copy(Outgoing& o, Copy copy);
   void forget_copy(const Outgoing& o, After after);
@@ -569,10 +586,12 @@ class Mailbox::Impl {
   struct Acked {
     const Inbox* inbox;
     MessageId id;
+    AgentName from;
     std::uint16_t attempt;
-    friend bool operator==(const Acked&, const Acked&) = default;
   };
   std::deque<Acked> recent_acks_;
+  MonoTime ticked_{};     // the latest tick()
+  bool damaged_ = false;  // records of our log could not be read
   std::set<Sequence> pending_outcomes_;
 
   std::unordered_map<Sequence, Outgoing> out_;

@@ -54,13 +54,13 @@ std::vector<Summary> Mailbox::Impl::list(const AgentName& agent) const {
 }
 
 Result<Delivery> Mailbox::Impl::look(const AgentName& agent, const MessageId& id,
-                                     const AgentName& from) const {
+                                     const AgentName& from, bool dead) const {
   const Entry* found = nullptr;
   if (const Inbox* inbox = find_inbox(agent); inbox != nullptr) {
     const auto [begin, end] = inbox->by_id.equal_range(id);
     for (auto it = begin; it != end; ++it) {
       const Entry& e = inbox_.at(it->second);
-      if (!from.empty() && e.from != from) continue;
+      if ((!from.empty() && e.from != from) || (dead && e.where != Where::kDead)) continue;
       if (e.where != Where::kAcked && (found == nullptr || e.where == Where::kLeased)) found = &e;
     }
   }
@@ -69,6 +69,7 @@ Result<Delivery> Mailbox::Impl::look(const AgentName& agent, const MessageId& id
     if (!message) return message.error();
     return Delivery{std::move(*message), found->attempt, found->attempt > 1, found->until};
   }
+  if (dead) return not_found("no dead letter " + id.value + " here");
   const auto out = std::find_if(out_.begin(), out_.end(), [&](const auto& entry) {
     return entry.second.id == id && entry.second.from == agent;
   });
@@ -90,7 +91,7 @@ Books Mailbox::Impl::books() const {
   out.outbox_live = static_cast<std::uint32_t>(out_.size());
   for (const auto& [sequence, o] : out_) {
     const bool alone = o.state == Out::kStored
-                           ? lacks_custodian(o)
+                           ? lacks_custodian(o) || lacks_receiver(o)
                            : o.accepted && (o.copy != Copy::kKept || !custodian_linked_);
     if (alone) ++out.single_copy;
   }
@@ -118,7 +119,9 @@ Mailbox::Mailbox(AgentName pod, Limits limits, std::uint32_t agents)
     : impl_(std::make_unique<Impl>(std::move(pod), agents, limits)) {}
 Mailbox::~Mailbox() = default;
 void Mailbox::restore(const log::Record& record) { impl_->restore(record); }
-void Mailbox::attach(log::Log& log, MonoTime now) { impl_->attach(log, now); }
+void Mailbox::attach(log::Log& log, MonoTime now, bool damaged) {
+  impl_->attach(log, now, damaged);
+}
 Result<Mailbox::Sent> Mailbox::send(MonoTime now, const Message& message) {
   return impl_->send(now, message);
 }
@@ -248,8 +251,8 @@ void Mailbox::forget_reply(const AgentName& agent, const MessageId& id) {
   impl_->forget_reply(agent, id);
 }
 Result<AckResult> Mailbox::ack(MonoTime, const AgentName& agent, const MessageId& id,
-                               std::uint16_t attempt) {
-  return impl_->ack(agent, id, attempt);
+                               std::uint16_t attempt, const AgentName& from) {
+  return impl_->ack(agent, id, attempt, from);
 }
 Result<AckResult> Mailbox::purge(const AgentName& agent, const MessageId& id) {
   return impl_->purge(agent, id);
@@ -277,20 +280,20 @@ std::vector<Sequence> Mailbox::on_former(const AgentName& name, const LogId& log
 }
 std::vector<Sequence> Mailbox::on_gone(const AgentName& name) { return impl_->on_gone(name); }
 Status Mailbox::nack(MonoTime now, const AgentName& agent, const MessageId& id,
-                     std::uint16_t attempt, Milliseconds delay) {
-  return impl_->nack(now, agent, id, attempt, delay);
+                     std::uint16_t attempt, Milliseconds delay, const AgentName& from) {
+  return impl_->nack(now, agent, id, attempt, delay, from);
 }
 Status Mailbox::extend(MonoTime now, const AgentName& agent, const MessageId& id,
-                       std::uint16_t attempt, Milliseconds lease) {
-  return impl_->extend(now, agent, id, attempt, lease);
+                       std::uint16_t attempt, Milliseconds lease, const AgentName& from) {
+  return impl_->extend(now, agent, id, attempt, lease, from);
 }
 bool Mailbox::tick(MonoTime now) { return impl_->tick(now); }
 std::optional<MonoTime> Mailbox::next_deadline() const { return impl_->next_deadline(); }
 void Mailbox::stop_intake() { impl_->draining_ = true; }
 std::vector<Summary> Mailbox::list(const AgentName& agent) const { return impl_->list(agent); }
-Result<Delivery> Mailbox::look(const AgentName& agent, const MessageId& id,
-                               const AgentName& from) const {
-  return impl_->look(agent, id, from);
+Result<Delivery> Mailbox::look(const AgentName& agent, const MessageId& id, const AgentName& from,
+                               bool dead) const {
+  return impl_->look(agent, id, from, dead);
 }
 Books Mailbox::books() const { return impl_->books(); }
 std::vector<SendOutcome> Mailbox::take_outcomes() { return std::exchange(impl_->outcomes_, {}); }

@@ -92,6 +92,8 @@ enum RecordKind : std::uint8_t {
   kWard = 6
 };
 
+inline constexpr std::uint32_t kMostMessageBytes = 65536;  // that max_message_bytes may be
+
 struct Limits {
   std::uint32_t max_inbox_messages =
       1000;  // per agent: ready, leased and dead ones; replies to a request do not count
@@ -102,12 +104,12 @@ struct Limits {
       0;  // of all inboxes of the pod, with one message in each at least
   std::uint64_t max_sent_bytes =
       0;  // of its outbox, without replies, one for each receiver at least
-  std::uint32_t max_message_bytes = 65536;
-  std::uint16_t max_attempts = 5;         // in a row, then dead letter
-  std::uint32_t max_user_ids = 65536;     // ids remembered against repetition …
-  Milliseconds user_id_ttl{3600 * 1000};  // … and for how long
-  std::uint32_t max_streams = 16384;      // cursors remembered
-  std::uint32_t max_kept = 65536;         // messages taken over from former pods of our name
+  std::uint32_t max_message_bytes = kMostMessageBytes;  // that its own agents may send
+  std::uint16_t max_attempts = 5;                       // in a row, then dead letter
+  std::uint32_t max_user_ids = 65536;                   // ids remembered against repetition …
+  Milliseconds user_id_ttl{3600 * 1000};                // … and for how long
+  std::uint32_t max_streams = 16384;                    // cursors remembered
+  std::uint32_t max_kept = 65536;  // messages taken over from former pods of our name
   bool grants = true;  // places are kept for whom an inbox was full; false: they do not wait
   // What stays on this node is entrusted to a custodian on another one before it is sent.
   bool entrust = false;
@@ -228,7 +230,10 @@ class Mailbox {
   void restore(const log::Record& record);
   // Ends recovery: leases of the last life are over (messages handed out then come again as attempt
   // + 1).
-  void attach(log::Log& log, MonoTime now);
+  // `damaged`: records of the log could not be read. Then a message that a stream's mark calls
+  // done, and of which nothing is left here, may be one of them: when its sender still has it, it
+  // is taken again, and perhaps handed out a second time, instead of being lost.
+  void attach(log::Log& log, MonoTime now, bool damaged = false);
   [[nodiscard]] bool is_local(const AgentName& agent) const;  // one of this pod's
   // From now on an inbox takes new messages up to so many, 1 to max_inbox_messages (checked); `why`
   // it is fewer is told to whom it refuses. What is in stays; replies that are awaited keep their
@@ -390,8 +395,10 @@ class Mailbox {
   bool await_reply(const AgentName& agent, const MessageId& id);
   // Replies that come later are ordinary mail.
   void forget_reply(const AgentName& agent, const MessageId& id);
+  // kDenied: not the current attempt; kNotFound. `from`: its sender; without one kInvalid when
+  // messages of that id from several senders are here, or were a moment ago: which one is meant?
   Result<AckResult> ack(MonoTime now, const AgentName& agent, const MessageId& id,
-                        std::uint16_t attempt);  // kDenied: not the current attempt; kNotFound
+                        std::uint16_t attempt, const AgentName& from = {});
   // The sender's pod recorded it, or is known to be gone for ever: the inbox record is done.
   void on_ack_recorded(Sequence inbox);
   // `pod` counts as gone for ever: all debts to it are settled. Returns the inbox records. Should
@@ -421,9 +428,9 @@ class Mailbox {
   // it.
   std::vector<Sequence> on_former(const AgentName& pod, const LogId& log);
   Status nack(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-              Milliseconds delay);
+              Milliseconds delay, const AgentName& from = {});
   Status extend(MonoTime now, const AgentName& agent, const MessageId& id, std::uint16_t attempt,
-                Milliseconds lease);
+                Milliseconds lease, const AgentName& from = {});
   // Ends leases and delays that are over; returns true when something became ready.
   bool tick(MonoTime now);
   [[nodiscard]] std::optional<MonoTime> next_deadline() const;
@@ -436,9 +443,9 @@ class Mailbox {
   [[nodiscard]] std::vector<Summary> dead_letters(const AgentName& agent,
                                                   std::size_t most) const;  // the oldest first
   [[nodiscard]] std::uint32_t dead_letter_count(const AgentName& agent) const;
-  // Without taking it; of any sender, or of `from`.
+  // Without taking it; of any sender, or of `from`; `dead`: of dead letters only.
   [[nodiscard]] Result<Delivery> look(const AgentName& agent, const MessageId& id,
-                                      const AgentName& from = {}) const;
+                                      const AgentName& from = {}, bool dead = false) const;
   [[nodiscard]] Books books() const;  // of all agents together
   // Outcomes that became known since the last call, in order.
   std::vector<SendOutcome> take_outcomes();

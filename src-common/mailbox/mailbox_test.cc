@@ -43,7 +43,7 @@ struct Pod {
         log_id(new_id), [this](const log::Record& r) { box->restore(r); }, &recovery);
     if (!opened) return false;
     log = std::move(*opened);
-    box->attach(*log, now);
+    box->attach(*log, now, recovery.corrupt_records > 0);
     return !directory.crashed();
   }
   AgentName name;
@@ -227,7 +227,7 @@ TEST_F(Mailboxes, DeliverRefusesWhatIsWrong) {
   m.to = kA;
   EXPECT_EQ(b.box->deliver(now, from, 1, 0, m), Answer::kRefused);
   m = good;
-  m.body = std::string(1001, 'x');
+  m.body = std::string(kMostMessageBytes + 1, 'x');
   EXPECT_EQ(b.box->deliver(now, from, 1, 0, m), Answer::kRefused);
   m = good;
   m.priority = static_cast<Priority>(200);
@@ -885,7 +885,7 @@ TEST_F(Mailboxes, AFullInboxIsAskedWithOneMessageAndThenWithMore) {
 TEST_F(Mailboxes, BytesAreLimitedAsCountsAre) {
   constexpr std::uint64_t kInbox = 4U << 10U;
   Pod full{kB, {.max_inbox_bytes = kInbox, .max_received_bytes = 2 * kInbox}, 1 << 20, 3};
-  Pod sender{kA, {.max_outbox_messages = 100, .max_sent_bytes = 7500}};
+  Pod sender{kA, {.max_outbox_messages = 100, .max_sent_bytes = 10'000}};
   ASSERT_TRUE(full.start(now, 6));
   ASSERT_TRUE(sender.start(now, 7));
   sender.box->on_link_up(now, kB, full.log->id());
@@ -1097,8 +1097,104 @@ TEST_F(Mailboxes, APriorityThatCannotBeHandedOutCostsTheOthersNothing) {
   EXPECT_EQ(receive(b), "same/1");
   EXPECT_EQ(receive(b), "other/1");
   EXPECT_EQ(receive(b), "-");
-  ASSERT_TRUE(b.box->ack(now, b.name, {"same"}, 1));
+  EXPECT_EQ(b.box->ack(now, b.name, {"same"}, 1).error().message,
+            "messages same of worker-7 and of worker-8 came here: say whose is meant (from)");
+  EXPECT_EQ(b.box->nack(now, b.name, {"same"}, 1, {}).error().code, Code::kInvalid);
+  EXPECT_EQ(b.box->extend(now, b.name, {"same"}, 1, {}).error().code, Code::kInvalid);
+  EXPECT_EQ(b.box->ack(now, b.name, {"same"}, 1, {"worker-8"}).error().code, Code::kDenied);
+  ASSERT_TRUE(b.box->ack(now, b.name, {"same"}, 1, {"worker-7"}));
   EXPECT_EQ(receive(b), "same/1");
+  EXPECT_EQ(b.box->ack(now, b.name, {"same"}, 1).error().code, Code::kInvalid)
+      << "it may be the other's ack once more";
+  ASSERT_TRUE(b.box->ack(now, b.name, {"same"}, 1, {"worker-7"})) << "once more";
+  ASSERT_TRUE(b.box->ack(now, b.name, {"same"}, 1, {"worker-8"}));
+}
+
+TEST_F(Mailboxes, AnAckEndsNobodyElsesMessageOfThatId) {
+  EXPECT_EQ(b.box->deliver(now, log_id(7), 1, 0, message("same", {"worker-7"}, kB)),
+            Answer::kStored);
+  EXPECT_EQ(receive(b), "same/1");
+  now += Milliseconds{60'000};  // its lease is over
+  EXPECT_EQ(b.box->deliver(now, log_id(8), 1, 0, message("same", {"worker-8"}, kB)),
+            Answer::kStored);
+  EXPECT_EQ(receive(b), "same/2");
+  EXPECT_EQ(b.box->ack(now, b.name, {"same"}, 2).error().code, Code::kInvalid);
+  ASSERT_TRUE(b.box->ack(now, b.name, {"same"}, 2, {"worker-7"}));
+  EXPECT_EQ(receive(b), "same/1") << "that of worker-8 is still to be done";
+}
+
+TEST_F(Mailboxes, AReceiverThatReadsNothingLeavesHalfOfTheOutbox) {
+  Pod sender{kA, {.max_outbox_messages = 1000, .max_sent_bytes = 60'000}};
+  ASSERT_TRUE(sender.start(now, 7));
+  int id = 0;
+  const auto fill = [&](const AgentName& to) {
+    int taken = 0;
+    while (
+        sender.box->send(now, message("m" + std::to_string(++id), kA, to, std::string(1000, 'x'))))
+      ++taken;
+    return taken;
+  };
+  const int half = fill(kB);
+  EXPECT_GE(half, 25);
+  EXPECT_LE(half, 28);
+  Message more = message("more", kA, kB, std::string(1000, 'x'));
+  EXPECT_EQ(sender.box->send(now, more).error().message,
+            "the outbox for worker-2 is full (28 KiB, half of what others leave of 58: 58)");
+  EXPECT_GE(fill({"worker-3"}), 12) << "another gets as much as is left, half of the rest";
+  EXPECT_GE(fill({"worker-4"}), 6);
+}
+
+TEST_F(Mailboxes, ADamagedCopyIsFetchedAgain) {
+  send(a, message("good", kA, kB));
+  send(a, message("bad", kA, kB, "its body"));
+  EXPECT_EQ(carry(a, b), (std::vector{Answer::kStored, Answer::kStored}));
+  EXPECT_EQ(receive(b), "good/1");
+  settle(b, a, "good", 1);
+  // A byte of its body: the whole of its record is lost.
+  ASSERT_TRUE(b.log->commit());
+  const std::vector<std::string> names = *b.directory.list();
+  for (const std::string& name : names) {
+    std::string& bytes = *b.directory.content(name);
+    if (const auto at = bytes.find("its body"); name.starts_with("seg") && at != std::string::npos)
+      bytes[at] = 'I';
+  }
+  ASSERT_TRUE(b.start(now, 9));
+  EXPECT_GT(b.recovery.corrupt_records, 0U);
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_TRUE(a.start(now, 9));  // it does not know any more who has it
+  link();
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});
+  EXPECT_EQ(receive(b), "bad/1");
+  settle(b, a, "bad", 1);
+  EXPECT_EQ(a.box->books().outbox_live, 0U);
+  ASSERT_TRUE(b.start(now, 9));
+  EXPECT_EQ(receive(b), "-");
+}
+
+TEST_F(Mailboxes, ALowerLimitRefusesNothingThatWasAccepted) {
+  Message large = message("large", kA, kB);
+  large.body = std::string(1000, 'x');
+  send(a, large);
+  Pod lower{kB, {.max_message_bytes = 10}};
+  ASSERT_TRUE(lower.start(now, 12));
+  for (const Outbound& o : a.box->transmit(kB, 1 << 20))
+    EXPECT_EQ(lower.box->deliver(now, a.log->id(), o.sequence, o.prev, o.message), Answer::kStored);
+}
+
+TEST_F(Mailboxes, AReceiverWithoutALinkCountsForNothingAfterAWhile) {
+  send(a, message("m1", kA, kB));
+  EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});
+  (void)a.box->tick(now);
+  a.box->on_link_down(kB);
+  EXPECT_EQ(a.box->books().single_copy, 0U) << "it may just have been restarted";
+  now += Milliseconds{1999};
+  (void)a.box->tick(now);
+  EXPECT_EQ(a.box->books().single_copy, 0U);
+  now += Milliseconds{1};
+  (void)a.box->tick(now);
+  EXPECT_EQ(a.box->books().single_copy, 1U);
+  a.box->on_link_up(now, kB, b.log->id());
+  EXPECT_EQ(a.box->books().single_copy, 0U);
 }
 
 TEST_F(Mailboxes, ARedrivenDeadLetterHasAnotherRound) {
@@ -1203,10 +1299,12 @@ TEST_F(Mailboxes, OfTwoDeadLettersWithOneIdTheFirstIsMeant) {
     EXPECT_EQ(b.box->deliver(now, log_id(sender), 1, 0, m), Answer::kStored);
     for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
       EXPECT_EQ(receive(b), "same/" + std::to_string(attempt));
-      ASSERT_TRUE(b.box->nack(now, b.name, {"same"}, attempt, {}));
+      ASSERT_TRUE(b.box->nack(now, b.name, {"same"}, attempt, {}, m.from));
     }
   }
   ASSERT_EQ(b.box->dead_letters(b.name, 9).size(), 2U);
+  EXPECT_EQ(b.box->look(b.name, {"same"}, {"worker-8"}, true)->message.from.value, "worker-8");
+  EXPECT_FALSE(b.box->look(b.name, {"same"}, {"worker-9"}, true));
   const auto first = b.box->purge(b.name, {"same"});
   ASSERT_TRUE(first && first->debt);
   EXPECT_EQ(first->debt->sender.value, "worker-7");

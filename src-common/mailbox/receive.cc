@@ -124,10 +124,34 @@ void Mailbox::Impl::forget_reply(const AgentName& agent, const MessageId& id) {
   }
 }
 
-// The live or acked record that `attempt` of `id` speaks about. Ids of different senders may be
-// equal: then the one that is leased, of which there is never more than one.
+// Ids of different senders may be equal, and so may their attempts: whoever settles one of several
+// has to say whose it is.
+Status Mailbox::Impl::one_sender(const Inbox& inbox, const MessageId& id,
+                                 const AgentName& from) const {
+  if (!from.empty()) return {};
+  const AgentName* first = nullptr;
+  const AgentName* second = nullptr;
+  const auto see = [&](const AgentName& sender) {
+    if (first == nullptr)
+      first = &sender;
+    else if (*first != sender)
+      second = &sender;
+  };
+  const auto [begin, end] = inbox.by_id.equal_range(id);
+  for (auto it = begin; it != end; ++it) see(inbox_.at(it->second).from);
+  if (first == nullptr) return {};  // nothing that could be taken for another
+  for (const Acked& acked : recent_acks_) {
+    if (acked.inbox == &inbox && acked.id == id) see(acked.from);
+  }
+  if (second == nullptr) return {};
+  if (second->value < first->value) std::swap(first, second);
+  return invalid("messages " + id.value + " of " + first->value + " and of " + second->value +
+                 " came here: say whose is meant (from)");
+}
+
+// The live or acked record that `attempt` of `id` speaks about.
 Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const Inbox& inbox, const MessageId& id,
-                                                  std::uint16_t attempt) {
+                                                  std::uint16_t attempt, const AgentName& from) {
   Entry* best = nullptr;
   auto rank = [&](const Entry& e) {
     if (!e.is_current(attempt)) return 0;
@@ -139,6 +163,7 @@ Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const Inbox& inbox, const Mess
   const bool several = begin != end && std::next(begin) != end;
   for (auto it = begin; it != end; ++it) {
     Entry& e = inbox_.at(it->second);
+    if (!from.empty() && e.from != from) continue;
     // The rest of a change of its creditor, which a crash interrupted, has no attempts of its own.
     if (several && (e.where == Where::kAcked || e.where == Where::kAnchor)) {
       const auto latest = inbox.by_pair.find(pair_key(e.from, id));
@@ -150,13 +175,17 @@ Mailbox::Impl::Entry* Mailbox::Impl::find_attempt(const Inbox& inbox, const Mess
 }
 
 Result<AckResult> Mailbox::Impl::ack(const AgentName& agent, const MessageId& id,
-                                     std::uint16_t attempt) {
+                                     std::uint16_t attempt, const AgentName& from) {
   const Inbox* inbox = find_inbox(agent);
   if (inbox == nullptr) return not_found("no message " + id.value + " here");
-  Entry* e = find_attempt(*inbox, id, attempt);
+  if (auto s = one_sender(*inbox, id, from); !s) return s.error();
+  Entry* e = find_attempt(*inbox, id, attempt, from);
   if (e == nullptr) {
-    const bool recent = std::find(recent_acks_.begin(), recent_acks_.end(),
-                                  Acked{inbox, id, attempt}) != recent_acks_.end();
+    const bool recent =
+        std::any_of(recent_acks_.begin(), recent_acks_.end(), [&](const Acked& acked) {
+          return acked.inbox == inbox && acked.id == id && acked.attempt == attempt &&
+                 (from.empty() || acked.from == from);
+        });
     if (recent) return AckResult{};
     return not_found("no message " + id.value + " here");
   }
@@ -222,7 +251,7 @@ Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) 
   e.where = Where::kAcked;
   ++books_.acked;
   if (recent_acks_.size() >= kRecentAcks) recent_acks_.pop_front();
-  recent_acks_.push_back({e.inbox, e.id, attempt});
+  recent_acks_.push_back({e.inbox, e.id, e.from, attempt});
   if (owes) {
     owed_[debt.sender].insert(e.sequence);
     return AckResult{debt};
@@ -302,9 +331,12 @@ std::vector<Sequence> Mailbox::Impl::on_gone(const AgentName& name) {
 }
 
 Status Mailbox::Impl::nack(MonoTime now, const AgentName& agent, const MessageId& id,
-                           std::uint16_t attempt, Milliseconds delay) {
+                           std::uint16_t attempt, Milliseconds delay, const AgentName& from) {
   const Inbox* inbox = find_inbox(agent);
-  Entry* e = inbox == nullptr ? nullptr : find_attempt(*inbox, id, attempt);
+  if (inbox != nullptr) {
+    if (auto s = one_sender(*inbox, id, from); !s) return s;
+  }
+  Entry* e = inbox == nullptr ? nullptr : find_attempt(*inbox, id, attempt, from);
   if (e == nullptr) return not_found("no message " + id.value + " here");
   if (!e->is_current(attempt) || e->where == Where::kAcked) {
     return Error{Code::kDenied, "attempt " + std::to_string(attempt) + " of " + id.value +
@@ -327,9 +359,12 @@ Status Mailbox::Impl::nack(MonoTime now, const AgentName& agent, const MessageId
 }
 
 Status Mailbox::Impl::extend(MonoTime now, const AgentName& agent, const MessageId& id,
-                             std::uint16_t attempt, Milliseconds lease) {
+                             std::uint16_t attempt, Milliseconds lease, const AgentName& from) {
   Inbox* inbox = find_inbox(agent);
-  Entry* e = inbox == nullptr ? nullptr : find_attempt(*inbox, id, attempt);
+  if (inbox != nullptr) {
+    if (auto s = one_sender(*inbox, id, from); !s) return s;
+  }
+  Entry* e = inbox == nullptr ? nullptr : find_attempt(*inbox, id, attempt, from);
   if (e == nullptr) return not_found("no message " + id.value + " here");
   const bool holds =
       e->is_current(attempt) && (e->where == Where::kLeased || e->where == Where::kReady);
@@ -347,6 +382,7 @@ Status Mailbox::Impl::extend(MonoTime now, const AgentName& agent, const Message
 }
 
 bool Mailbox::Impl::tick(MonoTime now) {
+  ticked_ = std::max(ticked_, now);
   bool ready = false;
   while (!timers_.empty() && timers_.begin()->first <= now) {
     Entry& e = inbox_.at(timers_.begin()->second);

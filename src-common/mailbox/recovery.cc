@@ -40,8 +40,9 @@ void Mailbox::Impl::restore(const log::Record& record) {
   restored_.push_back(std::move(r));
 }
 
-void Mailbox::Impl::attach(log::Log& log, MonoTime now) {
+void Mailbox::Impl::attach(log::Log& log, MonoTime now, bool damaged) {
   log_ = &log;
+  damaged_ = damaged;
   for (Restored& r : restored_) {
     if (r.out) {
       Outgoing& o = *r.out;

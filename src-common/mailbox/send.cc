@@ -21,6 +21,7 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   d.all.insert(o.sequence);
   ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
   if (const auto side = o.side()) this->*side += o.payload_bytes;
+  if (!o.kept && !o.reply) d.bytes += o.payload_bytes;
   OutStream& stream = stream_for(d, o);
   stream.unanswered[o.origin_sequence()] = o.sequence;
   stream.due[o.origin_sequence()] = o.sequence;
@@ -75,6 +76,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
   if (const auto side = o.side()) this->*side -= o.payload_bytes;
+  if (!o.kept && !o.reply) d.bytes -= o.payload_bytes;
   if (held->second.messages + held->second.replies == 0) d.held.erase(held);
   if (d.all.empty()) {
     destinations_.erase(dest);
@@ -133,14 +135,7 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) 
   if (!handed_over_.empty())
     return unavailable(pod_.value + " has moved to another pod, which sends its mail");
   if (!has_room(now, message)) {
-    return Error{Code::kFull, !outbox_has_bytes(message)
-                                  ? "the outbox of " + pod_.value + " is full (" +
-                                        kibibytes(sent_bytes_) + " of " +
-                                        kibibytes(limits_.max_sent_bytes) + " KiB)"
-                              : destinations_.count(message.to) == 0
-                                  ? "the outbox has too many receivers"
-                                  : "the outbox for " + message.to.value + " is full (" +
-                                        std::to_string(limits_.max_outbox_messages) + " messages)"};
+    return Error{Code::kFull, why_outbox_full(message)};
   }
   Sequence id_record = 0;
   if (!is_generated(message.id)) {
@@ -177,10 +172,27 @@ bool Mailbox::Impl::knows(const Message& message) const {
   return twin != inbox->by_pair.end() && inbox_.at(twin->second).local();
 }
 
+// No receiver takes the room of the others: it gets more only while it has no more than what is
+// left (dynamic thresholds: Choudhury and Hahne, 1998). One that reads nothing gets half of all,
+// two a third each.
 bool Mailbox::Impl::outbox_has_bytes(const Message& message) const {
-  return limits_.max_sent_bytes == 0 || !message.in_reply_to.empty() ||
-         destinations_.count(message.to) == 0 ||
-         sent_bytes_ + stored_bytes(message) <= limits_.max_sent_bytes;
+  if (limits_.max_sent_bytes == 0 || !message.in_reply_to.empty()) return true;
+  const auto dest = destinations_.find(message.to);
+  if (dest == destinations_.end()) return true;
+  const std::uint64_t inside = dest->second.bytes;
+  return inside == 0 || sent_bytes_ + inside + stored_bytes(message) <= limits_.max_sent_bytes;
+}
+
+std::string Mailbox::Impl::why_outbox_full(const Message& message) const {
+  const auto dest = destinations_.find(message.to);
+  if (dest == destinations_.end()) return "the outbox has too many receivers";
+  const std::string words = "the outbox for " + message.to.value + " is full (";
+  if (outbox_has_bytes(message))
+    return words + std::to_string(limits_.max_outbox_messages) + " messages)";
+  const std::uint64_t others = sent_bytes_ - dest->second.bytes;
+  return words + kibibytes(dest->second.bytes) + " KiB, half of what others leave of " +
+         kibibytes(limits_.max_sent_bytes) + ": " +
+         kibibytes(limits_.max_sent_bytes - std::min(others, limits_.max_sent_bytes)) + ")";
 }
 
 bool Mailbox::Impl::has_room(MonoTime now, const Message& message) {
@@ -332,7 +344,7 @@ void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& 
 void Mailbox::Impl::on_link_down(const AgentName& pod) {
   const auto link = links_.find(pod);
   if (link == links_.end()) return;
-  link->second.linked = false;
+  if (std::exchange(link->second.linked, false)) link->second.down = ticked_;
   for_each_in(pod, [&](const AgentName&, Destination& d) {
     for (const Sequence* at = d.all.end(); at != d.all.begin();) {
       Outgoing& o = out_.at(*--at);
