@@ -59,8 +59,8 @@ func sum(arguments []string) error {
 	for _, note := range append(t.notes, t.Failures...) {
 		fmt.Println("FAILED:", note)
 	}
-	figure := fmt.Sprintf("lost %d of %d accepted, %d other promises broken; %d kills at %d steps, at least %d at each; %d losses; drained in %.2f s",
-		lost, r.Accepted, t.broken-lost, kills, len(steps), rarest, t.lossCount(), t.Drained)
+	figure := fmt.Sprintf("lost %d of %d accepted (%s), %d other promises broken; %d kills at %d steps, at least %d at each; %d losses; drained in %.2f s",
+		lost, r.Accepted, t.excused(), t.broken-lost, kills, len(steps), rarest, t.lossCount(), t.Drained)
 	ok := t.broken == 0 && len(t.notes)+len(t.Failures) == 0
 	if whole {
 		promises(t, *command, *must, kills, rarest)
@@ -134,6 +134,11 @@ func (t *total) lossCount() (n int) {
 	return n
 }
 
+// excused are the accepted messages that are missing and were never promised to survive what was done.
+func (t *total) excused() string {
+	return fmt.Sprintf("%d more with every pod that held them", t.Report.Excused)
+}
+
 // table of the kills at each step; how many in all, and at the step with the fewest.
 func (t *total) table() (kills, rarest int) {
 	rarest = int(^uint(0) >> 1)
@@ -165,7 +170,7 @@ func promises(t *total, command string, must, kills, rarest int) {
 	clean := len(t.Failures) == 0
 	lost := t.Violations[messages.Lost]
 	line("accepted messages lost, real sidecars being killed -9 at every step of a message's life, alone, both and during recovery; "+
-		"logs wiped, full, stopped, pods replaced", fmt.Sprintf("%d of %d; %d kills, %d losses", lost, t.Report.Accepted, kills, t.lossCount()),
+		"logs wiped, full, stopped, pods replaced", fmt.Sprintf("%d of %d (%s); %d kills, %d losses", lost, t.Report.Accepted, t.excused(), kills, t.lossCount()),
 		"0", clean && lost == 0 && t.fewest >= fewestAccepted)
 	line("other broken promises in the same histories (torn, phantom, duplicate, after an OK ack, late ack, order)",
 		fmt.Sprintf("%d; %d received, %d again, %d ordered pairs, %d late acks refused", t.broken-lost, t.Report.Received, t.Report.Redelivered,
