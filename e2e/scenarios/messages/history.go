@@ -9,9 +9,11 @@
 //	AGENT POD INSTANCE TIME F ID CODE                refused: never delivered
 //	AGENT POD INSTANCE TIME U ID CODE                unknown
 //	AGENT POD INSTANCE TIME R ID ATTEMPT BEGAN BODY  handed out, by a call that began at BEGAN; recorded before any ack
+//	AGENT POD INSTANCE TIME C ID ATTEMPT             the agent is about to ack: without C, K or X nobody has
 //	AGENT POD INSTANCE TIME K ID ATTEMPT BEGAN       acked, OK
 //	AGENT POD INSTANCE TIME X ID ATTEMPT CODE        ack not OK
 //	AGENT POD INSTANCE TIME N ID ATTEMPT CODE        given back
+//	AGENT POD INSTANCE TIME D ID ATTEMPT             about to put dead letter ID (-: all) back into the inbox of AGENT
 //
 // Whoever makes faults writes down what they took, since some of it had been promised to nobody:
 //
@@ -38,6 +40,9 @@ const Slack = 0.25
 
 // Drain is the time after the last fault within which everything accepted has to be handed out, in seconds.
 const Drain = 60
+
+// Attempts of a message are all that there are, until somebody puts the dead letter back.
+const Attempts = 5
 
 // Kind of a violation: one closed set.
 type Kind string
@@ -114,7 +119,7 @@ type Event struct {
 	Survives             string  // A
 	Duplicate            bool    // A
 	Code                 string  // F, U, X, N
-	Attempt              int     // R, K, X, N
+	Attempt              int     // R, C, K, X, N, D
 	Began                float64 // R, K, L, Z, E
 	Body                 string  // R
 	place                int     // of the line
@@ -138,7 +143,7 @@ func Parse(line string) (Event, error) {
 		return bad("no time")
 	}
 	rest := strings.Split(part[6], " ")
-	fields := map[string]int{"B": 1, "A": 2, "F": 1, "U": 1, "R": 3, "K": 2, "X": 2, "N": 2, "L": 1, "Z": 1, "E": 1}[e.Op]
+	fields := map[string]int{"B": 1, "A": 2, "F": 1, "U": 1, "R": 3, "C": 1, "K": 2, "X": 2, "N": 2, "D": 1, "L": 1, "Z": 1, "E": 1}[e.Op]
 	if fields == 0 {
 		return bad("unknown operation")
 	}
@@ -159,11 +164,13 @@ func Parse(line string) (Event, error) {
 		if e.Began, err = strconv.ParseFloat(rest[0], 64); err != nil {
 			return bad("no time of the beginning")
 		}
-	case "R", "K", "X", "N":
+	case "R", "C", "K", "X", "N", "D":
 		if e.Attempt, err = strconv.Atoi(rest[0]); err != nil {
 			return bad("no attempt")
 		}
 		switch e.Op {
+		case "C", "D":
+			return e, nil
 		case "X", "N":
 			e.Code = rest[1]
 			return e, nil
@@ -233,6 +240,8 @@ func (c *checker) take(e Event) {
 		return
 	case "E":
 		c.lastFault = e.Began
+		return
+	case "C", "D":
 		return
 	}
 	m := c.messages[e.ID]
