@@ -26,6 +26,7 @@ type total struct {
 	judged
 	rounds, broken int
 	fewest         int // accepted messages of a round
+	unended        int // rounds whose histories don't say when the last fault was over: nothing in them is late
 	notes          []string
 }
 
@@ -47,6 +48,9 @@ func sum(arguments []string) error {
 	}
 	if whole && t.fewest < fewestAccepted {
 		t.notes = append(t.notes, fmt.Sprintf("a round had only %d accepted messages", t.fewest))
+	}
+	if t.unended > 0 {
+		t.notes = append(t.notes, fmt.Sprintf("%d rounds do not say when their last fault was over", t.unended))
 	}
 	for _, j := range lossJobs() {
 		if whole && t.Losses[j.name] == 0 {
@@ -109,6 +113,9 @@ func addUp(folders []string) (*total, error) {
 			t.notes = append(t.notes, fmt.Sprintf("%s: %d times in %s", kind, n, filepath.Base(folder)))
 		}
 		t.fewest = min(t.fewest, j.Report.Accepted)
+		if !j.Report.Over {
+			t.unended++
+		}
 		r := &t.Report
 		r.Sent += j.Report.Sent
 		r.Accepted += j.Report.Accepted
