@@ -100,7 +100,7 @@ func (w *world) mailInJournals(r *recorder, agents int) {
 		return ""
 	})
 
-	report, violations := messages.Check(r.lines)
+	report, violations := messages.CheckApart(r.lines, messages.Apart)
 	counts := map[messages.Kind]int{}
 	for i, v := range violations {
 		counts[v.Kind]++

@@ -115,8 +115,6 @@ func TestStorm(t *testing.T) {
 	}
 	lasted := time.Since(begin)
 	s.calm()
-	over := float64(time.Now().UnixNano()) / 1e9
-	r.lines = append(r.lines, fmt.Sprintf("driver driver driver %.6f E - %.6f", over, over))
 	drained := r.drain()
 	s.look(w.pods("cfn.dev/swarm=storm"))
 	s.events()

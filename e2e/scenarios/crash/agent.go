@@ -33,7 +33,6 @@ const (
 	againEvery  = 23  // sent once more on purpose: accepted once
 	nackEvery   = 37  // given back the first time
 	deadEvery   = 101 // given back until it is a dead letter, then put back into the inbox
-	maxAttempts = 5
 )
 
 // agent sends and receives all the time, several of each at once, and writes down every operation before the call and
@@ -189,9 +188,10 @@ func (a *agent) receive(instance string) {
 		}
 		n, _ := strconv.Atoi(m.MessageID[strings.LastIndexByte(m.MessageID, '.')+1:])
 		switch {
-		case n%deadEvery == 0 && m.Attempt <= maxAttempts:
+		case n%deadEvery == 0 && m.Attempt <= messages.Attempts:
 			a.nack(c, instance, m)
-			if m.Attempt == maxAttempts {
+			if m.Attempt == messages.Attempts {
+				a.write(instance, "D", m.MessageID, m.Attempt)
 				_, _ = c.call(request{"op": "dead_redrive", "messageId": m.MessageID}, graceTime)
 			}
 		case n%nackEvery == 0 && m.Attempt == 1:
@@ -205,6 +205,7 @@ func (a *agent) receive(instance string) {
 
 // ack returns the code that was recorded.
 func (a *agent) ack(c *client, instance, id string, attempt int) string {
+	a.write(instance, "C", id, attempt)
 	began := now()
 	said, err := c.call(request{"op": "ack", "messageId": id, "attempt": attempt}, ackLimit)
 	if err == nil && said.OK {

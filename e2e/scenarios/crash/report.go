@@ -26,6 +26,7 @@ type total struct {
 	judged
 	rounds, broken int
 	fewest         int // accepted messages of a round
+	unended        int // rounds whose histories don't say when the last fault was over: nothing in them is late
 	notes          []string
 }
 
@@ -48,6 +49,9 @@ func sum(arguments []string) error {
 	if whole && t.fewest < fewestAccepted {
 		t.notes = append(t.notes, fmt.Sprintf("a round had only %d accepted messages", t.fewest))
 	}
+	if t.unended > 0 {
+		t.notes = append(t.notes, fmt.Sprintf("%d rounds do not say when their last fault was over", t.unended))
+	}
 	for _, j := range lossJobs() {
 		if whole && t.Losses[j.name] == 0 {
 			t.notes = append(t.notes, j.name+" did not happen")
@@ -59,8 +63,8 @@ func sum(arguments []string) error {
 	for _, note := range append(t.notes, t.Failures...) {
 		fmt.Println("FAILED:", note)
 	}
-	figure := fmt.Sprintf("lost %d of %d accepted, %d other promises broken; %d kills at %d steps, at least %d at each; %d losses; drained in %.2f s",
-		lost, r.Accepted, t.broken-lost, kills, len(steps), rarest, t.lossCount(), t.Drained)
+	figure := fmt.Sprintf("lost %d of %d accepted (%s), %d other promises broken; %d kills at %d steps, at least %d at each; %d losses; drained in %.2f s",
+		lost, r.Accepted, t.excused(), t.broken-lost, kills, len(steps), rarest, t.lossCount(), t.Drained)
 	ok := t.broken == 0 && len(t.notes)+len(t.Failures) == 0
 	if whole {
 		promises(t, *command, *must, kills, rarest)
@@ -109,6 +113,9 @@ func addUp(folders []string) (*total, error) {
 			t.notes = append(t.notes, fmt.Sprintf("%s: %d times in %s", kind, n, filepath.Base(folder)))
 		}
 		t.fewest = min(t.fewest, j.Report.Accepted)
+		if !j.Report.Over {
+			t.unended++
+		}
 		r := &t.Report
 		r.Sent += j.Report.Sent
 		r.Accepted += j.Report.Accepted
@@ -132,6 +139,11 @@ func (t *total) lossCount() (n int) {
 		n += one
 	}
 	return n
+}
+
+// excused are the accepted messages that are missing and were never promised to survive what was done.
+func (t *total) excused() string {
+	return fmt.Sprintf("%d more with every pod that held them", t.Report.Excused)
 }
 
 // table of the kills at each step; how many in all, and at the step with the fewest.
@@ -165,7 +177,7 @@ func promises(t *total, command string, must, kills, rarest int) {
 	clean := len(t.Failures) == 0
 	lost := t.Violations[messages.Lost]
 	line("accepted messages lost, real sidecars being killed -9 at every step of a message's life, alone, both and during recovery; "+
-		"logs wiped, full, stopped, pods replaced", fmt.Sprintf("%d of %d; %d kills, %d losses", lost, t.Report.Accepted, kills, t.lossCount()),
+		"logs wiped, full, stopped, pods replaced", fmt.Sprintf("%d of %d (%s); %d kills, %d losses", lost, t.Report.Accepted, t.excused(), kills, t.lossCount()),
 		"0", clean && lost == 0 && t.fewest >= fewestAccepted)
 	line("other broken promises in the same histories (torn, phantom, duplicate, after an OK ack, late ack, order)",
 		fmt.Sprintf("%d; %d received, %d again, %d ordered pairs, %d late acks refused", t.broken-lost, t.Report.Received, t.Report.Redelivered,

@@ -206,11 +206,15 @@ func (s *stage) settled(p pair) error {
 	}
 	began := now()
 	var last [2]answer
+	var failed error
 	if !until(settleLimit, func() bool {
 		empty := true
 		for i, pod := range pods {
 			said, err := pod.stats()
 			if err == nil && said.DeadLetters > 0 {
+				if failed = s.fact("%s %s driver %.6f D - 0", pod.name, pod.id(), now()); failed != nil {
+					return true
+				}
 				pod.redrive()
 			}
 			last[i] = said
@@ -220,6 +224,9 @@ func (s *stage) settled(p pair) error {
 	}) {
 		return fmt.Errorf("%s and %s still hold mail after %s: inbox %d and %d, outbox %d and %d", p.a.id(), p.b.id(), settleLimit,
 			last[0].Inbox, last[1].Inbox, last[0].Outbox, last[1].Outbox)
+	}
+	if failed != nil {
+		return failed
 	}
 	return s.fact("%s %s driver %.6f Z %s %.6f", p.a.name, p.a.id(), now(), p.b.name, began)
 }

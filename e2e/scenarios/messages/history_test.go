@@ -54,6 +54,19 @@ func kinds(violations []Violation) []Kind {
 // sound is one message that went well; the bad histories are variations of it.
 var sound = []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body", "a1 K m.1 1 now"}
 
+// over is the end of a run.
+const over = "d @1200 E - 1200"
+
+// handOuts is a message of n attempts, each given back, a millisecond apart.
+func handOuts(n int) []string {
+	lines := []string{"a0 B m.1 a1", "a0 A m.1 pod false"}
+	for i := 1; i <= n; i++ {
+		at := 1020 + float64(i)/1000
+		lines = append(lines, fmt.Sprintf("a1 @%.4f R m.1 %d %.4f print", at, i, at-0.0005), fmt.Sprintf("a1 @%.4f N m.1 %d 0", at+0.0002, i))
+	}
+	return lines
+}
+
 func TestSelfGoodHistories(t *testing.T) {
 	for name, lines := range map[string][]string{
 		"nothing": {},
@@ -72,7 +85,7 @@ func TestSelfGoodHistories(t *testing.T) {
 		"the receiver's pod died, its successor counts anew":        {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p1 R m.1 1 now body", "a1/p2 R m.1 1 now body", "a1/p2 K m.1 1 now"},
 		"old and new pod had it at the same time":                   {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p1 R m.1 1 now body", "a1/p1 @1100.0 K m.1 1 1099.9", "a1/p2 @1100.1 R m.1 1 1099.95 body"},
 		"an ack of an attempt that the dead agent had not recorded": {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 1 now body", "a1/p/j R m.1 2 now body", "a1/p/j K m.1 2 now"},
-		"a late ack in flight while the next attempt is handed out": {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 1 now body", "a1/p/j @1050 R m.1 2 1049 body", "a1/p/i @1050.1 K m.1 1 1050.0"},
+		"a late ack in flight while the next attempt is handed out": {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 1 now body", "a1/p/j @1050 R m.1 2 1049 body", "a1/p/i @1050.1 X m.1 1 refused", "a1/p/j K m.1 2 now"},
 		"to itself":                         {"a0 B m.1 a0", "a0 A m.1 container false", "a0 R m.1 1 now body"},
 		"sends that overlap may be swapped": {"a0 B m.1 a1", "a0 U m.1 5", "a0 B m.2 a1", "a0 A m.2 node false", "a1 R m.2 1 now body", "a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body"},
 		"an attempt nobody recorded: the second comes later, rightly": {"a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a1 R m.2 1 now body", "a1 R m.1 2 now body"},
@@ -84,8 +97,36 @@ func TestSelfGoodHistories(t *testing.T) {
 		"lost with both pods, one while it was sent":                  {"a0 B m.1 a1", "a1 L - 990", "a0 A m.1 node false", "a0 L - now"},
 		"to itself, lost with its pod":                                {"a0 B m.1 a0", "a0 A m.1 container false", "a0 L - now"},
 		"again, since its receiver's log was lost":                    {"a0 B m.1 a1", "a0 A m.1 node false", "a1/p R m.1 1 now body", "a1/p L - now", "a1/q R m.1 1 now body", "a1/q K m.1 1 now"},
-		"read in time after the last fault":                           {"a0 B m.1 a1", "a0 A m.1 node false", "d @1020 E - 1020", "a1 @1079 R m.1 1 1078 body"},
-		"large":                                                       {"a0 B m.500 a1", "a0 A m.500 node false", "a1 R m.500 1 now body"},
+		"read in time after the last fault":                           {"a0 B m.1 a1", "a0 A m.1 node false", "d @1020 E - 1020", "a1 @1079 R m.1 1 1078 body", "a1 @1079.2 K m.1 1 1079.1"},
+		// "It had been accepted" as the first answer to the first send: a call may be several tries with one id (agentctl repeats
+		// when its connection breaks), and nothing that is promised is broken. Were it false, the message would be lost.
+		"the first answer: it had been accepted": {"a0 B m.1 a1", "a0 A m.1 pod true", "a1 R m.1 1 now body", "a1 K m.1 1 now", over},
+		// No promise has a time: it takes E to say that nothing stood in its way any more. Who runs agents until they have read
+		// everything writes E, and looks at Report.Over.
+		"handed out an hour later, nobody says when the last fault was": {"a0 B m.1 a1", "a0 A m.1 pod false", "a1 @4700 R m.1 1 4699.9 body", "a1 @4701 K m.1 1 4700.9"},
+		// "Refused is never delivered" ends where an earlier try with the same id was unknown.
+		"unknown, then refused as unavailable, delivered afterwards": {"a0 B m.1 a1", "a0 U m.1 unknown", "a0 B m.1 a1", "a0 F m.1 unavailable", "a1 R m.1 1 now body", "a1 K m.1 1 now", over},
+		// Attempt 1 was marked, and its answer died with the engine or the agent: redeliveries may come after younger ones.
+		"the first one as attempt 2, after a later one": {"a0 B m.1 a1", "a0 A m.1 pod false", "a0 B m.2 a1", "a0 A m.2 pod false", "a1 R m.2 1 now body", "a1 K m.2 1 now", "a1 R m.1 2 now body", "a1 K m.1 2 now", over},
+		// A restart of the sidecar ends all leases, and takes milliseconds; the histories have neither. Two who have it at a time
+		// are told apart by their acks, and no attempt is beyond the fifth.
+		"again long before a lease could end":                       {"a0 B m.1 a1", "a0 A m.1 pod false", "a1/p/i @1020 R m.1 1 1019.9 body", "a1/p/j @1020.001 R m.1 2 1019.9 body", "a1/p/i @1020.1 X m.1 1 refused", "a1/p/j @1020.2 K m.1 2 1020.1", over},
+		"five attempts in a moment":                                 append(handOuts(5), "a1 @1090 K m.1 5 1089", over),
+		"handed out, the agent ended in the ack":                    {"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", over},
+		"handed out, the answer to the ack did not come":            {"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", "a1 X m.1 1 no-answer", "a0 Z a1 now", over},
+		"the answer to the ack did not come, then it was gone":      {"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", "a1 X m.1 1 no-answer", "a1 C m.1 1", "a1 X m.1 1 not_found", over},
+		"the ack is not recorded by the sender's pod yet":           {"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", "a1 X m.1 1 5", over},
+		"acked, then its pod was lost":                              {"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", "a1 L - now", over},
+		"given back, and the run is not over":                       {"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 N m.1 1 0"},
+		"given back five times: a dead letter":                      append(handOuts(5), over),
+		"a dead letter, put back":                                   append(handOuts(5), "a1 @1080 D m.1 5", "a1 @1090 R m.1 6 1089 body", "a1 @1091 K m.1 6 1090", "a0 @1150 Z a1 1100", over),
+		"a dead letter, put back by the driver":                     append(handOuts(5), "a1/a1-p/driver @1080 D - 0", "a1 @1090 R m.1 6 1089 body", "a1 @1091 K m.1 6 1090", over),
+		"to itself, given back, then lost with its pod":             {"a0 B m.1 a0", "a0 A m.1 container false", "a0 R m.1 1 now body", "a0 N m.1 1 0", "a0 L - now", over},
+		"two receivers of a pod, whose calls overlap":               {"a0 B m.1 a1", "a0 A m.1 pod false", "a0 B m.2 a1", "a0 A m.2 pod false", "a1/p/i @1050 R m.2 1 1049 body", "a1/p/i K m.2 1 now", "a1/p/j @1051 R m.1 1 1049.9 body", "a1/p/j K m.1 1 now", over},
+		"two receivers of a pod, the second sent before the answer": {"a0 B m.1 a1", "a0 U m.1 5", "a0 B m.2 a1", "a0 A m.2 pod false", "a0 B m.1 a1", "a0 A m.1 pod true", "a1/p/i R m.2 1 now body", "a1/p/j R m.1 1 now body"},
+		"two agents of a pod have no order":                         {"a0 B m.1 a1", "a0 A m.1 pod false", "a0 B m.2 a1.1", "a0 A m.2 pod false", "a1.1/p/j R m.2 1 now body", "a1/p/i R m.1 1 now body"},
+		"two pods of a name, the second counts anew":                {"a0 B m.1 a1", "a0 A m.1 pod false", "a0 B m.2 a1", "a0 A m.2 pod false", "a1/p/i R m.2 1 now body", "a1/q/j R m.1 1 now body"},
+		"large": {"a0 B m.500 a1", "a0 A m.500 node false", "a1 R m.500 1 now body"},
 	} {
 		if _, violations := Check(history(lines...)); len(violations) > 0 {
 			t.Errorf("%s: %v", name, violations)
@@ -98,7 +139,38 @@ func TestSelfBadHistories(t *testing.T) {
 		kind  Kind
 		lines []string
 	}{
-		"lost":                                    {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false"}},
+		"lost":                                   {Lost, []string{"a0 B m.1 a1", "a0 A m.1 node false"}},
+		"lost, given back":                       {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 N m.1 1 0", over}},
+		"lost, given back, no mail is left":      {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 N m.1 1 0", "a1 Z a0 now"}},
+		"lost, given back in the successor":      {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1/p R m.1 1 now body", "a1/p L - now", "a1/q R m.1 1 now body", "a1/q N m.1 1 0", over}},
+		"lost with the log of who had it":        {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 L - now", over}},
+		"lost, the ack of its attempt refused":   {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", "a1 X m.1 1 refused", over}},
+		"lost, agentctl's ack refused":           {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", "a1 X m.1 1 7", over}},
+		"lost, gone when it was to be acked":     {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", "a1 X m.1 1 not_found", over}},
+		"lost, unknown is an earlier ack's fate": {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "a1 C m.1 1", "a1 X m.1 1 no-answer", "a1 R m.1 2 now body", "a1 C m.1 2", "a1 X m.1 2 refused", over}},
+		"lost, an earlier ack broke off":         {Lost, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1/p/i R m.1 1 now body", "a1/p/i C m.1 1", "a1/p/j R m.1 2 now body", "a1/p/j N m.1 2 0", over}},
+		"lost, a dead letter that is not kept":   {Lost, append(handOuts(5), "a0 @1150 Z a1 1100", over)},
+		"lost, to itself, its pod was not":       {Lost, []string{"a0 B m.1 a0", "a0 A m.1 container false", "a0 R m.1 1 now body", "a0 N m.1 1 0", "a1 L - now", over}},
+		"a sixth attempt":                        {AttemptOutOfLine, append(handOuts(6), "a1 @1090 K m.1 6 1089")},
+		"a thousand attempts in a second":        {AttemptOutOfLine, append(handOuts(1000), over)},
+		"an eleventh attempt, put back once":     {AttemptOutOfLine, append(append(handOuts(5), "a1 @1080 D m.1 5"), handOuts(11)[7:]...)},
+		"a sixth attempt, then put back":         {AttemptOutOfLine, append(handOuts(6), "a1 @1090 D m.1 5")},
+		"a sixth attempt, put back elsewhere":    {AttemptOutOfLine, append([]string{"a1/q @1000 D m.1 5", "a1.1/a1-p @1000 D - 0"}, handOuts(6)...)},
+		"after an ack, soon, to another process": {AfterAck, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1/p/i @1021 R m.1 1 1020.9 body", "a1/p/i @1021.1 K m.1 1 1021.05",
+			"a1/p/j @1021.31 R m.1 2 1021.3 body", "a1/p/j @1021.4 K m.1 2 1021.35", over}},
+		"after an ack, by a call that had begun": {AfterAck, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1/p/i @1021 R m.1 1 1020.9 body", "a1/p/i @1021.1 K m.1 1 1021.05",
+			"a1/p/j @1071 R m.1 2 1020.95 body", "a1/p/j @1071.1 K m.1 2 1071.05", over}},
+		"after an ack, in another pod, soon": {AfterAck, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1/p @1021 R m.1 1 1020.9 body", "a1/p @1021.1 K m.1 1 1021.05", "a1/q @1021.3 R m.1 1 1021.2 body"}},
+		"two have it, both acks are OK": {LateAck, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1/p/i @1021 R m.1 1 1020.9 body", "a1/p/j @1021.001 R m.1 2 1020.9 body",
+			"a1/p/i @1021.1 K m.1 1 1021.05", "a1/p/j @1021.12 K m.1 2 1021.06", over}},
+		"a late ack in flight while the next attempt is handed out": {LateAck, []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1/p/i R m.1 1 now body", "a1/p/j @1050 R m.1 2 1049 body", "a1/p/i @1050.1 K m.1 1 1049.9"}},
+		"inversion between two receivers of a pod": {Inversion, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a0 B m.2 a1", "a0 A m.2 pod false",
+			"a1/p/i R m.2 1 now body", "a1/p/i K m.2 1 now", "a1/p/j R m.1 1 now body", "a1/p/j K m.1 1 now", over}},
+		"inversion among three receivers of a pod": {Inversion, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a0 B m.2 a1", "a0 A m.2 pod false", "a0 B m.3 a1", "a0 A m.3 pod false",
+			"a1/p/i @1070 R m.3 1 1069 body", "a1/p/j @1071 R m.2 1 1068 body", "a1/p/k @1073 R m.1 1 1070.5 body"}},
+		"inversion, the later one stayed unknown": {Inversion, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a0 B m.2 a1", "a0 U m.2 unknown",
+			"a1 R m.2 1 now body", "a1 K m.2 1 now", "a1 R m.1 1 now body", "a1 K m.1 1 now", over}},
+		"again, late after the last fault":        {Late, []string{"a0 B m.1 a1", "a0 A m.1 pod false", "a1 R m.1 1 now body", "d @1030 E - 1030", "a1 @8200 R m.1 2 8199.9 body", "a1 @8201 K m.1 2 8200.9"}},
 		"lost after a repetition":                 {Lost, []string{"a0 B m.1 a1", "a0 U m.1 5", "a0 B m.1 a1", "a0 A m.1 node true"}},
 		"lost, the next one is there":             {Lost, append([]string{"a0 B m.0 a1", "a0 A m.0 node false"}, sound...)},
 		"phantom":                                 {Phantom, []string{"a1 R m.1 1 now body"}},
@@ -177,8 +249,9 @@ func TestSelfCounts(t *testing.T) {
 
 func TestSelfCountsAfterFaults(t *testing.T) {
 	report, violations := Check(history("a0 B m.1 a1", "a0 A m.1 pod false", "a0 L - now", "a1 L - now", "a0 B m.2 a1", "a0 A m.2 pod false",
-		"d @1060 E - 1060", "a1 @1062.5 R m.2 1 1062 print"))
-	want := Report{Sent: 2, Accepted: 2, Received: 1, Excused: 1, Drained: 2.5}
+		"d @1060 E - 1060", "a1 @1062.5 R m.2 1 1062 print", "a1 X m.2 1 refused", "a1 @1063.5 R m.2 2 1063 print", "a1 X m.2 1 no-answer", "a1 X m.2 1 refused", "a1 X m.2 2 refused",
+		"a1 K m.2 2 now"))
+	want := Report{Sent: 2, Accepted: 2, Received: 1, Acked: 1, Redelivered: 1, Refusal: 1, Excused: 1, Over: true, Drained: 3.5}
 	if report != want || len(violations) > 0 {
 		t.Errorf("%+v %v", report, violations)
 	}
@@ -200,7 +273,45 @@ func TestSelfPending(t *testing.T) {
 	for _, line := range history("a0 B m.1 a1", "a0 A m.1 node false", "a0 B m.2 a1", "a0 A m.2 node false", "a0 B m.2 a1", "a0 A m.2 node true", "a1 R m.1 1 now body") {
 		p.Add(line)
 	}
+	if got := p.Unread(); !slices.Equal(got, []string{"m.1", "m.2"}) {
+		t.Errorf("unread: %v", got)
+	}
 	if got := p.Open(); p.Accepted != 2 || !slices.Equal(got, []string{"m.2"}) {
 		t.Errorf("%d %v", p.Accepted, got)
+	}
+}
+
+func TestSelfUnread(t *testing.T) {
+	sent := []string{"a0 B m.1 a1", "a0 A m.1 node false", "a1 R m.1 1 now body"}
+	for name, c := range map[string]struct {
+		then   []string
+		unread bool
+	}{
+		"handed out":           {nil, true},
+		"being acked":          {[]string{"a1 C m.1 1"}, false},
+		"acked":                {[]string{"a1 C m.1 1", "a1 K m.1 1 now"}, false},
+		"the ack refused":      {[]string{"a1 C m.1 1", "a1 X m.1 1 7"}, true},
+		"the ack not known":    {[]string{"a1 C m.1 1", "a1 X m.1 1 5"}, false},
+		"handed out once more": {[]string{"a1 C m.1 1", "a1 X m.1 1 5", "a1 R m.1 2 now body"}, true},
+		"given back":           {[]string{"a1 N m.1 1 0"}, true},
+	} {
+		var p Pending
+		for _, line := range history(append(slices.Clone(sent), c.then...)...) {
+			p.Add(line)
+		}
+		if got := p.Unread(); len(got) > 0 != c.unread {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestSelfApart: between two pods, a hand-out that seems to follow an ack may not have, if their clocks are two.
+func TestSelfApart(t *testing.T) {
+	lines := history("a0 B m.1 a1", "a0 A m.1 pod false", "a1/p @1021 R m.1 1 1020.9 body", "a1/p @1021.1 K m.1 1 1021.05", "a1/q @1021.4 R m.1 1 1021.3 body")
+	if _, violations := CheckApart(lines, Apart); len(violations) > 0 {
+		t.Error(violations)
+	}
+	if _, violations := Check(lines); !slices.Equal(kinds(violations), []Kind{AfterAck}) {
+		t.Error(violations)
 	}
 }

@@ -81,7 +81,9 @@ receiver() {
 	done
 }
 ack() {
-	local code began=$EPOCHREALTIME
+	local code began
+	ask C "$1" "$2"
+	began=$EPOCHREALTIME
 	agentctl ack "$1" --attempt "$2" --timeout 5s 2>/dev/null && code=0 || code=$?
 	if [ $code = 0 ]; then tell K "$1" "$2" "$began"; else tell X "$1" "$2" $code; fi
 }

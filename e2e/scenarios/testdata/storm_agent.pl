@@ -6,7 +6,7 @@ use strict;
 use warnings;
 use IO::Socket::INET;
 use IO::Socket::UNIX;
-use Socket qw(IPPROTO_TCP);
+use Socket qw(IPPROTO_TCP TCP_NODELAY);
 
 use constant {
     RECORD_LIMIT => 5,     # seconds until a recorder that does not answer is connected to anew; no line comes later
@@ -66,6 +66,7 @@ sub connect_recorder {
     $recorded = '';
     pause(POLL) until $record = IO::Socket::INET->new(PeerAddr => $ENV{RECORDER}, PeerPort => 7000, Timeout => RECORD_LIMIT);
     setsockopt $record, IPPROTO_TCP, TCP_USER_TIMEOUT, pack 'I', 1000 * RECORD_LIMIT or die "TCP_USER_TIMEOUT: $!";
+    setsockopt $record, IPPROTO_TCP, TCP_NODELAY, pack 'I', 1 or die "TCP_NODELAY: $!";    # two lines before an answer: 40 ms
 }
 
 sub tell_it {
@@ -80,9 +81,13 @@ sub tell_it {
 }
 
 # Tells, and waits until it is recorded: go, stop, or '' when nobody knows.
-sub ask {
-    tell_it(@_) or return '';
-    my $answer = line_of($record, \$recorded, now() + RECORD_LIMIT) // return '';
+sub ask { ask_all([@_]) }
+
+# The same of several lines, in the time of one; the answer to the last.
+sub ask_all {
+    my $answer;
+    for (@_) { tell_it(@$_) or return '' }
+    for (@_) { $answer = line_of($record, \$recorded, now() + RECORD_LIMIT) // return '' }
     chomp $answer;
     return $answer;
 }
@@ -169,8 +174,13 @@ sub sender {
     }
 }
 
+# recorded: that it is about to be acked is.
 sub ack {
-    my ($id, $attempt) = @_;
+    my ($id, $attempt, $recorded) = @_;
+    if (!$recorded && ask('C', $id, $attempt) eq '') {
+        connect_recorder();    # and it comes again
+        return;
+    }
     my $began = sprintf '%.6f', now();
     my $answer = call(ACK_LIMIT, '"op":"ack"', qq("messageId":"$id"), qq("attempt":$attempt));
     if ($answer =~ /"ok":true/) { tell_it('K', $id, $attempt, $began); }
@@ -187,19 +197,23 @@ sub receiver {
         }
         my ($id, $attempt, $body) = ($got =~ /"messageId":"([^"]+)"/, $got =~ /"attempt":(\d+)/, $got =~ /"body":"([^"]*)"/);
         defined $body or die "not a message: $got";
-        if (ask('R', $id, $attempt, $began, $body eq '' ? '-' : $body) eq '') {
+        my ($n) = $id =~ /(\d+)$/;
+        my $nack = $attempt == 1 && $n % NACK_EVERY == 0;
+        my @lines = [ 'R', $id, $attempt, $began, $body eq '' ? '-' : $body ];
+        my $first = $attempt == 1 && !$nack;    # nothing but its ack comes next
+        push @lines, [ 'C', $id, $attempt ] if $first;
+        if (ask_all(@lines) eq '') {
             connect_recorder();    # and it comes again
             next;
         }
         # The attempt before this one is over: its ack must be refused.
         ack($id, $attempt - 1) if $attempt > 1;
-        my ($n) = $id =~ /(\d+)$/;
-        if ($attempt == 1 && $n % NACK_EVERY == 0) {
+        if ($nack) {
             my $answer = call(GRACE, '"op":"nack"', qq("messageId":"$id"), qq("attempt":$attempt));
             tell_it('N', $id, $attempt, $answer =~ /"ok":true/ ? 0 : code_of($answer));
             next;
         }
-        ack($id, $attempt);
+        ack($id, $attempt, $first);
     }
 }
 
