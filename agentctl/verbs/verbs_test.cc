@@ -884,6 +884,7 @@ TEST_F(Verbs, WrongCallsSayWhatToWrite) {
       {{"request", "worker-1", "x", "--priority="}, "high, normal or low"},
       {{"work", "--timeout", "0s", "--", "sh"}, "--timeout must be longer than 0"},
       {{"work", "--idle-timeout", "0", "--", "sh"}, "--idle-timeout must be longer than 0"},
+      {{"work", "--usage", "gemini", "--", "sh"}, "allowed: claude, codex"},
       {{"work", "--max-output", "65537", "--", "sh"}, "no number from 1 to 65536"},
       {{"work"}, "-- CMD"},
       {{"work", "sh", "-c", "x"}, "unknown flag -c"},

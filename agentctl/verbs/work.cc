@@ -44,6 +44,12 @@ Result<worker::WorkOptions> read_options(const Arguments& arguments) {
     if (!bytes) return bytes.error().in("--max-output");
     options.max_output = static_cast<std::size_t>(*bytes);
   }
+  if (arguments.has("usage")) {
+    const std::string cli = arguments.get("usage");
+    if (cli != "claude" && cli != "codex")
+      return invalid("--usage is '" + printable(cli, 40) + "'; allowed: claude, codex");
+    options.usage = cli == "claude" ? worker::UsageOf::kClaude : worker::UsageOf::kCodex;
+  }
   const std::string grace = environment("CFN_TASK_GRACE_SECONDS", "600");
   const Result<std::int64_t> seconds = parse_number(grace, 0, kMostGraceSeconds);
   if (!seconds) return seconds.error().in("CFN_TASK_GRACE_SECONDS");
@@ -104,6 +110,8 @@ Verb work_verb() {
            {"grace", "DURATION", "from SIGTERM to SIGKILL when CMD is ended (default 10s)"},
            {"git", "URL[@REF]", "work in a clone of this repository"},
            {"max-output", "BYTES", "keep this much of the output as the result (default 61440)"},
+           {"usage", "claude|codex",
+            "read tokens and cost from the JSON that this CLI prints on standard output"},
            {"once", "", "end after one task; exit code 0 when it was done"}},
           0,
           1000,

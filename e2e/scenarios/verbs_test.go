@@ -472,6 +472,9 @@ func (v *verbs) once() {
 	v.equal("a run that does not hear SIGTERM", deaf.State+": "+deaf.attempts(), "dead: timeout yes")
 	between("a run with --timeout=1s --grace=2s", took, 3*time.Second, 8*time.Second)
 
+	// What the CLI does not say is told, and fails nothing.
+	once("echo no object", 0, `\[t-0-\w+ 1\] no usage: the output has not the object that claude -p prints`, "--usage=claude")
+
 	// No more than is asked for, nor than the swarm takes.
 	cut, _ := once("printf 0123456789", 0, "", "--max-output=4")
 	v.person(0, "^0123$", "longer than what is kept", "result", "task/"+cut.ID)
