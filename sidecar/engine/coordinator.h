@@ -80,6 +80,7 @@ class Coordinator {
   void swarm_deleted();  // the workers learn that nobody will take what they have left
   [[nodiscard]] api::TeamReport report() const;  // docs/pod-layout.md
   [[nodiscard]] tasks::Counts counts() const;
+  [[nodiscard]] tasks::Spent spent() const { return engine_->spent(); }
   [[nodiscard]] std::size_t workers() const { return by_session_.size(); }
 
  private:
@@ -144,6 +145,7 @@ class Coordinator {
   void look_at_recovery();  // ends it when everybody has come that will
   void perform();           // the engine's outputs
   void store(const tasks::Store& out);
+  void note_spent(tasks::Expired expired);
   void send_to(const tasks::Worker& worker, link::FrameType type, const std::string& payload);
   void answer_task(const TaskId& id, const net::Respond& respond);
   [[nodiscard]] bool overloaded() const;  // kMaxUnderWay requests are being handled
@@ -183,6 +185,9 @@ class Coordinator {
   std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;  // under way in the engine
   std::vector<Waiter> waiters_;
   std::map<TaskId, tasks::Task> restored_;
+  tasks::Expired expired_;  // what was erased has cost, and the record that says so
+  log::Sequence spent_record_ = 0;
+  bool spent_unstored_ = false;            // the log was full
   std::vector<log::Sequence> superseded_;  // records that a crash has left beside newer ones
   // The epoch in which the log was noted to have every task, and the note.
   std::uint64_t complete_epoch_ = 0;

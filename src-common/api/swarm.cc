@@ -529,7 +529,48 @@ void read_count(Reader& reader, const json& parent, const std::string& path, con
   target = *number;
 }
 
+struct UsageField {
+  const char* name;
+  std::int64_t UsageCounts::*member;
+};
+constexpr UsageField kUsageFields[] = {
+    {"inputTokens", &UsageCounts::input_tokens},
+    {"outputTokens", &UsageCounts::output_tokens},
+    {"cacheReadTokens", &UsageCounts::cache_read_tokens},
+    {"cacheCreationTokens", &UsageCounts::cache_creation_tokens},
+    {"costMicroUsd", &UsageCounts::cost_micro_usd},
+    {"tasks", &UsageCounts::tasks},
+    {"tasksWithCost", &UsageCounts::priced_tasks},
+};
+
+void read_usage(Reader& reader, const json& object, const char* name, UsageCounts& target) {
+  const json& value = reader.object(object, "", name);
+  for (const auto& [field_name, member] : kUsageFields) {
+    read_count(reader, value, name, field_name, target.*member);
+    target.*member = std::min(target.*member, kMaxSpent);
+  }
+}
+
+json to_json(const UsageCounts& counts) {
+  json object = json::object();
+  for (const auto& [name, member] : kUsageFields) object[name] = counts.*member;
+  return object;
+}
+
 }  // namespace
+
+UsageCounts sum(const UsageCounts& a, const UsageCounts& b) {
+  UsageCounts out;
+  for (const auto& [name, member] : kUsageFields)
+    out.*member = std::min(a.*member + b.*member, kMaxSpent);
+  return out;
+}
+
+UsageCounts highest(const UsageCounts& a, const UsageCounts& b) {
+  UsageCounts out;
+  for (const auto& [name, member] : kUsageFields) out.*member = std::max(a.*member, b.*member);
+  return out;
+}
 
 Result<TeamReport> parse_report(std::string_view text) {
   if (text.size() > kMaxReportBytes) return invalid("is longer than 200000 bytes");
@@ -623,6 +664,8 @@ Result<TeamReport> parse_report(std::string_view text) {
       }
     }
   }
+  read_usage(reader, object, "usage", report.usage);
+  read_usage(reader, object, "expiredUsage", report.expired_usage);
   if (!reader.ok()) return reader.error();
   return report;
 }
@@ -665,6 +708,8 @@ std::string to_text(const TeamReport& report) {
         {"workersSingleCopy", report.workers_single_copy_messages}}},
   };
   if (!report.pressed.empty()) object["messages"]["pressed"] = report.pressed;
+  if (report.usage != UsageCounts{}) object["usage"] = to_json(report.usage);
+  if (report.expired_usage != UsageCounts{}) object["expiredUsage"] = to_json(report.expired_usage);
   if (report.suspended) object["suspended"] = *report.suspended;
   return dump(object);
 }

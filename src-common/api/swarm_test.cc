@@ -215,8 +215,12 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
  "workers":{"worker-3":{"pod":"S-w3-ab12","busy":true,"task":"t-1f2","address":"10.0.0.3"}},
  "awaited":[{"name":"worker-7","pod":"S-w7-cd34","address":"10.0.0.7"}],
  "rollout":{"effective":50,"v1":12,"v2":13,"measured":52},
- "messages":{"deadLetters":0,"singleCopy":0,"pressed":{"worker-3":"worker-3's inbox is full"}}})");
+ "messages":{"deadLetters":0,"singleCopy":0,"pressed":{"worker-3":"worker-3's inbox is full"}},
+ "usage":{"inputTokens":12,"outputTokens":678,"cacheReadTokens":45000,"cacheCreationTokens":3000,"costMicroUsd":12346,"tasks":1,"tasksWithCost":1},
+ "expiredUsage":{"costMicroUsd":9007199254740993}})");
   ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->usage, (UsageCounts{12, 678, 45000, 3000, 12346, 1, 1}));
+  EXPECT_EQ(report->expired_usage.cost_micro_usd, kMaxSpent);
   EXPECT_EQ(report->epoch, 3U);
   EXPECT_TRUE(report->ready);
   EXPECT_EQ(report->suspended, true);
@@ -232,7 +236,11 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
 
 TEST(TeamReport, HostileTextIsRefused) {
   for (const char* text :
-       {"", "[]", "{}", R"({"time":"yesterday"})", R"({"time":"2026-01-02T03:04:05Z","epoch":-1})",
+       {"",
+        "[]",
+        "{}",
+        R"({"time":"yesterday"})",
+        R"({"time":"2026-01-02T03:04:05Z","epoch":-1})",
         R"({"time":"2026-01-02T03:04:05Z","tasks":{"queued":-5}})",
         R"({"time":"2026-01-02T03:04:05Z","awaited":{}})",
         R"({"time":"2026-01-02T03:04:05Z","awaited":[7]})",
@@ -244,6 +252,9 @@ TEST(TeamReport, HostileTextIsRefused) {
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":["worker-3"]}})",
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":{"../x":"full"}}})",
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":{"worker-3":7}}})",
+        R"({"time":"2026-01-02T03:04:05Z","usage":[]})",
+        R"({"time":"2026-01-02T03:04:05Z","usage":{"costMicroUsd":-1}})",
+        R"({"time":"2026-01-02T03:04:05Z","expiredUsage":{"tasks":"x"}})",
         R"({"time":"2026-01-02T03:04:05Z","ready":"yes"})"}) {
     EXPECT_FALSE(parse_report(text).ok()) << text;
   }
@@ -274,6 +285,40 @@ TEST(Quantity, Table) {
   EXPECT_EQ(format_bytes(64 << 20), "64Mi");
   EXPECT_EQ(format_bytes(1000), "1000");
   EXPECT_EQ(format_bytes(0), "0");
+}
+
+TEST(Usd, Table) {
+  const std::pair<const char*, std::int64_t> good[] = {
+      {"0", 0},
+      {"200", 200'000'000},
+      {"0.5", 500'000},
+      {"12.34", 12'340'000},
+      {"0.000001", 1},
+      {"00.10", 100'000},
+      {"9999999999.999999", 9'999'999'999'999'999}};
+  for (const auto& [text, micro] : good) {
+    const auto parsed = parse_usd(text);
+    ASSERT_TRUE(parsed.ok()) << text;
+    EXPECT_EQ(*parsed, micro) << text;
+  }
+  for (const char* text : {"", ".", "1.", ".5", "-1", "+1", "1e3", "$5", "5 ", "1,5", "1.0000001",
+                           "10000000000", "0x10", "1.2.3"}) {
+    EXPECT_FALSE(parse_usd(text).ok()) << text;
+  }
+  EXPECT_EQ(format_usd(0), "0.00");
+  EXPECT_EQ(format_usd(200'000'000), "200.00");
+  EXPECT_EQ(format_usd(12'345'600), "12.3456");
+  EXPECT_EQ(format_usd(1), "0.000001");
+  EXPECT_EQ(format_usd(-5), "0.00");
+  EXPECT_EQ(*parse_usd(format_usd(kMaxSpent)), kMaxSpent);
+}
+
+TEST(Usage, SumsStopAndTheHighestIsOfEachCount) {
+  EXPECT_EQ(sum({1, 2, 3, 4, 5, 6, 7}, {10, 20, 30, 40, 50, 60, 70}),
+            (UsageCounts{11, 22, 33, 44, 55, 66, 77}));
+  EXPECT_EQ(sum({.cost_micro_usd = kMaxSpent}, {.cost_micro_usd = 1}).cost_micro_usd, kMaxSpent);
+  EXPECT_EQ(highest({1, 20, 3, 40, 5, 60, 7}, {10, 2, 30, 4, 50, 6, 70}),
+            (UsageCounts{10, 20, 30, 40, 50, 60, 70}));
 }
 
 TEST(Time, Table) {
