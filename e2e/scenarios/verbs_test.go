@@ -630,7 +630,7 @@ func (v *verbs) lists() {
 	chosen(1, "-l=kind=bad")
 	chosen(1, "--state=dead", "-l", "kind!=line")
 	chosen(0, "--state=dead,cancelled", "-l=!kind")
-	v.person(0, `(?m)^t-0-\w+ +done +1/3 +worker-\d +V2 +\S+ +json +json +a +work-w\d-\S+ +batch=1,kind=line$`, "^$", "get", "tasks", "work", "-o", "wide")
+	v.person(0, `(?m)^t-0-\w+ +done +1/3 +worker-\d +V2 +\S+ +json +json +- +- +a +work-w\d-\S+ +batch=1,kind=line$`, "^$", "get", "tasks", "work", "-o", "wide")
 	// The same objects as JSON and as YAML.
 	forms := func(member string, least int, args ...string) {
 		v.Helper()

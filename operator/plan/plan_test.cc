@@ -654,6 +654,33 @@ TEST(Plan, CountsAreWrittenAtMostEveryThirtySecondsButZeroAtOnce) {
   EXPECT_EQ(reason_of(world.swarm), "True Idle");
 }
 
+TEST(Plan, WhatTheTeamsHaveSpentIsAddedUpAndStaysSpent) {
+  World world;
+  world.set_spec(R"({"topology":{"teamSize":2},"workers":{"replicas":4}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(world.swarm.status.usage, api::UsageCounts{});
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.usage = {1, 2, 3, 4, 5'000'000, 6, 5};
+  world.report(0, report);
+  world.report(1, report);
+  world.step();  // the first that was spent is told at once
+  EXPECT_EQ(world.swarm.status.usage, (api::UsageCounts{2, 4, 6, 8, 10'000'000, 12, 10}));
+  report.usage.cost_micro_usd = 7'000'000;
+  world.report(0, report);
+  world.step();
+  EXPECT_EQ(world.swarm.status.usage.cost_micro_usd, 10'000'000) << "more of it in 30 s";
+  world.now += 31'000;
+  world.step();
+  EXPECT_EQ(world.swarm.status.usage.cost_micro_usd, 12'000'000);
+  report.usage = {};  // a coordinator that has forgotten, or is of the release before
+  world.report(0, report);
+  world.now += 31'000;
+  world.step();
+  EXPECT_EQ(world.swarm.status.usage.cost_micro_usd, 12'000'000);
+}
+
 TEST(Plan, RolloutStatusComesFromTheReports) {
   World world;
   const std::string spec =

@@ -227,12 +227,13 @@ struct Counts {
   int busy = 0;
   api::TasksStatus tasks;
   api::MailboxStatus mailbox;
+  api::UsageCounts usage;
   int measured = 0;
   friend bool operator==(const Counts&, const Counts&) = default;
 };
 
 Counts counts_of(const SwarmStatus& status) {
-  return {status.agents.busy, status.tasks, status.mailbox, status.rollout.measured};
+  return {status.agents.busy, status.tasks, status.mailbox, status.usage, status.rollout.measured};
 }
 
 Counts fresh_counts(const Context& context) {
@@ -250,10 +251,13 @@ Counts fresh_counts(const Context& context) {
     counts.mailbox.single_copy_messages +=
         report.single_copy_messages + report.workers_single_copy_messages;
     counts.mailbox.dead_letters += report.dead_letters;
+    counts.usage = api::sum(counts.usage, report.usage);
     v1 += report.v1;
     v2 += report.v2;
   }
   counts.tasks.oldest_queued_seconds = rounded(counts.tasks.oldest_queued_seconds);
+  // What was spent stays spent, whoever does not report it now.
+  counts.usage = api::highest(counts.usage, context.swarm.status.usage);
   for (const auto& [slot, worker] : context.worker_reports) {
     if (worker->busy) ++counts.busy;
   }
@@ -267,7 +271,8 @@ bool crosses_zero(const Counts& a, const Counts& b) {
          crossed(a.tasks.running, b.tasks.running) || crossed(a.tasks.done, b.tasks.done) ||
          crossed(a.tasks.dead, b.tasks.dead) ||
          crossed(a.mailbox.single_copy_messages, b.mailbox.single_copy_messages) ||
-         crossed(a.mailbox.dead_letters, b.mailbox.dead_letters);
+         crossed(a.mailbox.dead_letters, b.mailbox.dead_letters) ||
+         crossed(a.usage.tasks, b.usage.tasks);
 }
 
 // ---- conditions
@@ -312,6 +317,7 @@ class Builder {
         std::string(kSwarmLabel) + "=" + swarm.name + "," + std::string(kRoleLabel) + "=worker"};
     status.tasks = counts.tasks;
     status.mailbox = counts.mailbox;
+    status.usage = counts.usage;
     status.rollout = rollout(counts);
     status.revision = context_.revision;
     status.sidecar_image = context_.sidecar_image;
@@ -572,6 +578,7 @@ SwarmStatus urgent_part(SwarmStatus status) {
   status.agents.summary.clear();
   status.workers.replicas = status.workers.ready_replicas = status.workers.updated_replicas = 0;
   status.tasks = {};
+  status.usage = {};
   status.rollout.measured = 0;
   for (Condition& one : status.conditions) {
     one.message.clear();

@@ -466,6 +466,14 @@ json to_json(const SwarmStatus& status) {
       {"mailbox",
        {{"singleCopyMessages", status.mailbox.single_copy_messages},
         {"deadLetters", status.mailbox.dead_letters}}},
+      {"usage",
+       {{"costUSD", format_usd(status.usage.cost_micro_usd)},
+        {"inputTokens", status.usage.input_tokens},
+        {"outputTokens", status.usage.output_tokens},
+        {"cacheReadTokens", status.usage.cache_read_tokens},
+        {"cacheCreationTokens", status.usage.cache_creation_tokens},
+        {"tasks", status.usage.tasks},
+        {"tasksWithCost", status.usage.priced_tasks}}},
       {"rollout",
        {{"ceiling", status.rollout.ceiling},
         {"effective", status.rollout.effective},
@@ -495,6 +503,18 @@ SwarmStatus parse_status(const json& object) {
                   int64_or(tasks, "dead"), int64_or(tasks, "oldestQueuedSeconds")};
   const json& mailbox = field(object, "mailbox");
   status.mailbox = {int64_or(mailbox, "singleCopyMessages"), int64_or(mailbox, "deadLetters")};
+  const json& usage = field(object, "usage");
+  const auto usage_count = [&](const char* name) {
+    return std::clamp<std::int64_t>(int64_or(usage, name), 0, kMaxSpent);
+  };
+  const auto cost = parse_usd(text_or(usage, "costUSD"));
+  status.usage = {usage_count("inputTokens"),
+                  usage_count("outputTokens"),
+                  usage_count("cacheReadTokens"),
+                  usage_count("cacheCreationTokens"),
+                  cost ? std::min(*cost, kMaxSpent) : 0,
+                  usage_count("tasks"),
+                  usage_count("tasksWithCost")};
   const json& rollout = field(object, "rollout");
   status.rollout = {int_or(rollout, "ceiling", 0), int_or(rollout, "effective", 0),
                     int_or(rollout, "measured", 0), text_or(rollout, "activeVersion"),

@@ -201,6 +201,7 @@ struct SwarmStatus {
   WorkersStatus workers;
   TasksStatus tasks;
   MailboxStatus mailbox;
+  UsageCounts usage;
   RolloutStatus rollout;
   std::string revision;       // of both templates; a change of it is what moves sidecar_image
   std::string sidecar_image;  // the image of every sidecar made at this revision

@@ -197,11 +197,13 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
   status.workers = {308, 307, 300, "a=b"};
   status.tasks = {114, 290, 5120, 1, 40};
   status.mailbox = {7, 2};
+  status.usage = {1, 2, 3, 4, 12'345'678, 6, 5};
   status.rollout = {10, 0, 3, "V1", "0%(10%)"};
   status.revision = "abc";
   status.sidecar_image = "image:1";
   status.conditions = {{"Ready", "False", "Degraded", "text", 4, 1767323045000}};
   EXPECT_EQ(parse_status(to_json(status)), status);
+  EXPECT_EQ(to_json(status)["usage"]["costUSD"], "12.345678");
   EXPECT_EQ(to_json(status)["conditions"][0]["lastTransitionTime"], "2026-01-02T03:04:05Z");
   EXPECT_EQ(
       parse_status(json::parse(R"({"agents":[],"conditions":{"a":1},"tasks":{"queued":"x"}})")),
