@@ -66,6 +66,8 @@ tasks::Settings engine_settings(const Config& config, const TeamSettings& s) {
   out.suspended = s.suspended;
   out.v2_percentage = s.v2_percentage;
   out.v1_command = s.v1_command;
+  out.budget_micro_usd = s.budget_micro_usd;
+  out.swarm_cost_micro_usd = s.swarm_cost_micro_usd;
   return out;
 }
 
@@ -844,7 +846,10 @@ void Coordinator::perform() {
     }
   }
   note_complete();
-  if (changed && on_change) on_change(false);
+  // The other teams learn it from the status.
+  const bool over = engine_->budget_used().value_or(0) >= 1;
+  const bool soon = over != std::exchange(budget_spent_, over);
+  if ((changed || soon) && on_change) on_change(soon);
 }
 
 // ---- time

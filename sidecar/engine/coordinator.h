@@ -39,6 +39,8 @@ struct TeamSettings {
   std::uint32_t max_attempts = 3, max_queued = 10000;
   Milliseconds result_retention{86400 * 1000};
   std::uint32_t coordinators = 1;
+  std::optional<std::uint64_t> budget_micro_usd;
+  std::uint64_t swarm_cost_micro_usd = 0;  // of all teams, as the status says
 };
 
 class Coordinator {
@@ -81,6 +83,7 @@ class Coordinator {
   [[nodiscard]] api::TeamReport report() const;  // docs/pod-layout.md
   [[nodiscard]] tasks::Counts counts() const;
   [[nodiscard]] tasks::Spent spent() const { return engine_->spent(); }
+  [[nodiscard]] std::optional<double> budget_used() const { return engine_->budget_used(); }
   [[nodiscard]] std::size_t workers() const { return by_session_.size(); }
 
  private:
@@ -187,6 +190,7 @@ class Coordinator {
   std::map<TaskId, tasks::Task> restored_;
   tasks::Expired expired_;  // what was erased has cost, and the record that says so
   log::Sequence spent_record_ = 0;
+  bool budget_spent_ = false;              // as it was last said to be
   bool spent_unstored_ = false;            // the log was full
   std::vector<log::Sequence> superseded_;  // records that a crash has left beside newer ones
   // The epoch in which the log was noted to have every task, and the note.

@@ -639,8 +639,25 @@ class Engine::Impl {
   }
 
   // ------------------------------------------------------------------ hand-out
+  // At least: of the other teams what was told last. Attempts at work are not foreseen.
+  std::uint64_t cost_so_far() const {
+    return std::max(spent().cost_micro_usd, settings_.swarm_cost_micro_usd +
+                                                (fresh_.cost_micro_usd - fresh_cost_when_told_));
+  }
+  bool over_budget() const {
+    return settings_.budget_micro_usd && cost_so_far() >= *settings_.budget_micro_usd;
+  }
+  Spent spent() const {
+    Spent sum;
+    for (const auto member : kSpentFields) {
+      const std::uint64_t known = expired_.*member + retained_.*member, fresh = fresh_.*member;
+      const std::uint64_t before = std::max(known - std::min(known, fresh), reported_.*member);
+      sum.*member = std::min(before + fresh, kMaxSpent);
+    }
+    return sum;
+  }
   void hand_out(MonoTime now, WallTime wall) {
-    if (recovering_ || settings_.suspended) return;
+    if (recovering_ || settings_.suspended || over_budget()) return;
     while (!ready_.empty() && !waiters_.empty()) {
       Record& r = *ready_.begin()->second;
       const Waiter waiter = waiters_.begin()->second;
@@ -1135,6 +1152,7 @@ class Engine::Impl {
   // What the tasks here have cost; those that were erased; all, as it was last reported; and of the
   // first two, what was spent since then.
   Spent retained_, expired_, reported_, fresh_;
+  std::uint64_t fresh_cost_when_told_ = 0;  // of fresh_, as settings_.swarm_cost_micro_usd came
   std::uint64_t retries_ = 0, worker_lost_ = 0;
   std::vector<Output> outputs_;
 };
@@ -1147,18 +1165,18 @@ void Engine::restore_spent(const Spent& expired, const Spent& reported) {
   }
 }
 
-Spent Engine::spent() const {
-  const Impl& e = *impl_;
-  Spent sum;
-  for (const auto member : kSpentFields) {
-    const std::uint64_t known = e.expired_.*member + e.retained_.*member, fresh = e.fresh_.*member;
-    const std::uint64_t before = std::max(known - std::min(known, fresh), e.reported_.*member);
-    sum.*member = std::min(before + fresh, kMaxSpent);
-  }
-  return sum;
-}
+Spent Engine::spent() const { return impl_->spent(); }
 
 Spent Engine::expired() const { return impl_->expired_; }
+
+std::optional<double> Engine::budget_used() const {
+  const Impl& e = *impl_;
+  if (!e.settings_.budget_micro_usd) return std::nullopt;
+  const auto cost = static_cast<double>(e.cost_so_far());
+  return *e.settings_.budget_micro_usd == 0
+             ? 1
+             : cost / static_cast<double>(*e.settings_.budget_micro_usd);
+}
 
 Engine::Engine(Settings settings, std::uint64_t (*random)(void* context), void* context)
     : impl_(std::make_unique<Impl>(std::move(settings), random, context)) {}
@@ -1167,6 +1185,8 @@ Engine::~Engine() = default;
 void Engine::configure(MonoTime now, WallTime wall, Settings settings) {
   Impl& e = *impl_;
   e.now_ = now;
+  if (settings.swarm_cost_micro_usd != e.settings_.swarm_cost_micro_usd)
+    e.fresh_cost_when_told_ = e.fresh_.cost_micro_usd;
   e.settings_ = sane(std::move(settings));
   for (auto& [name, m] : e.members_) e.rank(m);
   for (auto& [id, r] : e.records_) e.retime(r);
@@ -1909,7 +1929,9 @@ void Engine::tick(MonoTime now, WallTime wall) {
     const std::uint64_t place = e.waiter_deadlines_.begin()->second;
     const Impl::Waiter& w = e.waiters_.at(place);
     e.out(NoTask{w.worker, w.request, Code::kNotFound,
-                 e.settings_.suspended ? "the swarm is suspended" : "no task came"});
+                 e.settings_.suspended ? "the swarm is suspended"
+                 : e.over_budget()     ? "the swarm's budget is spent"
+                                       : "no task came"});
     e.drop_waiter(place);
   }
 }

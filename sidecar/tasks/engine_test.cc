@@ -1036,6 +1036,96 @@ TEST(Cost, OfAnAttemptThatGivesWayToAnotherEpochsOutcomeStays) {
   EXPECT_EQ(d.engine->spent().cost_micro_usd, 107U);
 }
 
+TEST(Budget, WhenItIsReachedNoneIsHandedOutUntilItIsRaised) {
+  Settings s = Desk::defaults();
+  s.budget_micro_usd = 100;
+  Desk d(s);
+  d.join(worker(1));
+  d.join(worker(2));
+  EXPECT_EQ(d.engine->budget_used(), 0.0);
+  const TaskId a = d.submit(), b = d.submit(), c = d.submit();
+  ASSERT_EQ(d.lease(worker(1))->id, a);
+  ASSERT_EQ(d.lease(worker(2))->id, b);
+  ASSERT_TRUE(d.report(worker(1), a, 1, {}, cost(99)).ok());
+  d.engine->next(d.now, d.wall(), worker(1), 900, d.now + seconds(9));
+  EXPECT_EQ(Desk::only<Lease>(d.settle()).at(0).id, c) << "below it, by however little";
+  ASSERT_TRUE(d.report(worker(1), c, 1, FailKind::kFailed, cost(1)).ok());
+  EXPECT_EQ(d.engine->budget_used(), 1.0);
+  d.engine->next(d.now, d.wall(), worker(1), 901, d.now + seconds(80));
+  d.pass(seconds(60));
+  EXPECT_TRUE(Desk::only<Lease>(d.settle()).empty());
+  // Who is at work goes on, and costs.
+  ASSERT_TRUE(d.engine->extend(d.now, d.wall(), worker(2), b, 1, nullptr).ok());
+  ASSERT_TRUE(d.report(worker(2), b, 1, {}, cost(50)).ok());
+  EXPECT_EQ(d.engine->budget_used(), 1.5);
+  s.budget_micro_usd = 151;
+  d.engine->configure(d.now, d.wall(), s);
+  EXPECT_EQ(Desk::only<Lease>(d.settle()).at(0).request, 901U);
+}
+
+TEST(Budget, WhatTheOtherTeamsHaveSpentCounts) {
+  Settings s = Desk::defaults();
+  s.budget_micro_usd = 100;
+  s.swarm_cost_micro_usd = 100;
+  Desk d(s);
+  d.join(worker(1));
+  d.submit();
+  d.engine->next(d.now, d.wall(), worker(1), 900, d.now + seconds(9));
+  EXPECT_TRUE(Desk::only<Lease>(d.settle()).empty());
+  d.pass(seconds(9));
+  const auto none = Desk::only<NoTask>(d.settle());
+  EXPECT_EQ(none.at(0).code, Code::kNotFound);
+  EXPECT_EQ(none.at(0).reason, "the swarm's budget is spent");
+  d.engine->next(d.now, d.wall(), worker(1), 901, d.now + seconds(9));
+  s.budget_micro_usd.reset();
+  d.engine->configure(d.now, d.wall(), s);
+  EXPECT_EQ(Desk::only<Lease>(d.settle()).at(0).request, 901U);
+  EXPECT_EQ(d.engine->budget_used(), std::nullopt);
+}
+
+TEST(Budget, WhatThisTeamHasSpentSinceItWasToldComesOnTop) {
+  Settings s = Desk::defaults();
+  s.budget_micro_usd = 100;
+  Desk d(s);
+  d.join(worker(1));
+  const auto spend = [&](std::uint64_t micro_usd) {
+    const TaskId id = d.submit();
+    d.lease(worker(1));
+    ASSERT_TRUE(d.report(worker(1), id, 1, {}, cost(micro_usd)).ok());
+  };
+  spend(30);
+  s.swarm_cost_micro_usd = 60;  // 30 of it may be ours
+  d.engine->configure(d.now, d.wall(), s);
+  EXPECT_EQ(d.engine->budget_used(), 0.6);
+  spend(25);
+  d.engine->configure(d.now, d.wall(), s);  // no news
+  EXPECT_EQ(d.engine->budget_used(), 0.85);
+  s.swarm_cost_micro_usd = 85;
+  d.engine->configure(d.now, d.wall(), s);
+  EXPECT_EQ(d.engine->budget_used(), 0.85);
+  spend(15);
+  d.submit();
+  EXPECT_FALSE(d.lease(worker(1)));
+  // A successor knows what was told, and counts none of it twice.
+  d.renew();
+  d.settings = s;
+  d.engine->configure(d.now, d.wall(), s);
+  d.engine->begin_recovery(d.now);
+  d.engine->restore_spent({}, spent(70, 3, 0));
+  d.engine->end_recovery(d.now, d.wall());
+  EXPECT_EQ(d.engine->budget_used(), 0.85);
+}
+
+TEST(Budget, OfNothingHandsOutNothing) {
+  Settings s = Desk::defaults();
+  s.budget_micro_usd = 0;
+  Desk d(s);
+  d.join(worker(1));
+  d.submit();
+  EXPECT_FALSE(d.lease(worker(1)));
+  EXPECT_EQ(d.engine->budget_used(), 1.0);
+}
+
 TEST(Cancel, QueuedAtOnceRunningWhenItEnds) {
   Desk d;
   d.join(worker(1));

@@ -191,6 +191,10 @@ struct Settings {
   Milliseconds lease{30000};
   Milliseconds worker_lost_after{10000};  // from the link's end to the end of its leases
   bool suspended = false;
+  // No lease when the team has spent so much; or the swarm: as it was last told, perhaps without
+  // the newest of this team, and what this team has spent since then.
+  std::optional<std::uint64_t> budget_micro_usd;
+  std::uint64_t swarm_cost_micro_usd = 0;
   int v2_percentage = 100;
   std::vector<std::string> v1_command;
   bool require_mirror = true;          // accept only when a second pod holds it
@@ -446,6 +450,8 @@ class Engine {
   // What all tasks of this team have cost, and of that those that were erased.
   [[nodiscard]] Spent spent() const;
   [[nodiscard]] Spent expired() const;
+  // Of the budget, what is spent; 1 and more: no task is handed out. nullopt: there is no budget.
+  [[nodiscard]] std::optional<double> budget_used() const;
   // Workers that have confirmed a copy, at whatever version.
   [[nodiscard]] std::vector<AgentName> mirrors_of(const TaskId& id) const;
   // Whether a worker has confirmed the newest version, nobody is there who could hold it, or there

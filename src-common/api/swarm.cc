@@ -254,6 +254,22 @@ void read_mailbox(Reader& reader, const json& spec, MailboxSpec& mailbox) {
   read_storage(reader, value, path, mailbox);
 }
 
+void read_budget(Reader& reader, const json& spec, std::optional<BudgetSpec>& target) {
+  const json& value = reader.object(spec, "spec", "budget");
+  if (value.is_null()) return;
+  const json& usd = field(value, "usd");
+  if (usd.is_null()) {
+    return reader.wrong("spec.budget.usd", "is required; write budget: {usd: \"200\"}");
+  }
+  const auto micro = usd.is_string() ? parse_usd(usd.get_ref<const std::string&>())
+                                     : Result<std::int64_t>(invalid("not text"));
+  if (!micro || *micro >= kBudgetLimitMicroUsd) {
+    return reader.wrong_value("spec.budget.usd", usd,
+                              "US dollars as text, such as \"200\" or \"12.50\", less than 10^9");
+  }
+  target = BudgetSpec{*micro};
+}
+
 void read_rollout(Reader& reader, const json& spec, std::optional<RolloutSpec>& target) {
   const std::string path = "spec.rollout";
   const json& value = reader.object(spec, "spec", "rollout");
@@ -343,6 +359,7 @@ SwarmSpec read_spec(Reader& reader, const json& object) {
   reader.read(reader.object(value, "spec", "shutdown"), "spec.shutdown", "drainTimeoutSeconds", 1,
               600, spec.shutdown.drain_timeout_seconds);
 
+  read_budget(reader, value, spec.budget);
   read_rollout(reader, value, spec.rollout);
   return spec;
 }

@@ -103,6 +103,12 @@ struct ShutdownSpec {
   int drain_timeout_seconds = 30;
 };
 
+// Absent budget = no limit. Less than 10^9 US dollars.
+inline constexpr std::int64_t kBudgetLimitMicroUsd = 1'000'000'000'000'000;
+struct BudgetSpec {
+  std::int64_t micro_usd = 0;
+};
+
 // Absent rollout = all tasks on V2.
 struct RolloutSpec {
   int traffic_percentage = 100;  // the ceiling; written by people only
@@ -119,6 +125,7 @@ struct SwarmSpec {
   TasksSpec tasks;
   HealthSpec health;
   ShutdownSpec shutdown;
+  std::optional<BudgetSpec> budget;
   std::optional<RolloutSpec> rollout;
 };
 

@@ -158,6 +158,11 @@ TEST(SwarmCodec, WrongFieldsAreNamedWithWhatIsAllowed) {
       {"/spec/rollout", "{\"v1\":{\"type\":\"Service\"}}", "spec.rollout.v1.type"},
       {"/spec/rollout", "{\"v1\":{\"type\":\"InPlace\",\"inPlace\":{\"command\":[1]}}}",
        "command[0]: is 1"},
+      {"/spec/budget", "{}", "spec.budget.usd: is required; write budget: {usd: \"200\"}"},
+      {"/spec/budget", "{\"usd\":200}", "spec.budget.usd: is 200; allowed: US dollars as text"},
+      {"/spec/budget", "{\"usd\":\"-1\"}", "spec.budget.usd: is \"-1\""},
+      {"/spec/budget", "{\"usd\":\"1000000000\"}", "less than 10^9"},
+      {"/spec/budget", "\"200\"", "spec.budget"},
       {"/metadata/name", "\"Hello\"", "metadata.name"},
       {"/metadata/name", "\"a-\"", "metadata.name"},
   };
@@ -169,6 +174,15 @@ TEST(SwarmCodec, WrongFieldsAreNamedWithWhatIsAllowed) {
     EXPECT_EQ(parsed.error().code, Code::kInvalid);
     EXPECT_THAT(parsed.error().message, HasSubstr(row.message));
   }
+}
+
+TEST(SwarmCodec, ABudgetIsInMillionthsOfADollar) {
+  json object = shortest();
+  EXPECT_FALSE(parse(object)->spec.budget);
+  object["spec"]["budget"]["usd"] = "12.5";
+  EXPECT_EQ(parse(object)->spec.budget->micro_usd, 12'500'000);
+  object["spec"]["budget"]["usd"] = "999999999.999999";
+  EXPECT_TRUE(parse(object).ok());
 }
 
 TEST(SwarmCodec, AllErrorsComeAtOnce) {

@@ -348,6 +348,8 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
     usage["costMicroUsd"] = micro_usd(get_text(usage, "costUSD"));
     field(out, "Cost", total_text(usage));
   }
+  if (const json& budget = get(spec, "budget"); !budget.empty())
+    field(out, "Budget", "$" + word(budget, "usd") + "; then no task is handed out");
   const json& rollout = get(status, "rollout");
   if (!rollout.empty()) {
     field(out, "Rollout",

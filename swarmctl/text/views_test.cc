@@ -131,6 +131,11 @@ TEST(Views, WhatASwarmHasCost) {
           "cacheReadTokens":0,"cacheCreationTokens":0,"tasks":1,"tasksWithCost":1}}})");
   EXPECT_THAT(describe_swarm(swarm, json::array(), kNow),
               HasSubstr("\nCost:         $12.35 (1 tokens in, 2 out) in 1 task\n"));
+  EXPECT_EQ(describe_swarm(swarm, json::array(), kNow).find("Budget"), std::string::npos);
+  json limited = swarm;
+  limited["spec"]["budget"]["usd"] = "200";
+  EXPECT_THAT(describe_swarm(limited, json::array(), kNow),
+              HasSubstr("in 1 task\nBudget:       $200; then no task is handed out\n"));
 }
 
 TEST(Views, ABranchIsTheResult) {
