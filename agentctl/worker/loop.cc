@@ -428,7 +428,8 @@ void Loop::send_report(MonoTime now) {
         .set("message", agent::printable(verdict.message, 1000));
   }
   request.set_texts("lastLines", job.last.lines());
-  if (const auto used = job.usage ? job.usage->usage() : std::nullopt) {
+  if (auto used = job.usage ? job.usage->usage() : std::nullopt) {
+    if (options_.prices) set_cost(*used, *options_.prices);
     request.set_object("usage", usage_object(*used));
   }
   job.report_rid = socket_.submit(std::move(request), now + kAnswerWait);

@@ -35,6 +35,7 @@ struct WorkOptions {
   std::string git;  // "" or URL[@REF]
   std::size_t max_output = agent::kDefaultResultBytes;
   std::optional<UsageOf> usage;  // whose JSON on CMD's standard output to read
+  std::optional<Prices> prices;  // for a CLI that names no cost
   bool once = false;
   std::string agent;      // CFN_AGENT_ID
   std::string swarm;      // CFN_SWARM

@@ -52,6 +52,22 @@ void add(std::optional<std::int64_t>& sum, const std::optional<std::int64_t>& mo
 
 }  // namespace
 
+void set_cost(Usage& usage, const Prices& prices) {
+  if (usage.cost_micro_usd) return;
+  bool known = false;
+  double micro = 0;  // a dollar a million tokens is a millionth of a dollar a token
+  for (const auto& [tokens, price] : {std::pair{usage.input_tokens, prices.in},
+                                      {usage.cache_creation_tokens, prices.in},
+                                      {usage.cache_read_tokens, prices.cached},
+                                      {usage.output_tokens, prices.out}}) {
+    known = known || tokens.has_value();
+    micro += static_cast<double>(tokens.value_or(0)) * price;
+  }
+  if (!known) return;
+  usage.cost_micro_usd =
+      micro >= static_cast<double>(kMaxUsageCount) ? kMaxUsageCount : std::llround(micro);
+}
+
 void UsageReader::add(std::string_view bytes) {
   while (!bytes.empty()) {
     const std::size_t newline = bytes.find('\n');

@@ -38,6 +38,14 @@ struct Usage {
   friend bool operator==(const Usage&, const Usage&) = default;
 };
 
+// US dollars for a million tokens. Tokens that went into a cache cost as those from none.
+inline constexpr double kMaxPriceUsd = 1'000'000;
+struct Prices {
+  double in = 0, cached = 0, out = 0;
+};
+// The cost where the CLI has named none, if any tokens are known.
+void set_cost(Usage& usage, const Prices& prices);
+
 class UsageReader {
  public:
   explicit UsageReader(UsageOf cli) : cli_(cli) {}

@@ -154,5 +154,60 @@ TEST(Usage, ASessionThatIsNoIdIsNotPassedOn) {
             used(std::nullopt, std::nullopt, std::nullopt, std::nullopt, 1'000'000, ""));
 }
 
+TEST(Usage, PricesAreForWhoNamesNoCost) {
+  Usage usage = used(1'000'000, 30'000, 2'000'000, 400, std::nullopt, "");
+  set_cost(usage, {1.25, 0.125, 10});
+  EXPECT_EQ(usage.cost_micro_usd, 1'250'000 + 500 + 250'000 + 300'000);
+  set_cost(usage, {100, 100, 100});
+  EXPECT_EQ(usage.cost_micro_usd, 1'800'500) << "it has one";
+  Usage unknown;
+  set_cost(unknown, {1, 1, 1});
+  EXPECT_EQ(unknown, Usage{});
+  Usage huge = used(kMaxUsageCount, std::nullopt, std::nullopt, std::nullopt, std::nullopt, "");
+  set_cost(huge, {kMaxPriceUsd, 0, 0});
+  EXPECT_EQ(huge.cost_micro_usd, kMaxUsageCount);
+}
+
+// Damaged output is read as what it says, or not at all: nothing else happens.
+TEST(Usage, AnyBytesAreTaken) {
+  std::uint64_t state = 7;
+  const auto below = [&](std::size_t n) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return static_cast<std::size_t>(state >> 33U) % n;
+  };
+  std::size_t read_all_the_same = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    std::string text = std::string(kClaude) + "\n" + kClaude;
+    for (std::size_t n = 1 + below(4); n > 0; --n) {
+      const std::size_t at = below(text.size());
+      switch (below(3)) {
+        case 0:
+          text[at] = static_cast<char>(below(256));
+          break;
+        case 1:
+          text.erase(at, 1 + below(8));
+          break;
+        default:
+          text.insert(at, 1 + below(3), "{[\"\\\n0"[below(6)]);
+      }
+    }
+    UsageReader reader(UsageOf::kClaude);
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t size = 1 + below(100);
+      reader.add(std::string_view(text).substr(at, size));
+      at += size;
+    }
+    reader.finish();
+    const std::optional<Usage> found = reader.usage();
+    read_all_the_same += found ? 1 : 0;
+    EXPECT_EQ(found.has_value(), reader.why().empty());
+    for (const auto& count : {found ? found->input_tokens : std::nullopt,
+                              found ? found->cost_micro_usd : std::nullopt}) {
+      EXPECT_TRUE(!count || (*count >= 0 && *count <= kMaxUsageCount));
+    }
+  }
+  EXPECT_GT(read_all_the_same, 10'000U);
+}
+
 }  // namespace
 }  // namespace swarm::worker

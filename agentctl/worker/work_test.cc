@@ -171,6 +171,14 @@ TEST_F(Work, UsageGoesWithAFailureToo) {
   EXPECT_EQ(fail.object("usage").number("costMicroUsd"), 250'000);
 }
 
+TEST_F(Work, UsageOfACliWithoutACostIsPriced) {
+  engine_.add_task(task("t-0-1f", R"({"type":"turn.completed","usage":{"input_tokens":1000,)"
+                                  R"("cached_input_tokens":600,"output_tokens":20}})"));
+  const Object done =
+      run({"--usage=codex", "--price-in=2", "--price-cached=.5", "--price-out=10"}, {"cat"});
+  EXPECT_EQ(done.object("usage").number("costMicroUsd"), 400 * 2 + 300 + 200);
+}
+
 TEST_F(Work, UsageThatCannotBeReadIsAbsentAndSaid) {
   const Object done = run_script("echo '{\"type\":\"result\"'", {"--usage=claude"});
   EXPECT_EQ(done.text("op"), "task_done");
