@@ -96,6 +96,8 @@ tasks::Report report() {
   r.message = "it is done";
   r.last_lines = {"one", "two"};
   r.result = {"result", false, 6, "branch", "commit"};
+  r.usage = {1, 2, 3, 4, 5};
+  r.session = "s-1";
   return r;
 }
 

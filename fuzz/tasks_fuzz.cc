@@ -47,6 +47,13 @@ Worker worker(Input& in) {
   return {{kNames[in.below(kNames.size())]}, 1 + in.below(3), "pod", in.below(2) ? "n1" : "n2"};
 }
 
+Usage usage(std::uint64_t n) {
+  Usage u;
+  u.output_tokens = n;
+  if (n % 3 != 0) u.cost_micro_usd = n << (n % 60);
+  return u;
+}
+
 Attempt attempt(Input& in, std::uint32_t number, bool open) {
   Attempt a;
   a.number = in.below(16) == 0 ? static_cast<std::uint32_t>(in.wild()) : number;
@@ -96,6 +103,13 @@ Task task(Input& in) {
   t.cancel_requested = in.below(4) == 0;
   t.losses_in_a_row = static_cast<std::uint32_t>(in.below(8) == 0 ? in.wild() : in.below(12));
   t.later_in_a_row = static_cast<std::uint32_t>(in.below(8) == 0 ? in.wild() : in.below(3));
+  // Of what is there: older inputs keep their meaning.
+  if (t.last_output.size() % 2 != 0) t.usage = usage(t.version);
+  for (Attempt& a : t.history) {
+    if (a.node.size() % 2 == 0) continue;
+    a.usage = usage(a.number);
+    a.cli_session = a.node.substr(1);
+  }
   return t;
 }
 
@@ -113,6 +127,7 @@ Report report(Input& in) {
               text(in, kMaxRefBytes), text(in, kMaxRefBytes)};
   r.leased = in.below(4) != 0;
   r.taken = in.below(4) != 0;
+  if (r.message.size() % 2 != 0) r.usage = usage(r.attempt);
   return r;
 }
 
@@ -244,6 +259,10 @@ class World {
                                          counts.dead + counts.cancelled,
           "the counts are right");
     (void)engine_.next_deadline();
+    const Spent spent = engine_.spent(), expired = engine_.expired();
+    for (const auto member : kSpentFields)
+      check(spent.*member <= kMaxSpent && expired.*member <= spent.*member,
+            "what is spent is right");
   }
 
   Input& in_;

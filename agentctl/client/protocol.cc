@@ -74,6 +74,12 @@ std::int64_t Object::number(const std::string& name, std::int64_t fallback) cons
   return it != value_->end() && it->is_number_integer() ? it->get<std::int64_t>() : fallback;
 }
 
+std::optional<double> Object::real(const std::string& name) const {
+  const auto it = value_->find(name);
+  if (it == value_->end() || !it->is_number()) return std::nullopt;
+  return it->get<double>();
+}
+
 bool Object::flag(const std::string& name) const {
   const auto it = value_->find(name);
   return it != value_->end() && it->is_boolean() && it->get<bool>();
@@ -174,6 +180,10 @@ Request& Request::set_bytes(const std::string& name, std::string_view bytes) {
 }
 Request& Request::set_texts(const std::string& name, const std::vector<std::string>& texts) {
   (*value_)[name] = texts;
+  return *this;
+}
+Request& Request::set_object(const std::string& name, const Object& object) {
+  (*value_)[name] = *object.value_;
   return *this;
 }
 Request& Request::set_remaining(const std::string& name, Milliseconds slack) {

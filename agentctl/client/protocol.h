@@ -41,6 +41,7 @@ class Object {
   [[nodiscard]] std::vector<std::string> names() const;  // of all members
   [[nodiscard]] std::string text(const std::string& name, std::string fallback = "") const;
   [[nodiscard]] std::int64_t number(const std::string& name, std::int64_t fallback = 0) const;
+  [[nodiscard]] std::optional<double> real(const std::string& name) const;  // nullopt: no number
   [[nodiscard]] bool flag(const std::string& name) const;
   // `name` as it is, or `name`64 decoded; "" when neither is there. kInvalid: not base64.
   [[nodiscard]] Result<std::string> bytes(const std::string& name) const;
@@ -56,6 +57,7 @@ class Object {
   [[nodiscard]] std::string member_json(const std::string& name) const;
 
  private:
+  friend class Request;
   std::shared_ptr<const nlohmann::json> value_;
 };
 
@@ -75,6 +77,7 @@ class Request {
   Request& set_bytes(const std::string& name,
                      std::string_view bytes);  // as `name`, or base64 as `name`64
   Request& set_texts(const std::string& name, const std::vector<std::string>& texts);
+  Request& set_object(const std::string& name, const Object& object);
   // `name` carries the milliseconds that are left until the deadline (less `slack`, for the
   // answer's way back) each time the request is written, so that a repeated request doesn't outlive
   // its caller.

@@ -1,3 +1,4 @@
+#include <charconv>
 #include <cstdlib>
 #include <limits>
 
@@ -24,6 +25,32 @@ Status read_duration(const Arguments& arguments, const std::string& name, Millis
   return {};
 }
 
+// --price-cached is that of --price-in where it is not given.
+Status read_prices(const Arguments& arguments, worker::WorkOptions& options) {
+  worker::Prices prices;
+  for (const auto& [name, target] : {std::pair<std::string, double*>{"price-in", &prices.in},
+                                     {"price-cached", &prices.cached},
+                                     {"price-out", &prices.out}}) {
+    if (!arguments.has(name)) {
+      if (name == "price-cached") *target = prices.in;
+      continue;
+    }
+    const std::string text = arguments.get(name);
+    const char* const end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, *target, std::chars_format::fixed);
+    if (error != std::errc() || at != end || !(*target >= 0) || *target > worker::kMaxPriceUsd)
+      return invalid("--" + name + " is '" + printable(text, 40) +
+                     "'; allowed: US dollars for a million tokens, such as 1.25, at most 1000000");
+  }
+  const bool any =
+      arguments.has("price-in") || arguments.has("price-cached") || arguments.has("price-out");
+  if (!any) return {};
+  if (!options.usage || !arguments.has("price-in") || !arguments.has("price-out"))
+    return invalid("--price-in and --price-out go together, with --usage");
+  options.prices = prices;
+  return {};
+}
+
 Result<worker::WorkOptions> read_options(const Arguments& arguments) {
   worker::WorkOptions options;
   options.command = arguments.rest;
@@ -44,6 +71,14 @@ Result<worker::WorkOptions> read_options(const Arguments& arguments) {
     if (!bytes) return bytes.error().in("--max-output");
     options.max_output = static_cast<std::size_t>(*bytes);
   }
+  if (arguments.has("usage")) {
+    const std::string cli = arguments.get("usage");
+    if (cli != "claude" && cli != "codex")
+      return invalid("--usage is '" + printable(cli, 40) + "'; allowed: claude, codex");
+    options.usage = cli == "claude" ? worker::UsageOf::kClaude : worker::UsageOf::kCodex;
+  }
+  const Status priced = read_prices(arguments, options);
+  if (!priced) return priced.error();
   const std::string grace = environment("CFN_TASK_GRACE_SECONDS", "600");
   const Result<std::int64_t> seconds = parse_number(grace, 0, kMostGraceSeconds);
   if (!seconds) return seconds.error().in("CFN_TASK_GRACE_SECONDS");
@@ -104,6 +139,12 @@ Verb work_verb() {
            {"grace", "DURATION", "from SIGTERM to SIGKILL when CMD is ended (default 10s)"},
            {"git", "URL[@REF]", "work in a clone of this repository"},
            {"max-output", "BYTES", "keep this much of the output as the result (default 61440)"},
+           {"usage", "claude|codex",
+            "read tokens and cost from the JSON that this CLI prints on standard output"},
+           {"price-in", "USD",
+            "with --usage: what a million tokens cost that are read, where the CLI names no cost"},
+           {"price-cached", "USD", "the same of those that come from a cache (default: price-in)"},
+           {"price-out", "USD", "the same of those that are written"},
            {"once", "", "end after one task; exit code 0 when it was done"}},
           0,
           1000,

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -97,6 +98,21 @@ std::size_t most_result_bytes(const Object& task, const WorkOptions& options) {
                   : options.max_output;
 }
 
+// As docs/socket-protocol.md has it: what is not known is not there.
+Object usage_object(const Usage& usage) {
+  std::map<std::string, std::int64_t> numbers;
+  for (const auto& [name, value] : {std::pair{"inputTokens", usage.input_tokens},
+                                    {"outputTokens", usage.output_tokens},
+                                    {"cacheReadTokens", usage.cache_read_tokens},
+                                    {"cacheCreationTokens", usage.cache_creation_tokens},
+                                    {"costMicroUsd", usage.cost_micro_usd}}) {
+    if (value) numbers[name] = *value;
+  }
+  std::map<std::string, std::string> texts;
+  if (!usage.session.empty()) texts["session"] = usage.session;
+  return Object::of(texts, numbers);
+}
+
 // One leased task with what belongs to it: directory, child, output.
 struct Job {
   Job(const Object& task, const WorkOptions& options, MonoTime now)
@@ -109,6 +125,7 @@ struct Job {
         out_log(prefix),
         err_log(prefix),
         result(most_result_bytes(task, options)),
+        usage(options.usage ? std::optional<UsageReader>(*options.usage) : std::nullopt),
         run(options.settings,
             Milliseconds(std::clamp<std::int64_t>(task.number("leaseMs", 30'000), 300, 86'400'000)),
             now) {}
@@ -129,6 +146,7 @@ struct Job {
   LastLines last;
   LastLines step_errors;
   Capture result;
+  std::optional<UsageReader> usage;
   std::string step_output;  // of a git step: "name value" lines
   std::string base;
   std::string branch;
@@ -410,6 +428,10 @@ void Loop::send_report(MonoTime now) {
         .set("message", agent::printable(verdict.message, 1000));
   }
   request.set_texts("lastLines", job.last.lines());
+  if (auto used = job.usage ? job.usage->usage() : std::nullopt) {
+    if (options_.prices) set_cost(*used, *options_.prices);
+    request.set_object("usage", usage_object(*used));
+  }
   job.report_rid = socket_.submit(std::move(request), now + kAnswerWait);
 }
 
@@ -470,6 +492,7 @@ bool Loop::read_pipe(Fd& fd, bool is_stdout, bool to_the_end) {
       continue;
     }
     if (is_stdout) job.result.add(bytes);
+    if (is_stdout && job.usage) job.usage->add(bytes);
     LineLog& log = is_stdout ? job.out_log : job.err_log;
     log.add(bytes, log_, job.step == Step::kRun ? job.last : job.step_errors);
     job.run.on_activity(mono_now());
@@ -498,6 +521,10 @@ void Loop::end_step(MonoTime now) {
   LastLines& last = job.step == Step::kRun ? job.last : job.step_errors;
   job.out_log.finish(log_, last);
   job.err_log.finish(log_, last);
+  if (job.step == Step::kRun && job.usage) {
+    job.usage->finish();
+    if (const std::string why = job.usage->why(); !why.empty()) say(job.prefix + why);
+  }
   std::string_view left = job.step_output;
   while (!left.empty()) {
     const std::string_view line = left.substr(0, left.find('\n'));

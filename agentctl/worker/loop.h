@@ -5,6 +5,7 @@
 // When the log's reader is slow, the child waits (its pipes are no longer read), not the loop.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "client/socket_client.h"
 #include "os/time.h"
 #include "worker/task_run.h"
+#include "worker/usage.h"
 
 namespace swarm::worker {
 
@@ -32,6 +34,8 @@ struct WorkOptions {
   std::vector<std::string> command;
   std::string git;  // "" or URL[@REF]
   std::size_t max_output = agent::kDefaultResultBytes;
+  std::optional<UsageOf> usage;  // whose JSON on CMD's standard output to read
+  std::optional<Prices> prices;  // for a CLI that names no cost
   bool once = false;
   std::string agent;      // CFN_AGENT_ID
   std::string swarm;      // CFN_SWARM

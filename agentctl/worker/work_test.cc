@@ -146,6 +146,53 @@ TEST_F(Work, ExitCodes) {
   }
 }
 
+// A CLI's own words about tokens and cost go with the outcome, whatever that is, and change neither
+// it nor the result.
+TEST_F(Work, UsageGoesWithTheOutcome) {
+  const std::string claude =
+      R"({"type":"result","session_id":"s-1","total_cost_usd":0.25,"usage":{"input_tokens":7,)"
+      R"("output_tokens":9,"cache_read_input_tokens":100}})";
+  engine_.add_task(task("t-0-1f", claude));
+  const Object done = run({"--usage=claude"}, {"cat"});
+  EXPECT_EQ(done.text("result"), claude);
+  const Object usage = done.object("usage");
+  EXPECT_EQ(usage.numbers(), (std::map<std::string, std::int64_t>{{"inputTokens", 7},
+                                                                  {"outputTokens", 9},
+                                                                  {"cacheReadTokens", 100},
+                                                                  {"costMicroUsd", 250'000}}));
+  EXPECT_EQ(usage.text("session"), "s-1");
+  EXPECT_EQ(err_.find("no usage"), std::string::npos) << err_;
+}
+
+TEST_F(Work, UsageGoesWithAFailureToo) {
+  engine_.add_task(task("t-0-1f", R"({"type":"result","total_cost_usd":0.25})"));
+  const Object fail = run({"--usage=claude"}, {"sh", "-c", "cat; exit 75"});
+  EXPECT_EQ(fail.text("kind"), "try_later");
+  EXPECT_EQ(fail.object("usage").number("costMicroUsd"), 250'000);
+}
+
+TEST_F(Work, UsageOfACliWithoutACostIsPriced) {
+  engine_.add_task(task("t-0-1f", R"({"type":"turn.completed","usage":{"input_tokens":1000,)"
+                                  R"("cached_input_tokens":600,"output_tokens":20}})"));
+  const Object done =
+      run({"--usage=codex", "--price-in=2", "--price-cached=.5", "--price-out=10"}, {"cat"});
+  EXPECT_EQ(done.object("usage").number("costMicroUsd"), 400 * 2 + 300 + 200);
+}
+
+TEST_F(Work, UsageThatCannotBeReadIsAbsentAndSaid) {
+  const Object done = run_script("echo '{\"type\":\"result\"'", {"--usage=claude"});
+  EXPECT_EQ(done.text("op"), "task_done");
+  EXPECT_FALSE(done.has("usage"));
+  EXPECT_THAT(err_, HasSubstr("[t-0-1f 1] no usage: "));
+}
+
+TEST_F(Work, WithoutTheFlagNobodyLooksForUsage) {
+  engine_.add_task(task("t-0-1f", R"({"type":"result","total_cost_usd":1})"));
+  const Object done = run({}, {"cat"});
+  EXPECT_FALSE(done.has("usage"));
+  EXPECT_EQ(err_.find("usage"), std::string::npos) << err_;
+}
+
 TEST_F(Work, ACommandThatIsNotThereFailsTheAttempt) {
   engine_.add_task(task("t-0-1f", "x", 1, 30'000, R"(,"command":["no-such-thing"])"));
   const Object fail = run({}, {"true"});

@@ -472,6 +472,13 @@ func (v *verbs) once() {
 	v.equal("a run that does not hear SIGTERM", deaf.State+": "+deaf.attempts(), "dead: timeout yes")
 	between("a run with --timeout=1s --grace=2s", took, 3*time.Second, 8*time.Second)
 
+	// What the CLI does not say is told, and fails nothing.
+	once("echo no object", 0, `\[t-0-\w+ 1\] no usage: the output has not the object that claude -p prints`, "--usage=claude")
+
+	priced, _ := once(`echo '{"type":"turn.completed","usage":{"input_tokens":3000000,"cached_input_tokens":1000000,"output_tokens":500000}}'`,
+		0, "", "--usage=codex", "--price-in=1.25", "--price-cached=0.5", "--price-out=10")
+	v.person(0, `(?m)^Cost: +\$8\.00 \(3M tokens in, 500k out\)$`, "^$", "describe", "task", priced.ID, "--swarm=hand")
+
 	// No more than is asked for, nor than the swarm takes.
 	cut, _ := once("printf 0123456789", 0, "", "--max-output=4")
 	v.person(0, "^0123$", "longer than what is kept", "result", "task/"+cut.ID)
@@ -627,7 +634,7 @@ func (v *verbs) lists() {
 	chosen(1, "-l=kind=bad")
 	chosen(1, "--state=dead", "-l", "kind!=line")
 	chosen(0, "--state=dead,cancelled", "-l=!kind")
-	v.person(0, `(?m)^t-0-\w+ +done +1/3 +worker-\d +V2 +\S+ +json +json +a +work-w\d-\S+ +batch=1,kind=line$`, "^$", "get", "tasks", "work", "-o", "wide")
+	v.person(0, `(?m)^t-0-\w+ +done +1/3 +worker-\d +V2 +\S+ +json +json +- +- +a +work-w\d-\S+ +batch=1,kind=line$`, "^$", "get", "tasks", "work", "-o", "wide")
 	// The same objects as JSON and as YAML.
 	forms := func(member string, least int, args ...string) {
 		v.Helper()

@@ -406,6 +406,7 @@ type swarmObject struct {
 		Agents             struct{ Desired, Ready, Busy int }
 		Workers            struct{ Replicas, ReadyReplicas, UpdatedReplicas int }
 		Tasks              struct{ Queued, Running, Done, Dead int }
+		Usage              struct{ CostUSD string }
 		Topology           struct {
 			Type         string
 			Coordinators int

@@ -654,6 +654,83 @@ TEST(Plan, CountsAreWrittenAtMostEveryThirtySecondsButZeroAtOnce) {
   EXPECT_EQ(reason_of(world.swarm), "True Idle");
 }
 
+TEST(Plan, WhatTheTeamsHaveSpentIsAddedUpAndStaysSpent) {
+  World world;
+  world.set_spec(R"({"topology":{"teamSize":2},"workers":{"replicas":4}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(world.swarm.status.usage, api::UsageCounts{});
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.usage = {1, 2, 3, 4, 5'000'000, 6, 5};
+  world.report(0, report);
+  world.report(1, report);
+  world.step();  // the first that was spent is told at once
+  EXPECT_EQ(world.swarm.status.usage, (api::UsageCounts{2, 4, 6, 8, 10'000'000, 12, 10}));
+  report.usage.cost_micro_usd = 7'000'000;
+  world.report(0, report);
+  world.step();
+  EXPECT_EQ(world.swarm.status.usage.cost_micro_usd, 10'000'000) << "more of it in 30 s";
+  world.now += 31'000;
+  world.step();
+  EXPECT_EQ(world.swarm.status.usage.cost_micro_usd, 12'000'000);
+  report.usage = {};  // a coordinator that has forgotten, or is of the release before
+  world.report(0, report);
+  world.now += 31'000;
+  world.step();
+  EXPECT_EQ(world.swarm.status.usage.cost_micro_usd, 12'000'000);
+}
+
+TEST(Plan, AnExhaustedBudgetIsToldAtOnceWithNumbersAndOnce) {
+  World world;
+  world.set_spec(R"({"budget":{"usd":"10"}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.effective = 100;
+  report.tasks.queued = 12;
+  report.tasks.running = 3;
+  report.usage = {.cost_micro_usd = 9'990'000, .tasks = 6, .priced_tasks = 6};
+  world.report(0, report);
+  Plan plan = world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Working");
+  EXPECT_EQ(reason_of(world.swarm, "BudgetExhausted"), "");
+  world.now += 1000;
+  report.usage.cost_micro_usd = 10'250'000;
+  world.report(0, report);
+  plan = world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True BudgetExhausted");
+  EXPECT_EQ(reason_of(world.swarm, "BudgetExhausted"), "True CostReached");
+  EXPECT_EQ(world.swarm.status.usage.cost_micro_usd, 10'250'000) << "the other teams read it";
+  const std::string text =
+      "$10.25 of $10.00 (spec.budget.usd) are spent: no task is handed out, 12 tasks queued and "
+      "kept; 3 running, which go on and cost. Next: kubectl patch swarm hello --type=merge -p "
+      R"('{"spec":{"budget":{"usd":"20.50"}}}')";
+  EXPECT_EQ(message_of(world.swarm), text);
+  EXPECT_EQ(plan.events, (std::vector<Event>{{"Warning", "BudgetExhausted", text}}));
+  world.now += 31'000;
+  report.usage.cost_micro_usd = 11'000'000;
+  world.report(0, report);
+  plan = world.step();
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("$11.00 of $10.00"));
+  EXPECT_THAT(plan.events, testing::IsEmpty());
+  world.set_spec(R"({"budget":{"usd":"20.50"}})");
+  plan = world.step();
+  EXPECT_EQ(reason_of(world.swarm), "True Working");
+  EXPECT_EQ(reason_of(world.swarm, "BudgetExhausted"), "");
+  EXPECT_THAT(plan.events, testing::IsEmpty());
+}
+
+TEST(Plan, ABudgetRestartsNobody) {
+  World world;
+  ASSERT_TRUE(world.settle());
+  const std::string before = world.live_pods("worker")[0]->uid;
+  world.set_spec(R"({"budget":{"usd":"10"}})");
+  ASSERT_TRUE(world.settle());
+  EXPECT_EQ(world.live_pods("worker")[0]->uid, before);
+}
+
 TEST(Plan, RolloutStatusComesFromTheReports) {
   World world;
   const std::string spec =

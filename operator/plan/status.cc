@@ -227,12 +227,13 @@ struct Counts {
   int busy = 0;
   api::TasksStatus tasks;
   api::MailboxStatus mailbox;
+  api::UsageCounts usage;
   int measured = 0;
   friend bool operator==(const Counts&, const Counts&) = default;
 };
 
 Counts counts_of(const SwarmStatus& status) {
-  return {status.agents.busy, status.tasks, status.mailbox, status.rollout.measured};
+  return {status.agents.busy, status.tasks, status.mailbox, status.usage, status.rollout.measured};
 }
 
 Counts fresh_counts(const Context& context) {
@@ -250,15 +251,22 @@ Counts fresh_counts(const Context& context) {
     counts.mailbox.single_copy_messages +=
         report.single_copy_messages + report.workers_single_copy_messages;
     counts.mailbox.dead_letters += report.dead_letters;
+    counts.usage = api::sum(counts.usage, report.usage);
     v1 += report.v1;
     v2 += report.v2;
   }
   counts.tasks.oldest_queued_seconds = rounded(counts.tasks.oldest_queued_seconds);
+  // What was spent stays spent, whoever does not report it now.
+  counts.usage = api::highest(counts.usage, context.swarm.status.usage);
   for (const auto& [slot, worker] : context.worker_reports) {
     if (worker->busy) ++counts.busy;
   }
   if (v1 + v2 > 0) counts.measured = static_cast<int>(100 * v2 / (v1 + v2));
   return counts;
+}
+
+bool is_exhausted(const Counts& counts, const api::SwarmSpec& spec) {
+  return spec.budget && counts.usage.cost_micro_usd >= spec.budget->micro_usd;
 }
 
 bool crosses_zero(const Counts& a, const Counts& b) {
@@ -267,7 +275,8 @@ bool crosses_zero(const Counts& a, const Counts& b) {
          crossed(a.tasks.running, b.tasks.running) || crossed(a.tasks.done, b.tasks.done) ||
          crossed(a.tasks.dead, b.tasks.dead) ||
          crossed(a.mailbox.single_copy_messages, b.mailbox.single_copy_messages) ||
-         crossed(a.mailbox.dead_letters, b.mailbox.dead_letters);
+         crossed(a.mailbox.dead_letters, b.mailbox.dead_letters) ||
+         crossed(a.usage.tasks, b.usage.tasks);
 }
 
 // ---- conditions
@@ -312,6 +321,7 @@ class Builder {
         std::string(kSwarmLabel) + "=" + swarm.name + "," + std::string(kRoleLabel) + "=worker"};
     status.tasks = counts.tasks;
     status.mailbox = counts.mailbox;
+    status.usage = counts.usage;
     status.rollout = rollout(counts);
     status.revision = context_.revision;
     status.sidecar_image = context_.sidecar_image;
@@ -384,6 +394,18 @@ class Builder {
     return false;
   }
 
+  [[nodiscard]] std::string exhausted_text(const Counts& counts) const {
+    const std::int64_t budget = context_.swarm.spec.budget->micro_usd;
+    const std::int64_t more = std::min(std::max(2 * budget, 2 * counts.usage.cost_micro_usd),
+                                       api::kBudgetLimitMicroUsd - 1);
+    return "$" + api::format_usd(counts.usage.cost_micro_usd) + " of $" + api::format_usd(budget) +
+           " (spec.budget.usd) are spent: no task is handed out, " +
+           count_of(counts.tasks.queued, "task") + " queued and kept; " +
+           std::to_string(counts.tasks.running) +
+           " running, which go on and cost. Next: kubectl patch swarm " + context_.swarm.name +
+           " --type=merge -p '{\"spec\":{\"budget\":{\"usd\":\"" + api::format_usd(more) + "\"}}}'";
+  }
+
   [[nodiscard]] Condition good_condition(const Counts& counts) const {
     const std::string& name = context_.swarm.name;
     const std::string tasks = count_of(counts.tasks.queued, "task") + " queued, " +
@@ -397,6 +419,9 @@ class Builder {
       ready.reason = "Suspended";
       ready.message = "No task is handed out: " + tasks +
                       "; the coordinators keep them. Next: set spec.suspend to false.";
+    } else if (is_exhausted(counts, context_.swarm.spec)) {
+      ready.reason = "BudgetExhausted";
+      ready.message = exhausted_text(counts);
     } else if (workers_.wanted == 0) {
       ready.reason = "ScaledToZero";
       ready.message = "0 agents asked for; " + tasks +
@@ -504,9 +529,15 @@ class Builder {
     }
     add_agent_exits(status, prior);
     add_mailbox_pressure(status, prior);
+    if (is_exhausted(counts, context_.swarm.spec)) {
+      Condition spent{"BudgetExhausted",         "True", "CostReached", exhausted_text(counts),
+                      context_.swarm.generation, 0};
+      status.conditions.push_back(stamped(std::move(spent), prior, context_.now));
+    }
     for (const Condition& one : prior.conditions) {  // somebody else's stay
       if (one.type != "Ready" && one.type != "Reconciling" && one.type != "Stalled" &&
-          one.type != "AgentExits" && one.type != "MailboxPressure") {
+          one.type != "AgentExits" && one.type != "MailboxPressure" &&
+          one.type != "BudgetExhausted") {
         status.conditions.push_back(one);
       }
     }
@@ -572,6 +603,7 @@ SwarmStatus urgent_part(SwarmStatus status) {
   status.agents.summary.clear();
   status.workers.replicas = status.workers.ready_replicas = status.workers.updated_replicas = 0;
   status.tasks = {};
+  status.usage = {};
   status.rollout.measured = 0;
   for (Condition& one : status.conditions) {
     one.message.clear();
@@ -601,8 +633,9 @@ std::vector<Event> condition_events(const SwarmStatus& prior, const SwarmStatus&
   if (prior.revision != fresh.revision) events.push_back(mailbox_event(context.swarm.spec));
   const Condition* after = find_condition(fresh, "Ready");
   const Condition* before = find_condition(prior, "Ready");
+  // (An exhausted budget has an Event of its own, below.)
   const auto quiet = [](const std::string& reason) {
-    return reason == "Working" || reason == "Idle";
+    return reason == "Working" || reason == "Idle" || reason == "BudgetExhausted";
   };
   if (after != nullptr && (before == nullptr || before->reason != after->reason) &&
       !(before != nullptr && quiet(before->reason) && quiet(after->reason))) {
@@ -611,7 +644,7 @@ std::vector<Event> condition_events(const SwarmStatus& prior, const SwarmStatus&
     events.push_back(
         {normal ? "Normal" : "Warning", after->reason, shorten(after->message, kMaxEventBytes)});
   }
-  for (const char* type : {"AgentExits", "MailboxPressure"}) {
+  for (const char* type : {"AgentExits", "MailboxPressure", "BudgetExhausted"}) {
     const Condition* appeared = find_condition(fresh, type);
     if (appeared != nullptr && find_condition(prior, type) == nullptr)
       events.push_back({"Warning", type, shorten(appeared->message, kMaxEventBytes)});
@@ -634,9 +667,10 @@ StatusDecision decide_status(const Context& context, const Obstacles& obstacles,
 
   const Counts old_counts = counts_of(prior);
   const Counts new_counts = fresh_counts(context);
-  const bool counts_due = context.now - memory.counts_written >= kCountsInterval ||
-                          context.now < memory.counts_written ||
-                          crosses_zero(old_counts, new_counts);
+  const bool counts_due =
+      context.now - memory.counts_written >= kCountsInterval ||
+      context.now < memory.counts_written || crosses_zero(old_counts, new_counts) ||
+      is_exhausted(old_counts, context.swarm.spec) != is_exhausted(new_counts, context.swarm.spec);
   SwarmStatus status = builder.build(counts_due ? new_counts : old_counts);
   bool has_new_counts = counts_due;
   const bool urgent = urgent_part(status) != urgent_part(prior);

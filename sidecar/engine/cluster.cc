@@ -23,6 +23,9 @@ TeamSettings settings_of(const api::Swarm& swarm, const Config& config) {
   out.max_queued = static_cast<std::uint32_t>(swarm.spec.tasks.max_queued);
   out.result_retention =
       Milliseconds(std::int64_t{1000} * swarm.spec.tasks.result_retention_seconds);
+  if (swarm.spec.budget)
+    out.budget_micro_usd = static_cast<std::uint64_t>(swarm.spec.budget->micro_usd);
+  out.swarm_cost_micro_usd = static_cast<std::uint64_t>(swarm.status.usage.cost_micro_usd);
   // The status of a Swarm that is seconds old may still be empty.
   out.coordinators = swarm.status.topology.coordinators > 0
                          ? static_cast<std::uint32_t>(swarm.status.topology.coordinators)

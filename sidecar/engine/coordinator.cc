@@ -45,6 +45,15 @@ void add_running(const json& head, std::vector<tasks::Engine::Running>& running)
   }
 }
 
+tasks::Spent spent_from(const api::UsageCounts& c) {
+  const auto n = [](std::int64_t v) {
+    return static_cast<std::uint64_t>(std::max<std::int64_t>(0, v));
+  };
+  return {n(c.input_tokens),          n(c.output_tokens),  n(c.cache_read_tokens),
+          n(c.cache_creation_tokens), n(c.cost_micro_usd), n(c.tasks),
+          n(c.priced_tasks)};
+}
+
 tasks::Settings engine_settings(const Config& config, const TeamSettings& s) {
   tasks::Settings out;
   out.team = config.team;
@@ -57,6 +66,8 @@ tasks::Settings engine_settings(const Config& config, const TeamSettings& s) {
   out.suspended = s.suspended;
   out.v2_percentage = s.v2_percentage;
   out.v1_command = s.v1_command;
+  out.budget_micro_usd = s.budget_micro_usd;
+  out.swarm_cost_micro_usd = s.swarm_cost_micro_usd;
   return out;
 }
 
@@ -85,6 +96,18 @@ void Coordinator::restore(const log::Record& record) {
     complete_epoch_ = epoch;
     return;
   }
+  if (record.kind == tasks::kSpent) {
+    auto expired = tasks::decode_expired(record.payload);
+    if (!expired) {  // a bug of ours; the last report has most of it
+      damaged_ = true;
+      return;
+    }
+    if (spent_record_ != 0) superseded_.push_back(std::min(spent_record_, record.sequence));
+    if (record.sequence < spent_record_) return;
+    spent_record_ = record.sequence;
+    expired_ = *std::move(expired);
+    return;
+  }
   if (record.kind != tasks::kTask) return;
   auto task = tasks::decode(record.payload);
   if (!task) {  // a bug of ours; its mirror has it
@@ -105,6 +128,13 @@ void Coordinator::restore(const log::Record& record) {
 void Coordinator::attach(log::Log& log, bool damaged) {
   log_ = &log;
   damaged_ = damaged_ || damaged;
+  // Erased and counted, but a crash has left its record.
+  if (const auto gone = restored_.find(expired_.last);
+      gone != restored_.end() && gone->second.version <= expired_.version) {
+    superseded_.push_back(records_.at(gone->first));
+    records_.erase(gone->first);
+    restored_.erase(gone);
+  }
   // Else an old record would be the task again once the newest is erased.
   for (const auto sequence : std::exchange(superseded_, {})) log_->finish(sequence);
 }
@@ -175,6 +205,8 @@ void Coordinator::activate(std::uint64_t epoch, const api::TeamReport& last) {
   epoch_ = epoch;
   active_ = true;
   engine_->begin_recovery(now);
+  engine_->restore_spent(expired_.spent, {});
+  engine_->restore_spent(spent_from(last.expired_usage), spent_from(last.usage));
   for (auto& [id, task] : restored_) {
     note_open(task);
     engine_->restore(now, wall_now(), std::move(task), std::nullopt);
@@ -713,6 +745,16 @@ void Coordinator::store(const tasks::Store& out) {
   records_[out.id] = *record;
 }
 
+void Coordinator::note_spent(tasks::Expired expired) {
+  expired_ = std::move(expired);
+  spent_unstored_ = true;
+  const auto record = log_->append(tasks::kSpent, tasks::encode(expired_));
+  if (!record) return;  // full: tick() tries again
+  if (spent_record_ != 0) log_->finish(spent_record_);
+  spent_record_ = *record;
+  spent_unstored_ = false;
+}
+
 void Coordinator::perform() {
   if (!recovering()) promote_standbys();
   bool changed = false;
@@ -721,6 +763,7 @@ void Coordinator::perform() {
     if (auto* o = std::get_if<tasks::Store>(&output)) {
       store(*o);
     } else if (auto* e = std::get_if<tasks::Erase>(&output)) {
+      if (e->expired) note_spent(*e->expired);
       unstored_.erase(e->id);
       if (const auto found = records_.find(e->id); found != records_.end()) {
         log_->finish(found->second);
@@ -803,7 +846,10 @@ void Coordinator::perform() {
     }
   }
   note_complete();
-  if (changed && on_change) on_change(false);
+  // The other teams learn it from the status.
+  const bool over = engine_->budget_used().value_or(0) >= 1;
+  const bool soon = over != std::exchange(budget_spent_, over);
+  if ((changed || soon) && on_change) on_change(soon);
 }
 
 // ---- time
@@ -811,6 +857,7 @@ void Coordinator::perform() {
 void Coordinator::tick() {
   const auto now = mono_now();
   for (const auto& [id, out] : std::map(unstored_)) store(out);
+  if (spent_unstored_) note_spent(expired_);
   if (active_) engine_->tick(now, wall_now());
   look_at_recovery();
   const bool given_up = !announcing_.empty() && now >= announce_until_;
@@ -844,7 +891,7 @@ void Coordinator::arm() {
   for (const auto& [worker, announcement] : announcing_) {
     if (!announcement.session) sooner(announcement.again_at);
   }
-  if (!unstored_.empty()) sooner(now + Milliseconds{500});
+  if (!unstored_.empty() || spent_unstored_) sooner(now + Milliseconds{500});
   timer_.expires_at(std::max(next, now + Milliseconds{1}));
   timer_.async_wait([this, alive = alive_](boost::system::error_code e) {
     if (!e && *alive) tick();

@@ -39,6 +39,8 @@ struct TeamSettings {
   std::uint32_t max_attempts = 3, max_queued = 10000;
   Milliseconds result_retention{86400 * 1000};
   std::uint32_t coordinators = 1;
+  std::optional<std::uint64_t> budget_micro_usd;
+  std::uint64_t swarm_cost_micro_usd = 0;  // of all teams, as the status says
 };
 
 class Coordinator {
@@ -80,6 +82,8 @@ class Coordinator {
   void swarm_deleted();  // the workers learn that nobody will take what they have left
   [[nodiscard]] api::TeamReport report() const;  // docs/pod-layout.md
   [[nodiscard]] tasks::Counts counts() const;
+  [[nodiscard]] tasks::Spent spent() const { return engine_->spent(); }
+  [[nodiscard]] std::optional<double> budget_used() const { return engine_->budget_used(); }
   [[nodiscard]] std::size_t workers() const { return by_session_.size(); }
 
  private:
@@ -144,6 +148,7 @@ class Coordinator {
   void look_at_recovery();  // ends it when everybody has come that will
   void perform();           // the engine's outputs
   void store(const tasks::Store& out);
+  void note_spent(tasks::Expired expired);
   void send_to(const tasks::Worker& worker, link::FrameType type, const std::string& payload);
   void answer_task(const TaskId& id, const net::Respond& respond);
   [[nodiscard]] bool overloaded() const;  // kMaxUnderWay requests are being handled
@@ -183,6 +188,10 @@ class Coordinator {
   std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;  // under way in the engine
   std::vector<Waiter> waiters_;
   std::map<TaskId, tasks::Task> restored_;
+  tasks::Expired expired_;  // what was erased has cost, and the record that says so
+  log::Sequence spent_record_ = 0;
+  bool budget_spent_ = false;              // as it was last said to be
+  bool spent_unstored_ = false;            // the log was full
   std::vector<log::Sequence> superseded_;  // records that a crash has left beside newer ones
   // The epoch in which the log was noted to have every task, and the note.
   std::uint64_t complete_epoch_ = 0;

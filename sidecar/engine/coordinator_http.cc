@@ -442,6 +442,13 @@ api::TeamReport Coordinator::report() const {
   out.measured = out.v1 + out.v2 == 0 ? 0 : static_cast<int>(out.v2 * 100 / (out.v1 + out.v2));
   out.dead_letters = books.dead_live;
   out.single_copy_messages = books.single_copy;
+  const auto counts_of = [&](const tasks::Spent& s) {
+    return api::UsageCounts{n(s.input_tokens),          n(s.output_tokens),  n(s.cache_read_tokens),
+                            n(s.cache_creation_tokens), n(s.cost_micro_usd), n(s.tasks),
+                            n(s.priced_tasks)};
+  };
+  out.usage = counts_of(engine_->spent());
+  out.expired_usage = counts_of(engine_->expired());
   static_assert(kMaxPressedBytes <= api::kMaxPressedBytes);
   const auto press = [&](const AgentName& name, const std::string& why) {
     if (!why.empty() && out.pressed.size() < api::kMaxReportPressed) out.pressed[name.value] = why;

@@ -305,5 +305,92 @@ TEST_F(Recovery, AnOldRecordDoesNotOutliveTheNewest) {
   }
 }
 
+// What tasks have cost: spent is spent, however many lives the engine has.
+class Spent : public Recovery {
+ protected:
+  static tasks::Task over(const std::string& id, std::uint64_t micro_usd) {
+    auto out = task(id, 3);
+    out.state = tasks::TaskState::kCancelled;
+    out.finished_at = 2;  // its retention is over long since
+    out.usage.cost_micro_usd = micro_usd;
+    return out;
+  }
+  static api::UsageCounts cost(std::int64_t micro_usd, std::int64_t tasks) {
+    return {.cost_micro_usd = micro_usd, .tasks = tasks, .priced_tasks = tasks};
+  }
+  static bool append(Life& life, const tasks::Task& t) {
+    return life.log().append(tasks::kTask, tasks::encode(t)).ok();
+  }
+  static bool append(Life& life, std::uint64_t micro_usd, const std::string& last) {
+    tasks::Expired expired;
+    expired.spent.cost_micro_usd = micro_usd;
+    expired.spent.tasks = expired.spent.priced_tasks = 1;
+    expired.last.value = last;
+    expired.version = 3;
+    return life.log().append(tasks::kSpent, tasks::encode(expired)).ok();
+  }
+};
+
+TEST_F(Spent, OfErasedTasksIsInTheLog) {
+  {
+    Life first(directory_);
+    EXPECT_TRUE(append(first, over("t-0-1", 30)) && append(first, over("t-0-2", 12)));
+  }
+  {
+    Life second(directory_);
+    second->activate(1, {});
+    EXPECT_TRUE(second.run_until([&] {
+      return second.ask("GET", "/v1/tasks/t-0-1") == 404 &&
+             second.ask("GET", "/v1/tasks/t-0-2") == 404;
+    }));
+    EXPECT_EQ(second->report().usage, cost(42, 2));
+    EXPECT_EQ(second->report().expired_usage, cost(42, 2));
+  }
+  Life third(directory_);
+  EXPECT_EQ(third.tasks, 0U);
+  third->activate(2, {});
+  EXPECT_EQ(third->report().usage, cost(42, 2));
+}
+
+TEST_F(Spent, OfATaskWhoseRecordACrashHasLeftIsCountedOnce) {
+  {
+    Life first(directory_);
+    EXPECT_TRUE(append(first, 10, "t-0-9") && append(first, over("t-0-1", 30)));
+    EXPECT_TRUE(append(first, 40, "t-0-1"));
+  }
+  for (std::uint64_t epoch = 1; epoch < 4; ++epoch) {
+    Life life(directory_);
+    EXPECT_EQ(life.tasks, epoch == 1 ? 1U : 0U);
+    life->activate(epoch, {});
+    EXPECT_EQ(life.ask("GET", "/v1/tasks/t-0-1"), 404);
+    life.run(Milliseconds{20});
+    EXPECT_EQ(life->report().usage, cost(40, 1)) << epoch;
+  }
+}
+
+TEST_F(Spent, OfATaskThatCameBackUnderItsIdIsCountedAnew) {
+  {
+    Life first(directory_);
+    EXPECT_TRUE(append(first, 40, "t-0-1"));
+    auto again = task("t-0-1", 4);
+    again.usage.cost_micro_usd = 2;
+    EXPECT_TRUE(append(first, again));
+  }
+  Life second(directory_);
+  second->activate(1, {});
+  EXPECT_EQ(second.ask("GET", "/v1/tasks/t-0-1"), 200);
+  EXPECT_EQ(second->report().usage, cost(42, 2));
+}
+
+TEST_F(Spent, ASuccessorWithoutTheLogGoesOnFromTheReport) {
+  auto last = report_of(2, {});
+  last.usage = cost(100, 4);
+  last.expired_usage = cost(90, 3);
+  Life life(directory_);
+  life->activate(3, last);
+  EXPECT_EQ(life->report().usage, cost(100, 4));
+  EXPECT_EQ(life->report().expired_usage, cost(90, 3));
+}
+
 }  // namespace
 }  // namespace swarm::engine

@@ -2,6 +2,7 @@
 
 #include "base/encoding.h"
 #include "engine/control_json.h"
+#include "engine/usage_json.h"
 #include "engine/worker.h"
 
 namespace swarm::engine {
@@ -34,6 +35,10 @@ std::string encode_report(std::uint64_t request, const tasks::Report& report) {
   for (const auto& line : report.last_lines) head["lastLines"].push_back(printable(line));
   head["truncated"] = report.result.truncated;
   head["totalBytes"] = report.result.total_bytes;
+  if (report.usage.known()) {
+    head["usage"] = usage_json(report.usage);
+    if (!report.session.empty()) head["usage"]["session"] = report.session;
+  }
   head["branch"] = printable(report.result.branch);
   head["commit"] = printable(report.result.commit);
   return control(head, report.result.bytes);
@@ -72,6 +77,12 @@ Result<tasks::Report> decode_report(std::string_view payload, std::uint64_t* req
             tasks::clipped(line.get_ref<const std::string&>(), tasks::kMaxLineBytes));
       }
     }
+  }
+  // Whatever it says: what an attempt has cost is no reason to refuse its outcome.
+  if (const auto usage = head.find("usage"); usage != head.end() && usage->is_object()) {
+    report.usage = usage_from(*usage);
+    report.session = text_of(*usage, "session");
+    if (!is_message_id(report.session)) report.session.clear();
   }
   report.result.bytes = parsed->bytes;
   report.result.truncated = flag_of(head, "truncated");

@@ -587,6 +587,20 @@ std::string Sidecar::metrics_text() {
     set("swarm_tasks_single_copy", "Tasks without a confirmed second copy", n(counts.single_copy));
     set("swarm_tasks_oldest_queued_seconds", "Age of the oldest queued task",
         n(counts.oldest_queued_seconds));
+    const auto spent = coordinator_->spent();
+    constexpr const char* kTokensHelp = "Tokens that the tasks of this team have cost";
+    for (const auto& [kind, value] : {std::pair{"input", spent.input_tokens},
+                                      {"output", spent.output_tokens},
+                                      {"cache_read", spent.cache_read_tokens},
+                                      {"cache_creation", spent.cache_creation_tokens}}) {
+      telemetry::Counter& counter =
+          metrics_.counter("swarm_coordinator_usage_tokens_total", kTokensHelp, {{"kind", kind}});
+      counter.add(std::max(0.0, n(value) - counter.value()));
+    }
+    total("swarm_coordinator_usage_cost_usd_total",
+          "US dollars that the tasks of this team have cost", n(spent.cost_micro_usd) / 1e6);
+    set("swarm_coordinator_budget_used_ratio", "Spent of spec.budget; 0 without one",
+        coordinator_->budget_used().value_or(0));
     set("swarm_team_workers", "Connected workers of this team", n(coordinator_->workers()));
     set("swarm_team_epoch", "Epoch of this coordinator", n(coordinator_->epoch()));
   } else {

@@ -202,6 +202,8 @@ bool add_stats(json& all, json part) {
   const auto oldest = std::max(number_of(all["tasks"], kOldest), number_of(*tasks, kOldest));
   add_counts(all, part, "tasks");
   all["tasks"][kOldest] = oldest;
+  add_counts(all, part, "usage");
+  add_counts(all, part, "expiredUsage");
   add_counts(all, part, "messages");
   if (const auto messages = part.find("messages");
       messages != part.end() && messages->is_object()) {

@@ -190,6 +190,18 @@ TEST(TaskPage, ATeamThatIsNoMoreIsPassedOver) {
   EXPECT_FALSE(TaskPage({9, ""}, 10, {0, 3}).next());
 }
 
+TEST(Stats, OfWhatTasksCostAreAddedUpThoughATeamHasNone) {
+  const json none = json::parse(R"({"tasks":{"queued":1}})");
+  const json some = json::parse(
+      R"({"tasks":{"queued":1},"usage":{"costMicroUsd":7,"tasks":2},"expiredUsage":{"costMicroUsd":1,"tasks":1}})");
+  json all = none;
+  EXPECT_TRUE(add_stats(all, some));
+  EXPECT_TRUE(add_stats(all, none));
+  EXPECT_TRUE(add_stats(all, some));
+  EXPECT_EQ(all["usage"], json::parse(R"({"costMicroUsd":14,"tasks":4})"));
+  EXPECT_EQ(all["expiredUsage"], json::parse(R"({"costMicroUsd":2,"tasks":2})"));
+}
+
 TEST(Stats, AreAddedUp) {
   json all = json::parse(
       R"({"time":"t0","epoch":3,"ready":true,"recovering":false,"suspended":true,

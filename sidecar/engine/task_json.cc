@@ -1,6 +1,7 @@
 #include "engine/task_json.h"
 
 #include "engine/control_json.h"
+#include "engine/usage_json.h"
 
 namespace swarm::engine {
 namespace {
@@ -48,6 +49,7 @@ json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors,
     out["lastOutputAt"] = task.last_output_at;
   }
   if (task.cancel_requested) out["cancelRequested"] = true;
+  if (task.usage.known()) out["usage"] = usage_json(task.usage);
   if (task.result) {
     out["result"] = {{"bytes", task.result->total_bytes},
                      {"preview", preview(task.result->bytes)},
@@ -68,6 +70,10 @@ json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors,
                {"reason", a.reason}};
     if (a.ended_at != 0) entry["endedAt"] = a.ended_at;
     if (a.exit_code) entry["exitCode"] = *a.exit_code;
+    if (a.usage.known()) {
+      entry["usage"] = usage_json(a.usage);
+      if (!a.cli_session.empty()) entry["usage"]["session"] = a.cli_session;
+    }
     if (!brief) {
       entry["lastLines"] = json::array();
       for (const auto& line : a.last_lines) entry["lastLines"].push_back(printable(line));

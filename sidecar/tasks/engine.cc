@@ -95,6 +95,19 @@ Status check_submission(const Submission& s) {
 
 namespace {
 
+Spent spent_of(const Task& t) {
+  Spent s;
+  const Usage& u = t.usage;
+  s.input_tokens = u.input_tokens.value_or(0);
+  s.output_tokens = u.output_tokens.value_or(0);
+  s.cache_read_tokens = u.cache_read_tokens.value_or(0);
+  s.cache_creation_tokens = u.cache_creation_tokens.value_or(0);
+  s.cost_micro_usd = u.cost_micro_usd.value_or(0);
+  s.tasks = u.known() ? 1 : 0;
+  s.priced_tasks = u.cost_micro_usd ? 1 : 0;
+  return s;
+}
+
 Settings sane(Settings s) {
   s.default_max_attempts = std::clamp<std::uint32_t>(s.default_max_attempts, 1, kMaxMaxAttempts);
   s.lease = std::max(s.lease, Milliseconds(1));
@@ -149,6 +162,7 @@ class Engine::Impl {
     std::uint32_t seen =
         0;  // highest attempt that a worker has spoken of; a dead epoch may have given it
     std::size_t bytes = 0;                       // encoded
+    Spent spent;                                 // as it is in retained_
     std::map<AgentName, std::uint64_t> holders;  // confirmed copies
     std::optional<AgentName> mirror;             // where the copy is to be
     std::optional<MonoTime> resend_at;           // a copy is on its way, unconfirmed
@@ -241,9 +255,10 @@ class Engine::Impl {
     return r != nullptr && !r->pending ? r : nullptr;
   }
 
-  static const Attempt* knows(const Task& t, std::uint32_t number, const AgentName& agent,
-                              std::uint64_t session) {
-    for (const Attempt& a : t.history) {
+  template <typename T>  // Task or const Task
+  static auto knows(T& t, std::uint32_t number, const AgentName& agent, std::uint64_t session)
+      -> decltype(t.history.data()) {
+    for (auto& a : t.history) {
       if (a.number == number && a.agent == agent && a.session == session) return &a;
     }
     return nullptr;
@@ -427,6 +442,20 @@ class Engine::Impl {
   void account(Record& r, std::size_t bytes) {
     total_bytes_ = total_bytes_ - r.bytes + bytes;
     r.bytes = bytes;
+    const Spent spent = spent_of(r.task);
+    for (const auto member : kSpentFields) retained_.*member += spent.*member - r.spent.*member;
+    r.spent = spent;
+  }
+  // An attempt's usage counts once. False: it does not now.
+  bool spend(Task& t, Attempt& a, const Report& report) {
+    if (!report.usage.known() || a.usage.known()) return false;
+    const Spent before = spent_of(t);
+    add(a.usage, report.usage);  // within its limits
+    add(t.usage, a.usage);
+    if (is_message_id(report.session)) a.cli_session = report.session;
+    const Spent after = spent_of(t);
+    for (const auto member : kSpentFields) fresh_.*member += after.*member - before.*member;
+    return true;
   }
   void put(Record& r, Task task) {
     r.task = std::move(task);
@@ -610,8 +639,25 @@ class Engine::Impl {
   }
 
   // ------------------------------------------------------------------ hand-out
+  // At least: of the other teams what was told last. Attempts at work are not foreseen.
+  std::uint64_t cost_so_far() const {
+    return std::max(spent().cost_micro_usd, settings_.swarm_cost_micro_usd +
+                                                (fresh_.cost_micro_usd - fresh_cost_when_told_));
+  }
+  bool over_budget() const {
+    return settings_.budget_micro_usd && cost_so_far() >= *settings_.budget_micro_usd;
+  }
+  Spent spent() const {
+    Spent sum;
+    for (const auto member : kSpentFields) {
+      const std::uint64_t known = expired_.*member + retained_.*member, fresh = fresh_.*member;
+      const std::uint64_t before = std::max(known - std::min(known, fresh), reported_.*member);
+      sum.*member = std::min(before + fresh, kMaxSpent);
+    }
+    return sum;
+  }
   void hand_out(MonoTime now, WallTime wall) {
-    if (recovering_ || settings_.suspended) return;
+    if (recovering_ || settings_.suspended || over_budget()) return;
     while (!ready_.empty() && !waiters_.empty()) {
       Record& r = *ready_.begin()->second;
       const Waiter waiter = waiters_.begin()->second;
@@ -717,7 +763,15 @@ class Engine::Impl {
   void erase(Record& r) {
     remember_erased(r);
     const TaskId id = r.task.id;
-    if (r.stored != 0) out(Erase{id});
+    std::optional<Expired> expired;
+    if (r.spent.tasks > 0) {
+      for (const auto member : kSpentFields) {
+        retained_.*member -= r.spent.*member;
+        expired_.*member = std::min(expired_.*member + r.spent.*member, kMaxSpent);
+      }
+      expired = Expired{expired_, id, r.task.version};
+    }
+    if (r.stored != 0) out(Erase{id, std::move(expired)});
     std::set<AgentName> to_tell;
     for (const auto& [name, version] : r.holders) to_tell.insert(name);
     if (r.mirror) to_tell.insert(*r.mirror);
@@ -1095,9 +1149,34 @@ class Engine::Impl {
   std::deque<Version> firsts_;
   std::size_t queued_count_ = 0, pending_count_ = 0;
   std::uint64_t total_bytes_ = 0;
+  // What the tasks here have cost; those that were erased; all, as it was last reported; and of the
+  // first two, what was spent since then.
+  Spent retained_, expired_, reported_, fresh_;
+  std::uint64_t fresh_cost_when_told_ = 0;  // of fresh_, as settings_.swarm_cost_micro_usd came
   std::uint64_t retries_ = 0, worker_lost_ = 0;
   std::vector<Output> outputs_;
 };
+
+void Engine::restore_spent(const Spent& expired, const Spent& reported) {
+  Impl& e = *impl_;
+  for (const auto member : kSpentFields) {
+    e.expired_.*member = std::max(e.expired_.*member, expired.*member);
+    e.reported_.*member = std::max(e.reported_.*member, reported.*member);
+  }
+}
+
+Spent Engine::spent() const { return impl_->spent(); }
+
+Spent Engine::expired() const { return impl_->expired_; }
+
+std::optional<double> Engine::budget_used() const {
+  const Impl& e = *impl_;
+  if (!e.settings_.budget_micro_usd) return std::nullopt;
+  const auto cost = static_cast<double>(e.cost_so_far());
+  return *e.settings_.budget_micro_usd == 0
+             ? 1
+             : cost / static_cast<double>(*e.settings_.budget_micro_usd);
+}
 
 Engine::Engine(Settings settings, std::uint64_t (*random)(void* context), void* context)
     : impl_(std::make_unique<Impl>(std::move(settings), random, context)) {}
@@ -1106,6 +1185,8 @@ Engine::~Engine() = default;
 void Engine::configure(MonoTime now, WallTime wall, Settings settings) {
   Impl& e = *impl_;
   e.now_ = now;
+  if (settings.swarm_cost_micro_usd != e.settings_.swarm_cost_micro_usd)
+    e.fresh_cost_when_told_ = e.fresh_.cost_micro_usd;
   e.settings_ = sane(std::move(settings));
   for (auto& [name, m] : e.members_) e.rank(m);
   for (auto& [id, r] : e.records_) e.retime(r);
@@ -1193,8 +1274,9 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
         const std::uint64_t ours = r->task.version;
         for (const Attempt& a :
              r->task.history) {  // numbers may clash, so ours cannot stand beside the others
-          task.history_dropped +=
-              Impl::knows(task, a.number, a.agent, a.session) == nullptr ? 1 : 0;
+          if (Impl::knows(task, a.number, a.agent, a.session) != nullptr) continue;
+          task.history_dropped++;
+          add(task.usage, a.usage);  // it was spent
         }
         e.put(*r, std::move(task));
         r->unsettled = true;
@@ -1493,13 +1575,19 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
   if (r == nullptr) return refuse(e.missing(report.id));
   Task& t = r->task;
   Impl::Member& m = *e.present(worker);
-  const Attempt* known = Impl::knows(t, report.attempt, worker.name, worker.session);
+  Attempt* known = Impl::knows(t, report.attempt, worker.name, worker.session);
+  const auto spend_late = [&] {
+    if (known != nullptr && known->ended_at != 0 && e.spend(t, *known, report))
+      e.changed(*r, now, wall);
+  };
   if (known != nullptr && known->reason == kCancelled &&
       (report.done || report.kind != FailKind::kCancelled)) {
+    spend_late();
     return refuse(Error{Code::kDenied, "attempt " + std::to_string(report.attempt) + " of " +
                                            t.id.value + " was cancelled"});
   }
   if (known != nullptr && known->ended_at != 0 && !is_lost(*known)) {
+    spend_late();
     return e.answer_when_mirrored(*r, worker, request, now);  // repeated
   }
   if (known == nullptr && !report.leased) {
@@ -1507,6 +1595,7 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
                                            t.id.value + " was not leased to " + worker.name.value});
   }
   if (e.claim(*r, m, report.attempt, now, wall) == Impl::Claim::kNo) {
+    spend_late();
     return refuse(
         Error{Code::kDenied, is_final(t.state)
                                  ? "task " + t.id.value + " is " + std::string(state_name(t.state))
@@ -1514,6 +1603,7 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
   }
 
   Attempt& a = t.history.back();
+  e.spend(t, a, report);
   a.exit_code = report.exit_code;
   const std::size_t skip =
       report.last_lines.size() > kMaxLastLines ? report.last_lines.size() - kMaxLastLines : 0;
@@ -1839,7 +1929,9 @@ void Engine::tick(MonoTime now, WallTime wall) {
     const std::uint64_t place = e.waiter_deadlines_.begin()->second;
     const Impl::Waiter& w = e.waiters_.at(place);
     e.out(NoTask{w.worker, w.request, Code::kNotFound,
-                 e.settings_.suspended ? "the swarm is suspended" : "no task came"});
+                 e.settings_.suspended ? "the swarm is suspended"
+                 : e.over_budget()     ? "the swarm's budget is spent"
+                                       : "no task came"});
     e.drop_waiter(place);
   }
 }

@@ -88,8 +88,9 @@ struct Desk {
     return leases.empty() ? std::nullopt : std::optional(leases[0]);
   }
   Status report(const Worker& w, const TaskId& id, std::uint32_t attempt,
-                std::optional<FailKind> failed = {}) {
+                std::optional<FailKind> failed = {}, Usage usage = {}) {
     Report r;
+    r.usage = usage;
     r.id = id;
     r.attempt = attempt;
     r.done = !failed;
@@ -875,6 +876,255 @@ TEST(Report, HistoryKeepsTheFirstAndTheLatest) {
 }
 
 // ---- clients
+
+// ---- what tasks cost
+
+Usage cost(std::uint64_t micro_usd) { return {{}, 10, {}, {}, micro_usd}; }
+Spent spent(std::uint64_t micro_usd, std::uint64_t tasks, std::uint64_t output) {
+  return {0, output, 0, 0, micro_usd, tasks, tasks};
+}
+
+TEST(Cost, ARepeatedReportCountsOnceAndTwoAttemptsTwice) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  d.lease(worker(1));
+  ASSERT_TRUE(d.report(worker(1), id, 1, FailKind::kFailed, cost(100)).ok());
+  ASSERT_TRUE(d.report(worker(1), id, 1, FailKind::kFailed, cost(100)).ok());
+  EXPECT_EQ(d.task(id).usage, cost(100));
+  d.pass(seconds(60));
+  ASSERT_EQ(d.lease(worker(1))->attempt, 2U);
+  ASSERT_TRUE(d.report(worker(1), id, 2, {}, cost(7)).ok());
+  ASSERT_TRUE(d.report(worker(1), id, 2, {}, cost(9)).ok());
+  EXPECT_EQ(d.task(id).usage.cost_micro_usd, 107U);
+  EXPECT_EQ(d.task(id).history[0].usage, cost(100));
+  EXPECT_EQ(d.task(id).history[1].usage, cost(7));
+  EXPECT_EQ(d.log.at(id).usage, d.task(id).usage);
+  EXPECT_EQ(d.engine->spent(), spent(107, 1, 20));
+  EXPECT_EQ(d.engine->expired(), Spent{});
+}
+
+TEST(Cost, WhateverAnAttemptComesToItIsSpent) {
+  for (const FailKind kind : {FailKind::kFailed, FailKind::kBadTask, FailKind::kTryLater,
+                              FailKind::kTimeout, FailKind::kCancelled, FailKind::kReleased}) {
+    Desk d;
+    d.join(worker(1));
+    const TaskId id = d.submit();
+    d.lease(worker(1));
+    ASSERT_TRUE(d.report(worker(1), id, 1, kind, cost(3)).ok());
+    EXPECT_EQ(d.task(id).usage, cost(3));
+    EXPECT_EQ(d.engine->spent(), spent(3, 1, 10));
+  }
+}
+
+TEST(Cost, AnAttemptThatWasFencedHasCostMoneyToo) {
+  Desk d;
+  d.join(worker(1));
+  d.join(worker(2));
+  const TaskId id = d.submit();
+  d.lease(worker(1));
+  d.pass(d.settings.lease);
+  ASSERT_TRUE(d.lease(worker(2)));
+  for (int i = 0; i < 2; ++i)
+    EXPECT_EQ(d.report(worker(1), id, 1, {}, cost(100)).error().code, Code::kDenied);
+  EXPECT_EQ(d.task(id).history[0].reason, "lease_expired");
+  EXPECT_EQ(d.log.at(id).usage, cost(100));
+  ASSERT_TRUE(d.report(worker(2), id, 2, {}, cost(5)).ok());
+  EXPECT_EQ(d.task(id).usage.cost_micro_usd, 105U);
+  // Nobody else's: an attempt that is not known says nothing.
+  EXPECT_FALSE(d.report(worker(1), id, 7, {}, cost(1000)).ok());
+  EXPECT_EQ(d.engine->spent().cost_micro_usd, 105U);
+}
+
+TEST(Cost, StaysWhenTheHistoryIsCutAndWhenATaskIsRetried) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit({"b", "", "", {}, 100});
+  for (std::uint32_t n = 1; n <= kMaxHistory + 5; ++n) {
+    d.pass(seconds(60));
+    ASSERT_EQ(d.lease(worker(1))->attempt, n);
+    ASSERT_TRUE(d.report(worker(1), id, n, FailKind::kFailed, cost(1)).ok());
+  }
+  EXPECT_EQ(d.task(id).usage.cost_micro_usd, kMaxHistory + 5);
+  ASSERT_TRUE(d.engine->cancel(d.now, d.wall(), id).ok());
+  ASSERT_TRUE(d.engine->retry(d.now, d.wall(), id).ok());
+  EXPECT_EQ(d.task(id).usage.cost_micro_usd, kMaxHistory + 5);
+}
+
+TEST(Cost, OfTasksThatHaveExpiredStaysSpent) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId cheap = d.submit(), dear = d.submit(), free = d.submit();
+  for (const TaskId& id : {cheap, dear, free}) {
+    ASSERT_EQ(d.lease(worker(1))->id, id);
+    ASSERT_TRUE(
+        d.report(worker(1), id, 1, {}, id == free ? Usage{} : cost(id == dear ? 90 : 8)).ok());
+    d.pass(seconds(1));
+  }
+  d.pass(d.settings.result_retention - seconds(3));
+  std::vector<Erase> erased = Desk::only<Erase>(d.take());
+  ASSERT_EQ(erased.size(), 1U);
+  ASSERT_TRUE(erased[0].expired);
+  EXPECT_EQ(erased[0].expired->spent, spent(8, 1, 10));
+  EXPECT_EQ(erased[0].expired->last, cheap);
+  EXPECT_EQ(erased[0].expired->version, d.log.at(cheap).version);
+  EXPECT_EQ(d.engine->spent(), spent(98, 2, 20));
+  d.pass(seconds(9));
+  erased = Desk::only<Erase>(d.take());
+  ASSERT_EQ(erased.size(), 2U);
+  EXPECT_EQ(erased[0].expired->spent, spent(98, 2, 20));
+  EXPECT_FALSE(erased[1].expired) << "it has cost nothing";
+  EXPECT_EQ(d.engine->spent(), spent(98, 2, 20));
+  EXPECT_EQ(d.engine->expired(), spent(98, 2, 20));
+}
+
+TEST(Cost, ASuccessorGoesOnFromWhatWasReported) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId known = d.submit(), late = d.submit();
+  for (const TaskId& id : {known, late}) {
+    d.lease(worker(1));
+    ASSERT_TRUE(d.report(worker(1), id, 1, {}, cost(10)).ok());
+  }
+  const TaskId next = d.submit();
+  const Task queued = d.task(next);
+  const Task first = d.task(known), second = d.task(late);
+  // 1000 had expired, 1020 was reported.
+  const auto recover = [&](std::uint64_t reported) {
+    d.renew();
+    d.engine->begin_recovery(d.now);
+    d.engine->restore_spent(spent(1000, 5, 50), {});
+    d.engine->restore_spent(spent(900, 4, 40), spent(reported, 7, 70));
+    d.engine->restore(d.now, d.wall(), first, std::nullopt);
+    d.engine->restore(d.now, d.wall(), queued, std::nullopt);
+    d.engine->end_recovery(d.now, d.wall());
+    d.join(worker(1));
+  };
+  recover(1020);
+  EXPECT_EQ(d.engine->spent(), spent(1020, 7, 70)) << "one is not here (yet)";
+  ASSERT_TRUE(d.lease(worker(1)));
+  ASSERT_TRUE(d.report(worker(1), next, 1, {}, cost(3)).ok());
+  EXPECT_EQ(d.engine->spent(), spent(1023, 8, 80));
+  d.engine->restore(d.now, d.wall(), second, std::nullopt);
+  EXPECT_EQ(d.engine->spent(), spent(1023, 8, 80)) << "it was counted";
+  d.pass(d.settings.result_retention + seconds(1));
+  EXPECT_EQ(d.engine->spent(), spent(1023, 8, 80));
+  EXPECT_EQ(d.engine->expired(), spent(1023, 8, 80));
+
+  recover(1005);  // an outcome came after the last report
+  EXPECT_EQ(d.engine->spent().cost_micro_usd, 1010U);
+}
+
+TEST(Cost, OfAnAttemptThatGivesWayToAnotherEpochsOutcomeStays) {
+  Desk d;
+  d.join(worker(1));
+  const TaskId id = d.submit();
+  const Task before = d.task(id);
+  d.lease(worker(1));
+  ASSERT_TRUE(d.report(worker(1), id, 1, {}, cost(100)).ok());
+  const Task done = d.task(id);
+  d.renew();
+  d.engine->begin_recovery(d.now);
+  d.engine->restore(d.now, d.wall(), before, std::nullopt);
+  d.engine->end_recovery(d.now, d.wall());
+  d.join(worker(2));
+  ASSERT_TRUE(d.lease(worker(2)));
+  ASSERT_TRUE(d.report(worker(2), id, 1, FailKind::kFailed, cost(7)).ok());
+  d.engine->restore(d.now, d.wall(), done, worker(3));
+  ASSERT_EQ(d.state(id), TaskState::kDone);
+  EXPECT_EQ(d.task(id).usage.cost_micro_usd, 107U);
+  EXPECT_EQ(d.engine->spent().cost_micro_usd, 107U);
+}
+
+TEST(Budget, WhenItIsReachedNoneIsHandedOutUntilItIsRaised) {
+  Settings s = Desk::defaults();
+  s.budget_micro_usd = 100;
+  Desk d(s);
+  d.join(worker(1));
+  d.join(worker(2));
+  EXPECT_EQ(d.engine->budget_used(), 0.0);
+  const TaskId a = d.submit(), b = d.submit(), c = d.submit();
+  ASSERT_EQ(d.lease(worker(1))->id, a);
+  ASSERT_EQ(d.lease(worker(2))->id, b);
+  ASSERT_TRUE(d.report(worker(1), a, 1, {}, cost(99)).ok());
+  d.engine->next(d.now, d.wall(), worker(1), 900, d.now + seconds(9));
+  EXPECT_EQ(Desk::only<Lease>(d.settle()).at(0).id, c) << "below it, by however little";
+  ASSERT_TRUE(d.report(worker(1), c, 1, FailKind::kFailed, cost(1)).ok());
+  EXPECT_EQ(d.engine->budget_used(), 1.0);
+  d.engine->next(d.now, d.wall(), worker(1), 901, d.now + seconds(80));
+  d.pass(seconds(60));
+  EXPECT_TRUE(Desk::only<Lease>(d.settle()).empty());
+  // Who is at work goes on, and costs.
+  ASSERT_TRUE(d.engine->extend(d.now, d.wall(), worker(2), b, 1, nullptr).ok());
+  ASSERT_TRUE(d.report(worker(2), b, 1, {}, cost(50)).ok());
+  EXPECT_EQ(d.engine->budget_used(), 1.5);
+  s.budget_micro_usd = 151;
+  d.engine->configure(d.now, d.wall(), s);
+  EXPECT_EQ(Desk::only<Lease>(d.settle()).at(0).request, 901U);
+}
+
+TEST(Budget, WhatTheOtherTeamsHaveSpentCounts) {
+  Settings s = Desk::defaults();
+  s.budget_micro_usd = 100;
+  s.swarm_cost_micro_usd = 100;
+  Desk d(s);
+  d.join(worker(1));
+  d.submit();
+  d.engine->next(d.now, d.wall(), worker(1), 900, d.now + seconds(9));
+  EXPECT_TRUE(Desk::only<Lease>(d.settle()).empty());
+  d.pass(seconds(9));
+  const auto none = Desk::only<NoTask>(d.settle());
+  EXPECT_EQ(none.at(0).code, Code::kNotFound);
+  EXPECT_EQ(none.at(0).reason, "the swarm's budget is spent");
+  d.engine->next(d.now, d.wall(), worker(1), 901, d.now + seconds(9));
+  s.budget_micro_usd.reset();
+  d.engine->configure(d.now, d.wall(), s);
+  EXPECT_EQ(Desk::only<Lease>(d.settle()).at(0).request, 901U);
+  EXPECT_EQ(d.engine->budget_used(), std::nullopt);
+}
+
+TEST(Budget, WhatThisTeamHasSpentSinceItWasToldComesOnTop) {
+  Settings s = Desk::defaults();
+  s.budget_micro_usd = 100;
+  Desk d(s);
+  d.join(worker(1));
+  const auto spend = [&](std::uint64_t micro_usd) {
+    const TaskId id = d.submit();
+    d.lease(worker(1));
+    ASSERT_TRUE(d.report(worker(1), id, 1, {}, cost(micro_usd)).ok());
+  };
+  spend(30);
+  s.swarm_cost_micro_usd = 60;  // 30 of it may be ours
+  d.engine->configure(d.now, d.wall(), s);
+  EXPECT_EQ(d.engine->budget_used(), 0.6);
+  spend(25);
+  d.engine->configure(d.now, d.wall(), s);  // no news
+  EXPECT_EQ(d.engine->budget_used(), 0.85);
+  s.swarm_cost_micro_usd = 85;
+  d.engine->configure(d.now, d.wall(), s);
+  EXPECT_EQ(d.engine->budget_used(), 0.85);
+  spend(15);
+  d.submit();
+  EXPECT_FALSE(d.lease(worker(1)));
+  // A successor knows what was told, and counts none of it twice.
+  d.renew();
+  d.settings = s;
+  d.engine->configure(d.now, d.wall(), s);
+  d.engine->begin_recovery(d.now);
+  d.engine->restore_spent({}, spent(70, 3, 0));
+  d.engine->end_recovery(d.now, d.wall());
+  EXPECT_EQ(d.engine->budget_used(), 0.85);
+}
+
+TEST(Budget, OfNothingHandsOutNothing) {
+  Settings s = Desk::defaults();
+  s.budget_micro_usd = 0;
+  Desk d(s);
+  d.join(worker(1));
+  d.submit();
+  EXPECT_FALSE(d.lease(worker(1)));
+  EXPECT_EQ(d.engine->budget_used(), 1.0);
+}
 
 TEST(Cancel, QueuedAtOnceRunningWhenItEnds) {
   Desk d;

@@ -390,6 +390,12 @@ class World {
         }
         require(mine || (*found)->history_dropped > 0,
                 "a report confirmed that is not in the history");
+        for (const Attempt& a : (*found)->history) {
+          if (a.number != report.attempt || a.agent != o.worker.name ||
+              a.session != o.worker.session || (*found)->history_dropped > 0)
+            continue;
+          require(a.usage == report.usage, "a report confirmed without its cost");
+        }
         bool possible = false;
         for (const Pod& pod : pods_)
           possible = possible || (pod.alive && pod.connected && !pod.leaving);
@@ -438,7 +444,13 @@ class World {
     require(b.charged_attempts <= charged || b.history_dropped > 0,
             "more charged than happened: " + id);
     require(b.charged_attempts <= b.max_attempts, "more attempts than allowed: " + id);
+    require(a.usage.cost_micro_usd.value_or(0) <= b.usage.cost_micro_usd.value_or(0),
+            "what was spent is not: " + id);
     if (b.history_dropped > 0) return;
+    std::uint64_t cost = 0;
+    for (const Attempt& attempt : b.history) cost += attempt.usage.cost_micro_usd.value_or(0);
+    require(b.usage.cost_micro_usd.value_or(0) == cost,
+            "an attempt's cost was not counted once: " + id);
     require(b.history.size() >= a.history.size(), "history lost an attempt: " + id);
     for (std::size_t i = 0; i < std::min(a.history.size(), b.history.size()); ++i) {
       const Attempt& x = a.history[i];
@@ -572,6 +584,7 @@ class World {
         report.exit_code = report.done ? 0 : 1;
         report.result.bytes = "r";
         report.last_lines = {"line"};
+        if (random_.percent(70)) report.usage.cost_micro_usd = 1 + random_.below(1000);
         work.report = report;
         if (pod.connected) send_report(pod, report);
       } else if (pod.connected && random_.percent(60)) {

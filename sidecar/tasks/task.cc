@@ -10,9 +10,12 @@ namespace {
 
 // Layout: u8 format, then the fields of Task in order; integers little-endian, strings and lists
 // with a u32 length in front, optionals with a u8 0 or 1. A new field goes to the end and gets a
-// new format number; decode() of this release reads kFormat and the one before it (there is none
-// yet).
-constexpr std::uint8_t kFormat = 1;
+// new format number; decode() of this release reads kFormat and the one before it. Format 2 is
+// format 1 and what the task and each of its attempts have cost; a task of which nothing is known
+// is written as format 1.
+constexpr std::uint8_t kFormat = 2;
+constexpr std::uint8_t kFormatWithoutUsage = 1;
+constexpr std::uint8_t kSpentFormat = 1;
 
 class Writer {
  public:
@@ -135,6 +138,29 @@ Attempt get_attempt(Reader& in) {
   return a;
 }
 
+void put(Writer& out, const Usage& usage) {
+  for (const auto member : kUsageFields) {
+    out.flag((usage.*member).has_value());
+    if (usage.*member) out.integer(*(usage.*member));
+  }
+}
+
+Usage get_usage(Reader& in) {
+  Usage usage;
+  for (const auto member : kUsageFields) {
+    if (!in.flag()) continue;
+    usage.*member = in.integer<std::uint64_t>();
+    if (*(usage.*member) > kMaxUsage) in.fail();
+  }
+  return usage;
+}
+
+bool has_usage(const Task& t) {
+  return t.usage.known() || std::any_of(t.history.begin(), t.history.end(), [](const Attempt& a) {
+           return a.usage.known() || !a.cli_session.empty();
+         });
+}
+
 // What the engine relies on and no byte check sees; nullptr: all is well.
 const char* contradiction(const Task& t) {
   if (!is_task_id(t.id.value)) return "the id is not one";
@@ -152,6 +178,7 @@ const char* contradiction(const Task& t) {
     if (a.number <= last) return "attempts out of order";
     if (a.ended_at == 0 && &a != &t.history.back()) return "an older attempt is open";
     if (!is_agent_name(a.agent.value)) return "an attempt without an agent";
+    if (!a.cli_session.empty() && !is_message_id(a.cli_session)) return "a session that is no id";
     last = a.number;
   }
   const bool open = !t.history.empty() && t.history.back().ended_at == 0;
@@ -224,7 +251,8 @@ Version route(std::string_view key_or_id, int v2_percentage) {
 
 std::string encode(const Task& t) {
   Writer out(512 + t.body.size() + (t.result ? t.result->bytes.size() : 0));
-  out.integer(kFormat);
+  const bool used = has_usage(t);
+  out.integer(used ? kFormat : kFormatWithoutUsage);
   out.text(t.id.value);
   out.integer(t.version);
   out.integer(static_cast<std::uint8_t>(t.state));
@@ -256,6 +284,13 @@ std::string encode(const Task& t) {
   out.flag(t.cancel_requested);
   out.integer(t.losses_in_a_row);
   out.integer(t.later_in_a_row);
+  if (used) {
+    put(out, t.usage);
+    for (const Attempt& a : t.history) {
+      put(out, a.usage);
+      out.text(a.cli_session);
+    }
+  }
   return out.take();
 }
 
@@ -264,7 +299,8 @@ Result<Task> decode(std::string_view bytes) {
     return Error{Code::kCorrupt, std::move(message)};
   };
   Reader in(bytes);
-  if (const auto format = in.integer<std::uint8_t>(); format != kFormat) {
+  const auto format = in.integer<std::uint8_t>();
+  if (format != kFormat && format != kFormatWithoutUsage) {
     return corrupt("a task of format " + std::to_string(format) + ", known is " +
                    std::to_string(kFormat));
   }
@@ -304,11 +340,52 @@ Result<Task> decode(std::string_view bytes) {
   t.cancel_requested = in.flag();
   t.losses_in_a_row = in.integer<std::uint32_t>();
   t.later_in_a_row = in.integer<std::uint32_t>();
+  if (format == kFormat) {
+    t.usage = get_usage(in);
+    for (Attempt& a : t.history) {
+      a.usage = get_usage(in);
+      a.cli_session = in.text(kMaxIdempotencyBytes);
+    }
+  }
   if (!in.ok()) return corrupt("a task that is cut off or out of bounds");
+  if (format == kFormat && !has_usage(t))
+    return corrupt("a task without usage in the form with it");
   if (!in.at_end()) return corrupt("bytes after the end of a task");
   if (const char* what = contradiction(t))
     return corrupt(std::string("a task that contradicts itself: ") + what);
   return t;
+}
+
+void add(Usage& sum, const Usage& more) {
+  for (const auto member : kUsageFields) {
+    if (!(more.*member)) continue;
+    const std::uint64_t before = std::min((sum.*member).value_or(0), kMaxUsage);
+    sum.*member = before + std::min(*(more.*member), kMaxUsage - before);
+  }
+}
+
+std::string encode(const Expired& expired) {
+  Writer out(128);
+  out.integer(kSpentFormat);
+  for (const auto member : kSpentFields) out.integer(expired.spent.*member);
+  out.text(expired.last.value);
+  out.integer(expired.version);
+  return out.take();
+}
+
+Result<Expired> decode_expired(std::string_view bytes) {
+  Reader in(bytes);
+  Expired expired;
+  const bool known = in.integer<std::uint8_t>() == kSpentFormat;
+  for (const auto member : kSpentFields) {
+    expired.spent.*member = in.integer<std::uint64_t>();
+    if (expired.spent.*member > kMaxSpent) in.fail();
+  }
+  expired.last.value = in.text(kMaxTaskIdBytes);
+  expired.version = in.integer<std::uint64_t>();
+  if (!known || !in.ok() || !in.at_end() || !is_task_id(expired.last.value))
+    return Error{Code::kCorrupt, "not what the erased tasks have cost"};
+  return expired;
 }
 
 }  // namespace swarm::tasks

@@ -60,6 +60,15 @@ Task sample() {
   return t;
 }
 
+Task used_sample() {
+  Task t = sample();
+  t.usage = {11, 22, 33, 44, 55};
+  t.history[1].usage.output_tokens = 22;
+  t.history[1].usage.cost_micro_usd = 0;
+  t.history[1].cli_session = "5b1f-a";
+  return t;
+}
+
 TEST(TaskRecord, ComesBackAsItWas) {
   const Task t = sample();
   const std::string bytes = encode(t);
@@ -73,6 +82,35 @@ TEST(TaskRecord, ComesBackAsItWas) {
   EXPECT_EQ(back->history[0].last_lines, t.history[0].last_lines);
   EXPECT_EQ(back->result->commit, "abc");
   EXPECT_EQ(back->later_in_a_row, 4U);
+}
+
+TEST(TaskRecord, UsageComesBackAsItWasAndAbsentIsNotZero) {
+  const Task t = used_sample();
+  const std::string bytes = encode(t);
+  EXPECT_EQ(bytes[0], 2);
+  const Result<Task> back = decode(bytes);
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(encode(*back), bytes);
+  EXPECT_EQ(back->usage, t.usage);
+  EXPECT_EQ(back->history[0].usage, Usage{});
+  EXPECT_EQ(back->history[1].usage, t.history[1].usage);
+  EXPECT_EQ(back->history[1].usage.input_tokens, std::nullopt);
+  EXPECT_EQ(back->history[1].usage.cost_micro_usd, 0U);
+  EXPECT_EQ(back->history[1].cli_session, "5b1f-a");
+}
+
+// The release before reads what has cost nothing, and this one what that wrote.
+TEST(TaskRecord, WithoutUsageItIsFormat1AndUsageFollowsBehindIt) {
+  const std::string plain = encode(sample());
+  EXPECT_EQ(plain[0], 1);
+  std::string expected = plain;
+  expected[0] = 2;
+  const auto count = [](char n) { return std::string("\x01", 1) + n + std::string(7, '\0'); };
+  expected += count(11) + count(22) + count(33) + count(44) + count(55);
+  expected += std::string(5, '\0') + std::string(4, '\0');  // the first attempt
+  expected += std::string(1, '\0') + count(22) + std::string(2, '\0') + count(0);
+  expected += std::string("\x06\0\0\0", 4) + "5b1f-a";
+  EXPECT_EQ(encode(used_sample()), expected);
 }
 
 TEST(TaskRecord, LayoutOfFormat1IsFrozen) {
@@ -113,6 +151,8 @@ TEST(TaskRecord, TheLargestFitsIntoOneRecordOfTheLog) {
   a.node.assign(253, 'n');
   a.reason = "lease_expired";
   a.last_lines.assign(kMaxLastLines, std::string(kMaxLineBytes, 'x'));
+  a.usage = t.usage = {1, 2, 3, 4, 5};
+  a.cli_session.assign(kMaxIdempotencyBytes, 's');
   t.history.clear();
   for (std::uint32_t i = 1; i <= kMaxHistory; ++i) {
     a.number = i;
@@ -128,7 +168,7 @@ TEST(TaskRecord, TheLargestFitsIntoOneRecordOfTheLog) {
 }
 
 TEST(TaskRecord, EveryCutIsRefused) {
-  const std::string bytes = encode(sample());
+  const std::string bytes = encode(used_sample());
   for (std::size_t n = 0; n < bytes.size(); ++n) {
     const Result<Task> cut = decode(std::string_view(bytes).substr(0, n));
     ASSERT_FALSE(cut.ok()) << n;
@@ -138,7 +178,7 @@ TEST(TaskRecord, EveryCutIsRefused) {
 }
 
 TEST(TaskRecord, DamagedBytesAreRefusedOrReadAsASoundTask) {
-  const std::string bytes = encode(sample());
+  const std::string bytes = encode(used_sample());
   Random random{88172645463325252ULL};
   std::size_t refused = 0;
   for (int i = 0; i < 60000; ++i) {
@@ -255,6 +295,55 @@ TEST(Route, IsTheSameInEveryRelease) {
     pattern += route("k" + std::to_string(i), 50) == Version::kV2 ? '2' : '1';
   EXPECT_EQ(pattern, "2211121212111122");
   EXPECT_EQ(v2, 50);
+}
+
+TEST(TaskRecord, UsageBeyondItsLimitIsRefused) {
+  Task t = used_sample();
+  t.usage.cost_micro_usd = kMaxUsage;
+  EXPECT_TRUE(decode(encode(t)).ok());
+  t.usage.cost_micro_usd = kMaxUsage + 1;
+  EXPECT_FALSE(decode(encode(t)).ok());
+  t = used_sample();
+  t.history[0].cli_session = "no id";
+  EXPECT_FALSE(decode(encode(t)).ok());
+}
+
+TEST(TaskRecord, HasOneForm) {
+  std::string bytes = encode(sample());
+  bytes[0] = 2;
+  bytes += std::string(5 + 2 * (5 + 4), '\0');  // of the task and two attempts nothing
+  EXPECT_FALSE(decode(bytes).ok());
+}
+
+TEST(Usage, AddsUpAndStopsAtItsLimit) {
+  Usage sum;
+  add(sum, {});
+  EXPECT_FALSE(sum.known());
+  add(sum, {1, {}, {}, {}, 5});
+  add(sum, {2, 3, {}, {}, {}});
+  EXPECT_EQ(sum, (Usage{3, 3, {}, {}, 5}));
+  add(sum, {{}, {}, {}, {}, kMaxUsage});
+  EXPECT_EQ(sum.cost_micro_usd, kMaxUsage);
+  add(sum, {{}, {}, {}, {}, ~0ULL});
+  EXPECT_EQ(sum.cost_micro_usd, kMaxUsage);
+}
+
+TEST(ExpiredRecord, ComesBackAndEveryCutIsRefused) {
+  const Expired expired{{1, 2, 3, 4, kMaxSpent, 6, 7}, {"t-3-1f2a"}, 9};
+  const std::string bytes = encode(expired);
+  EXPECT_EQ(bytes.size(), 1U + 7 * 8 + 4 + 8 + 8);
+  EXPECT_EQ(bytes[0], 1);
+  const Result<Expired> back = decode_expired(bytes);
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(back->spent, expired.spent);
+  EXPECT_EQ(back->last, expired.last);
+  EXPECT_EQ(back->version, 9U);
+  for (std::size_t n = 0; n < bytes.size(); ++n)
+    EXPECT_FALSE(decode_expired(std::string_view(bytes).substr(0, n)).ok()) << n;
+  EXPECT_FALSE(decode_expired(bytes + "x").ok());
+  std::string other = bytes;
+  other[0] = 2;
+  EXPECT_FALSE(decode_expired(other).ok());
 }
 
 }  // namespace

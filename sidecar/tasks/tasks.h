@@ -41,6 +41,11 @@
 // else the one that got furthest, else the older. The other is cancelled, unless it is done, too:
 // then both stay done, since both were carried out. Its last_output names the one that was kept.
 //
+// What an attempt has cost is taken once, with its first report that says it, and whether or not
+// the outcome itself counts: an attempt that was fenced has cost money, too. What a task has cost
+// stays when it is retried, and is spent when it is erased: spent() only grows. (A task that is
+// done again because nobody knew it any more, below, costs again.)
+//
 // What is known of tasks that were erased, and of submissions that were given up, is kept in memory
 // only. A worker that is away when its copy becomes useless, and comes back to a later coordinator,
 // brings it as a task that nobody knows: it is done (again). So a submission is only said not to be
@@ -75,6 +80,7 @@ enum RecordKind : std::uint8_t {
   kResult = 19,    // worker: a report the coordinator has not confirmed yet
   kComplete = 20,  // coordinator: u64 epoch in which this log had every task of the team
   kSession = 21,   // worker: u64 session that this log was granted last
+  kSpent = 22,     // coordinator: what the tasks that were erased have cost, below
 };
 
 enum class TaskState : std::uint8_t { kQueued, kRunning, kDone, kFailed, kDead, kCancelled };
@@ -92,6 +98,33 @@ struct Worker {
   friend bool operator==(const Worker&, const Worker&) = default;
 };
 
+// What an attempt, or all attempts of a task, have cost, in the words of the program that ran. What
+// is not known is absent, never 0. Counts end at kMaxUsage.
+struct Usage {
+  std::optional<std::uint64_t> input_tokens, output_tokens, cache_read_tokens,
+      cache_creation_tokens;  // the first: those that came from no cache
+  std::optional<std::uint64_t> cost_micro_usd;
+  [[nodiscard]] bool known() const { return *this != Usage{}; }
+  friend bool operator==(const Usage&, const Usage&) = default;
+};
+// In the order of the record and of the documents.
+inline constexpr std::optional<std::uint64_t> Usage::*kUsageFields[] = {
+    &Usage::input_tokens, &Usage::output_tokens, &Usage::cache_read_tokens,
+    &Usage::cache_creation_tokens, &Usage::cost_micro_usd};
+void add(Usage& sum, const Usage& more);
+
+// What tasks have cost together. Sums end at kMaxSpent.
+struct Spent {
+  std::uint64_t input_tokens = 0, output_tokens = 0, cache_read_tokens = 0,
+                cache_creation_tokens = 0, cost_micro_usd = 0;
+  std::uint64_t tasks = 0, priced_tasks = 0;  // of which a usage, a cost is known
+  friend bool operator==(const Spent&, const Spent&) = default;
+};
+inline constexpr std::uint64_t Spent::*kSpentFields[] = {
+    &Spent::input_tokens,          &Spent::output_tokens,  &Spent::cache_read_tokens,
+    &Spent::cache_creation_tokens, &Spent::cost_micro_usd, &Spent::tasks,
+    &Spent::priced_tasks};
+
 struct Attempt {
   std::uint32_t number = 0;
   AgentName agent;
@@ -103,6 +136,8 @@ struct Attempt {
   bool charged = false;
   std::string reason;                   // see docs/task-api.md
   std::vector<std::string> last_lines;  // ≤ 20 lines of ≤ 400 bytes
+  Usage usage;
+  std::string cli_session;  // by which its program can be resumed; "" or a message id
 };
 
 struct TaskResult {
@@ -131,10 +166,11 @@ struct Task {
   std::uint32_t losses_in_a_row =
       0;  // attempts ended by worker_lost, lease_expired, released since the last other end
   std::uint32_t later_in_a_row = 0;  // attempts ended by try_later since the last charged one
+  Usage usage;  // of all attempts, those that were dropped from the history included
 };
 
 // The whole task, for log and mirror. decode() accepts what encode() of this and the previous
-// release wrote.
+// release wrote; that release reads what this one writes of a task without usage.
 std::string encode(const Task& task);
 // kCorrupt for anything else, including a task that contradicts itself (running without an open
 // attempt …).
@@ -155,6 +191,10 @@ struct Settings {
   Milliseconds lease{30000};
   Milliseconds worker_lost_after{10000};  // from the link's end to the end of its leases
   bool suspended = false;
+  // No lease when the team has spent so much; or the swarm: as it was last told, perhaps without
+  // the newest of this team, and what this team has spent since then.
+  std::optional<std::uint64_t> budget_micro_usd;
+  std::uint64_t swarm_cost_micro_usd = 0;
   int v2_percentage = 100;
   std::vector<std::string> v1_command;
   bool require_mirror = true;          // accept only when a second pod holds it
@@ -177,9 +217,21 @@ struct Store {
   std::uint64_t version;
   std::string bytes;
 };  // replaces the older record of this id
+// kSpent: what the tasks that were erased have cost; the last of them by id and version, so that
+// one whose record is still there after a crash is not counted twice.
+struct Expired {
+  Spent spent;
+  TaskId last;
+  std::uint64_t version = 0;
+};
+std::string encode(const Expired& expired);
+Result<Expired> decode_expired(std::string_view bytes);  // kCorrupt
+
 struct Erase {
   TaskId id;
-};  // retention is over
+  std::optional<Expired> expired;  // when it has cost something: stored before the task's record is
+                                   // given up
+};                                 // retention is over
 struct Replicate {
   Worker mirror;
   TaskId id;
@@ -249,6 +301,8 @@ struct Report {
   std::string message;
   std::vector<std::string> last_lines;
   TaskResult result;  // when done
+  Usage usage;
+  std::string session;
   // False: the worker's sidecar knows of no such lease. Then it counts only for an attempt that
   // this engine knows to be the worker's, never for one that an earlier epoch may have given.
   bool leased = true;
@@ -263,6 +317,10 @@ struct Counts {
   std::uint64_t v1_first = 0, v2_first = 0;  // of the last 1000 finished first attempts
   std::uint64_t retries = 0, worker_lost = 0;
 };
+
+// Of one attempt or task: more than any costs, and the sums of all tasks can't overflow.
+inline constexpr std::uint64_t kMaxUsage = (1ULL << 46U) - 1;
+inline constexpr std::uint64_t kMaxSpent = (1ULL << 53U) - 1;  // what JSON carries exactly
 
 inline constexpr std::size_t kMaxHistory = 20;
 inline constexpr std::size_t kMaxLastLines = 20;
@@ -316,6 +374,11 @@ class Engine {
   void restore(MonoTime now, WallTime wall, Task task, const std::optional<Worker>& mirror);
   void end_recovery(MonoTime now, WallTime wall);
   [[nodiscard]] bool recovering() const;
+  // What is known from before: of the tasks that were erased, and of all tasks together as it was
+  // last reported. Both only grow: of several words the highest counts. What was reported and is
+  // found no more has been spent all the same, and what a copy that comes late brings of it is not
+  // spent twice.
+  void restore_spent(const Spent& expired, const Spent& reported);
   // Whether workers may still come with tasks that are unknown here; the shell knows, and says when
   // they have come or it has waited long enough. `refuse_ids`: so likely that no submission under
   // an unknown idempotency id is taken.
@@ -384,6 +447,11 @@ class Engine {
   [[nodiscard]] Result<std::vector<const Task*>> list(const std::vector<TaskState>& states,
                                                       const TaskId& after, std::size_t limit) const;
   [[nodiscard]] Counts counts(WallTime wall) const;
+  // What all tasks of this team have cost, and of that those that were erased.
+  [[nodiscard]] Spent spent() const;
+  [[nodiscard]] Spent expired() const;
+  // Of the budget, what is spent; 1 and more: no task is handed out. nullopt: there is no budget.
+  [[nodiscard]] std::optional<double> budget_used() const;
   // Workers that have confirmed a copy, at whatever version.
   [[nodiscard]] std::vector<AgentName> mirrors_of(const TaskId& id) const;
   // Whether a worker has confirmed the newest version, nobody is there who could hold it, or there

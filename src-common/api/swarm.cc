@@ -254,6 +254,22 @@ void read_mailbox(Reader& reader, const json& spec, MailboxSpec& mailbox) {
   read_storage(reader, value, path, mailbox);
 }
 
+void read_budget(Reader& reader, const json& spec, std::optional<BudgetSpec>& target) {
+  const json& value = reader.object(spec, "spec", "budget");
+  if (value.is_null()) return;
+  const json& usd = field(value, "usd");
+  if (usd.is_null()) {
+    return reader.wrong("spec.budget.usd", "is required; write budget: {usd: \"200\"}");
+  }
+  const auto micro = usd.is_string() ? parse_usd(usd.get_ref<const std::string&>())
+                                     : Result<std::int64_t>(invalid("not text"));
+  if (!micro || *micro >= kBudgetLimitMicroUsd) {
+    return reader.wrong_value("spec.budget.usd", usd,
+                              "US dollars as text, such as \"200\" or \"12.50\", less than 10^9");
+  }
+  target = BudgetSpec{*micro};
+}
+
 void read_rollout(Reader& reader, const json& spec, std::optional<RolloutSpec>& target) {
   const std::string path = "spec.rollout";
   const json& value = reader.object(spec, "spec", "rollout");
@@ -343,6 +359,7 @@ SwarmSpec read_spec(Reader& reader, const json& object) {
   reader.read(reader.object(value, "spec", "shutdown"), "spec.shutdown", "drainTimeoutSeconds", 1,
               600, spec.shutdown.drain_timeout_seconds);
 
+  read_budget(reader, value, spec.budget);
   read_rollout(reader, value, spec.rollout);
   return spec;
 }
@@ -466,6 +483,14 @@ json to_json(const SwarmStatus& status) {
       {"mailbox",
        {{"singleCopyMessages", status.mailbox.single_copy_messages},
         {"deadLetters", status.mailbox.dead_letters}}},
+      {"usage",
+       {{"costUSD", format_usd(status.usage.cost_micro_usd)},
+        {"inputTokens", status.usage.input_tokens},
+        {"outputTokens", status.usage.output_tokens},
+        {"cacheReadTokens", status.usage.cache_read_tokens},
+        {"cacheCreationTokens", status.usage.cache_creation_tokens},
+        {"tasks", status.usage.tasks},
+        {"tasksWithCost", status.usage.priced_tasks}}},
       {"rollout",
        {{"ceiling", status.rollout.ceiling},
         {"effective", status.rollout.effective},
@@ -495,6 +520,18 @@ SwarmStatus parse_status(const json& object) {
                   int64_or(tasks, "dead"), int64_or(tasks, "oldestQueuedSeconds")};
   const json& mailbox = field(object, "mailbox");
   status.mailbox = {int64_or(mailbox, "singleCopyMessages"), int64_or(mailbox, "deadLetters")};
+  const json& usage = field(object, "usage");
+  const auto usage_count = [&](const char* name) {
+    return std::clamp<std::int64_t>(int64_or(usage, name), 0, kMaxSpent);
+  };
+  const auto cost = parse_usd(text_or(usage, "costUSD"));
+  status.usage = {usage_count("inputTokens"),
+                  usage_count("outputTokens"),
+                  usage_count("cacheReadTokens"),
+                  usage_count("cacheCreationTokens"),
+                  cost ? std::min(*cost, kMaxSpent) : 0,
+                  usage_count("tasks"),
+                  usage_count("tasksWithCost")};
   const json& rollout = field(object, "rollout");
   status.rollout = {int_or(rollout, "ceiling", 0), int_or(rollout, "effective", 0),
                     int_or(rollout, "measured", 0), text_or(rollout, "activeVersion"),
@@ -529,7 +566,48 @@ void read_count(Reader& reader, const json& parent, const std::string& path, con
   target = *number;
 }
 
+struct UsageField {
+  const char* name;
+  std::int64_t UsageCounts::*member;
+};
+constexpr UsageField kUsageFields[] = {
+    {"inputTokens", &UsageCounts::input_tokens},
+    {"outputTokens", &UsageCounts::output_tokens},
+    {"cacheReadTokens", &UsageCounts::cache_read_tokens},
+    {"cacheCreationTokens", &UsageCounts::cache_creation_tokens},
+    {"costMicroUsd", &UsageCounts::cost_micro_usd},
+    {"tasks", &UsageCounts::tasks},
+    {"tasksWithCost", &UsageCounts::priced_tasks},
+};
+
+void read_usage(Reader& reader, const json& object, const char* name, UsageCounts& target) {
+  const json& value = reader.object(object, "", name);
+  for (const auto& [field_name, member] : kUsageFields) {
+    read_count(reader, value, name, field_name, target.*member);
+    target.*member = std::min(target.*member, kMaxSpent);
+  }
+}
+
+json to_json(const UsageCounts& counts) {
+  json object = json::object();
+  for (const auto& [name, member] : kUsageFields) object[name] = counts.*member;
+  return object;
+}
+
 }  // namespace
+
+UsageCounts sum(const UsageCounts& a, const UsageCounts& b) {
+  UsageCounts out;
+  for (const auto& [name, member] : kUsageFields)
+    out.*member = std::min(a.*member + b.*member, kMaxSpent);
+  return out;
+}
+
+UsageCounts highest(const UsageCounts& a, const UsageCounts& b) {
+  UsageCounts out;
+  for (const auto& [name, member] : kUsageFields) out.*member = std::max(a.*member, b.*member);
+  return out;
+}
 
 Result<TeamReport> parse_report(std::string_view text) {
   if (text.size() > kMaxReportBytes) return invalid("is longer than 200000 bytes");
@@ -623,6 +701,8 @@ Result<TeamReport> parse_report(std::string_view text) {
       }
     }
   }
+  read_usage(reader, object, "usage", report.usage);
+  read_usage(reader, object, "expiredUsage", report.expired_usage);
   if (!reader.ok()) return reader.error();
   return report;
 }
@@ -665,6 +745,8 @@ std::string to_text(const TeamReport& report) {
         {"workersSingleCopy", report.workers_single_copy_messages}}},
   };
   if (!report.pressed.empty()) object["messages"]["pressed"] = report.pressed;
+  if (report.usage != UsageCounts{}) object["usage"] = to_json(report.usage);
+  if (report.expired_usage != UsageCounts{}) object["expiredUsage"] = to_json(report.expired_usage);
   if (report.suspended) object["suspended"] = *report.suspended;
   return dump(object);
 }

@@ -103,6 +103,12 @@ struct ShutdownSpec {
   int drain_timeout_seconds = 30;
 };
 
+// Absent budget = no limit. Less than 10^9 US dollars.
+inline constexpr std::int64_t kBudgetLimitMicroUsd = 1'000'000'000'000'000;
+struct BudgetSpec {
+  std::int64_t micro_usd = 0;
+};
+
 // Absent rollout = all tasks on V2.
 struct RolloutSpec {
   int traffic_percentage = 100;  // the ceiling; written by people only
@@ -119,6 +125,7 @@ struct SwarmSpec {
   TasksSpec tasks;
   HealthSpec health;
   ShutdownSpec shutdown;
+  std::optional<BudgetSpec> budget;
   std::optional<RolloutSpec> rollout;
 };
 
@@ -172,6 +179,19 @@ struct MailboxStatus {
   friend bool operator==(const MailboxStatus&, const MailboxStatus&) = default;
 };
 
+// What tasks have cost together; only grows. Tokens as in docs/task-api.md, input without what came
+// from a cache.
+struct UsageCounts {
+  std::int64_t input_tokens = 0, output_tokens = 0, cache_read_tokens = 0,
+               cache_creation_tokens = 0;
+  std::int64_t cost_micro_usd = 0;
+  std::int64_t tasks = 0, priced_tasks = 0;  // of which a usage, a cost is known
+  friend bool operator==(const UsageCounts&, const UsageCounts&) = default;
+};
+inline constexpr std::int64_t kMaxSpent = (1LL << 53) - 1;    // of each: what JSON carries exactly
+UsageCounts sum(const UsageCounts& a, const UsageCounts& b);  // at most kMaxSpent
+UsageCounts highest(const UsageCounts& a, const UsageCounts& b);  // of each count
+
 struct RolloutStatus {
   int ceiling = 0;
   int effective = 0;
@@ -188,6 +208,7 @@ struct SwarmStatus {
   WorkersStatus workers;
   TasksStatus tasks;
   MailboxStatus mailbox;
+  UsageCounts usage;
   RolloutStatus rollout;
   std::string revision;       // of both templates; a change of it is what moves sidecar_image
   std::string sidecar_image;  // the image of every sidecar made at this revision
@@ -275,6 +296,8 @@ struct TeamReport {
   std::int64_t single_copy_messages = 0;          // in the coordinator's own pod
   std::int64_t workers_single_copy_messages = 0;  // in its workers'
   std::map<std::string, std::string> pressed;     // pods that refuse mail for lack of room, and why
+  UsageCounts usage;                              // of all tasks that this team has had
+  UsageCounts expired_usage;                      // of those that were erased
   friend bool operator==(const TeamReport&, const TeamReport&) = default;
 };
 
@@ -288,6 +311,11 @@ std::string to_text(const TeamReport& report);  // one line of JSON
 // Kubernetes quantities that are whole numbers of bytes: "64Mi", "1G", "65536", "1.5Gi", "1e6".
 Result<std::int64_t> parse_quantity(std::string_view text);
 std::string format_bytes(std::int64_t bytes);  // "64Mi", the shortest exact binary form
+
+// US dollars as decimal text with at most six decimals, "200", "12.34"; less than 10^9.
+// kInvalid: anything else.
+Result<std::int64_t> parse_usd(std::string_view text);  // in millionths
+std::string format_usd(std::int64_t micro);             // exact, with two to six decimals
 
 // RFC 3339 in UTC: "2026-01-02T03:04:05Z"; parsing accepts fractions (cut to milliseconds) and
 // offsets.

@@ -158,6 +158,11 @@ TEST(SwarmCodec, WrongFieldsAreNamedWithWhatIsAllowed) {
       {"/spec/rollout", "{\"v1\":{\"type\":\"Service\"}}", "spec.rollout.v1.type"},
       {"/spec/rollout", "{\"v1\":{\"type\":\"InPlace\",\"inPlace\":{\"command\":[1]}}}",
        "command[0]: is 1"},
+      {"/spec/budget", "{}", "spec.budget.usd: is required; write budget: {usd: \"200\"}"},
+      {"/spec/budget", "{\"usd\":200}", "spec.budget.usd: is 200; allowed: US dollars as text"},
+      {"/spec/budget", "{\"usd\":\"-1\"}", "spec.budget.usd: is \"-1\""},
+      {"/spec/budget", "{\"usd\":\"1000000000\"}", "less than 10^9"},
+      {"/spec/budget", "\"200\"", "spec.budget"},
       {"/metadata/name", "\"Hello\"", "metadata.name"},
       {"/metadata/name", "\"a-\"", "metadata.name"},
   };
@@ -169,6 +174,15 @@ TEST(SwarmCodec, WrongFieldsAreNamedWithWhatIsAllowed) {
     EXPECT_EQ(parsed.error().code, Code::kInvalid);
     EXPECT_THAT(parsed.error().message, HasSubstr(row.message));
   }
+}
+
+TEST(SwarmCodec, ABudgetIsInMillionthsOfADollar) {
+  json object = shortest();
+  EXPECT_FALSE(parse(object)->spec.budget);
+  object["spec"]["budget"]["usd"] = "12.5";
+  EXPECT_EQ(parse(object)->spec.budget->micro_usd, 12'500'000);
+  object["spec"]["budget"]["usd"] = "999999999.999999";
+  EXPECT_TRUE(parse(object).ok());
 }
 
 TEST(SwarmCodec, AllErrorsComeAtOnce) {
@@ -197,11 +211,13 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
   status.workers = {308, 307, 300, "a=b"};
   status.tasks = {114, 290, 5120, 1, 40};
   status.mailbox = {7, 2};
+  status.usage = {1, 2, 3, 4, 12'345'678, 6, 5};
   status.rollout = {10, 0, 3, "V1", "0%(10%)"};
   status.revision = "abc";
   status.sidecar_image = "image:1";
   status.conditions = {{"Ready", "False", "Degraded", "text", 4, 1767323045000}};
   EXPECT_EQ(parse_status(to_json(status)), status);
+  EXPECT_EQ(to_json(status)["usage"]["costUSD"], "12.345678");
   EXPECT_EQ(to_json(status)["conditions"][0]["lastTransitionTime"], "2026-01-02T03:04:05Z");
   EXPECT_EQ(
       parse_status(json::parse(R"({"agents":[],"conditions":{"a":1},"tasks":{"queued":"x"}})")),
@@ -215,8 +231,12 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
  "workers":{"worker-3":{"pod":"S-w3-ab12","busy":true,"task":"t-1f2","address":"10.0.0.3"}},
  "awaited":[{"name":"worker-7","pod":"S-w7-cd34","address":"10.0.0.7"}],
  "rollout":{"effective":50,"v1":12,"v2":13,"measured":52},
- "messages":{"deadLetters":0,"singleCopy":0,"pressed":{"worker-3":"worker-3's inbox is full"}}})");
+ "messages":{"deadLetters":0,"singleCopy":0,"pressed":{"worker-3":"worker-3's inbox is full"}},
+ "usage":{"inputTokens":12,"outputTokens":678,"cacheReadTokens":45000,"cacheCreationTokens":3000,"costMicroUsd":12346,"tasks":1,"tasksWithCost":1},
+ "expiredUsage":{"costMicroUsd":9007199254740993}})");
   ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->usage, (UsageCounts{12, 678, 45000, 3000, 12346, 1, 1}));
+  EXPECT_EQ(report->expired_usage.cost_micro_usd, kMaxSpent);
   EXPECT_EQ(report->epoch, 3U);
   EXPECT_TRUE(report->ready);
   EXPECT_EQ(report->suspended, true);
@@ -232,7 +252,11 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
 
 TEST(TeamReport, HostileTextIsRefused) {
   for (const char* text :
-       {"", "[]", "{}", R"({"time":"yesterday"})", R"({"time":"2026-01-02T03:04:05Z","epoch":-1})",
+       {"",
+        "[]",
+        "{}",
+        R"({"time":"yesterday"})",
+        R"({"time":"2026-01-02T03:04:05Z","epoch":-1})",
         R"({"time":"2026-01-02T03:04:05Z","tasks":{"queued":-5}})",
         R"({"time":"2026-01-02T03:04:05Z","awaited":{}})",
         R"({"time":"2026-01-02T03:04:05Z","awaited":[7]})",
@@ -244,6 +268,9 @@ TEST(TeamReport, HostileTextIsRefused) {
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":["worker-3"]}})",
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":{"../x":"full"}}})",
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":{"worker-3":7}}})",
+        R"({"time":"2026-01-02T03:04:05Z","usage":[]})",
+        R"({"time":"2026-01-02T03:04:05Z","usage":{"costMicroUsd":-1}})",
+        R"({"time":"2026-01-02T03:04:05Z","expiredUsage":{"tasks":"x"}})",
         R"({"time":"2026-01-02T03:04:05Z","ready":"yes"})"}) {
     EXPECT_FALSE(parse_report(text).ok()) << text;
   }
@@ -274,6 +301,40 @@ TEST(Quantity, Table) {
   EXPECT_EQ(format_bytes(64 << 20), "64Mi");
   EXPECT_EQ(format_bytes(1000), "1000");
   EXPECT_EQ(format_bytes(0), "0");
+}
+
+TEST(Usd, Table) {
+  const std::pair<const char*, std::int64_t> good[] = {
+      {"0", 0},
+      {"200", 200'000'000},
+      {"0.5", 500'000},
+      {"12.34", 12'340'000},
+      {"0.000001", 1},
+      {"00.10", 100'000},
+      {"9999999999.999999", 9'999'999'999'999'999}};
+  for (const auto& [text, micro] : good) {
+    const auto parsed = parse_usd(text);
+    ASSERT_TRUE(parsed.ok()) << text;
+    EXPECT_EQ(*parsed, micro) << text;
+  }
+  for (const char* text : {"", ".", "1.", ".5", "-1", "+1", "1e3", "$5", "5 ", "1,5", "1.0000001",
+                           "10000000000", "0x10", "1.2.3"}) {
+    EXPECT_FALSE(parse_usd(text).ok()) << text;
+  }
+  EXPECT_EQ(format_usd(0), "0.00");
+  EXPECT_EQ(format_usd(200'000'000), "200.00");
+  EXPECT_EQ(format_usd(12'345'600), "12.3456");
+  EXPECT_EQ(format_usd(1), "0.000001");
+  EXPECT_EQ(format_usd(-5), "0.00");
+  EXPECT_EQ(*parse_usd(format_usd(kMaxSpent)), kMaxSpent);
+}
+
+TEST(Usage, SumsStopAndTheHighestIsOfEachCount) {
+  EXPECT_EQ(sum({1, 2, 3, 4, 5, 6, 7}, {10, 20, 30, 40, 50, 60, 70}),
+            (UsageCounts{11, 22, 33, 44, 55, 66, 77}));
+  EXPECT_EQ(sum({.cost_micro_usd = kMaxSpent}, {.cost_micro_usd = 1}).cost_micro_usd, kMaxSpent);
+  EXPECT_EQ(highest({1, 20, 3, 40, 5, 60, 7}, {10, 2, 30, 4, 50, 6, 70}),
+            (UsageCounts{10, 20, 30, 40, 50, 60, 70}));
 }
 
 TEST(Time, Table) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -8,6 +9,8 @@ namespace swarm::api {
 namespace {
 
 constexpr std::size_t kMaxQuantityDigits = 18;
+constexpr std::size_t kMaxUsdDigits = 10;  // what is spent may be more than what a budget can be
+constexpr std::size_t kMaxUsdDecimals = 6;
 constexpr long double kMaxBytes = 1152921504606846976.0L;  // 2^60
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -103,6 +106,30 @@ Result<std::int64_t> parse_quantity(std::string_view text) {
   const long double bytes = std::ceil(value * *factor / place);  // as the API server does: up
   if (bytes > kMaxBytes) return wrong();
   return static_cast<std::int64_t>(bytes);
+}
+
+Result<std::int64_t> parse_usd(std::string_view text) {
+  const std::size_t dot = std::min(text.find('.'), text.size());
+  const std::string_view whole = text.substr(0, dot);
+  const std::string_view decimals = dot < text.size() ? text.substr(dot + 1) : std::string_view();
+  const bool digits = std::all_of(whole.begin(), whole.end(), is_digit) &&
+                      std::all_of(decimals.begin(), decimals.end(), is_digit);
+  if (!digits || whole.empty() || whole.size() > kMaxUsdDigits ||
+      decimals.size() > kMaxUsdDecimals || (dot < text.size() && decimals.empty()))
+    return invalid("not an amount of US dollars such as 200 or 12.34");
+  std::int64_t micro = 0;
+  for (const char c : whole) micro = micro * 10 + (c - '0');
+  for (std::size_t i = 0; i < kMaxUsdDecimals; ++i)
+    micro = micro * 10 + (i < decimals.size() ? decimals[i] - '0' : 0);
+  return micro;
+}
+
+std::string format_usd(std::int64_t micro) {
+  micro = std::max<std::int64_t>(0, micro);
+  std::string decimals = std::to_string(micro % 1'000'000);
+  decimals.insert(0, kMaxUsdDecimals - decimals.size(), '0');
+  while (decimals.size() > 2 && decimals.back() == '0') decimals.pop_back();
+  return std::to_string(micro / 1'000'000) + "." + decimals;
 }
 
 std::string format_bytes(std::int64_t bytes) {

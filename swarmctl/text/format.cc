@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iterator>
 
 #include "base/encoding.h"
 
@@ -141,6 +142,31 @@ std::string harmless(std::string_view text) {
     }
   }
   return out;
+}
+
+std::string tokens(std::uint64_t count) {
+  constexpr const char* kUnits[] = {"", "k", "M", "G"};
+  std::size_t unit = 0;
+  std::uint64_t tenths = count * 10;  // counts of the API are far from overflowing
+  if (count > UINT64_MAX / 10) tenths = UINT64_MAX;
+  while (tenths >= 10'000 && unit + 1 < std::size(kUnits)) {
+    tenths /= 1000;
+    ++unit;
+  }
+  std::string out = std::to_string(tenths / 10);
+  if (unit > 0 && tenths < 100 && tenths % 10 != 0) out += "." + std::to_string(tenths % 10);
+  return out + kUnits[unit];
+}
+
+std::string usd(std::uint64_t micro) {
+  // As people round; what is less than a cent keeps two digits more.
+  const bool small = micro > 0 && micro < 10'000;
+  const std::uint64_t step = small ? 100 : 10'000;
+  const std::uint64_t parts = micro / step + (micro % step >= step / 2 ? 1 : 0);
+  const std::uint64_t whole = small ? 10'000 : 100;
+  std::string decimals = std::to_string(parts % whole);
+  decimals.insert(0, (small ? 4U : 2U) - decimals.size(), '0');
+  return "$" + std::to_string(parts / whole) + "." + decimals;
 }
 
 std::string bytes(std::uint64_t count) {

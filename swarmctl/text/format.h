@@ -23,7 +23,9 @@ std::string age(std::int64_t milliseconds);
 std::string shorten(std::string_view text, std::size_t characters);
 // All of a text from outside, safe for a terminal: newlines and tabs stay.
 std::string harmless(std::string_view text);
-std::string bytes(std::uint64_t count);  // 312 B, 61 KiB, 4 MiB
+std::string bytes(std::uint64_t count);   // 312 B, 61 KiB, 4 MiB
+std::string tokens(std::uint64_t count);  // 999, 1.2k, 30k, 1.2M
+std::string usd(std::uint64_t micro);     // $12.34; below a cent $0.0012
 
 // "500ms", "5s", "45m", "2h", "1h30m"; at most 1000 hours.
 Result<Milliseconds> parse_duration(std::string_view text);

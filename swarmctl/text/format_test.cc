@@ -99,5 +99,25 @@ TEST(Format, JsonGettersNeverFail) {
   EXPECT_TRUE(get(nlohmann::json(5), "a").is_object());
 }
 
+TEST(Format, TokensAndMoney) {
+  const std::pair<std::uint64_t, const char*> counts[] = {{0, "0"},
+                                                          {999, "999"},
+                                                          {1000, "1k"},
+                                                          {1250, "1.2k"},
+                                                          {30'000, "30k"},
+                                                          {999'999, "999k"},
+                                                          {1'234'567, "1.2M"},
+                                                          {12'000'000, "12M"},
+                                                          {5'000'000'000, "5G"},
+                                                          {9'007'199'254'740'991, "9007199G"},
+                                                          {UINT64_MAX, "1844674407G"}};
+  for (const auto& [count, text] : counts) EXPECT_EQ(tokens(count), text);
+  const std::pair<std::uint64_t, const char*> amounts[] = {
+      {0, "$0.00"},           {1, "$0.0000"},           {50, "$0.0001"},   {1234, "$0.0012"},
+      {9'999, "$0.0100"},     {10'000, "$0.01"},        {14'999, "$0.01"}, {15'000, "$0.02"},
+      {12'340'000, "$12.34"}, {999'995'000, "$1000.00"}};
+  for (const auto& [micro, text] : amounts) EXPECT_EQ(usd(micro), text);
+}
+
 }  // namespace
 }  // namespace swarm::text

@@ -58,11 +58,66 @@ void field(std::string& out, const std::string& name, const std::string& value) 
   out += label + value + "\n";
 }
 
+// The counts of a usage, as /v1/tasks, /v1/stats and the status have them; negative ones are none.
+std::uint64_t amount(const json& usage, const char* name) {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, get_number(usage, name)));
+}
+
+// What the model has read and written, from a cache or not: "45k in, 678 out"; "-" when nothing is
+// known.
+std::string tokens_text(const json& usage, const char* in, const char* out) {
+  const bool known = usage.contains("inputTokens") || usage.contains("cacheReadTokens") ||
+                     usage.contains("cacheCreationTokens");
+  if (!known && !usage.contains("outputTokens")) return "-";
+  return (known ? tokens(amount(usage, "inputTokens") + amount(usage, "cacheReadTokens") +
+                         amount(usage, "cacheCreationTokens"))
+                : "-") +
+         in + (usage.contains("outputTokens") ? tokens(amount(usage, "outputTokens")) : "-") + out;
+}
+
+std::string cost_cell(const json& usage) {
+  return usage.contains("costMicroUsd") ? usd(amount(usage, "costMicroUsd")) : "-";
+}
+
+std::string tokens_cell(const json& usage) { return tokens_text(usage, "/", ""); }
+
+std::string usage_text(const json& usage) {
+  return (usage.contains("costMicroUsd") ? usd(amount(usage, "costMicroUsd"))
+                                         : std::string("not known")) +
+         " (" + tokens_text(usage, " tokens in, ", " out") + ")";
+}
+
+// Of several tasks: "$12.34 (1.2M tokens in, 30k out) in 7 tasks, 3 of them without a cost".
+std::string total_text(const json& usage) {
+  const std::uint64_t tasks = amount(usage, "tasks");
+  const std::uint64_t priced = std::min(tasks, amount(usage, "tasksWithCost"));
+  json shown = usage;
+  if (priced == 0) shown.erase("costMicroUsd");
+  std::string out =
+      usage_text(shown) + " in " + std::to_string(tasks) + (tasks == 1 ? " task" : " tasks");
+  if (priced > 0 && priced < tasks)
+    out += ", " + std::to_string(tasks - priced) + " of them without a cost";
+  return out;
+}
+
 // RFC 3339 with second precision, as Kubernetes writes it; 0 when it isn't one.
 WallTime parse_time(const std::string& text) {
   std::tm tm{};
   if (::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &tm) == nullptr) return 0;
   return static_cast<WallTime>(::timegm(&tm)) * 1000;
+}
+
+// "12.34" of a status; 0 when it isn't one.
+std::uint64_t micro_usd(const std::string& text) {
+  constexpr std::size_t kWholeDigits = 12, kDecimals = 6;
+  const std::size_t dot = std::min(text.find('.'), text.size());
+  std::string digits = text.substr(0, dot);
+  std::string decimals = dot < text.size() ? text.substr(dot + 1) : "";
+  if (digits.empty() || digits.size() > kWholeDigits || decimals.size() > kDecimals) return 0;
+  decimals.resize(kDecimals, '0');
+  digits += decimals;
+  if (digits.find_first_not_of("0123456789") != std::string::npos) return 0;
+  return std::stoull(digits);
 }
 
 std::string since(const std::string& time, WallTime now) {
@@ -81,7 +136,7 @@ std::string span(const json& attempt, WallTime now) {
 
 Row task_header(bool wide) {
   Row row{"TASK", "STATE", "ATTEMPT", "AGENT", "VERSION", "AGE", "LAST-OUTPUT", "RESULT"};
-  if (wide) row.insert(row.end(), {"KEY", "POD", "LABELS"});
+  if (wide) row.insert(row.end(), {"COST", "TOKENS", "KEY", "POD", "LABELS"});
   return row;
 }
 
@@ -95,8 +150,9 @@ Row task_row(const json& task, WallTime now, bool wide) {
           word(task, "lastOutput", kOutputColumn),
           result_cell(task)};
   if (wide) {
-    row.insert(row.end(), {word(task, "key", kOutputColumn), word(task, "pod"),
-                           dash(labels_text(get(task, "labels")))});
+    const json& usage = get(task, "usage");
+    row.insert(row.end(), {cost_cell(usage), tokens_cell(usage), word(task, "key", kOutputColumn),
+                           word(task, "pod"), dash(labels_text(get(task, "labels")))});
   }
   return row;
 }
@@ -197,11 +253,22 @@ std::string describe_task(const json& task, WallTime now) {
       field(out, "Branch", word(result, "branch", 255) + " at " + word(result, "commit"));
     }
   }
+  const json& usage = get(task, "usage");
+  if (!usage.empty()) field(out, "Cost", usage_text(usage));
   const json& history = get(task, "history");
+  std::string session;  // the latest
+  if (history.is_array()) {
+    for (const json& attempt : history) {
+      const std::string one = get_text(get(attempt, "usage"), "session");
+      if (!one.empty()) session = shorten(one, 128);
+    }
+  }
+  if (!session.empty()) field(out, "Session", session);
   if (history.is_array() && !history.empty()) {
     out += "Attempts:\n";
     std::vector<Row> rows{
         {"  ATTEMPT", "REASON", "EXIT", "CHARGED", "TOOK", "AGENT", "NODE", "POD"}};
+    if (!usage.empty()) rows[0].insert(rows[0].end(), {"COST", "TOKENS"});
     for (const json& attempt : history) {
       rows.push_back({"  " + number(attempt, "attempt"), word(attempt, "reason"),
                       number(attempt, "exitCode"),
@@ -210,6 +277,10 @@ std::string describe_task(const json& task, WallTime now) {
                                                      : "no",
                       span(attempt, now), word(attempt, "agent"), word(attempt, "node"),
                       word(attempt, "pod")});
+      const json& of_attempt = get(attempt, "usage");
+      if (!usage.empty()) {
+        rows.back().insert(rows.back().end(), {cost_cell(of_attempt), tokens_cell(of_attempt)});
+      }
     }
     out += table(rows);
     const std::vector<std::string> lines = last_lines(task);
@@ -273,6 +344,12 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   field(out, "Tasks",
         "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
             number(tasks, "done") + ", dead " + number(tasks, "dead"));
+  if (json usage = get(status, "usage"); get_number(usage, "tasks") > 0) {
+    usage["costMicroUsd"] = micro_usd(get_text(usage, "costUSD"));
+    field(out, "Cost", total_text(usage));
+  }
+  if (const json& budget = get(spec, "budget"); !budget.empty())
+    field(out, "Budget", "$" + word(budget, "usd") + "; then no task is handed out");
   const json& rollout = get(status, "rollout");
   if (!rollout.empty()) {
     field(out, "Rollout",
@@ -340,6 +417,8 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
     out += "mail   dead letters " + number(messages, "deadLetters") + "  single copy " +
            number(messages, "singleCopy") + "\n";
   }
+  if (const json& usage = get(stats, "usage"); get_number(usage, "tasks") > 0)
+    out += "cost   " + total_text(usage) + "\n";
   if (const json& pressed = get(messages, "pressed"); pressed.is_object()) {
     std::size_t shown = 0;
     for (const auto& [pod, why] : pressed.items()) {

@@ -44,10 +44,10 @@ TEST(Views, TheTableOfTasks) {
             "attempts: failed, exit cod…\n"
             "-          -       -/-       -          -         -     -             -\n");
   EXPECT_EQ(table({task_header(true), task_row(done_task(), kNow, true)}),
-            "TASK       STATE   ATTEMPT   AGENT      VERSION   AGE   LAST-OUTPUT   RESULT   KEY   "
-            "POD             LABELS\n"
-            "t-0-1f2a   done    1/3       worker-3   V2        60s   tests green   3        k     "
-            "hello-w3-ab12   a=b\n");
+            "TASK       STATE   ATTEMPT   AGENT      VERSION   AGE   LAST-OUTPUT   RESULT   COST   "
+            "TOKENS   KEY   POD             LABELS\n"
+            "t-0-1f2a   done    1/3       worker-3   V2        60s   tests green   3        -      "
+            "-        k     hello-w3-ab12   a=b\n");
 }
 
 TEST(Views, TheTableOfAgents) {
@@ -76,6 +76,66 @@ TEST(Views, AgentsOfAPodAreShownOneByOne) {
   EXPECT_EQ(agents_of_pod({{"name", "worker-3"}, {"agents", 1 << 30}}).size(), 1024U);
   EXPECT_EQ(agents_of_pod({{"name", "worker-3"}, {"agents", "many"}}).size(), 1U);
   EXPECT_EQ(agents_of_pod("x").size(), 1U);
+}
+
+json used_task() {
+  json task = done_task();
+  task["usage"] = {{"inputTokens", 12},
+                   {"outputTokens", 678},
+                   {"cacheReadTokens", 45000},
+                   {"costMicroUsd", 256'000}};
+  task["history"].push_back(task["history"][0]);
+  task["history"][1]["attempt"] = 2;
+  task["history"][1]["usage"] = task["usage"];
+  task["history"][1]["usage"]["session"] = "5b1f\x1b[31m";
+  return task;
+}
+
+TEST(Views, WhatATaskHasCost) {
+  const Row row = task_row(used_task(), kNow, true);
+  EXPECT_EQ(row[8], "$0.26");
+  EXPECT_EQ(row[9], "45k/678");
+  json unpriced = used_task();
+  unpriced["usage"] = {{"outputTokens", 5}};
+  EXPECT_EQ(task_row(unpriced, kNow, true)[8], "-");
+  EXPECT_EQ(task_row(unpriced, kNow, true)[9], "-/5");
+  const std::string page = describe_task(used_task(), kNow);
+  EXPECT_THAT(page, HasSubstr("\nCost:         $0.26 (45k tokens in, 678 out)\n"
+                              "Session:      5b1f\n"
+                              "Attempts:\n"));
+  EXPECT_THAT(page, HasSubstr("POD             COST    TOKENS\n"));
+  EXPECT_THAT(page, HasSubstr("hello-w3-ab12   -       -\n"));
+  EXPECT_THAT(page, HasSubstr("hello-w3-ab12   $0.26   45k/678\n"));
+  EXPECT_THAT(describe_task(unpriced, kNow),
+              HasSubstr("Cost:         not known (- tokens in, 5 out)\n"));
+}
+
+TEST(Views, WhatASwarmHasCost) {
+  json stats = json::parse(
+      R"({"tasks":{},"usage":{"inputTokens":200000,"outputTokens":30000,"cacheReadTokens":1000000,"cacheCreationTokens":7,
+          "costMicroUsd":12340000,"tasks":7,"tasksWithCost":7}})");
+  const auto line = [&] {
+    const std::string page = top("hello", stats, json::array());
+    const std::size_t at = page.find("cost ");
+    return at == std::string::npos ? "" : page.substr(at, page.find('\n', at) - at);
+  };
+  EXPECT_EQ(line(), "cost   $12.34 (1.2M tokens in, 30k out) in 7 tasks");
+  stats["usage"]["tasksWithCost"] = 4;
+  EXPECT_EQ(line(), "cost   $12.34 (1.2M tokens in, 30k out) in 7 tasks, 3 of them without a cost");
+  stats["usage"]["tasksWithCost"] = 0;
+  EXPECT_EQ(line(), "cost   not known (1.2M tokens in, 30k out) in 7 tasks");
+  stats["usage"]["tasks"] = 0;
+  EXPECT_EQ(line(), "");
+  const json swarm = json::parse(
+      R"({"metadata":{"name":"hello"},"status":{"usage":{"costUSD":"12.345678","inputTokens":1,"outputTokens":2,
+          "cacheReadTokens":0,"cacheCreationTokens":0,"tasks":1,"tasksWithCost":1}}})");
+  EXPECT_THAT(describe_swarm(swarm, json::array(), kNow),
+              HasSubstr("\nCost:         $12.35 (1 tokens in, 2 out) in 1 task\n"));
+  EXPECT_EQ(describe_swarm(swarm, json::array(), kNow).find("Budget"), std::string::npos);
+  json limited = swarm;
+  limited["spec"]["budget"]["usd"] = "200";
+  EXPECT_THAT(describe_swarm(limited, json::array(), kNow),
+              HasSubstr("in 1 task\nBudget:       $200; then no task is handed out\n"));
 }
 
 TEST(Views, ABranchIsTheResult) {
