@@ -28,11 +28,14 @@ Error trouble(const std::string& what) {
   return internal_error(what + ": " + std::strerror(errno));
 }
 
-// Whole or not at all: whoever lists the directory never sees half a message.
+// Whole or not at all: whoever lists the directory never sees half a message. Others may write to
+// the directory, too: what has the draft's name is never opened (a FIFO would be waited for), but
+// replaced, or, as a directory, an error.
 Status write_file(int directory, const std::string& name, const std::string& bytes) {
   const std::string draft = "." + name;
+  if (::unlinkat(directory, draft.c_str(), 0) != 0 && errno != ENOENT) return trouble(draft);
   const int file = ::openat(directory, draft.c_str(),
-                            O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
+                            O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (file < 0) return trouble(draft);
   std::string_view left = bytes;
   while (!left.empty()) {
@@ -92,8 +95,9 @@ int run(Context& context, const Arguments& arguments) {
     ++shown;
     if (!print(name + "\n")) return 1;
   }
-  for (const std::string& name : gone) (void)::unlinkat(directory, name.c_str(), 0);
-  std::fprintf(stderr, "%zu messages, %zu removed\n", shown, gone.size());
+  std::size_t removed = 0;  // a directory of such a name is not ours, and stays
+  for (const std::string& name : gone) removed += ::unlinkat(directory, name.c_str(), 0) == 0;
+  std::fprintf(stderr, "%zu messages, %zu removed\n", shown, removed);
   ::close(directory);
   return 0;
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <sstream>
 
@@ -229,6 +230,47 @@ TEST_F(Verbs, MaterializeShowsTheInboxAsFiles) {
   EXPECT_EQ(run({"materialize", to + "/mine"}).code, 2);
   EXPECT_EQ(run({"materialize", to + "/no/such"}).code, 1);
   EXPECT_EQ(run({"materialize"}).code, 2);
+}
+
+TEST_F(Verbs, MaterializeWaitsForNothingThatHasItsNames) {
+  answer("ls", R"("ok":true,"messages":[{"messageId":"m","from":"worker-1","state":"ready"}])");
+  answer("cat", R"("ok":true,"message":{"messageId":"m","from":"worker-1","body":"text"})");
+  const std::string to = directory_.path() + "/in", victim = directory_.path() + "/victim";
+  const std::string draft = to + "/.worker-1:m", name = to + "/worker-1:m";
+  ASSERT_EQ(::mkdir(to.c_str(), 0777), 0);
+  std::ofstream(victim) << "untouched";
+  const auto read = [](const std::string& path) {
+    std::ifstream file(path);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::function<int(const char*)> makers[] = {
+      [](const char* path) { return ::mkfifo(path, 0666); },
+      [&](const char* path) { return ::symlink(victim.c_str(), path); },
+      [&](const char* path) { return ::link(victim.c_str(), path); }};
+  for (const auto& make : makers) {
+    for (const auto& path : {draft, name}) {
+      (void)::unlink(name.c_str());
+      ASSERT_EQ(make(path.c_str()), 0) << path;
+      const Ran ran = run({"materialize", to, "--timeout", "1s"});
+      EXPECT_EQ(ran.code, 0) << path << ran.err;
+      struct stat made {};
+      ASSERT_EQ(::lstat(name.c_str(), &made), 0);
+      EXPECT_TRUE(S_ISREG(made.st_mode)) << path;
+      EXPECT_EQ(read(name), "text");
+      EXPECT_EQ(read(victim), "untouched");
+      EXPECT_NE(::access(draft.c_str(), F_OK), 0);
+    }
+  }
+  ASSERT_EQ(::unlink(name.c_str()), 0);
+  for (const auto& path : {draft, name}) {
+    ASSERT_EQ(::mkdir(path.c_str(), 0777), 0);
+    const Ran ran = run({"materialize", to});
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_THAT(ran.err, HasSubstr("worker-1:m: Is a directory")) << path;
+    ASSERT_EQ(::rmdir(path.c_str()), 0);
+  }
+  ASSERT_EQ(::mkdir((to + "/worker-1:old").c_str(), 0777), 0);
+  EXPECT_EQ(run({"materialize", to}).err, "1 messages, 0 removed\n");
 }
 
 TEST_F(Verbs, SendStreamCutsItsInputIntoPartsAndEndsIt) {
