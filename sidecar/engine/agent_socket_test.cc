@@ -151,6 +151,71 @@ TEST_F(Agents, WhatIsMeantHasToBeSaid) {
   EXPECT_EQ(ask({{"op", "dead_ls"}})["total"], 1) << "nothing has happened";
 }
 
+TEST_F(Agents, AMemberThatIsNotUnderstoodIsRefusedInOneClearWord) {
+  const auto with = [](json request, const json& more) {
+    request.update(more);
+    return request;
+  };
+  const json send{{"op", "send"}, {"to", "worker-0"}, {"id", "m"}, {"body", "x"}};
+  const json recv{{"op", "recv"}}, ack{{"op", "ack"}, {"messageId", "m"}, {"attempt", 1}};
+  const json done{{"op", "task_done"}, {"taskId", "t-0-a"}, {"attempt", 1}};
+  const std::pair<json, const char*> rows[] = {
+      {with(send, {{"id", 7}}), "id must be a text"},
+      {with(send, {{"id", nullptr}}), "id must be a text"},
+      {with(send, {{"id", ""}}), "id must match"},
+      {with(send, {{"priority", {"high"}}}), "priority must be a text"},
+      {with(send, {{"timeoutMs", "9"}}), "timeoutMs must be a whole number from 0"},
+      {with(send, {{"timeoutMs", -1}}), "timeoutMs must be a whole number from 0"},
+      {with(send, {{"timeoutMs", 1.5}}), "timeoutMs must be a whole number from 0"},
+      {with(send, {{"body", 1}}), "body must be a text"},
+      {with(send, {{"body64", "?"}}), "either body (text) or body64 (base64) is needed"},
+      {with(send, {{"body64", "eA=="}}), "either body (text) or body64 (base64) is needed"},
+      {{{"op", "send"}, {"to", "worker-0"}}, "either body (text) or body64 (base64) is needed"},
+      {{{"op", "request"}, {"to", "worker-0"}}, "either body (text) or body64 (base64) is needed"},
+      {{{"op", "send"}, {"to", "worker-0"}, {"body64", "?"}}, "body64 must be base64"},
+      {{{"op", "send"}, {"to", "worker-0"}, {"bdy", "x"}}, "unknown member \"bdy\" of send"},
+      {with(send, {{"Priority", "high"}}),
+       "allowed: op rid to body id timeoutMs body64 priority "
+       "inReplyTo ackAttempt stream part end abort"},
+      {with(send, {{std::string(100'000, 'u'), 1}}), "unknown member \"uuuu"},
+      {with(send, {{"end", "true"}}), "end must be true or false"},
+      {with(send, {{"part", 1}}), "name the stream"},
+      {with(send, {{"leaseMs", 1}}), "unknown member \"leaseMs\" of send"},
+      {with(recv, {{"waitMs", "1"}}), "waitMs must be a whole number"},
+      {with(recv, {{"leaseMs", true}}), "leaseMs must be a whole number"},
+      {with(recv, {{"from", "worker-1"}}), "name the stream"},
+      {with(recv, {{"inReplyTo", 1}}), "inReplyTo must be a text"},
+      {with(ack, {{"delayMs", 1}}), "unknown member \"delayMs\" of ack"},
+      {with(ack, {{"attempt", "1"}}), "attempt must be a whole number"},
+      {{{"op", "nack"}, {"messageId", "m"}, {"attempt", 1}, {"delayMs", "1"}}, "delayMs must be"},
+      {{{"op", "hello"}, {"agent", 1}}, "agent must be a text"},
+      {{{"op", "hello"}, {"name", "worker-0"}},
+       "unknown member \"name\" of hello, allowed: op rid agent"},
+      {{{"op", "ls"}, {"most", 1}}, "unknown member \"most\" of ls, allowed: op rid"},
+      {{{"op", "cat"}, {"messageId", "m"}, {"id from", 1}}, "unknown member \"id from\" of cat"},
+      {{{"op", "cat"}, {"messageId", "m"}, {"", 1}}, "unknown member \"\" of cat"},
+      {{{"op", "watch"}, {"waitMs", "1"}}, "waitMs must be a whole number"},
+      {{{"op", "dead_purge"}, {"all", 1}}, "all must be true or false"},
+      {with(done, {{"exitCode", "1"}}), "exitCode must be a whole number"},
+      {with(done, {{"truncated", 1}}), "truncated must be true or false"},
+      {with(done, {{"lastLines", {1}}}), "lastLines must be a list of texts"},
+      {with(done, {{"kind", "failed"}}), "unknown member \"kind\" of task_done"},
+      {{{"op", "task_next"}, {"waitMs", -1}}, "waitMs must be a whole number from 0"}};
+  for (const auto& [request, words] : rows) {
+    const json answer = ask(request);
+    EXPECT_EQ(answer.value("code", ""), "invalid") << request;
+    EXPECT_NE(answer.value("message", "").find(words), std::string::npos) << answer;
+    EXPECT_EQ(answer["rid"], rid);
+  }
+  for (const char* text :
+       {R"({"op":"send","to":"worker-0","body":"x","rid":"7"})", R"({"op":"hello","rid":["7"]})"}) {
+    const json answer = line(text);
+    EXPECT_EQ(answer.value("message", ""), "rid must be a number, as in {\"rid\":1}") << text;
+    EXPECT_EQ(answer["rid"], nullptr);
+  }
+  EXPECT_EQ(ask({{"op", "ls"}})["messages"], json::array()) << "nothing was sent";
+}
+
 TEST_F(Agents, SeveralReceiversGetAnOutcomeEachAndThenTheCallItsAnswer) {
   const json said = ask({{"op", "send"},
                          {"to", "worker-0,worker-9"},
