@@ -15,8 +15,14 @@ int run_ls(Context& context, const Arguments&) {
   request.read_only();
   const Answer answer = context.call(std::move(request));
   if (!answer.ok) return context.fail(answer);
-  if (context.json) return print(answer.fields.member_json("messages") + "\n") ? 0 : 1;
   const std::vector<Object> messages = answer.fields.objects("messages");
+  const std::int64_t more =
+      answer.fields.number("total") - static_cast<std::int64_t>(messages.size());
+  if (more > 0) {
+    std::fprintf(stderr, "%lld more are not shown: the younger ones, those that were sent last\n",
+                 static_cast<long long>(more));
+  }
+  if (context.json) return print(answer.fields.member_json("messages") + "\n") ? 0 : 1;
   if (messages.empty()) {
     std::fprintf(stderr, "no messages\n");
     return 0;

@@ -52,6 +52,12 @@ Status write_file(int directory, const std::string& name, const std::string& byt
   return status;
 }
 
+Answer cat(Context& context, const std::string& from, const std::string& id) {
+  Request request("cat");
+  request.set("messageId", id).set("from", from).read_only();
+  return context.call(std::move(request));
+}
+
 // The names of former messages in it.
 std::set<std::string> shown_in(int directory) {
   std::set<std::string> out;
@@ -76,13 +82,14 @@ int run(Context& context, const Arguments& arguments) {
   if (!listed.ok) return context.fail(listed);
   std::set<std::string> gone = shown_in(directory);
   std::size_t shown = 0;
+  std::int64_t more = listed.fields.number("total") - listed.fields.number("outgoing");
   for (const Object& m : listed.fields.objects("messages")) {
+    if (m.text("state") == "outgoing") continue;
+    --more;
     const std::string from = m.text("from"), id = m.text("messageId");
     const std::string name = file_name(from, id);
-    if (m.text("state") == "outgoing" || !is_ours(name)) continue;
-    Request request("cat");
-    request.set("messageId", id).set("from", from).read_only();
-    const Answer found = context.call(std::move(request));
+    if (!is_ours(name)) continue;
+    const Answer found = cat(context, from, id);
     if (!found.ok && found.code == "not_found") continue;  // taken and done meanwhile
     if (!found.ok) return context.fail(found);
     const Object message = found.fields.object("message");
@@ -96,8 +103,20 @@ int run(Context& context, const Arguments& arguments) {
     if (!print(name + "\n")) return 1;
   }
   std::size_t removed = 0;  // a directory of such a name is not ours, and stays
-  for (const std::string& name : gone) removed += ::unlinkat(directory, name.c_str(), 0) == 0;
+  for (const std::string& name : gone) {
+    if (more > 0) {  // it may be among those that were not listed
+      const std::size_t colon = name.find(':');
+      const Answer found = cat(context, name.substr(0, colon), name.substr(colon + 1));
+      if (found.ok) continue;
+      if (found.code != "not_found") return context.fail(found);
+    }
+    removed += ::unlinkat(directory, name.c_str(), 0) == 0;
+  }
   std::fprintf(stderr, "%zu messages, %zu removed\n", shown, removed);
+  if (more > 0) {
+    std::fprintf(stderr, "%lld more are not shown: the youngest ones\n",
+                 static_cast<long long>(more));
+  }
   ::close(directory);
   return 0;
 }

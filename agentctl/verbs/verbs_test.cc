@@ -273,6 +273,31 @@ TEST_F(Verbs, MaterializeWaitsForNothingThatHasItsNames) {
   EXPECT_EQ(run({"materialize", to}).err, "1 messages, 0 removed\n");
 }
 
+TEST_F(Verbs, WhatIsNotListedIsCountedAndItsFilesStay) {
+  answer(
+      "ls",
+      R"("ok":true,"total":9,"outgoing":2,"messages":[{"messageId":"m","from":"worker-1","to":"worker-3","state":"ready"}])");
+  engine_.on("cat", [](const Object& m) -> std::optional<std::string> {
+    if (m.text("messageId") == "done") return R"("ok":false,"code":"not_found","message":"done")";
+    return R"("ok":true,"message":{"messageId":"m","from":"worker-1","body":"text"})";
+  });
+  Ran ran = run({"ls"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.err, "8 more are not shown: the younger ones, those that were sent last\n");
+  ran = run({"ls", "-o", "json"});
+  EXPECT_THAT(ran.err, HasSubstr("8 more are not shown"));
+  EXPECT_EQ(ran.out.substr(0, 2), "[{");
+  const std::string to = directory_.path() + "/in";
+  ASSERT_EQ(::mkdir(to.c_str(), 0777), 0);
+  std::ofstream(to + "/worker-2:young") << "kept";
+  std::ofstream(to + "/worker-2:done") << "old";
+  ran = run({"materialize", to});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.err, "1 messages, 1 removed\n6 more are not shown: the youngest ones\n");
+  EXPECT_EQ(::access((to + "/worker-2:young").c_str(), F_OK), 0);
+  EXPECT_NE(::access((to + "/worker-2:done").c_str(), F_OK), 0);
+}
+
 TEST_F(Verbs, SendStreamCutsItsInputIntoPartsAndEndsIt) {
   answer("hello", R"("ok":true,"limits":{"maxMessageBytes":4})");
   answer("send", R"("ok":true,"survives":"node")");

@@ -540,8 +540,12 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
 
   void list(const std::string& rid) {
     json messages = json::array();
-    for (const auto& m : owner_.mail_.box().list(agent_)) messages.push_back(summary_json(m));
-    reply(rid, {{"messages", messages}});
+    mailbox::Listed there;
+    for (const auto& m : owner_.mail_.box().list(agent_, &there))
+      messages.push_back(summary_json(m));
+    reply(rid, {{"messages", messages},
+                {"total", there.inbox + there.outgoing},
+                {"outgoing", there.outgoing}});
   }
 
   void dead(const std::string& rid, const json& request, const std::string& op) {

@@ -19,7 +19,8 @@ using boost::asio::local::stream_protocol;
 constexpr Milliseconds kPatience{20'000};
 
 struct Agents : PodFixture {
-  explicit Agents(std::uint32_t agents = 1) : PodFixture(agents) {
+  explicit Agents(std::uint32_t agents = 1, const mailbox::Limits& limits = {})
+      : PodFixture(agents, limits) {
     check(socket.start(path).ok(), "the socket");
     client.connect(stream_protocol::endpoint(path));
   }
@@ -214,6 +215,31 @@ TEST_F(Agents, AMemberThatIsNotUnderstoodIsRefusedInOneClearWord) {
     EXPECT_EQ(answer["rid"], nullptr);
   }
   EXPECT_EQ(ask({{"op", "ls"}})["messages"], json::array()) << "nothing was sent";
+}
+
+struct ManyMessages : Agents {
+  static mailbox::Limits limits() {
+    mailbox::Limits out;
+    out.max_inbox_messages = 5000;
+    return out;
+  }
+  ManyMessages() : Agents(1, limits()) {}
+};
+
+TEST_F(ManyMessages, AreCountedBeyondThoseThatAreListed) {
+  constexpr int kSent = 2003;
+  for (int i = 0; i < kSent; ++i) {
+    mailbox::Message m;
+    m.id.value = "m-" + std::to_string(i);
+    m.from = config.name;
+    m.to.value = i < 2001 ? "worker-0" : "worker-9";
+    mail.send(m, kPatience, [](const Result<Mail::Accepted>&) {});
+  }
+  const json answer = ask({{"op", "ls"}});
+  EXPECT_EQ(answer["messages"].size(), 2000U);
+  EXPECT_EQ(answer["messages"][0]["messageId"], "m-0") << "the oldest first";
+  EXPECT_EQ(answer.value("total", 0), kSent);
+  EXPECT_EQ(answer.value("outgoing", 0), 2);
 }
 
 TEST_F(Agents, SeveralReceiversGetAnOutcomeEachAndThenTheCallItsAnswer) {
