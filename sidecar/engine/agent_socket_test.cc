@@ -217,6 +217,25 @@ TEST_F(Agents, AMemberThatIsNotUnderstoodIsRefusedInOneClearWord) {
   EXPECT_EQ(ask({{"op", "ls"}})["messages"], json::array()) << "nothing was sent";
 }
 
+// The figures of docs/mailbox.md, "Sizing".
+TEST_F(Agents, AMessageTakesWhatTheDocumentSays) {
+  const std::string id(34, 'i');
+  for (const std::size_t body : {256U, 4096U, 65536U}) {
+    const auto before = box.books();
+    for (const char* to : {"worker-0", "worker-9"}) {
+      mailbox::Message m;
+      m.id.value = id;
+      m.id.value[0] = std::to_string(body)[0];
+      m.from = config.name;
+      m.to.value = to;
+      m.body = std::string(body, 'x');
+      mail.send(m, kPatience, [](const Result<Mail::Accepted>&) {});
+    }
+    EXPECT_EQ(box.books().received_bytes - before.received_bytes, body + 98);
+    EXPECT_EQ(box.books().sent_bytes - before.sent_bytes, body + 74);
+  }
+}
+
 struct ManyMessages : Agents {
   static mailbox::Limits limits() {
     mailbox::Limits out;
