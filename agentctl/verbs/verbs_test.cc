@@ -287,6 +287,8 @@ TEST_F(Verbs, WhatIsNotListedIsCountedAndItsFilesStay) {
   ran = run({"ls", "-o", "json"});
   EXPECT_THAT(ran.err, HasSubstr("8 more are not shown"));
   EXPECT_EQ(ran.out.substr(0, 2), "[{");
+  answer("peers", R"("ok":true,"total":3,"peers":[{"name":"worker-1"}])");
+  EXPECT_EQ(run({"peers"}).err, "2 more are not shown\n");
   const std::string to = directory_.path() + "/in";
   ASSERT_EQ(::mkdir(to.c_str(), 0777), 0);
   std::ofstream(to + "/worker-2:young") << "kept";
