@@ -4,11 +4,20 @@
 // in all rows. The rows take turns; CPU time of this process, user and kernel. Instructions are
 // counted by valgrind (user space alone), which runs a row of its own of this program for each.
 //
-// bench_promises [ROW MESSAGES]: with them one row, from 0, and nothing is printed.
+// And what a journal costs: the same life with logs that are flushed to a disk, those of $TMPDIR or
+// of the current directory, whichever is no tmpfs. Wall-clock time, since the disk is waited for.
+//
+// bench_promises [journal | ROW MESSAGES]: journal: only that part. With a row, from 0, only that
+// one runs, and nothing is printed.
 // Exit code 0: every message of every row came once, as it was sent.
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
 #include <array>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <map>
@@ -45,6 +54,7 @@ namespace {
 
 constexpr std::uint32_t kRuns = 9, kMessages = 4000;  // a run of a row; kRuns count
 constexpr std::uint32_t kCounted = 2000;              // under valgrind, after as many others
+constexpr std::uint32_t kJournalRuns = 5, kJournalMessages = 200;
 constexpr std::uint64_t kLogBytes = 32U << 20U;
 constexpr std::size_t kBodyBytes = 256;
 
@@ -52,10 +62,11 @@ struct Row {
   const char* name;
   std::uint32_t batch = 1;  // messages that share commits and frames
   bool checksums = true, superblock = true, marks = true, memory = false, own_ids = false;
+  bool durable = false;
 };
 
 struct Counts {
-  std::uint64_t writes = 0, reads = 0, bytes = 0;
+  std::uint64_t writes = 0, reads = 0, bytes = 0, syncs = 0;
 };
 
 // The files of a directory, but for what a row leaves out.
@@ -76,7 +87,10 @@ class SomeFile final : public os::File {
   }
   Status allocate(std::uint64_t size) override { return file_->allocate(size); }
   Result<std::uint64_t> size() override { return file_->size(); }
-  Status sync() override { return file_->sync(); }
+  Status sync() override {
+    ++counts_.syncs;
+    return file_->sync();
+  }
 
  private:
   std::unique_ptr<os::File> file_;
@@ -106,7 +120,10 @@ class SomeDirectory final : public os::Directory {
   }
   Result<std::vector<std::string>> list() override { return directory_->list(); }
   Result<os::Space> space() override { return directory_->space(); }
-  Status sync() override { return directory_->sync(); }
+  Status sync() override {
+    ++counts_.syncs;
+    return directory_->sync();
+  }
 
  private:
   std::unique_ptr<os::Directory> directory_;
@@ -157,7 +174,7 @@ struct Pod {
       log = std::make_unique<MemoryLog>(log_id(number));
     } else {
       auto opened = log::Log::open(
-          directory, {.max_bytes = kLogBytes}, log_id(number),
+          directory, {.max_bytes = kLogBytes, .durable = row.durable}, log_id(number),
           [this](const log::Record& r) { box.restore(r); }, nullptr);
       if (!opened) fail(opened.error().message);
       log = *std::move(opened);
@@ -197,6 +214,12 @@ class Life {
     const double used = cpu_nanoseconds() - before;
     checksums = true;
     return used / messages;
+  }
+  // Microseconds per message.
+  double run_by_the_clock(std::uint32_t messages) {
+    const auto begun = Clock::now();
+    (void)run(messages);
+    return microseconds(Clock::now() - begun) / messages;
   }
   [[nodiscard]] const Row& row() const { return row_; }
   [[nodiscard]] const Counts& counts() const { return counts_; }  // of the last run
@@ -381,17 +404,95 @@ void run(const std::string& directory) {
   }
 }
 
+// A directory of its own on a disk; empty: there is none here.
+class OnDisk {
+ public:
+  OnDisk() {
+    const char* temporary = std::getenv("TMPDIR");
+    for (const std::string place : {temporary == nullptr ? "" : temporary, "."}) {
+      struct statfs system {};
+      if (place.empty() || ::statfs(place.c_str(), &system) != 0 || system.f_type == TMPFS_MAGIC ||
+          system.f_type == RAMFS_MAGIC)
+        continue;
+      path_ = std::filesystem::absolute(place).string() + "/bench-journal-XXXXXX";
+      if (::mkdtemp(path_.data()) == nullptr) fail(path_ + ": " + std::strerror(errno));
+      return;
+    }
+  }
+  ~OnDisk() {
+    if (!path_.empty()) std::filesystem::remove_all(path_);
+  }
+  OnDisk(const OnDisk&) = delete;
+  OnDisk& operator=(const OnDisk&) = delete;
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+void run_journal(const std::string& tmpfs, const std::string& disk) {
+  if (disk.empty()) {
+    std::printf("  a journal: not measured, neither $TMPDIR nor this directory is on a disk\n");
+    return;
+  }
+  std::printf("  %-36s %6s %10s %10s %8s %10s\n", "per message, both pods", "batch", "us",
+              "us most", "syncs", "log bytes");
+  for (const std::uint32_t batch : {1U, 50U}) {
+    const std::array<std::pair<Row, std::string>, 3> rows{
+        {{{.name = "log on tmpfs", .batch = batch}, tmpfs},
+         {{.name = "journal on tmpfs", .batch = batch, .durable = true}, tmpfs},
+         {{.name = "journal on a disk", .batch = batch, .durable = true}, disk}}};
+    std::vector<std::unique_ptr<Life>> lives;
+    for (const auto& [row, place] : rows) {
+      lives.push_back(std::make_unique<Life>(
+          text("%s/journal-%u-%zu", place.c_str(), batch, lives.size()), row));
+    }
+    std::array<std::vector<double>, 3> samples;
+    for (std::uint32_t turn = 0; turn <= kJournalRuns; ++turn) {
+      for (std::size_t i = 0; i < lives.size(); ++i) {
+        const double us = lives[i]->run_by_the_clock(kJournalMessages);
+        if (turn > 0) samples[i].push_back(us);
+      }
+    }
+    const auto per = [](std::uint64_t n) { return static_cast<double>(n) / kJournalMessages; };
+    for (std::size_t i = 0; i < lives.size(); ++i) {
+      const Counts& c = lives[i]->counts();
+      std::printf("  %-36s %6u %10.1f %10.1f %8.2f %10.0f\n", rows[i].first.name, batch,
+                  median(samples[i]), quantile(samples[i], 1), per(c.syncs), per(c.bytes));
+    }
+    print({.bench = "promises",
+           .what = text("batch of %u, a journal on a disk", batch),
+           .n = kJournalMessages,
+           .ours = median(samples[2]),
+           .peer = "log on tmpfs",
+           .theirs = median(samples[0]),
+           .unit = "us per message"},
+          {{"runs", kJournalRuns},
+           {"journalOnTmpfs", rounded(median(samples[1]))},
+           {"most", rounded(quantile(samples[2], 1))},
+           {"syncsPerMessage", per(lives[2]->counts().syncs)},
+           {"logBytesPerMessage", per(lives[2]->counts().bytes)}});
+  }
+}
+
 }  // namespace
 }  // namespace swarm::bench
 
 int main(int argc, char** argv) {
   using namespace swarm::bench;
-  if (argc != 3) return in_directory("bench-promises", run);
+  if (argc != 3) {
+    const OnDisk disk;
+    const bool all = argc != 2 || std::string_view(argv[1]) != "journal";
+    return in_directory("bench-promises", [&](const std::string& directory) {
+      run_journal(directory, disk.path());
+      if (all) run(directory);
+    });
+  }
   return in_directory("bench-promises-counted", [&](const std::string& directory) {
     const auto rows = all_rows();
     const auto row = std::strtoul(argv[1], nullptr, 10);
     const auto messages = std::strtoul(argv[2], nullptr, 10);
-    if (row >= rows.size() || messages == 0) fail("usage: bench_promises [ROW MESSAGES]");
+    if (row >= rows.size() || messages == 0) fail("usage: bench_promises [journal | ROW MESSAGES]");
     (void)Life(directory, rows[row]).run(static_cast<std::uint32_t>(messages));
   });
 }

@@ -238,14 +238,19 @@ void agents_seeds(Folder folder) {
                     {{"op", "dead_ls"}},
                     {{"op", "dead_redrive"}, {"all", true}},
                     {{"op", "dead_purge"}, {"messageId", "a"}}}));
-  folder.add(lines({{{"op", "request"}, {"to", "worker-0"}, {"body64", "eA=="}, {"timeoutMs", 0}},
-                    {{"op", "send"}, {"to", "worker-0"}, {"inReplyTo", "a"}, {"priority", "high"}},
-                    {{"op", "recv"}, {"inReplyTo", "a"}, {"waitMs", 0}},
-                    {{"op", "send"}, {"to", "worker-1"}, {"body", "x"}, {"timeoutMs", 1}}}));
   folder.add(lines(
-      {to_self,
-       {{"op", "recv"}},
-       {{"op", "send"}, {"to", "worker-0"}, {"id", "r"}, {"inReplyTo", "a"}, {"ackAttempt", 1}}}));
+      {{{"op", "request"}, {"to", "worker-0"}, {"body64", "eA=="}, {"timeoutMs", 0}},
+       {{"op", "send"}, {"to", "worker-0"}, {"inReplyTo", "a"}, {"priority", "high"}, {"body", ""}},
+       {{"op", "recv"}, {"inReplyTo", "a"}, {"waitMs", 0}},
+       {{"op", "send"}, {"to", "worker-1"}, {"body", "x"}, {"timeoutMs", 1}}}));
+  folder.add(lines({to_self,
+                    {{"op", "recv"}},
+                    {{"op", "send"},
+                     {"to", "worker-0"},
+                     {"id", "r"},
+                     {"inReplyTo", "a"},
+                     {"ackAttempt", 1},
+                     {"body", ""}}}));
   folder.add(
       lines({{{"op", "task_next"}, {"waitMs", 0}},
              {{"op", "task_extend"}, {"taskId", "t-0-a"}, {"attempt", 1}, {"confirm", true}},

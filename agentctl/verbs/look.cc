@@ -10,13 +10,21 @@ std::string cell(const Object& object, const std::string& name) {
   return printable(object.text(name, "-"), 128);
 }
 
+// What the answer has left out.
+void say_more(const Answer& answer, std::size_t shown, const char* which) {
+  const std::int64_t more = answer.fields.number("total") - static_cast<std::int64_t>(shown);
+  if (more > 0)
+    std::fprintf(stderr, "%lld more are not shown%s\n", static_cast<long long>(more), which);
+}
+
 int run_ls(Context& context, const Arguments&) {
   Request request("ls");
   request.read_only();
   const Answer answer = context.call(std::move(request));
   if (!answer.ok) return context.fail(answer);
-  if (context.json) return print(answer.fields.member_json("messages") + "\n") ? 0 : 1;
   const std::vector<Object> messages = answer.fields.objects("messages");
+  say_more(answer, messages.size(), ": the younger ones, those that were sent last");
+  if (context.json) return print(answer.fields.member_json("messages") + "\n") ? 0 : 1;
   if (messages.empty()) {
     std::fprintf(stderr, "no messages\n");
     return 0;
@@ -63,9 +71,11 @@ int run_peers(Context& context, const Arguments&) {
   request.read_only();
   const Answer answer = context.call(std::move(request));
   if (!answer.ok) return context.fail(answer);
+  const std::vector<Object> peers = answer.fields.objects("peers");
+  say_more(answer, peers.size(), "");
   if (context.json) return print(answer.fields.member_json("peers") + "\n") ? 0 : 1;
   std::vector<std::vector<std::string>> rows{{"NAME", "ROLE", "TEAM", "STATE", "NODE"}};
-  for (const Object& p : answer.fields.objects("peers")) {
+  for (const Object& p : peers) {
     rows.push_back({cell(p, "name"), cell(p, "role"), p.member_json("team"), cell(p, "state"),
                     cell(p, "node")});
   }

@@ -28,11 +28,14 @@ Error trouble(const std::string& what) {
   return internal_error(what + ": " + std::strerror(errno));
 }
 
-// Whole or not at all: whoever lists the directory never sees half a message.
+// Whole or not at all: whoever lists the directory never sees half a message. Others may write to
+// the directory, too: what has the draft's name is never opened (a FIFO would be waited for), but
+// replaced, or, as a directory, an error.
 Status write_file(int directory, const std::string& name, const std::string& bytes) {
   const std::string draft = "." + name;
+  if (::unlinkat(directory, draft.c_str(), 0) != 0 && errno != ENOENT) return trouble(draft);
   const int file = ::openat(directory, draft.c_str(),
-                            O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
+                            O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (file < 0) return trouble(draft);
   std::string_view left = bytes;
   while (!left.empty()) {
@@ -47,6 +50,12 @@ Status write_file(int directory, const std::string& name, const std::string& byt
   if (!written) (void)::unlinkat(directory, draft.c_str(), 0);
   ::close(file);
   return status;
+}
+
+Answer cat(Context& context, const std::string& from, const std::string& id) {
+  Request request("cat");
+  request.set("messageId", id).set("from", from).read_only();
+  return context.call(std::move(request));
 }
 
 // The names of former messages in it.
@@ -73,13 +82,14 @@ int run(Context& context, const Arguments& arguments) {
   if (!listed.ok) return context.fail(listed);
   std::set<std::string> gone = shown_in(directory);
   std::size_t shown = 0;
+  std::int64_t more = listed.fields.number("total") - listed.fields.number("outgoing");
   for (const Object& m : listed.fields.objects("messages")) {
+    if (m.text("state") == "outgoing") continue;
+    --more;
     const std::string from = m.text("from"), id = m.text("messageId");
     const std::string name = file_name(from, id);
-    if (m.text("state") == "outgoing" || !is_ours(name)) continue;
-    Request request("cat");
-    request.set("messageId", id).set("from", from).read_only();
-    const Answer found = context.call(std::move(request));
+    if (!is_ours(name)) continue;
+    const Answer found = cat(context, from, id);
     if (!found.ok && found.code == "not_found") continue;  // taken and done meanwhile
     if (!found.ok) return context.fail(found);
     const Object message = found.fields.object("message");
@@ -92,8 +102,21 @@ int run(Context& context, const Arguments& arguments) {
     ++shown;
     if (!print(name + "\n")) return 1;
   }
-  for (const std::string& name : gone) (void)::unlinkat(directory, name.c_str(), 0);
-  std::fprintf(stderr, "%zu messages, %zu removed\n", shown, gone.size());
+  std::size_t removed = 0;  // a directory of such a name is not ours, and stays
+  for (const std::string& name : gone) {
+    if (more > 0) {  // it may be among those that were not listed
+      const std::size_t colon = name.find(':');
+      const Answer found = cat(context, name.substr(0, colon), name.substr(colon + 1));
+      if (found.ok) continue;
+      if (found.code != "not_found") return context.fail(found);
+    }
+    removed += ::unlinkat(directory, name.c_str(), 0) == 0;
+  }
+  std::fprintf(stderr, "%zu messages, %zu removed\n", shown, removed);
+  if (more > 0) {
+    std::fprintf(stderr, "%lld more are not shown: the youngest ones\n",
+                 static_cast<long long>(more));
+  }
   ::close(directory);
   return 0;
 }

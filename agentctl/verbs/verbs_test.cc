@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <sstream>
 
@@ -229,6 +230,74 @@ TEST_F(Verbs, MaterializeShowsTheInboxAsFiles) {
   EXPECT_EQ(run({"materialize", to + "/mine"}).code, 2);
   EXPECT_EQ(run({"materialize", to + "/no/such"}).code, 1);
   EXPECT_EQ(run({"materialize"}).code, 2);
+}
+
+TEST_F(Verbs, MaterializeWaitsForNothingThatHasItsNames) {
+  answer("ls", R"("ok":true,"messages":[{"messageId":"m","from":"worker-1","state":"ready"}])");
+  answer("cat", R"("ok":true,"message":{"messageId":"m","from":"worker-1","body":"text"})");
+  const std::string to = directory_.path() + "/in", victim = directory_.path() + "/victim";
+  const std::string draft = to + "/.worker-1:m", name = to + "/worker-1:m";
+  ASSERT_EQ(::mkdir(to.c_str(), 0777), 0);
+  std::ofstream(victim) << "untouched";
+  const auto read = [](const std::string& path) {
+    std::ifstream file(path);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::function<int(const char*)> makers[] = {
+      [](const char* path) { return ::mkfifo(path, 0666); },
+      [&](const char* path) { return ::symlink(victim.c_str(), path); },
+      [&](const char* path) { return ::link(victim.c_str(), path); }};
+  for (const auto& make : makers) {
+    for (const auto& path : {draft, name}) {
+      (void)::unlink(name.c_str());
+      ASSERT_EQ(make(path.c_str()), 0) << path;
+      const Ran ran = run({"materialize", to, "--timeout", "1s"});
+      EXPECT_EQ(ran.code, 0) << path << ran.err;
+      struct stat made {};
+      ASSERT_EQ(::lstat(name.c_str(), &made), 0);
+      EXPECT_TRUE(S_ISREG(made.st_mode)) << path;
+      EXPECT_EQ(read(name), "text");
+      EXPECT_EQ(read(victim), "untouched");
+      EXPECT_NE(::access(draft.c_str(), F_OK), 0);
+    }
+  }
+  ASSERT_EQ(::unlink(name.c_str()), 0);
+  for (const auto& path : {draft, name}) {
+    ASSERT_EQ(::mkdir(path.c_str(), 0777), 0);
+    const Ran ran = run({"materialize", to});
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_THAT(ran.err, HasSubstr("worker-1:m: Is a directory")) << path;
+    ASSERT_EQ(::rmdir(path.c_str()), 0);
+  }
+  ASSERT_EQ(::mkdir((to + "/worker-1:old").c_str(), 0777), 0);
+  EXPECT_EQ(run({"materialize", to}).err, "1 messages, 0 removed\n");
+}
+
+TEST_F(Verbs, WhatIsNotListedIsCountedAndItsFilesStay) {
+  answer(
+      "ls",
+      R"("ok":true,"total":9,"outgoing":2,"messages":[{"messageId":"m","from":"worker-1","to":"worker-3","state":"ready"}])");
+  engine_.on("cat", [](const Object& m) -> std::optional<std::string> {
+    if (m.text("messageId") == "done") return R"("ok":false,"code":"not_found","message":"done")";
+    return R"("ok":true,"message":{"messageId":"m","from":"worker-1","body":"text"})";
+  });
+  Ran ran = run({"ls"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.err, "8 more are not shown: the younger ones, those that were sent last\n");
+  ran = run({"ls", "-o", "json"});
+  EXPECT_THAT(ran.err, HasSubstr("8 more are not shown"));
+  EXPECT_EQ(ran.out.substr(0, 2), "[{");
+  answer("peers", R"("ok":true,"total":3,"peers":[{"name":"worker-1"}])");
+  EXPECT_EQ(run({"peers"}).err, "2 more are not shown\n");
+  const std::string to = directory_.path() + "/in";
+  ASSERT_EQ(::mkdir(to.c_str(), 0777), 0);
+  std::ofstream(to + "/worker-2:young") << "kept";
+  std::ofstream(to + "/worker-2:done") << "old";
+  ran = run({"materialize", to});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_EQ(ran.err, "1 messages, 1 removed\n6 more are not shown: the youngest ones\n");
+  EXPECT_EQ(::access((to + "/worker-2:young").c_str(), F_OK), 0);
+  EXPECT_NE(::access((to + "/worker-2:done").c_str(), F_OK), 0);
 }
 
 TEST_F(Verbs, SendStreamCutsItsInputIntoPartsAndEndsIt) {

@@ -79,23 +79,23 @@ class Agent:
         return {"to": to, "id": "py-" + uuid.uuid4().hex, **text, **fields}
 
     def send(self, to, body, seconds=5, **fields):
-        return self.call("send", seconds + GRACE, timeoutMs=1000 * seconds, **self.message(to, body, **fields))
+        return self.call("send", seconds + GRACE, timeoutMs=int(1000 * seconds), **self.message(to, body, **fields))
 
     def batch(self, messages, seconds=5):
         for begin in range(0, len(messages), OUTSTANDING):
             part = messages[begin:begin + OUTSTANDING]
-            requests = [{"op": "send", "timeoutMs": 1000 * seconds, "id": "py-" + uuid.uuid4().hex, **m} for m in part]
+            requests = [{"op": "send", "timeoutMs": int(1000 * seconds), "id": "py-" + uuid.uuid4().hex, **m} for m in part]
             yield from self.calls(requests, seconds + GRACE)
 
     def request(self, to, body, seconds=60):
-        reply = self.call("request", seconds + GRACE, timeoutMs=1000 * seconds, **self.message(to, body))["reply"]
+        reply = self.call("request", seconds + GRACE, timeoutMs=int(1000 * seconds), **self.message(to, body))["reply"]
         self.ack(reply)
         return reply
 
     def reply(self, message, body, seconds=5):
         """Acknowledges the message, too, once the reply was accepted."""
         to_ack = {"inReplyTo": message["messageId"], "ackAttempt": message["attempt"]}
-        sent = self.call("send", seconds + 10 + GRACE, timeoutMs=1000 * seconds, **self.message(message["from"], body, **to_ack))
+        sent = self.call("send", seconds + 10 + GRACE, timeoutMs=int(1000 * seconds), **self.message(message["from"], body, **to_ack))
         if not sent.get("acked"):  # a sidecar of an earlier release
             self.ack(message)
         return sent

@@ -10,6 +10,7 @@
 #include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/control_json.h"
+#include "engine/members.h"
 #include "engine/write_now.h"
 
 namespace swarm::engine {
@@ -44,14 +45,10 @@ void put_bytes(json& out, const std::string& key, const std::string& bytes) {
 }
 
 Result<std::string> result_of(const json& request) {
-  if (const auto plain = request.find("result"); plain != request.end()) {
-    if (!plain->is_string()) return invalid("result must be a string");
-    return plain->get<std::string>();
-  }
-  const auto encoded = request.find("result64");
-  if (encoded == request.end()) return std::string();
-  auto bytes =
-      encoded->is_string() ? from_base64(encoded->get_ref<const std::string&>()) : std::nullopt;
+  if (!request.contains("result64")) return text_of(request, "result");
+  if (request.contains("result"))
+    return invalid("only one of result (text) and result64 (base64) makes sense");
+  auto bytes = from_base64(text_of(request, "result64"));
   if (!bytes) return invalid("result64 must be base64");
   return *std::move(bytes);
 }
@@ -250,6 +247,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
         request.contains("rid") && request["rid"].is_number() ? request["rid"].dump() : "null";
     if (is_busy(rid)) return;
     const auto op = text_of(request, "op");
+    if (auto wrong = wrong_in(request, op); !wrong.empty())
+      return fail(rid, invalid(std::move(wrong)));
     if (op == "hello") return hello(rid, request);
     if (MailRequestReader::is_op(op))
       return fail(rid, invalid("a number of this " + op + " does not fit into 64 bits"));
@@ -275,6 +274,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   void handle(const MailRequest& request) {
     using Op = MailRequest::Op;
     if (is_busy(request.rid)) return;
+    if (!request.wrong.empty()) return fail(request.rid, invalid(request.wrong));
     switch (request.op) {
       case Op::kSend:
       case Op::kRequest:
@@ -334,8 +334,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (!to) return fail(rid, to.error());
     if (wants_reply && !to->single())
       return fail(rid, invalid("to: a request goes to one agent, by its name"));
-    m.id.value = request.id;
-    if (m.id.empty()) m.id.value = owner_.next_id();
+    m.id.value = request.id ? std::string(*request.id) : owner_.next_id();
     if (!is_message_id(m.id.value))
       return fail(rid, invalid("id must match ^[A-Za-z0-9._:-]{1,128}$"));
     if (request.priority == "high")
@@ -360,6 +359,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                                  "one of end and abort, and neither inReplyTo nor priority"));
       }
     }
+    if (!request.stream && (request.part != 0 || request.end || request.abort))
+      return fail(rid, invalid("part, end and abort are of a part of a stream: name the stream"));
     const auto ack_attempt = request.ack_attempt;
     if (ack_attempt && (*ack_attempt == 0 || *ack_attempt > kMaxAttempt || wants_reply ||
                         m.in_reply_to.empty() || !to->single())) {
@@ -455,6 +456,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
 
   void receive(const MailRequest& request) {
     const auto& rid = request.rid;
+    if (!request.stream && (request.part != 0 || !request.from.empty()))
+      return fail(rid, invalid("from and part are of a part of a stream: name the stream"));
     std::optional<MessageId> in_reply_to;
     if (request.in_reply_to) in_reply_to = MessageId{std::string(*request.in_reply_to)};
     const auto lease = std::max(Milliseconds{100}, milliseconds_of(request.lease_ms, 60000));
@@ -539,8 +542,12 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
 
   void list(const std::string& rid) {
     json messages = json::array();
-    for (const auto& m : owner_.mail_.box().list(agent_)) messages.push_back(summary_json(m));
-    reply(rid, {{"messages", messages}});
+    mailbox::Listed there;
+    for (const auto& m : owner_.mail_.box().list(agent_, &there))
+      messages.push_back(summary_json(m));
+    reply(rid, {{"messages", messages},
+                {"total", there.inbox + there.outgoing},
+                {"outgoing", there.outgoing}});
   }
 
   void dead(const std::string& rid, const json& request, const std::string& op) {
@@ -651,8 +658,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (op == "task_extend" || op == "task_progress") {
       const auto progress = text_of(request, "message");
       worker->extend(
-          id, attempt, op == "task_progress" || request.contains("message") ? &progress : nullptr,
-          flag_of(request, "confirm"),
+          id, attempt, op == "task_progress" ? &progress : nullptr, flag_of(request, "confirm"),
           once([self = shared_from_this(), rid](const Result<bool>& cancel) {
             cancel ? self->reply(rid, {{"cancel", *cancel}}) : self->fail(rid, cancel.error());
           }));

@@ -19,7 +19,8 @@ using boost::asio::local::stream_protocol;
 constexpr Milliseconds kPatience{20'000};
 
 struct Agents : PodFixture {
-  explicit Agents(std::uint32_t agents = 1) : PodFixture(agents) {
+  explicit Agents(std::uint32_t agents = 1, const mailbox::Limits& limits = {})
+      : PodFixture(agents, limits) {
     check(socket.start(path).ok(), "the socket");
     client.connect(stream_protocol::endpoint(path));
   }
@@ -149,6 +150,115 @@ TEST_F(Agents, WhatIsMeantHasToBeSaid) {
                        {{"op", "dead_show"}, {"messageId", "m-1"}}};
   for (const json& row : rows) EXPECT_EQ(ask(row)["code"], "invalid") << row;
   EXPECT_EQ(ask({{"op", "dead_ls"}})["total"], 1) << "nothing has happened";
+}
+
+TEST_F(Agents, AMemberThatIsNotUnderstoodIsRefusedInOneClearWord) {
+  const auto with = [](json request, const json& more) {
+    request.update(more);
+    return request;
+  };
+  const json send{{"op", "send"}, {"to", "worker-0"}, {"id", "m"}, {"body", "x"}};
+  const json recv{{"op", "recv"}}, ack{{"op", "ack"}, {"messageId", "m"}, {"attempt", 1}};
+  const json done{{"op", "task_done"}, {"taskId", "t-0-a"}, {"attempt", 1}};
+  const std::pair<json, const char*> rows[] = {
+      {with(send, {{"id", 7}}), "id must be a text"},
+      {with(send, {{"id", nullptr}}), "id must be a text"},
+      {with(send, {{"id", ""}}), "id must match"},
+      {with(send, {{"priority", {"high"}}}), "priority must be a text"},
+      {with(send, {{"timeoutMs", "9"}}), "timeoutMs must be a whole number from 0"},
+      {with(send, {{"timeoutMs", -1}}), "timeoutMs must be a whole number from 0"},
+      {with(send, {{"timeoutMs", 1.5}}), "timeoutMs must be a whole number from 0"},
+      {with(send, {{"body", 1}}), "body must be a text"},
+      {with(send, {{"body64", "?"}}), "either body (text) or body64 (base64) is needed"},
+      {with(send, {{"body64", "eA=="}}), "either body (text) or body64 (base64) is needed"},
+      {{{"op", "send"}, {"to", "worker-0"}}, "either body (text) or body64 (base64) is needed"},
+      {{{"op", "request"}, {"to", "worker-0"}}, "either body (text) or body64 (base64) is needed"},
+      {{{"op", "send"}, {"to", "worker-0"}, {"body64", "?"}}, "body64 must be base64"},
+      {{{"op", "send"}, {"to", "worker-0"}, {"bdy", "x"}}, "unknown member \"bdy\" of send"},
+      {with(send, {{"Priority", "high"}}),
+       "allowed: op rid to body id timeoutMs body64 priority "
+       "inReplyTo ackAttempt stream part end abort"},
+      {with(send, {{std::string(100'000, 'u'), 1}}), "unknown member \"uuuu"},
+      {with(send, {{"end", "true"}}), "end must be true or false"},
+      {with(send, {{"part", 1}}), "name the stream"},
+      {with(send, {{"leaseMs", 1}}), "unknown member \"leaseMs\" of send"},
+      {with(recv, {{"waitMs", "1"}}), "waitMs must be a whole number"},
+      {with(recv, {{"leaseMs", true}}), "leaseMs must be a whole number"},
+      {with(recv, {{"from", "worker-1"}}), "name the stream"},
+      {with(recv, {{"inReplyTo", 1}}), "inReplyTo must be a text"},
+      {with(ack, {{"delayMs", 1}}), "unknown member \"delayMs\" of ack"},
+      {with(ack, {{"attempt", "1"}}), "attempt must be a whole number"},
+      {{{"op", "nack"}, {"messageId", "m"}, {"attempt", 1}, {"delayMs", "1"}}, "delayMs must be"},
+      {{{"op", "hello"}, {"agent", 1}}, "agent must be a text"},
+      {{{"op", "hello"}, {"name", "worker-0"}},
+       "unknown member \"name\" of hello, allowed: op rid agent"},
+      {{{"op", "ls"}, {"most", 1}}, "unknown member \"most\" of ls, allowed: op rid"},
+      {{{"op", "cat"}, {"messageId", "m"}, {"id from", 1}}, "unknown member \"id from\" of cat"},
+      {{{"op", "cat"}, {"messageId", "m"}, {"", 1}}, "unknown member \"\" of cat"},
+      {{{"op", "watch"}, {"waitMs", "1"}}, "waitMs must be a whole number"},
+      {{{"op", "dead_purge"}, {"all", 1}}, "all must be true or false"},
+      {with(done, {{"exitCode", "1"}}), "exitCode must be a whole number"},
+      {with(done, {{"truncated", 1}}), "truncated must be true or false"},
+      {with(done, {{"lastLines", {1}}}), "lastLines must be a list of texts"},
+      {with(done, {{"kind", "failed"}}), "unknown member \"kind\" of task_done"},
+      {{{"op", "task_next"}, {"waitMs", -1}}, "waitMs must be a whole number from 0"}};
+  for (const auto& [request, words] : rows) {
+    const json answer = ask(request);
+    EXPECT_EQ(answer.value("code", ""), "invalid") << request;
+    EXPECT_NE(answer.value("message", "").find(words), std::string::npos) << answer;
+    EXPECT_EQ(answer["rid"], rid);
+  }
+  for (const char* text :
+       {R"({"op":"send","to":"worker-0","body":"x","rid":"7"})", R"({"op":"hello","rid":["7"]})"}) {
+    const json answer = line(text);
+    EXPECT_EQ(answer.value("message", ""), "rid must be a number, as in {\"rid\":1}") << text;
+    EXPECT_EQ(answer["rid"], nullptr);
+  }
+  EXPECT_EQ(ask({{"op", "ls"}})["messages"], json::array()) << "nothing was sent";
+}
+
+// The figures of docs/mailbox.md, "Sizing".
+TEST_F(Agents, AMessageTakesWhatTheDocumentSays) {
+  const std::string id(34, 'i');
+  for (const std::size_t body : {256U, 4096U, 65536U}) {
+    const auto before = box.books();
+    for (const char* to : {"worker-0", "worker-9"}) {
+      mailbox::Message m;
+      m.id.value = id;
+      m.id.value[0] = std::to_string(body)[0];
+      m.from = config.name;
+      m.to.value = to;
+      m.body = std::string(body, 'x');
+      mail.send(m, kPatience, [](const Result<Mail::Accepted>&) {});
+    }
+    EXPECT_EQ(box.books().received_bytes - before.received_bytes, body + 98);
+    EXPECT_EQ(box.books().sent_bytes - before.sent_bytes, body + 74);
+  }
+}
+
+struct ManyMessages : Agents {
+  static mailbox::Limits limits() {
+    mailbox::Limits out;
+    out.max_inbox_messages = 5000;
+    return out;
+  }
+  ManyMessages() : Agents(1, limits()) {}
+};
+
+TEST_F(ManyMessages, AreCountedBeyondThoseThatAreListed) {
+  constexpr int kSent = 2003;
+  for (int i = 0; i < kSent; ++i) {
+    mailbox::Message m;
+    m.id.value = "m-" + std::to_string(i);
+    m.from = config.name;
+    m.to.value = i < 2001 ? "worker-0" : "worker-9";
+    mail.send(m, kPatience, [](const Result<Mail::Accepted>&) {});
+  }
+  const json answer = ask({{"op", "ls"}});
+  EXPECT_EQ(answer["messages"].size(), 2000U);
+  EXPECT_EQ(answer["messages"][0]["messageId"], "m-0") << "the oldest first";
+  EXPECT_EQ(answer.value("total", 0), kSent);
+  EXPECT_EQ(answer.value("outgoing", 0), 2);
 }
 
 TEST_F(Agents, SeveralReceiversGetAnOutcomeEachAndThenTheCallItsAnswer) {

@@ -115,6 +115,7 @@ void Drop::look() {
   looking_ = true;
   again_ = false;
   busy_ = {};
+  notes_ = 0;
   if (!volume_) volume_ = Descriptor(::open(config_.mount_path.c_str(), O_PATH | O_CLOEXEC));
   auto directory = open_beneath(volume_.get(), kName, O_RDONLY | O_DIRECTORY);
   if (!directory && errno == ENOENT && ::mkdirat(volume_.get(), kName, 0777) == 0) {
@@ -198,6 +199,15 @@ bool Drop::take(const std::shared_ptr<Place>& place, const std::string& name) {
     return true;  // whatever finishes next has another look begin
   auto claimed = place->files.claim(name, config_.max_message_bytes, place->labels);
   if (const auto* why = std::get_if<DropFiles::Why>(&claimed)) {
+    // It stays where it is: it may become another name.
+    if (*why == DropFiles::Why::kReserved && notes_ < kMaxDropNotes &&
+        place->files.note(
+            place->files.label_of(name) + ".refused",
+            line_of(outcome_of(invalid("a name that ends in .accepted, .refused, .unknown or "
+                                       ".partial is that of an outcome: give it another one")),
+                    place->to, {}))) {
+      ++notes_;
+    }
     if (*why != DropFiles::Why::kDenied) return true;
     root_->files.note((place->to.empty() ? name : place->to) + ".refused",
                       line_of({{"outcome", "refused"},

@@ -27,6 +27,7 @@ inline constexpr std::size_t kDropEntriesPerTurn = 256;   // then others get the
 inline constexpr std::size_t kMaxDropsPerDirectory = 64;  // under way at a time …
 inline constexpr std::size_t kMaxDrops = 256;             // … and in all
 inline constexpr std::size_t kMaxDropWatches = 256;       // the others wait for the next look
+inline constexpr std::size_t kMaxDropNotes = 64;  // in a look, of files that are named as outcomes
 
 class Drop {
  public:
@@ -73,6 +74,7 @@ class Drop {
   // Those with files under way, by what the kernel calls them: a name may mean another one soon.
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::weak_ptr<Place>> places_;
   std::size_t under_way_ = 0;
+  std::size_t notes_ = 0;  // written in this look
   bool looking_ = false, again_ = false, stopped_ = true, last_ = false, told_ = false;
   std::chrono::steady_clock::duration busy_{};  // of the present look, in turns of its own
   MonoTime due_{};

@@ -19,6 +19,9 @@ namespace {
 
 constexpr std::string_view kClaim = ".sending-";  // before a label
 constexpr std::string_view kDraft = ".outcome-";
+// Of an outcome; whoever sent it may remove it, and read it anyway. The sticky bit, which means
+// nothing on a file, tells it from a file that an agent has given the name of one.
+constexpr mode_t kOutcomeMode = 0666, kOutcomeMark = S_ISVTX;
 constexpr std::array<std::string_view, 4> kOutcomes{".accepted", ".refused", ".unknown",
                                                     ".partial"};
 
@@ -123,9 +126,17 @@ std::optional<std::string> DropFiles::next() {
 std::variant<DropFiles::Claimed, DropFiles::Why> DropFiles::claim(
     const std::string& name, std::size_t max_bytes, const std::set<std::string>& under_way) {
   const bool left = name.starts_with(kClaim);
-  if (!left && is_ignored_drop(name)) return Why::kIgnored;
+  if (name.starts_with('.') && !left) return Why::kIgnored;
   struct stat seen {};
   if (::fstatat(fd(), name.c_str(), &seen, AT_SYMLINK_NOFOLLOW) != 0) return Why::kGone;
+  if (!left && is_ignored_drop(name)) {
+    const bool outcome = S_ISREG(seen.st_mode) && (seen.st_mode & kOutcomeMark) != 0;
+    // What may be our word on another name: where a file system keeps no such mark it must end.
+    constexpr std::string_view kWord = ".refused";
+    const bool word = name.ends_with(kWord) &&
+                      is_ignored_drop(std::string_view(name).substr(0, name.size() - kWord.size()));
+    return outcome || word ? Why::kIgnored : Why::kReserved;
+  }
   std::string label = left ? name.substr(kClaim.size()) : name;
   const bool shown = is_label(label) && !label.empty();
   if (!shown) label = id_of(pod_, seen);
@@ -154,7 +165,7 @@ bool DropFiles::write(const std::string& name, std::string_view text) {
   Descriptor file(
       ::openat(fd(), draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666));
   if (!file) return false;
-  (void)::fchmod(file.get(), 0666);  // whoever sent it may remove it; it is his to read anyway
+  (void)::fchmod(file.get(), kOutcomeMode | kOutcomeMark);
   // Without room for the words the name alone says it.
   (void)!::write(file.get(), text.data(), text.size());
   if (::renameat(fd(), draft.c_str(), fd(), name.c_str()) == 0) return true;
@@ -175,9 +186,15 @@ bool DropFiles::settle(const Claimed& file, std::string_view word, std::string_v
   return ::unlinkat(fd(), claimed.c_str(), 0) == 0 || errno == ENOENT;
 }
 
-void DropFiles::note(const std::string& name, std::string_view line) {
+std::string DropFiles::label_of(const std::string& name) const {
+  struct stat seen {};
+  if (is_label(name) || ::fstatat(fd(), name.c_str(), &seen, AT_SYMLINK_NOFOLLOW) != 0) return name;
+  return id_of(pod_, seen);
+}
+
+bool DropFiles::note(const std::string& name, std::string_view line) {
   struct stat there {};
-  if (::fstatat(fd(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0) (void)write(name, line);
+  return ::fstatat(fd(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0 && write(name, line);
 }
 
 }  // namespace swarm::engine

@@ -55,7 +55,8 @@ class DropFiles {
     MessageId id;              // the same for the same file, until somebody writes to it
     Result<std::string> body;  // kInvalid: why it can't be sent
   };
-  enum class Why { kIgnored, kGone, kBusy, kDenied };  // that nothing was claimed
+  // That nothing was claimed. kReserved: it has the name of an outcome, and is none of ours.
+  enum class Why { kIgnored, kGone, kBusy, kDenied, kReserved };
 
   // `pod`: what tells this volume's files from those of the pod before it, whose inodes had the
   // same numbers.
@@ -73,8 +74,10 @@ class DropFiles {
   // The outcome's lines beside it as LABEL.WORD; then the file goes, or, unless it was accepted,
   // stays as .LABEL.WORD. False: it could not be written down; the file is claimed again.
   bool settle(const Claimed& file, std::string_view word, std::string_view lines);
-  // Writes `name` unless it is there.
-  void note(const std::string& name, std::string_view line);
+  // How `name` is shown: as it is or, where it can't be shown, the file's id.
+  [[nodiscard]] std::string label_of(const std::string& name) const;
+  // Writes `name` unless it is there; true: it has.
+  bool note(const std::string& name, std::string_view line);
 
  private:
   struct CloseDir {

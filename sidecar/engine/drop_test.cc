@@ -228,19 +228,41 @@ TEST_F(Drops, NamesThatCannotBeShownAreAnsweredUnderTheirId) {
 }
 
 TEST_F(Drops, DraftsAndOutcomesAreLeftAlone) {
-  fs::create_directories(at("worker-0"));
-  const Names left{"worker-0",           "worker-0/.draft",    "worker-0/x.accepted",
-                   "worker-0/x.partial", "worker-0/x.refused", "worker-0/x.unknown"};
-  for (const auto& name : left) {
-    if (name != "worker-0") std::ofstream(at(name)) << "text";
-  }
+  put("worker-0/first", "text");
+  EXPECT_EQ(outcome("worker-0/first.accepted").size(), 1U);
+  std::ofstream(at("worker-0/.mine")) << "text";
+  std::ofstream(at("worker-0/.mine.refused")) << "text";
   put("worker-0/last", "text");
   EXPECT_EQ(outcome("worker-0/last.accepted").size(), 1U);
-  Names now = names();
-  std::erase(now, "worker-0/last.accepted");
-  EXPECT_EQ(now, (Names{"worker-0", "worker-0/x.accepted", "worker-0/x.partial",
-                        "worker-0/x.refused", "worker-0/x.unknown"}))
-      << "put() has renamed the draft";
+  EXPECT_EQ(names(), (Names{"worker-0", "worker-0/.mine", "worker-0/.mine.refused",
+                            "worker-0/first.accepted", "worker-0/last.accepted"}));
+}
+
+TEST_F(Drops, AFileWithTheNameOfAnOutcomeIsToldSoAndStays) {
+  const std::string bytes = "worker-0/\xFF.unknown";
+  const std::string rows[] = {"x.accepted", "x.partial", "x.refused", "x.unknown"};
+  for (const auto& name : rows) put("worker-0/" + name, "text");
+  put(bytes, "text");
+  put("x.partial", "text");
+  for (const auto& name : rows) {
+    EXPECT_NE(refusal("worker-0/" + name).find("is that of an outcome"), std::string::npos) << name;
+    EXPECT_TRUE(fs::exists(at("worker-0/" + name))) << name;
+  }
+  EXPECT_NE(refusal("x.partial"), "");
+  put("worker-0/y.partial.refused", "text");  // as ours, where it could not be marked
+  const auto unshown = [&] {
+    const auto all = names();
+    return std::count_if(all.begin(), all.end(), [](const auto& name) {
+      return name.starts_with("worker-0/drop-") && name.ends_with(".refused");
+    });
+  };
+  EXPECT_TRUE(run_until([&] { return unshown() == 1; }));
+  put("worker-0/last", "text");
+  EXPECT_EQ(outcome("worker-0/last.accepted").size(), 1U);
+  EXPECT_EQ(names().size(), 1 + 2 * std::size(rows) + 2 + 2 + 1 + 1)
+      << "nothing is said of what was said";
+  ASSERT_EQ(::rename(at("worker-0/x.partial").c_str(), at("worker-0/x").c_str()), 0);
+  EXPECT_TRUE(run_until([&] { return box.books().stored == 2; }));
 }
 
 TEST_F(Drops, AClaimThatACrashHasLeftIsSentOnce) {

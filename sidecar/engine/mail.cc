@@ -5,6 +5,7 @@
 
 #include "base/crash_point.h"
 #include "base/encoding.h"
+#include "telemetry/log.h"
 
 namespace swarm::engine {
 
@@ -727,11 +728,20 @@ void Mail::look_for_lost(MonoTime now) {
   // Of a name that is gone for ever there is no second copy to wait for.
   std::erase_if(lost, [&](const auto& one) {
     if (!is_gone(one.first, now)) return false;
-    box_.forget_wards(one.first, one.second);
+    if (silent_.at(one.first).ends_wards(now)) give_up_wards(one.first, one.second);
     return true;
   });
   box_.set_lost(lost);
   if (!unlinked_.empty()) arm(lost_due_);
+}
+
+void Mail::give_up_wards(const AgentName& name, const std::set<LogId>& logs) {
+  std::size_t count = 0;
+  for (const auto& log : logs) count += box_.wards_of(log).size();
+  if (count == 0) return;
+  box_.forget_wards(name, logs);
+  telemetry::warn("copies are given up: nobody has had their sender's name for too long",
+                  {{"name", name.value}, {"messages", count}});
 }
 
 bool Mail::may_be_lost(const AgentName& name, const LogId& log) const {

@@ -107,6 +107,12 @@ class Silence {
     return absent_since_ ? std::optional(*absent_since_ + kAckPatience) : std::nullopt;
   }
   [[nodiscard]] bool gone(MonoTime now) const;
+  // Copies kept for it (durability Node) are what is left of mail that was accepted as surviving
+  // its node; its replacement may wait for a place for long. They take a bounded part of the log.
+  static constexpr Milliseconds kWardsKept{24 * 3'600'000};
+  [[nodiscard]] bool ends_wards(MonoTime now) const {
+    return gone(now) && now - since_ >= kWardsKept;
+  }
 
  private:
   MonoTime since_{};
@@ -371,6 +377,7 @@ class Mail {
   void release_elsewhere();
   [[nodiscard]] Error no_custodian() const;
   void look_for_lost(MonoTime now);
+  void give_up_wards(const AgentName& name, const std::set<LogId>& logs);
   [[nodiscard]] bool may_be_lost(const AgentName& name, const LogId& log) const;
   void give_back(const AgentName& name);
   void owed_to_keeper(const Session& keeper, log::Sequence kept);

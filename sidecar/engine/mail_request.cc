@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/encoding.h"
+#include "engine/members.h"
 
 namespace swarm::engine {
 
@@ -13,26 +14,25 @@ namespace {
 
 using simdjson::dom::element;
 
-void take(std::string_view& field, const element& value, std::string_view otherwise = "") {
-  field = value.is_string() ? value.get_string().value_unsafe() : otherwise;
+// Each: false, and nothing is taken, when the value is of another kind.
+bool take(std::string_view& field, const element& value) {
+  return value.is_string() && (field = value.get_string().value_unsafe(), true);
 }
 
-void take(std::optional<std::string_view>& field, const element& value) {
-  field.reset();
-  if (value.is_string()) field = value.get_string().value_unsafe();
+bool take(std::optional<std::string_view>& field, const element& value) {
+  return value.is_string() && (field = value.get_string().value_unsafe(), true);
 }
 
-void take(std::optional<std::uint64_t>& field, const element& value) {
-  field.reset();
-  if (value.is_uint64()) field = value.get_uint64().value_unsafe();
+bool take(std::optional<std::uint64_t>& field, const element& value) {
+  return value.is_uint64() && (field = value.get_uint64().value_unsafe(), true);
 }
 
-void take(std::uint64_t& field, const element& value) {
-  field = value.is_uint64() ? value.get_uint64().value_unsafe() : 0;
+bool take(std::uint64_t& field, const element& value) {
+  return value.is_uint64() && (field = value.get_uint64().value_unsafe(), true);
 }
 
-void take(bool& field, const element& value) {
-  field = value.is_bool() && value.get_bool().value_unsafe();
+bool take(bool& field, const element& value) {
+  return value.is_bool() && (field = value.get_bool().value_unsafe(), true);
 }
 
 std::optional<MailRequest::Op> op_of(std::string_view name) {
@@ -53,45 +53,59 @@ bool is_number(const element& value) {
   return value.is_uint64() || value.is_int64() || value.is_double();
 }
 
-void take_field(MailRequest& r, std::string_view key, const element& value) {
-  if (key == "to") return take(r.to, value);
-  if (key == "id") return take(r.id, value);
-  if (key == "messageId") return take(r.message_id, value);
-  if (key == "attempt") return take(r.attempt, value);
-  if (key == "body") {
-    take(r.body, value);
-    r.wrong_body = !r.body;
-  } else if (key == "body64") {
-    take(r.body64, value);
-    r.wrong_body64 = !r.body64;
-  } else if (key == "waitMs") {
-    take(r.wait_ms, value);
-  } else if (key == "leaseMs") {
-    take(r.lease_ms, value);
-  } else if (key == "timeoutMs") {
-    take(r.timeout_ms, value);
-  } else if (key == "delayMs") {
-    take(r.delay_ms, value);
-  } else if (key == "priority") {
-    take(r.priority, value, "normal");
-  } else if (key == "inReplyTo") {
-    take(r.in_reply_to, value);
-    if (!r.in_reply_to) r.in_reply_to = "";
-  } else if (key == "ackAttempt") {
-    take(r.ack_attempt, value);
-    if (!r.ack_attempt) r.ack_attempt = 0;
-  } else if (key == "stream") {
-    take(r.stream, value);
-    if (!r.stream) r.stream = "";
-  } else if (key == "part") {
-    take(r.part, value);
-  } else if (key == "from") {
-    take(r.from, value);
-  } else if (key == "end") {
-    take(r.end, value);
-  } else if (key == "abort") {
-    take(r.abort, value);
+constexpr std::uint32_t bit(MailRequest::Op op) { return 1U << static_cast<unsigned>(op); }
+
+struct Member {
+  std::string_view name;
+  std::uint32_t ops;  // that may have it
+  MemberKind kind;
+  bool (*take)(MailRequest& into, const element& value);
+};
+
+template <auto Field>
+bool take_into(MailRequest& into, const element& value) {
+  return take(into.*Field, value);
+}
+
+using R = MailRequest;
+constexpr std::uint32_t kSends = bit(R::Op::kSend) | bit(R::Op::kRequest),
+                        kReceives = bit(R::Op::kReceive), kNacks = bit(R::Op::kNack),
+                        kExtends = bit(R::Op::kExtend),
+                        kSettles = bit(R::Op::kAck) | kNacks | kExtends;
+// The frequent ones first.
+constexpr std::array<Member, 18> kMembers{
+    {{"to", kSends, MemberKind::kText, take_into<&R::to>},
+     {"body", kSends, MemberKind::kText, take_into<&R::body>},
+     {"id", kSends, MemberKind::kText, take_into<&R::id>},
+     {"messageId", kSettles, MemberKind::kText, take_into<&R::message_id>},
+     {"attempt", kSettles, MemberKind::kNumber, take_into<&R::attempt>},
+     {"waitMs", kReceives, MemberKind::kNumber, take_into<&R::wait_ms>},
+     {"timeoutMs", kSends, MemberKind::kNumber, take_into<&R::timeout_ms>},
+     {"leaseMs", kReceives | kExtends, MemberKind::kNumber, take_into<&R::lease_ms>},
+     {"body64", kSends, MemberKind::kText, take_into<&R::body64>},
+     {"priority", kSends, MemberKind::kText, take_into<&R::priority>},
+     {"inReplyTo", kSends | kReceives, MemberKind::kText, take_into<&R::in_reply_to>},
+     {"ackAttempt", kSends, MemberKind::kNumber, take_into<&R::ack_attempt>},
+     {"stream", kSends | kReceives, MemberKind::kText, take_into<&R::stream>},
+     {"part", kSends | kReceives, MemberKind::kNumber, take_into<&R::part>},
+     {"end", kSends, MemberKind::kFlag, take_into<&R::end>},
+     {"abort", kSends, MemberKind::kFlag, take_into<&R::abort>},
+     {"from", kReceives | kSettles, MemberKind::kText, take_into<&R::from>},
+     {"delayMs", kNacks, MemberKind::kNumber, take_into<&R::delay_ms>}}};
+
+const Member* find_member(std::string_view name) {
+  for (const Member& member : kMembers) {
+    if (member.name == name) return &member;
   }
+  return nullptr;
+}
+
+std::string allowed_in(std::uint32_t op) {
+  std::string out;
+  for (const Member& member : kMembers) {
+    if ((member.ops & op) != 0) out += std::string(member.name) + " ";
+  }
+  return out;
 }
 
 void append_field(std::string& out, std::string_view key, std::string_view text) {
@@ -143,28 +157,37 @@ std::optional<MailRequest> MailRequestReader::read(std::string_view line) {
   simdjson::dom::object object;
   if (parser.parse(line.data(), line.size()).get_object().get(object) != simdjson::SUCCESS)
     return std::nullopt;
-  MailRequest out;
-  std::optional<MailRequest::Op> op;
+  std::string_view name;
   for (const auto [key, value] : object) {
-    if (key == "op") {
-      std::string_view name;
-      take(name, value);
-      op = op_of(name);
-    } else if (key == "rid") {
-      out.rid = is_number(value) ? simdjson::minify(value) : "null";
-    } else {
-      take_field(out, key, value);
-    }
+    if (key == "op") name = value.is_string() ? value.get_string().value_unsafe() : "";
   }
+  const auto op = op_of(name);
   if (!op) return std::nullopt;
+  MailRequest out;
   out.op = *op;
+  const auto complain = [&](std::string what) {
+    if (out.wrong.empty()) out.wrong = std::move(what);
+  };
+  for (const auto [key, value] : object) {
+    if (key == "op") continue;
+    if (key == "rid") {
+      is_number(value) ? void(out.rid = simdjson::minify(value)) : complain(wrong_rid());
+      continue;
+    }
+    const Member* member = find_member(key);
+    if (member == nullptr || (member->ops & bit(*op)) == 0)
+      complain(unknown_member(key, name, allowed_in(bit(*op))));
+    else if (!member->take(out, value))
+      complain(wrong_member(key, member->kind));
+  }
+  if ((bit(*op) & kSends) != 0 && out.body.has_value() == out.body64.has_value())
+    complain("either body (text) or body64 (base64) is needed");
   return out;
 }
 
 Result<std::string> body_of(const MailRequest& request) {
-  if (request.wrong_body) return invalid("body must be a string");
   if (request.body) return std::string(*request.body);
-  auto bytes = request.wrong_body64 ? std::nullopt : from_base64(request.body64.value_or(""));
+  auto bytes = from_base64(request.body64.value_or(""));
   if (!bytes) return invalid("body64 must be base64");
   return *std::move(bytes);
 }

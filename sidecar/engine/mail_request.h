@@ -13,18 +13,19 @@
 
 namespace swarm::engine {
 
-// What a line says. Views are good until the reader's next line. Of a field that has another kind
-// of value than it must have, nothing is known here, but for a body: that would be lost.
+// What a line says. Views are good until the reader's next line.
 struct MailRequest {
   enum class Op { kSend, kRequest, kReceive, kAck, kNack, kExtend };
   Op op = Op::kSend;
   std::string rid = "null";  // as it is written in JSON
-  std::string_view to, id, priority = "normal", from, message_id;
-  std::optional<std::string_view> in_reply_to, stream, body, body64;
+  std::string_view to, priority = "normal", from, message_id;
+  std::optional<std::string_view> id, in_reply_to, stream, body, body64;
   std::optional<std::uint64_t> timeout_ms, lease_ms, wait_ms, delay_ms, ack_attempt;
   std::uint64_t attempt = 0, part = 0;
   bool end = false, abort = false;
-  bool wrong_body = false, wrong_body64 = false;
+  // Not empty: what is wrong with a member that is not known, not of this op or of another kind, or
+  // with there being no body or two. Then nothing else may be used but op and rid.
+  std::string wrong;
 };
 
 class MailRequestReader {
@@ -41,7 +42,7 @@ class MailRequestReader {
   std::unique_ptr<Parser> parser_;
 };
 
-// Its bytes. kInvalid: the message says what is wrong.
+// Its bytes. kInvalid: body64 is no base64.
 Result<std::string> body_of(const MailRequest& request);
 
 const char* priority_name(mailbox::Priority p);

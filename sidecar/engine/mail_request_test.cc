@@ -14,8 +14,9 @@ TEST(MailRequest, EveryFieldIsReadAsItIsWritten) {
   MailRequestReader reader;
   const auto r = reader.read(
       R"({"op":"send","rid":7,"to":"worker-1","id":"m-1","priority":"high","body":"a\n\"ü\"\u0000","timeoutMs":5,)"
-      R"("inReplyTo":"m-0","ackAttempt":4,"stream":"s","part":3,"end":true,"abort":false,"other":[1,{"a":null}]})");
+      R"("inReplyTo":"m-0","ackAttempt":4,"stream":"s","part":3,"end":true,"abort":false})");
   ASSERT_TRUE(r);
+  EXPECT_EQ(r->wrong, "");
   EXPECT_EQ(r->op, Op::kSend);
   EXPECT_EQ(r->rid, "7");
   EXPECT_EQ(r->to, "worker-1");
@@ -51,33 +52,50 @@ TEST(MailRequest, EveryFieldIsReadAsItIsWritten) {
 
 TEST(MailRequest, OfTwoFieldsOfOneNameTheLastCounts) {
   MailRequestReader reader;
-  EXPECT_EQ(reader.read(R"({"op":"ack","op":"send","to":"a","to":"b","body":1,"body":"x"})")->to,
+  EXPECT_EQ(reader.read(R"({"op":"ack","op":"send","to":"a","to":"b","body":"y","body":"x"})")->to,
             "b");
-  const auto other = reader.read(R"({"op":"send","to":"a","to":1,"priority":"high","priority":5})");
-  EXPECT_EQ(other->to, "");
-  EXPECT_EQ(other->priority, "normal");
+  EXPECT_EQ(reader.read(R"({"op":"ack","op":"send","to":"a","to":1,"body":""})")->wrong,
+            "to must be a text, as in {\"to\":\"…\"}");
   EXPECT_FALSE(reader.read(R"({"op":"ack","op":"hello"})"));
 }
 
-TEST(MailRequest, AValueOfAnotherKindIsNone) {
+TEST(MailRequest, TheFirstMemberThatIsWrongIsNamed) {
   MailRequestReader reader;
-  const auto r = reader.read(
-      R"({"op":"send","rid":"7","to":1,"id":null,"timeoutMs":-5,"leaseMs":1.5,"attempt":"1","part":-1,"end":1,"stream":2,"ackAttempt":"1"})");
-  ASSERT_TRUE(r);
-  EXPECT_EQ(r->rid, "null");
-  EXPECT_TRUE(r->to.empty() && r->id.empty());
-  EXPECT_FALSE(r->timeout_ms || r->lease_ms);
-  EXPECT_EQ(r->attempt, 0U);
-  EXPECT_EQ(r->part, 0U);
-  EXPECT_FALSE(r->end);
-  EXPECT_EQ(r->stream, "");
-  EXPECT_EQ(r->ack_attempt, 0U) << "not as if nobody had asked for it";
-  EXPECT_EQ(body_of(*r).value(), "");
-  for (const char* bad : {R"({"op":"send","body":1})", R"({"op":"send","body64":1})",
-                          R"({"op":"send","body64":"?"})", R"({"op":"send","body":null})"})
-    EXPECT_FALSE(body_of(*reader.read(bad)).ok()) << bad;
-  EXPECT_EQ(body_of(*reader.read(R"({"op":"send","body64":"AP8="})")).value(),
-            std::string("\0\xff", 2));
+  const auto wrong = [&](const std::string& members) {
+    return reader.read("{" + members + "}").value().wrong;
+  };
+  const std::string number = " must be a whole number from 0, as in {\"";
+  EXPECT_EQ(wrong(R"("op":"ack","attempt":"1","messageId":7)"),
+            "attempt" + number + "attempt\":5}");
+  EXPECT_EQ(wrong(R"("messageId":7,"x":1,"op":"ack")"),
+            "messageId must be a text, as in {\"messageId\":\"…\"}")
+      << "also ahead of the op";
+  for (const char* bad : {"-5", "1.5", "1e3", "null", "\"9\"", "[9]", "18446744073709551615.5"})
+    EXPECT_EQ(wrong(R"("op":"recv","waitMs":)" + std::string(bad)),
+              "waitMs" + number + "waitMs\":5}")
+        << bad;
+  EXPECT_EQ(wrong(R"("op":"recv","waitMs":18446744073709551615)"), "");
+  EXPECT_EQ(wrong(R"("op":"recv","rid":"7")"), "rid must be a number, as in {\"rid\":1}");
+  EXPECT_EQ(wrong(R"("op":"recv","to":"a")"),
+            "unknown member \"to\" of recv, allowed: op rid waitMs leaseMs inReplyTo stream part "
+            "from");
+  EXPECT_EQ(wrong(R"("op":"extend","":1)"),
+            "unknown member \"\" of extend, allowed: op rid messageId attempt leaseMs");
+}
+
+TEST(MailRequest, AMessageHasOneBody) {
+  MailRequestReader reader;
+  const auto read = [&](const std::string& members) {
+    return reader.read(R"({"op":"request","to":"worker-1")" + members + "}").value();
+  };
+  const std::string needed = "either body (text) or body64 (base64) is needed";
+  EXPECT_EQ(read("").wrong, needed);
+  EXPECT_EQ(read(R"(,"body":"x","body64":"eA==")").wrong, needed);
+  EXPECT_EQ(read(R"(,"body":null)").wrong, "body must be a text, as in {\"body\":\"…\"}");
+  EXPECT_EQ(read(R"(,"body":"")").wrong, "") << "an empty one is one";
+  EXPECT_EQ(body_of(read(R"(,"body64":"AP8=")")).value(), std::string("\0\xff", 2));
+  EXPECT_FALSE(body_of(read(R"(,"body64":"?")")).ok());
+  EXPECT_EQ(reader.read(R"({"op":"recv"})")->wrong, "") << "nobody else needs one";
 }
 
 TEST(MailRequest, WhatIsNoRequestOfMailIsLeftToOthers) {

@@ -38,6 +38,19 @@ TEST(Silence, LastsUntilSomebodyIsGone) {
   EXPECT_TRUE(silence.gone(t + hour)) << "for whatever reason";
 }
 
+TEST(Silence, EndsCopiesThatAreKeptAfterADay) {
+  const MonoTime t{Milliseconds{1'000'000}};
+  const auto hour = Milliseconds{3'600'000};
+  Silence silence;
+  EXPECT_FALSE(silence.ends_wards(t + 48 * hour)) << "nobody was looked for";
+  for (int minutes = 0; minutes < 24 * 60; minutes += 5) {
+    silence.failed(t + Milliseconds{minutes * 60'000}, Code::kNotFound);
+    EXPECT_FALSE(silence.ends_wards(t + Milliseconds{minutes * 60'000}));
+  }
+  EXPECT_TRUE(silence.gone(t + hour)) << "long before";
+  EXPECT_TRUE(silence.ends_wards(t + 24 * hour));
+}
+
 struct Acks : PodFixture {
   explicit Acks(const mailbox::Limits& limits = {}) : PodFixture(1, limits) {}
   // A message of worker-9 that an agent has taken.

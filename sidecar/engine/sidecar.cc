@@ -557,6 +557,9 @@ std::string Sidecar::metrics_text() {
   set("swarm_mailbox_guarded_bytes", "Their bytes", n(books.ward_bytes));
   set("swarm_mailbox_guarded_limit_bytes", "New copies are taken up to so many",
       n(limits_.max_ward_bytes));
+  set("swarm_mailbox_corrupt_records",
+      "Damaged records that were found when the log was opened, at the start of the sidecar",
+      n(recovery_.corrupt_records));
   set("swarm_mailbox_log_live_bytes", "Bytes of the log that are needed", n(stats.live_bytes));
   set("swarm_mailbox_spilled_bytes", "Bytes of the log on disk, since memory had no room",
       spill_ == nullptr ? 0 : n(spill_->second_bytes()));

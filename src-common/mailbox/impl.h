@@ -350,7 +350,7 @@ class Mailbox::Impl {
                 Milliseconds lease, const AgentName& from);
   bool tick(MonoTime now);
   std::optional<MonoTime> next_deadline() const;
-  std::vector<Summary> list(const AgentName& agent) const;
+  std::vector<Summary> list(const AgentName& agent, Listed* there) const;
   Result<Delivery> look(const AgentName& agent, const MessageId& id, const AgentName& from,
                         bool dead) const;
   Books books() const;

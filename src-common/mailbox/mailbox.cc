@@ -27,7 +27,7 @@ std::vector<Summary> Mailbox::Impl::dead_letters(const AgentName& agent, std::si
   return out;
 }
 
-std::vector<Summary> Mailbox::Impl::list(const AgentName& agent) const {
+std::vector<Summary> Mailbox::Impl::list(const AgentName& agent, Listed* there) const {
   std::vector<const Entry*> entries;
   const Inbox* inbox = find_inbox(agent);
   for (const auto& [sequence, e] : inbox_) {
@@ -38,18 +38,21 @@ std::vector<Summary> Mailbox::Impl::list(const AgentName& agent) const {
             [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
   std::vector<Summary> out;
   for (const Entry* e : entries) {
-    if (out.size() >= kMaxListed) return out;
+    if (out.size() >= kMaxListed) break;
     out.push_back(summary_of(*e));
   }
+  Listed all{entries.size(), 0};
   for (const auto& [name, d] : destinations_) {
     for (const Sequence sequence : d.all) {
-      if (out.size() >= kMaxListed) return out;
       const Outgoing& o = out_.at(sequence);
       if (o.from != agent) continue;
+      ++all.outgoing;
+      if (out.size() >= kMaxListed) continue;
       out.push_back(
           {o.id, o.from, o.to, o.priority, Summary::Where::kOutgoing, 0, o.body_bytes, o.sent_at});
     }
   }
+  if (there != nullptr) *there = all;
   return out;
 }
 
@@ -290,7 +293,9 @@ Status Mailbox::extend(MonoTime now, const AgentName& agent, const MessageId& id
 bool Mailbox::tick(MonoTime now) { return impl_->tick(now); }
 std::optional<MonoTime> Mailbox::next_deadline() const { return impl_->next_deadline(); }
 void Mailbox::stop_intake() { impl_->draining_ = true; }
-std::vector<Summary> Mailbox::list(const AgentName& agent) const { return impl_->list(agent); }
+std::vector<Summary> Mailbox::list(const AgentName& agent, Listed* there) const {
+  return impl_->list(agent, there);
+}
 Result<Delivery> Mailbox::look(const AgentName& agent, const MessageId& id, const AgentName& from,
                                bool dead) const {
   return impl_->look(agent, id, from, dead);

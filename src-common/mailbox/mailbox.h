@@ -183,6 +183,9 @@ struct Summary {  // for `ls`
   WallTime sent_at = 0;
   std::optional<StreamPart> stream = {};  // of those in the inbox
 };
+struct Listed {  // how many there are, listed or not
+  std::size_t inbox = 0, outgoing = 0;
+};
 
 // What happened to a message that somebody here sent. Exactly one kAccepted or kRefused… per
 // message that is not withdrawn.
@@ -438,8 +441,9 @@ class Mailbox {
                        // replies that are awaited
 
   // ---- looking
-  // What is in its inbox and what it has sent, ≤ 2000 entries.
-  [[nodiscard]] std::vector<Summary> list(const AgentName& agent) const;
+  // What is in its inbox, the oldest first, then what it has sent: ≤ 2000 entries. `there`: how
+  // many there are.
+  [[nodiscard]] std::vector<Summary> list(const AgentName& agent, Listed* there = nullptr) const;
   [[nodiscard]] std::vector<Summary> dead_letters(const AgentName& agent,
                                                   std::size_t most) const;  // the oldest first
   [[nodiscard]] std::uint32_t dead_letter_count(const AgentName& agent) const;
