@@ -105,13 +105,16 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     ++owner_.connections_;
   }
   ~Connection() {
-    if (*alive_) --owner_.connections_;
+    if (!closed_ && *alive_) --owner_.connections_;
   }
 
   void read() {
     socket_.async_read_some(
         boost::asio::buffer(inbound_), [self = shared_from_this()](error_code e, std::size_t n) {
-          if (e || self->closed_ || !*self->alive_) return self->close();
+          if (e || self->closed_ || !*self->alive_) {
+            self->close();
+            return self->forget();  // no message that comes in this turn is for it
+          }
           self->take(std::string_view(self->inbound_).substr(0, n));
           if (self->buffer_.size() > kMaxSocketLineBytes) {
             self->fail("0", invalid("a line is longer than " + std::to_string(kMaxSocketLineBytes) +
@@ -148,12 +151,16 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     watch_timer_.cancel();
     error_code ignored;  // it ends either way
     socket_.close(ignored);
-    // Later: what waits holds this connection, which is in the middle of something.
-    loop_.post([self = shared_from_this()] {
-      if (!*self->alive_) return;
-      self->owner_.mail_.forget_receivers(self.get());
-      if (self->owner_.worker_ != nullptr) self->owner_.worker_->forget_nexts(self.get());
-    });
+    if (!*alive_) return;
+    --owner_.connections_;
+    // Later: mail may be in the middle of handing something to it.
+    loop_.post([self = shared_from_this()] { self->forget(); });
+  }
+  // Nobody waits on its behalf any more.
+  void forget() {
+    if (!*alive_) return;
+    owner_.mail_.forget(this);
+    if (owner_.worker_ != nullptr) owner_.worker_->forget_nexts(this);
   }
 
   void reply(const std::string& rid, json fields) {
@@ -226,13 +233,16 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                              });
   }
 
-  // Wraps a callback: counts the request as answered, and drops the answer when the agent has gone.
+  // Wraps a callback that gets this connection first: counts the request as answered, and drops the
+  // answer when the agent has gone. What waits does not keep a connection.
   template <typename Answer>
   auto once(Answer answer) {
     ++outstanding_;
-    return [self = shared_from_this(), answer = std::move(answer)](auto&&... results) {
+    return [weak = weak_from_this(), answer = std::move(answer)](auto&&... results) {
+      const auto self = weak.lock();
+      if (!self) return;
       --self->outstanding_;
-      if (!self->closed_) answer(std::forward<decltype(results)>(results)...);
+      if (!self->closed_) answer(self.get(), std::forward<decltype(results)>(results)...);
     };
   }
 
@@ -383,17 +393,17 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
         wants_reply ? 60000 : static_cast<std::uint64_t>(c.backpressure_timeout.count()));
     if (!to->single()) return send_to_all(rid, *to, std::move(m), timeout);
     m.to = to->names[0];
-    auto answer = once([self = shared_from_this(), rid](const Result<Mail::Accepted>& sent) {
+    auto answer = once([rid](Connection* self, const Result<Mail::Accepted>& sent) {
       if (!sent) return self->fail(rid, sent.error());
       self->accepted(rid, *sent);
     });
     if (wants_reply)
-      owner_.mail_.request(std::move(m), timeout, std::move(answer));
+      owner_.mail_.request(std::move(m), timeout, std::move(answer), this);
     else if (ack_attempt)
       owner_.mail_.reply(std::move(m), static_cast<std::uint16_t>(*ack_attempt), timeout,
-                         kAckTimeout, std::move(answer));
+                         kAckTimeout, std::move(answer), this);
     else
-      owner_.mail_.send(std::move(m), timeout, std::move(answer));
+      owner_.mail_.send(std::move(m), timeout, std::move(answer), this);
   }
 
   void accepted(const std::string& rid, const Mail::Accepted& sent) {
@@ -429,13 +439,14 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     const auto id = m.id.value;
     owner_.post_.send(
         to, std::move(m), timeout,
-        [self = shared_from_this(), rid](const AgentName& name,
-                                         const Result<Mail::Accepted>& sent) {
+        [weak = weak_from_this(), rid](const AgentName& name, const Result<Mail::Accepted>& sent) {
+          const auto self = weak.lock();
+          if (!self) return;
           json out = outcome_of(sent);
           out["to"] = name.value;
           self->part(rid, std::move(out));
         },
-        once([self = shared_from_this(), rid, id](const Result<Post::Tally>& tally) {
+        once([rid, id](Connection* self, const Result<Post::Tally>& tally) {
           if (!tally) return self->fail(rid, tally.error());
           json out{
               {"messageId", id}, {"receivers", tally->receivers}, {"accepted", tally->accepted}};
@@ -450,7 +461,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                            std::to_string(tally->receivers) + " accepted; " +
                            printable(tally->failure->message);
           self->put(out, rid);
-        }));
+        }),
+        weak_from_this());
   }
 
   void receive(const MailRequest& request) {
@@ -459,7 +471,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (request.in_reply_to) in_reply_to = MessageId{std::string(*request.in_reply_to)};
     const auto lease = std::max(Milliseconds{100}, milliseconds_of(request.lease_ms, 60000));
     const auto wait = milliseconds_of(request.wait_ms, 0);
-    auto answer = once([self = shared_from_this(), rid](const Result<mailbox::Delivery>& delivery) {
+    auto answer = once([rid](Connection* self, const Result<mailbox::Delivery>& delivery) {
       delivery ? self->reply_message(rid, *delivery) : self->fail(rid, delivery.error());
     });
     if (!request.stream)
@@ -479,8 +491,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   // A part for each message that comes, until the wait is over.
   void watch(const std::string& rid, const json& request) {
     if (watching_) return fail(rid, invalid("this connection watches already"));
-    auto ended = once([self = shared_from_this(), rid] {
-      self->owner_.mail_.unwatch(self.get());
+    auto ended = once([rid](Connection* self) {
+      self->owner_.mail_.unwatch(self);
       self->reply(rid, {{"seen", self->seen_}, {"missed", self->missed_}});
       self->watching_ = false;
     });
@@ -530,7 +542,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       return answer(*this, rid, mail.extend(agent_, id, number, lease));
     }
     mail.ack(agent_, id, number, kAckTimeout,
-             once([self = shared_from_this(), rid, answer](const Status& status) {
+             once([rid, answer](Connection* self, const Status& status) {
                answer(*self, rid, status);
              }));
   }
@@ -565,7 +577,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   void peers(const std::string& rid) {
     owner_.post_.peers(
         owner_.config_.team,
-        once([self = shared_from_this(), rid](const Result<std::vector<Worker::Peer>>& found) {
+        once([rid](Connection* self, const Result<std::vector<Worker::Peer>>& found) {
           if (!found) return self->fail(rid, found.error());
           json out = json::array();
           std::size_t total = 0;
@@ -612,7 +624,9 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (op == "task_next") {
       ++outstanding_;
       worker->next(milliseconds_of(request, "waitMs", 0), this,
-                   [self = shared_from_this(), rid](const Result<Worker::Leased>& leased) {
+                   [weak = weak_from_this(), rid](const Result<Worker::Leased>& leased) {
+                     const auto self = weak.lock();
+                     if (!self) return false;
                      --self->outstanding_;
                      if (self->closed_) return false;
                      if (!leased) {
@@ -650,8 +664,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       const auto progress = text_of(request, "message");
       worker->extend(
           id, attempt, op == "task_progress" || request.contains("message") ? &progress : nullptr,
-          flag_of(request, "confirm"),
-          once([self = shared_from_this(), rid](const Result<bool>& cancel) {
+          flag_of(request, "confirm"), once([rid](Connection* self, const Result<bool>& cancel) {
             cancel ? self->reply(rid, {{"cancel", *cancel}}) : self->fail(rid, cancel.error());
           }));
       return;
@@ -680,7 +693,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       return fail(rid, invalid("branch and commit are at most " +
                                std::to_string(tasks::kMaxRefBytes) + " bytes"));
     }
-    worker->report(*std::move(report), once([self = shared_from_this(), rid](const Status& status) {
+    worker->report(*std::move(report), once([rid](Connection* self, const Status& status) {
       status ? self->reply_ok(rid) : self->fail(rid, status.error());
     }));
   }

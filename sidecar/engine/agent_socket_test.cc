@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <boost/asio/write.hpp>
+#include <deque>
 
 #include "engine/control_json.h"
 #include "engine/pod_fixture.h"
@@ -512,6 +513,125 @@ TEST_F(Agents, WaitForADescriptorWithoutASpinningLoop) {
   EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
   std::swap(client, late);
   EXPECT_EQ(ask({{"op", "hello"}})["ok"], true) << "it is accepted when there are some again";
+}
+
+// Many connections beside the fixture's own.
+struct Crowd : Agents {
+  explicit Crowd(std::uint32_t agents = 1) : Agents(agents) {}
+  stream_protocol::socket& join(const std::string& line = "") {
+    auto& one = crowd.emplace_back(io);
+    one.connect(stream_protocol::endpoint(path));
+    turn_loop(1);
+    say(one, line);
+    return one;
+  }
+  // As much of it as the kernel takes; what it does not is said while the loop turns.
+  void say(stream_protocol::socket& one, std::string_view text) {
+    one.non_blocking(true);
+    for (int tries = 0; !text.empty() && tries < 1000; ++tries) {
+      boost::system::error_code e;  // its other end may have been closed: that is looked at later
+      text.remove_prefix(one.write_some(boost::asio::buffer(text), e));
+      if (e && e != boost::asio::error::would_block) return;
+      turn_loop(1);
+    }
+  }
+  // What has come to it by now, and whether it has ended.
+  std::pair<std::string, bool> heard(stream_protocol::socket& one) {
+    std::string text;
+    boost::system::error_code e;
+    one.non_blocking(true);
+    while (!e) {
+      char buffer[65536];
+      text.append(buffer, one.read_some(boost::asio::buffer(buffer), e));
+    }
+    return {text, e != boost::asio::error::would_block};
+  }
+  void turn_loop(int times = 20) {
+    for (int i = 0; i < times; ++i) {
+      io.restart();
+      io.poll();
+    }
+  }
+  bool run_until(const std::function<bool()>& done) {
+    const auto begin = mono_now();
+    while (!done() && mono_now() - begin < kPatience) {
+      io.restart();
+      io.run_for(Milliseconds{2});
+    }
+    return done();
+  }
+  std::deque<stream_protocol::socket> crowd;
+};
+
+TEST_F(Crowd, WhoHasGoneGivesHisPlaceBackWhateverHeWaitedFor) {
+  const std::string waits[] = {
+      R"({"op":"request","rid":1,"to":"worker-0","body":"x","timeoutMs":3600000})",
+      R"({"op":"request","rid":1,"to":"worker-9","body":"x","timeoutMs":3600000})",
+      R"({"op":"send","rid":1,"to":"worker-9","body":"x","timeoutMs":3600000})",
+      R"({"op":"send","rid":1,"to":"worker-9,worker-8","body":"x","timeoutMs":3600000})",
+      R"({"op":"recv","rid":1,"inReplyTo":"never","waitMs":3600000})",
+      R"({"op":"watch","rid":1,"waitMs":3600000})"};
+  for (const auto& wait : waits) {
+    for (int i = 0; i < 8; ++i) join(wait + "\n");
+    turn_loop();
+    ASSERT_EQ(socket.connections(), 9U) << wait;
+    crowd.clear();
+    EXPECT_TRUE(run_until([&] { return socket.connections() == 1; }))
+        << socket.connections() << " left after " << wait;
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
+}
+
+TEST_F(Crowd, WhoHasGoneTakesNoMessage) {
+  join(R"({"op":"recv","rid":1,"waitMs":3600000})"
+       "\n");
+  turn_loop();
+  crowd.clear();
+  // In the very turn in which its end is noticed.
+  ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "m"}, {"body", "x"}})["ok"], true);
+  EXPECT_EQ(ask({{"op", "recv"}})["message"]["attempt"], 1);
+}
+
+TEST_F(Crowd, AReplyGoesToTheLiveCallThoughADeadOneAskedFirst) {
+  const std::string question =
+      R"({"op":"request","rid":1,"to":"worker-0","id":"q","body":"?","timeoutMs":3600000})"
+      "\n";
+  join(question);
+  ASSERT_EQ(ask({{"op", "recv"}, {"waitMs", 5000}})["message"]["messageId"], "q");
+  crowd.clear();
+  turn_loop();
+  auto& live = join(question);
+  turn_loop();
+  const json replied = ask({{"op", "send"},
+                            {"to", "worker-0"},
+                            {"id", "r"},
+                            {"inReplyTo", "q"},
+                            {"ackAttempt", 1},
+                            {"body", "!"}});
+  EXPECT_EQ(replied["acked"], true) << replied;
+  turn_loop();
+  const auto answer = json::parse(heard(live).first, nullptr, false);
+  ASSERT_TRUE(answer.is_object());
+  EXPECT_EQ(answer["ok"], true) << answer;
+  EXPECT_EQ(answer["reply"]["body"], "!");
+}
+
+TEST_F(Crowd, WhoAsksASecondTimeIsStillAwaitingWhenTheFirstCallEnds) {
+  const std::string question =
+      R"({"op":"request","rid":1,"to":"worker-9","id":"q","body":"?","timeoutMs":3600000})"
+      "\n";
+  auto& older = join(question);
+  turn_loop();
+  join(question);
+  turn_loop();
+  EXPECT_NE(heard(older).first.find("unknown"), std::string::npos);
+  mailbox::Message reply;
+  reply.id.value = "r";
+  reply.from = reply.to = config.name;
+  reply.in_reply_to.value = "q";
+  mail.send(reply, kPatience, [](const Result<Mail::Accepted>& sent) { ASSERT_TRUE(sent); });
+  EXPECT_EQ(ask({{"op", "recv"}})["code"], "not_found") << "it is for the one who waits";
 }
 
 }  // namespace
