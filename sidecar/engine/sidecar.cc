@@ -178,6 +178,8 @@ class Sidecar {
   net::HttpServer http_;
   tcp::acceptor acceptor_;
   std::set<std::shared_ptr<Session>> inbound_;
+  Unfinished unfinished_;
+  Seldom crowded_;
   boost::asio::signal_set signals_;
   boost::asio::steady_timer drain_timer_, retry_timer_, pressure_timer_;
   telemetry::Metrics metrics_;
@@ -338,7 +340,10 @@ void Sidecar::accept() {
         if (coordinator_) coordinator_->session_down(session);
         inbound_.erase(session.shared_from_this());
       };
-      inbound_.insert(Session::accept(loop_, std::move(socket), options_, std::move(events)));
+      auto session = Session::accept(loop_, std::move(socket), options_, std::move(events));
+      if (unfinished_.add(session) && crowded_.due(mono_now()))
+        telemetry::warn("too many links have not said who they are: the oldest ones end", {});
+      inbound_.insert(std::move(session));
     }
     accept();
   });
