@@ -11,6 +11,7 @@
 #include "base/encoding.h"
 #include "engine/control_json.h"
 #include "engine/write_now.h"
+#include "telemetry/log.h"
 
 namespace swarm::engine {
 
@@ -103,9 +104,10 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     error_code failed;  // then the first write says so, too
     socket_.non_blocking(true, failed);
     ++owner_.connections_;
+    owner_.open_.insert(this);
   }
   ~Connection() {
-    if (!closed_ && *alive_) --owner_.connections_;
+    if (!closed_ && *alive_) leave();
   }
 
   void read() {
@@ -115,34 +117,79 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
             self->close();
             return self->forget();  // no message that comes in this turn is for it
           }
+          if (self->close_after_write_) return;
           self->take(std::string_view(self->inbound_).substr(0, n));
-          if (self->buffer_.size() > kMaxSocketLineBytes) {
-            self->fail("0", invalid("a line is longer than " + std::to_string(kMaxSocketLineBytes) +
-                                    " bytes"));
-            self->close_after_write_ = true;
-            return;
-          }
-          if (!self->closed_) self->read();
+          self->go_on_reading();
         });
   }
 
+  // What it keeps of the memory that all have together.
+  [[nodiscard]] std::size_t held_bytes() const { return counted_; }
+  // It has the most where there is too much: it is told so, unless there is an answer half way out.
+  void make_room() {
+    const Error why{Code::kFull,
+                    "the unread answers and unfinished lines of all connections are "
+                    "more than " +
+                        std::to_string(kMaxAgentBytes) + " bytes, most of them here"};
+    std::string().swap(buffer_);
+    if (!writing_.empty() || !queue_.empty()) return close();
+    close_after_write_ = true;
+    fail("null", why);
+    count();
+  }
+
  private:
+  void count() {
+    if (closed_ || !*alive_) return;
+    const auto now = buffer_.size() + queue_.size() + writing_.size();
+    owner_.held_bytes_ = owner_.held_bytes_ - counted_ + now;
+    counted_ = now;
+    if (owner_.held_bytes_ > kMaxAgentBytes) owner_.make_room();
+  }
+  static void give_back(std::string& empty) {
+    if (empty.empty() && empty.capacity() > kKeptAgentBytes) std::string().swap(empty);
+  }
+  void leave() {
+    --owner_.connections_;
+    owner_.open_.erase(this);
+    owner_.held_bytes_ -= std::exchange(counted_, 0);
+  }
+
   void take(std::string_view bytes) {
-    const auto lines = [this](std::string_view text) {
-      std::size_t begin = 0;
-      for (auto end = text.find('\n'); end != std::string_view::npos && !closed_;
-           end = text.find('\n', begin)) {
-        handle(text.substr(begin, end - begin));
-        begin = end + 1;
-      }
-      return begin;
-    };
     if (buffer_.empty()) {  // the usual case: whole lines
-      buffer_.append(bytes.substr(lines(bytes)));
+      const auto done = lines(bytes);
+      if (!ends()) buffer_.append(bytes.substr(done));
     } else {
       buffer_.append(bytes);
-      buffer_.erase(0, lines(buffer_));
+      take_buffered();
     }
+  }
+  void take_buffered() {
+    auto text = std::exchange(buffer_, {});  // make_room() may empty it in between
+    text.erase(0, lines(text));
+    if (!ends()) buffer_ = std::move(text);
+    give_back(buffer_);
+  }
+  // Deals with whole lines; how many bytes of `text` these were.
+  std::size_t lines(std::string_view text) {
+    std::size_t begin = 0;
+    for (auto end = text.find('\n'); end != std::string_view::npos && !ends();
+         end = text.find('\n', begin)) {
+      handle(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    return begin;
+  }
+  [[nodiscard]] bool ends() const { return closed_ || close_after_write_; }
+  void go_on_reading() {
+    count();
+    if (ends()) return;
+    if (buffer_.size() > kMaxSocketLineBytes) {
+      fail("0", invalid("a line is longer than " + std::to_string(kMaxSocketLineBytes) + " bytes"));
+      close_after_write_ = true;
+      return;
+    }
+    read();
   }
 
   void close() {
@@ -152,7 +199,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     error_code ignored;  // it ends either way
     socket_.close(ignored);
     if (!*alive_) return;
-    --owner_.connections_;
+    leave();
     // Later: mail may be in the middle of handing something to it.
     loop_.post([self = shared_from_this()] { self->forget(); });
   }
@@ -202,7 +249,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     queue_ += rid;
     queue_ += "}\n";
     if (queue_.size() + writing_.size() > kMaxAgentQueueBytes) return close();
-    if (write_scheduled_) return;
+    count();
+    if (write_scheduled_ || closed_) return;
     write_scheduled_ = true;
     loop_.after_commit([self = shared_from_this()] {
       self->write_scheduled_ = false;
@@ -213,7 +261,9 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   void write() {
     if (closed_ || !writing_.empty() || queue_.empty()) return;
     if (write_now(socket_, queue_)) return close();
+    count();
     if (queue_.empty()) {
+      give_back(queue_);
       if (close_after_write_) close();
       return;
     }
@@ -221,6 +271,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     boost::asio::async_write(socket_, boost::asio::buffer(writing_),
                              [self = shared_from_this()](error_code e, std::size_t) {
                                self->writing_.clear();
+                               self->give_back(self->writing_);
+                               self->count();
                                if (e || (self->close_after_write_ && self->queue_.empty()))
                                  return self->close();
                                if (!self->queue_.empty() && !self->write_scheduled_) {
@@ -705,7 +757,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   bool said_ = false;  // by hello
   stream_protocol::socket socket_;
   std::string inbound_, buffer_, queue_, writing_;
-  std::size_t outstanding_ = 0;
+  std::size_t outstanding_ = 0, counted_ = 0;
   bool closed_ = false, write_scheduled_ = false, close_after_write_ = false;
   // Of the one call that watches: shown, not shown, and of these not said yet.
   bool watching_ = false;
@@ -786,6 +838,19 @@ void AgentSocket::accept() {
       refuse(std::move(socket));
     accept();
   });
+}
+
+// Whoever has the most gives it back, so that nobody who reads is the one.
+void AgentSocket::make_room() {
+  if (crowded_.due(mono_now()))
+    telemetry::warn("agents leave too much unread or unfinished: connections are closed",
+                    {{"connections", connections_}});
+  while (held_bytes_ > kMaxAgentBytes) {
+    const auto most = std::max_element(
+        open_.begin(), open_.end(),
+        [](const Connection* a, const Connection* b) { return a->held_bytes() < b->held_bytes(); });
+    (*most)->make_room();
+  }
 }
 
 // One line that says why; whoever does not read it sees the connection end.

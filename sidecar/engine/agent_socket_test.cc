@@ -634,5 +634,61 @@ TEST_F(Crowd, WhoAsksASecondTimeIsStillAwaitingWhenTheFirstCallEnds) {
   EXPECT_EQ(ask({{"op", "recv"}})["code"], "not_found") << "it is for the one who waits";
 }
 
+TEST_F(Crowd, AnswersThatNobodyReadsTakeNoMoreThanTheirShareOfMemory) {
+  const std::string body(60'000, 'x');
+  ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "big"}, {"body", body}})["ok"], true);
+  std::string cats;
+  for (int i = 0; i < 58; ++i)
+    cats += R"({"op":"cat","rid":1,"messageId":"big"})"
+            "\n";
+  for (int i = 0; i < 30; ++i) join(cats);  // 3.5 MB each
+  turn_loop();
+  std::size_t held = 0, ended = 0;
+  for (auto& one : crowd) {
+    const auto [text, end] = heard(one);
+    if (end)
+      ++ended;
+    else
+      held += text.size();
+  }
+  EXPECT_GE(ended, 20U);
+  EXPECT_LE(ended, 28U) << "some are served";
+  EXPECT_EQ(ask({{"op", "cat"}, {"messageId", "big"}})["ok"], true) << "who reads goes on";
+  crowd.clear();
+  turn_loop();
+  EXPECT_EQ(socket.connections(), 1U);
+}
+
+TEST_F(Crowd, UnfinishedLinesTakeNoMoreThanTheirShareOfMemory) {
+  const std::string part = R"({"x":")" + std::string((1U << 20U) - 4096, 'a');
+  for (int i = 0; i < 60; ++i) join(part);
+  turn_loop();
+  std::size_t ended = 0, told = 0;
+  for (auto& one : crowd) {
+    const auto [text, end] = heard(one);
+    ended += end ? 1 : 0;
+    if (text.empty()) continue;
+    ++told;
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
+    const json said = json::parse(text, nullptr, false);
+    EXPECT_EQ(said["code"], "full") << text;
+    EXPECT_TRUE(said["rid"].is_null());
+  }
+  EXPECT_GE(ended, 30U);
+  EXPECT_LE(ended, 45U) << "the others go on";
+  EXPECT_EQ(told, ended) << "each hears why";
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
+}
+
+TEST_F(Crowd, FullConnectionsOfFourAgentsAreOrdinary) {
+  const std::string body(64'000, 'x');
+  std::string sends;
+  for (std::size_t i = 0; i < kMaxOutstanding; ++i)
+    sends += json{{"op", "send"}, {"rid", i}, {"to", "worker-9"}, {"body", body}}.dump() + "\n";
+  for (int i = 0; i < 4; ++i) join(sends);
+  turn_loop();
+  for (auto& one : crowd) EXPECT_FALSE(heard(one).second);
+}
+
 }  // namespace
 }  // namespace swarm::engine
