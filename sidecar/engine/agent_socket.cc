@@ -138,7 +138,23 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     count();
   }
 
+  // False: it has gone, and needed none.
+  bool take_turn() {
+    const auto request = std::exchange(turn_, nullptr);
+    if (ends()) return false;
+    request();
+    take_buffered();
+    go_on_reading();
+    return true;
+  }
+
  private:
+  // Later, since it takes long: others get in between. What comes behind it waits.
+  void in_turn(std::function<void()> request) {
+    turn_ = std::move(request);
+    owner_.turns_.push_back(shared_from_this());
+    if (owner_.turns_.size() == 1) owner_.next_turn();
+  }
   void count() {
     if (closed_ || !*alive_) return;
     const auto now = buffer_.size() + queue_.size() + writing_.size();
@@ -173,7 +189,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   // Deals with whole lines; how many bytes of `text` these were.
   std::size_t lines(std::string_view text) {
     std::size_t begin = 0;
-    for (auto end = text.find('\n'); end != std::string_view::npos && !ends();
+    for (auto end = text.find('\n'); end != std::string_view::npos && !ends() && !turn_;
          end = text.find('\n', begin)) {
       handle(text.substr(begin, end - begin));
       begin = end + 1;
@@ -183,7 +199,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   [[nodiscard]] bool ends() const { return closed_ || close_after_write_; }
   void go_on_reading() {
     count();
-    if (ends()) return;
+    if (ends() || turn_) return;
     if (buffer_.size() > kMaxSocketLineBytes) {
       fail("0", invalid("a line is longer than " + std::to_string(kMaxSocketLineBytes) + " bytes"));
       close_after_write_ = true;
@@ -315,16 +331,16 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (op == "hello") return hello(rid, request);
     if (MailRequestReader::is_op(op))
       return fail(rid, invalid("a number of this " + op + " does not fit into 64 bits"));
-    if (op == "ls") return list(rid);
+    if (op == "ls") return in_turn([this, rid] { list(rid); });
     if (op == "dead_ls" || op == "dead_redrive" || op == "dead_purge")
-      return dead(rid, request, op);
+      return in_turn([this, rid, request, op] { dead(rid, request, op); });
     if (op == "cat") {
       auto found = owner_.mail_.box().look(agent_, {text_of(request, "messageId")},
                                            {text_of(request, "from")});
       return found ? reply_message(rid, *found) : fail(rid, found.error());
     }
     if (op == "watch") return watch(rid, request);
-    if (op == "peers") return peers(rid);
+    if (op == "peers") return in_turn([this, rid] { peers(rid); });
     if (op == "stats") return stats(rid);
     if (op.starts_with("task_")) return task(rid, request, op);
     fail(rid,
@@ -761,6 +777,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   bool closed_ = false, write_scheduled_ = false, close_after_write_ = false;
   // Of the one call that watches: shown, not shown, and of these not said yet.
   bool watching_ = false;
+  std::function<void()> turn_;  // what it waits with; it is not read from meanwhile
   std::uint64_t seen_ = 0, missed_ = 0, untold_ = 0;
   boost::asio::steady_timer watch_timer_;
 };
@@ -837,6 +854,20 @@ void AgentSocket::accept() {
     else
       refuse(std::move(socket));
     accept();
+  });
+}
+
+void AgentSocket::next_turn() {
+  loop_.post([this, alive = alive_] {
+    while (*alive && !turns_.empty()) {
+      const auto connection = std::move(turns_.front());
+      turns_.pop_front();
+      const bool more = !turns_.empty();
+      // The one that took it may stand in the queue again, and has asked for the next turn then.
+      if (!connection->take_turn()) continue;
+      if (more) next_turn();
+      return;
+    }
   });
 }
 

@@ -6,6 +6,7 @@
 
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <set>
@@ -55,6 +56,7 @@ class AgentSocket {
   void accept();
   void refuse(boost::asio::local::stream_protocol::socket socket) const;
   void make_room();
+  void next_turn();
   [[nodiscard]] std::size_t most_connections() const;  // by the number of agents
   std::string next_id();                               // of a message, where its sender gives none
   Loop& loop_;
@@ -68,6 +70,8 @@ class AgentSocket {
   std::string random_;  // for ids: one system call for many
   std::size_t connections_ = 0, max_connections_;
   std::set<Connection*> open_;  // each takes itself out
+  // Whose next request walks through a whole inbox: one of them in a turn of the loop.
+  std::deque<std::shared_ptr<Connection>> turns_;
   std::size_t held_bytes_ = 0;  // of kMaxAgentBytes
   Seldom crowded_;
   std::size_t reserve_ = 0;  // while short of something: what was open then, and some more

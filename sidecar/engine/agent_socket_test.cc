@@ -690,5 +690,28 @@ TEST_F(Crowd, FullConnectionsOfFourAgentsAreOrdinary) {
   for (auto& one : crowd) EXPECT_FALSE(heard(one).second);
 }
 
+TEST_F(Crowd, AnExpensiveRequestIsOneATurn) {
+  for (int i = 0; i < 900; ++i) {
+    mailbox::Message m;
+    m.id.value = "m-" + std::to_string(i);
+    m.from = m.to = config.name;
+    mail.send(m, kPatience, [](const Result<Mail::Accepted>& sent) { ASSERT_TRUE(sent); });
+  }
+  turn_loop();
+  // How long it takes to answer one, on this machine.
+  auto begin = mono_now();
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(ask({{"op", "ls"}})["messages"].size(), 900U);
+  const auto ten = std::max(mono_now() - begin, Milliseconds{10});
+  std::string lists;
+  for (int i = 0; i < 30; ++i)
+    lists += R"({"op":"ls","rid":1})"
+             "\n";
+  for (int i = 0; i < 20; ++i) join();
+  for (auto& one : crowd) boost::asio::write(one, boost::asio::buffer(lists));
+  begin = mono_now();
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
+  EXPECT_LT(mono_now() - begin, ten * 3) << "600 of them take " << (ten * 60).count() << " ms";
+}
+
 }  // namespace
 }  // namespace swarm::engine
