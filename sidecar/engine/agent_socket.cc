@@ -117,9 +117,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
             self->close();
             return self->forget();  // no message that comes in this turn is for it
           }
-          if (self->close_after_write_) return;
-          self->take(std::string_view(self->inbound_).substr(0, n));
-          self->go_on_reading();
+          self->received(n);
         });
   }
 
@@ -138,6 +136,13 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     count();
   }
 
+  void received(std::size_t n) {
+    if (ends() || !*alive_) return;
+    if (owner_.turn_bytes_ > kMaxAgentBytesPerTurn)
+      return loop_.after_commit([self = shared_from_this(), n] { self->received(n); });
+    take(std::string_view(inbound_).substr(0, n));
+    go_on_reading();
+  }
   // False: it has gone, and needed none.
   bool take_turn() {
     const auto request = std::exchange(turn_, nullptr);
@@ -265,11 +270,15 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     queue_ += rid;
     queue_ += "}\n";
     if (queue_.size() + writing_.size() > kMaxAgentQueueBytes) return close();
+    const auto before = counted_;
     count();
-    if (write_scheduled_ || closed_) return;
+    if (closed_) return;
+    owner_.turn_bytes_ += counted_ - std::min(before, counted_);
+    if (write_scheduled_) return;
     write_scheduled_ = true;
     loop_.after_commit([self = shared_from_this()] {
       self->write_scheduled_ = false;
+      if (*self->alive_) self->owner_.turn_bytes_ = 0;
       self->write();
       crash_point("agent-answered");
     });

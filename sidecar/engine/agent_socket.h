@@ -29,6 +29,9 @@ inline constexpr std::size_t kMaxOutstanding = 64;  // requests of one connectio
 inline constexpr std::size_t kMaxAgentQueueBytes = 4U << 20U;
 // Of all connections together: answers that were not read, and lines that are not finished.
 inline constexpr std::size_t kMaxAgentBytes = 24U << 20U;
+// Of these, answers before they go out together: then requests wait for that, so that nobody who
+// reads has too much.
+inline constexpr std::size_t kMaxAgentBytesPerTurn = 8U << 20U;
 inline constexpr std::size_t kKeptAgentBytes = 64U << 10U;  // of an empty buffer, for its next use
 inline constexpr std::size_t kMaxWatchedBytes =
     1U << 20U;  // unread by one that watches; beyond, messages are only counted
@@ -73,6 +76,7 @@ class AgentSocket {
   // Whose next request walks through a whole inbox: one of them in a turn of the loop.
   std::deque<std::shared_ptr<Connection>> turns_;
   std::size_t held_bytes_ = 0;  // of kMaxAgentBytes
+  std::size_t turn_bytes_ = 0;  // of kMaxAgentBytesPerTurn
   Seldom crowded_;
   std::size_t reserve_ = 0;  // while short of something: what was open then, and some more
   std::string shortage_;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <boost/asio/write.hpp>
 #include <deque>
+#include <map>
 
 #include "engine/control_json.h"
 #include "engine/pod_fixture.h"
@@ -688,6 +689,27 @@ TEST_F(Crowd, FullConnectionsOfFourAgentsAreOrdinary) {
   for (int i = 0; i < 4; ++i) join(sends);
   turn_loop();
   for (auto& one : crowd) EXPECT_FALSE(heard(one).second);
+}
+
+TEST_F(Crowd, WhoReadsIsServedHoweverManyAskAtOnce) {
+  const std::string body(60'000, 'x');
+  ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "big"}, {"body", body}})["ok"], true);
+  for (int i = 0; i < 240; ++i) join();
+  const std::string cat = R"({"op":"cat","rid":1,"messageId":"big"})"
+                          "\n";
+  // 58 MB, and 31 MB of them in what the kernel says at a time: 128 connections.
+  for (auto& one : crowd) boost::asio::write(one, boost::asio::buffer(cat + cat + cat + cat));
+  std::map<stream_protocol::socket*, std::ptrdiff_t> lines;
+  EXPECT_TRUE(run_until([&] {
+    bool all = true;
+    for (auto& one : crowd) {
+      const auto [text, ended] = heard(one);
+      lines[&one] += std::count(text.begin(), text.end(), '\n');
+      EXPECT_TRUE(!ended || lines[&one] == 4);
+      all = all && (ended || lines[&one] == 4);
+    }
+    return all;
+  }));
 }
 
 TEST_F(Crowd, AnExpensiveRequestIsOneATurn) {
