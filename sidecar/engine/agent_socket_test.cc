@@ -584,6 +584,18 @@ TEST_F(Crowd, WhoHasGoneGivesHisPlaceBackWhateverHeWaitedFor) {
   EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
 }
 
+TEST_F(Crowd, WhatSomebodyHasSentWhoHasGoneWaitsNoLongerThanUsual) {
+  config.backpressure_timeout = Milliseconds{200};
+  for (const char* to : {"worker-9", "worker-8,worker-9"}) {
+    json send{{"op", "send"}, {"rid", 1}, {"to", to}, {"body", "x"}, {"timeoutMs", 3'600'000}};
+    join(send.dump() + "\n");
+    turn_loop();
+  }
+  EXPECT_EQ(ask({{"op", "stats"}})["outbox"], 3);
+  crowd.clear();
+  EXPECT_TRUE(run_until([&] { return box.books().outbox_live == 0; }));
+}
+
 TEST_F(Crowd, WhoHasGoneTakesNoMessage) {
   join(R"({"op":"recv","rid":1,"waitMs":3600000})"
        "\n");
