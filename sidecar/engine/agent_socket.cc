@@ -12,6 +12,7 @@
 #include "engine/control_json.h"
 #include "engine/members.h"
 #include "engine/write_now.h"
+#include "telemetry/log.h"
 
 namespace swarm::engine {
 
@@ -100,43 +101,113 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     error_code failed;  // then the first write says so, too
     socket_.non_blocking(true, failed);
     ++owner_.connections_;
+    owner_.open_.insert(this);
   }
   ~Connection() {
-    if (*alive_) --owner_.connections_;
+    if (!closed_ && *alive_) leave();
   }
 
   void read() {
     socket_.async_read_some(
         boost::asio::buffer(inbound_), [self = shared_from_this()](error_code e, std::size_t n) {
-          if (e || self->closed_ || !*self->alive_) return self->close();
-          self->take(std::string_view(self->inbound_).substr(0, n));
-          if (self->buffer_.size() > kMaxSocketLineBytes) {
-            self->fail("0", invalid("a line is longer than " + std::to_string(kMaxSocketLineBytes) +
-                                    " bytes"));
-            self->close_after_write_ = true;
-            return;
+          if (e || self->closed_ || !*self->alive_) {
+            self->close();
+            return self->forget();  // no message that comes in this turn is for it
           }
-          if (!self->closed_) self->read();
+          self->received(n);
         });
   }
 
+  // What it keeps of the memory that all have together.
+  [[nodiscard]] std::size_t held_bytes() const { return counted_; }
+  // It has the most where there is too much: it is told so, unless there is an answer half way out.
+  void make_room() {
+    const Error why{Code::kFull,
+                    "the unread answers and unfinished lines of all connections are "
+                    "more than " +
+                        std::to_string(kMaxAgentBytes) + " bytes, most of them here"};
+    std::string().swap(buffer_);
+    if (!writing_.empty() || !queue_.empty()) return close();
+    close_after_write_ = true;
+    fail("null", why);
+    count();
+  }
+
+  void received(std::size_t n) {
+    if (ends() || !*alive_) return;
+    if (owner_.turn_bytes_ > kMaxAgentBytesPerTurn)
+      return loop_.after_commit([self = shared_from_this(), n] { self->received(n); });
+    take(std::string_view(inbound_).substr(0, n));
+    go_on_reading();
+  }
+  // False: it has gone, and needed none.
+  bool take_turn() {
+    const auto request = std::exchange(turn_, nullptr);
+    if (ends()) return false;
+    request();
+    take_buffered();
+    go_on_reading();
+    return true;
+  }
+
  private:
+  // Later, since it takes long: others get in between. What comes behind it waits.
+  void in_turn(std::function<void()> request) {
+    turn_ = std::move(request);
+    owner_.turns_.push_back(shared_from_this());
+    if (owner_.turns_.size() == 1) owner_.next_turn();
+  }
+  void count() {
+    if (closed_ || !*alive_) return;
+    const auto now = buffer_.size() + queue_.size() + writing_.size();
+    owner_.held_bytes_ = owner_.held_bytes_ - counted_ + now;
+    counted_ = now;
+    if (owner_.held_bytes_ > kMaxAgentBytes) owner_.make_room();
+  }
+  static void give_back(std::string& empty) {
+    if (empty.empty() && empty.capacity() > kKeptAgentBytes) std::string().swap(empty);
+  }
+  void leave() {
+    --owner_.connections_;
+    owner_.open_.erase(this);
+    owner_.held_bytes_ -= std::exchange(counted_, 0);
+  }
+
   void take(std::string_view bytes) {
-    const auto lines = [this](std::string_view text) {
-      std::size_t begin = 0;
-      for (auto end = text.find('\n'); end != std::string_view::npos && !closed_;
-           end = text.find('\n', begin)) {
-        handle(text.substr(begin, end - begin));
-        begin = end + 1;
-      }
-      return begin;
-    };
     if (buffer_.empty()) {  // the usual case: whole lines
-      buffer_.append(bytes.substr(lines(bytes)));
+      const auto done = lines(bytes);
+      if (!ends()) buffer_.append(bytes.substr(done));
     } else {
       buffer_.append(bytes);
-      buffer_.erase(0, lines(buffer_));
+      take_buffered();
     }
+  }
+  void take_buffered() {
+    auto text = std::exchange(buffer_, {});  // make_room() may empty it in between
+    text.erase(0, lines(text));
+    if (!ends()) buffer_ = std::move(text);
+    give_back(buffer_);
+  }
+  // Deals with whole lines; how many bytes of `text` these were.
+  std::size_t lines(std::string_view text) {
+    std::size_t begin = 0;
+    for (auto end = text.find('\n'); end != std::string_view::npos && !ends() && !turn_;
+         end = text.find('\n', begin)) {
+      handle(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    return begin;
+  }
+  [[nodiscard]] bool ends() const { return closed_ || close_after_write_; }
+  void go_on_reading() {
+    count();
+    if (ends() || turn_) return;
+    if (buffer_.size() > kMaxSocketLineBytes) {
+      fail("0", invalid("a line is longer than " + std::to_string(kMaxSocketLineBytes) + " bytes"));
+      close_after_write_ = true;
+      return;
+    }
+    read();
   }
 
   void close() {
@@ -145,12 +216,16 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     watch_timer_.cancel();
     error_code ignored;  // it ends either way
     socket_.close(ignored);
-    // Later: what waits holds this connection, which is in the middle of something.
-    loop_.post([self = shared_from_this()] {
-      if (!*self->alive_) return;
-      self->owner_.mail_.forget_receivers(self.get());
-      if (self->owner_.worker_ != nullptr) self->owner_.worker_->forget_nexts(self.get());
-    });
+    if (!*alive_) return;
+    leave();
+    // Later: mail may be in the middle of handing something to it.
+    loop_.post([self = shared_from_this()] { self->forget(); });
+  }
+  // Nobody waits on its behalf any more.
+  void forget() {
+    if (!*alive_) return;
+    owner_.mail_.forget(this);
+    if (owner_.worker_ != nullptr) owner_.worker_->forget_nexts(this);
   }
 
   void reply(const std::string& rid, json fields) {
@@ -192,10 +267,15 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     queue_ += rid;
     queue_ += "}\n";
     if (queue_.size() + writing_.size() > kMaxAgentQueueBytes) return close();
+    const auto before = counted_;
+    count();
+    if (closed_) return;
+    owner_.turn_bytes_ += counted_ - std::min(before, counted_);
     if (write_scheduled_) return;
     write_scheduled_ = true;
     loop_.after_commit([self = shared_from_this()] {
       self->write_scheduled_ = false;
+      if (*self->alive_) self->owner_.turn_bytes_ = 0;
       self->write();
       crash_point("agent-answered");
     });
@@ -203,7 +283,9 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   void write() {
     if (closed_ || !writing_.empty() || queue_.empty()) return;
     if (write_now(socket_, queue_)) return close();
+    count();
     if (queue_.empty()) {
+      give_back(queue_);
       if (close_after_write_) close();
       return;
     }
@@ -211,6 +293,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     boost::asio::async_write(socket_, boost::asio::buffer(writing_),
                              [self = shared_from_this()](error_code e, std::size_t) {
                                self->writing_.clear();
+                               self->give_back(self->writing_);
+                               self->count();
                                if (e || (self->close_after_write_ && self->queue_.empty()))
                                  return self->close();
                                if (!self->queue_.empty() && !self->write_scheduled_) {
@@ -223,13 +307,16 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                              });
   }
 
-  // Wraps a callback: counts the request as answered, and drops the answer when the agent has gone.
+  // Wraps a callback that gets this connection first: counts the request as answered, and drops the
+  // answer when the agent has gone. What waits does not keep a connection.
   template <typename Answer>
   auto once(Answer answer) {
     ++outstanding_;
-    return [self = shared_from_this(), answer = std::move(answer)](auto&&... results) {
+    return [weak = weak_from_this(), answer = std::move(answer)](auto&&... results) {
+      const auto self = weak.lock();
+      if (!self) return;
       --self->outstanding_;
-      if (!self->closed_) answer(std::forward<decltype(results)>(results)...);
+      if (!self->closed_) answer(self.get(), std::forward<decltype(results)>(results)...);
     };
   }
 
@@ -252,16 +339,16 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (op == "hello") return hello(rid, request);
     if (MailRequestReader::is_op(op))
       return fail(rid, invalid("a number of this " + op + " does not fit into 64 bits"));
-    if (op == "ls") return list(rid);
+    if (op == "ls") return in_turn([this, rid] { list(rid); });
     if (op == "dead_ls" || op == "dead_redrive" || op == "dead_purge")
-      return dead(rid, request, op);
+      return in_turn([this, rid, request, op] { dead(rid, request, op); });
     if (op == "cat") {
       auto found = owner_.mail_.box().look(agent_, {text_of(request, "messageId")},
                                            {text_of(request, "from")}, flag_of(request, "dead"));
       return found ? reply_message(rid, *found) : fail(rid, found.error());
     }
     if (op == "watch") return watch(rid, request);
-    if (op == "peers") return peers(rid);
+    if (op == "peers") return in_turn([this, rid] { peers(rid); });
     if (op == "stats") return stats(rid);
     if (op.starts_with("task_")) return task(rid, request, op);
     fail(rid,
@@ -384,17 +471,17 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
         wants_reply ? 60000 : static_cast<std::uint64_t>(c.backpressure_timeout.count()));
     if (!to->single()) return send_to_all(rid, *to, std::move(m), timeout);
     m.to = to->names[0];
-    auto answer = once([self = shared_from_this(), rid](const Result<Mail::Accepted>& sent) {
+    auto answer = once([rid](Connection* self, const Result<Mail::Accepted>& sent) {
       if (!sent) return self->fail(rid, sent.error());
       self->accepted(rid, *sent);
     });
     if (wants_reply)
-      owner_.mail_.request(std::move(m), timeout, std::move(answer));
+      owner_.mail_.request(std::move(m), timeout, std::move(answer), this);
     else if (ack_attempt)
       owner_.mail_.reply(std::move(m), static_cast<std::uint16_t>(*ack_attempt), timeout,
-                         kAckTimeout, std::move(answer));
+                         kAckTimeout, std::move(answer), this);
     else
-      owner_.mail_.send(std::move(m), timeout, std::move(answer));
+      owner_.mail_.send(std::move(m), timeout, std::move(answer), this);
   }
 
   void accepted(const std::string& rid, const Mail::Accepted& sent) {
@@ -430,13 +517,14 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     const auto id = m.id.value;
     owner_.post_.send(
         to, std::move(m), timeout,
-        [self = shared_from_this(), rid](const AgentName& name,
-                                         const Result<Mail::Accepted>& sent) {
+        [weak = weak_from_this(), rid](const AgentName& name, const Result<Mail::Accepted>& sent) {
+          const auto self = weak.lock();
+          if (!self) return;
           json out = outcome_of(sent);
           out["to"] = name.value;
           self->part(rid, std::move(out));
         },
-        once([self = shared_from_this(), rid, id](const Result<Post::Tally>& tally) {
+        once([rid, id](Connection* self, const Result<Post::Tally>& tally) {
           if (!tally) return self->fail(rid, tally.error());
           json out{
               {"messageId", id}, {"receivers", tally->receivers}, {"accepted", tally->accepted}};
@@ -451,7 +539,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                            std::to_string(tally->receivers) + " accepted; " +
                            printable(tally->failure->message);
           self->put(out, rid);
-        }));
+        }),
+        weak_from_this());
   }
 
   void receive(const MailRequest& request) {
@@ -462,7 +551,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (request.in_reply_to) in_reply_to = MessageId{std::string(*request.in_reply_to)};
     const auto lease = std::max(Milliseconds{100}, milliseconds_of(request.lease_ms, 60000));
     const auto wait = milliseconds_of(request.wait_ms, 0);
-    auto answer = once([self = shared_from_this(), rid](const Result<mailbox::Delivery>& delivery) {
+    auto answer = once([rid](Connection* self, const Result<mailbox::Delivery>& delivery) {
       delivery ? self->reply_message(rid, *delivery) : self->fail(rid, delivery.error());
     });
     if (!request.stream)
@@ -482,8 +571,8 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   // A part for each message that comes, until the wait is over.
   void watch(const std::string& rid, const json& request) {
     if (watching_) return fail(rid, invalid("this connection watches already"));
-    auto ended = once([self = shared_from_this(), rid] {
-      self->owner_.mail_.unwatch(self.get());
+    auto ended = once([rid](Connection* self) {
+      self->owner_.mail_.unwatch(self);
       self->reply(rid, {{"seen", self->seen_}, {"missed", self->missed_}});
       self->watching_ = false;
     });
@@ -533,11 +622,10 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       const auto lease = std::max(Milliseconds{100}, milliseconds_of(request.lease_ms, 60000));
       return answer(*this, rid, mail.extend(agent_, id, number, lease, from));
     }
-    mail.ack(agent_, id, number, kAckTimeout,
-             once([self = shared_from_this(), rid, answer](const Status& status) {
-               answer(*self, rid, status);
-             }),
-             from);
+    mail.ack(
+        agent_, id, number, kAckTimeout,
+        once([rid, answer](Connection* self, const Status& status) { answer(*self, rid, status); }),
+        from);
   }
 
   void list(const std::string& rid) {
@@ -574,7 +662,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   void peers(const std::string& rid) {
     owner_.post_.peers(
         owner_.config_.team,
-        once([self = shared_from_this(), rid](const Result<std::vector<Worker::Peer>>& found) {
+        once([rid](Connection* self, const Result<std::vector<Worker::Peer>>& found) {
           if (!found) return self->fail(rid, found.error());
           json out = json::array();
           std::size_t total = 0;
@@ -621,7 +709,9 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (op == "task_next") {
       ++outstanding_;
       worker->next(milliseconds_of(request, "waitMs", 0), this,
-                   [self = shared_from_this(), rid](const Result<Worker::Leased>& leased) {
+                   [weak = weak_from_this(), rid](const Result<Worker::Leased>& leased) {
+                     const auto self = weak.lock();
+                     if (!self) return false;
                      --self->outstanding_;
                      if (self->closed_) return false;
                      if (!leased) {
@@ -659,7 +749,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       const auto progress = text_of(request, "message");
       worker->extend(
           id, attempt, op == "task_progress" ? &progress : nullptr, flag_of(request, "confirm"),
-          once([self = shared_from_this(), rid](const Result<bool>& cancel) {
+          once([rid](Connection* self, const Result<bool>& cancel) {
             cancel ? self->reply(rid, {{"cancel", *cancel}}) : self->fail(rid, cancel.error());
           }));
       return;
@@ -688,7 +778,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       return fail(rid, invalid("branch and commit are at most " +
                                std::to_string(tasks::kMaxRefBytes) + " bytes"));
     }
-    worker->report(*std::move(report), once([self = shared_from_this(), rid](const Status& status) {
+    worker->report(*std::move(report), once([rid](Connection* self, const Status& status) {
       status ? self->reply_ok(rid) : self->fail(rid, status.error());
     }));
   }
@@ -700,10 +790,11 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   bool said_ = false;  // by hello
   stream_protocol::socket socket_;
   std::string inbound_, buffer_, queue_, writing_;
-  std::size_t outstanding_ = 0;
+  std::size_t outstanding_ = 0, counted_ = 0;
   bool closed_ = false, write_scheduled_ = false, close_after_write_ = false;
   // Of the one call that watches: shown, not shown, and of these not said yet.
   bool watching_ = false;
+  std::function<void()> turn_;  // what it waits with; it is not read from meanwhile
   std::uint64_t seen_ = 0, missed_ = 0, untold_ = 0;
   boost::asio::steady_timer watch_timer_;
 };
@@ -781,6 +872,33 @@ void AgentSocket::accept() {
       refuse(std::move(socket));
     accept();
   });
+}
+
+void AgentSocket::next_turn() {
+  loop_.post([this, alive = alive_] {
+    while (*alive && !turns_.empty()) {
+      const auto connection = std::move(turns_.front());
+      turns_.pop_front();
+      const bool more = !turns_.empty();
+      // The one that took it may stand in the queue again, and has asked for the next turn then.
+      if (!connection->take_turn()) continue;
+      if (more) next_turn();
+      return;
+    }
+  });
+}
+
+// Whoever has the most gives it back, so that nobody who reads is the one.
+void AgentSocket::make_room() {
+  if (crowded_.due(mono_now()))
+    telemetry::warn("agents leave too much unread or unfinished: connections are closed",
+                    {{"connections", connections_}});
+  while (held_bytes_ > kMaxAgentBytes) {
+    const auto most = std::max_element(
+        open_.begin(), open_.end(),
+        [](const Connection* a, const Connection* b) { return a->held_bytes() < b->held_bytes(); });
+    (*most)->make_room();
+  }
 }
 
 // One line that says why; whoever does not read it sees the connection end.

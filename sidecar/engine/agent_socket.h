@@ -6,14 +6,17 @@
 
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "engine/config.h"
 #include "engine/mail.h"
 #include "engine/mail_request.h"
 #include "engine/post.h"
+#include "engine/refusals.h"
 #include "engine/worker.h"
 
 namespace swarm::engine {
@@ -24,6 +27,12 @@ inline constexpr std::size_t kMoreConnectionsPerAgent = 4;  // beyond the first 
 inline constexpr std::size_t kLeastConnectionsPerAgent = 4;
 inline constexpr std::size_t kMaxOutstanding = 64;  // requests of one connection
 inline constexpr std::size_t kMaxAgentQueueBytes = 4U << 20U;
+// Of all connections together: answers that were not read, and lines that are not finished.
+inline constexpr std::size_t kMaxAgentBytes = 24U << 20U;
+// Of these, answers before they go out together: then requests wait for that, so that nobody who
+// reads has too much.
+inline constexpr std::size_t kMaxAgentBytesPerTurn = 8U << 20U;
+inline constexpr std::size_t kKeptAgentBytes = 64U << 10U;  // of an empty buffer, for its next use
 inline constexpr std::size_t kMaxWatchedBytes =
     1U << 20U;  // unread by one that watches; beyond, messages are only counted
 
@@ -49,6 +58,8 @@ class AgentSocket {
   class Connection;
   void accept();
   void refuse(boost::asio::local::stream_protocol::socket socket) const;
+  void make_room();
+  void next_turn();
   [[nodiscard]] std::size_t most_connections() const;  // by the number of agents
   std::string next_id();                               // of a message, where its sender gives none
   Loop& loop_;
@@ -61,6 +72,12 @@ class AgentSocket {
   MailRequestReader reader_;
   std::string random_;  // for ids: one system call for many
   std::size_t connections_ = 0, max_connections_;
+  std::set<Connection*> open_;  // each takes itself out
+  // Whose next request walks through a whole inbox: one of them in a turn of the loop.
+  std::deque<std::shared_ptr<Connection>> turns_;
+  std::size_t held_bytes_ = 0;  // of kMaxAgentBytes
+  std::size_t turn_bytes_ = 0;  // of kMaxAgentBytesPerTurn
+  Seldom crowded_;
   std::size_t reserve_ = 0;  // while short of something: what was open then, and some more
   std::string shortage_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

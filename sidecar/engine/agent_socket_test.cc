@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <boost/asio/write.hpp>
+#include <deque>
+#include <map>
 
 #include "engine/control_json.h"
 #include "engine/pod_fixture.h"
@@ -622,6 +624,237 @@ TEST_F(Agents, WaitForADescriptorWithoutASpinningLoop) {
   EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
   std::swap(client, late);
   EXPECT_EQ(ask({{"op", "hello"}})["ok"], true) << "it is accepted when there are some again";
+}
+
+// Many connections beside the fixture's own.
+struct Crowd : Agents {
+  explicit Crowd(std::uint32_t agents = 1) : Agents(agents) {}
+  stream_protocol::socket& join(const std::string& line = "") {
+    auto& one = crowd.emplace_back(io);
+    one.connect(stream_protocol::endpoint(path));
+    turn_loop(1);
+    say(one, line);
+    return one;
+  }
+  // As much of it as the kernel takes; what it does not is said while the loop turns.
+  void say(stream_protocol::socket& one, std::string_view text) {
+    one.non_blocking(true);
+    for (int tries = 0; !text.empty() && tries < 1000; ++tries) {
+      boost::system::error_code e;  // its other end may have been closed: that is looked at later
+      text.remove_prefix(one.write_some(boost::asio::buffer(text), e));
+      if (e && e != boost::asio::error::would_block) return;
+      turn_loop(1);
+    }
+  }
+  // What has come to it by now, and whether it has ended.
+  std::pair<std::string, bool> heard(stream_protocol::socket& one) {
+    std::string text;
+    boost::system::error_code e;
+    one.non_blocking(true);
+    while (!e) {
+      char buffer[65536];
+      text.append(buffer, one.read_some(boost::asio::buffer(buffer), e));
+    }
+    return {text, e != boost::asio::error::would_block};
+  }
+  void turn_loop(int times = 20) {
+    for (int i = 0; i < times; ++i) {
+      io.restart();
+      io.poll();
+    }
+  }
+  bool run_until(const std::function<bool()>& done) {
+    const auto begin = mono_now();
+    while (!done() && mono_now() - begin < kPatience) {
+      io.restart();
+      io.run_for(Milliseconds{2});
+    }
+    return done();
+  }
+  std::deque<stream_protocol::socket> crowd;
+};
+
+TEST_F(Crowd, WhoHasGoneGivesHisPlaceBackWhateverHeWaitedFor) {
+  const std::string waits[] = {
+      R"({"op":"request","rid":1,"to":"worker-0","body":"x","timeoutMs":3600000})",
+      R"({"op":"request","rid":1,"to":"worker-9","body":"x","timeoutMs":3600000})",
+      R"({"op":"send","rid":1,"to":"worker-9","body":"x","timeoutMs":3600000})",
+      R"({"op":"send","rid":1,"to":"worker-9,worker-8","body":"x","timeoutMs":3600000})",
+      R"({"op":"recv","rid":1,"inReplyTo":"never","waitMs":3600000})",
+      R"({"op":"watch","rid":1,"waitMs":3600000})"};
+  for (const auto& wait : waits) {
+    for (int i = 0; i < 8; ++i) join(wait + "\n");
+    turn_loop();
+    ASSERT_EQ(socket.connections(), 9U) << wait;
+    crowd.clear();
+    EXPECT_TRUE(run_until([&] { return socket.connections() == 1; }))
+        << socket.connections() << " left after " << wait;
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
+}
+
+TEST_F(Crowd, WhatSomebodyHasSentWhoHasGoneWaitsNoLongerThanUsual) {
+  config.backpressure_timeout = Milliseconds{200};
+  for (const char* to : {"worker-9", "worker-8,worker-9"}) {
+    json send{{"op", "send"}, {"rid", 1}, {"to", to}, {"body", "x"}, {"timeoutMs", 3'600'000}};
+    join(send.dump() + "\n");
+    turn_loop();
+  }
+  EXPECT_EQ(ask({{"op", "stats"}})["outbox"], 3);
+  crowd.clear();
+  EXPECT_TRUE(run_until([&] { return box.books().outbox_live == 0; }));
+}
+
+TEST_F(Crowd, WhoHasGoneTakesNoMessage) {
+  join(R"({"op":"recv","rid":1,"waitMs":3600000})"
+       "\n");
+  turn_loop();
+  crowd.clear();
+  // In the very turn in which its end is noticed.
+  ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "m"}, {"body", "x"}})["ok"], true);
+  EXPECT_EQ(ask({{"op", "recv"}})["message"]["attempt"], 1);
+}
+
+TEST_F(Crowd, AReplyGoesToTheLiveCallThoughADeadOneAskedFirst) {
+  const std::string question =
+      R"({"op":"request","rid":1,"to":"worker-0","id":"q","body":"?","timeoutMs":3600000})"
+      "\n";
+  join(question);
+  ASSERT_EQ(ask({{"op", "recv"}, {"waitMs", 5000}})["message"]["messageId"], "q");
+  crowd.clear();
+  turn_loop();
+  auto& live = join(question);
+  turn_loop();
+  const json replied = ask({{"op", "send"},
+                            {"to", "worker-0"},
+                            {"id", "r"},
+                            {"inReplyTo", "q"},
+                            {"ackAttempt", 1},
+                            {"body", "!"}});
+  EXPECT_EQ(replied["acked"], true) << replied;
+  turn_loop();
+  const auto answer = json::parse(heard(live).first, nullptr, false);
+  ASSERT_TRUE(answer.is_object());
+  EXPECT_EQ(answer["ok"], true) << answer;
+  EXPECT_EQ(answer["reply"]["body"], "!");
+}
+
+TEST_F(Crowd, WhoAsksASecondTimeIsStillAwaitingWhenTheFirstCallEnds) {
+  const std::string question =
+      R"({"op":"request","rid":1,"to":"worker-9","id":"q","body":"?","timeoutMs":3600000})"
+      "\n";
+  auto& older = join(question);
+  turn_loop();
+  join(question);
+  turn_loop();
+  EXPECT_NE(heard(older).first.find("unknown"), std::string::npos);
+  mailbox::Message reply;
+  reply.id.value = "r";
+  reply.from = reply.to = config.name;
+  reply.in_reply_to.value = "q";
+  mail.send(reply, kPatience, [](const Result<Mail::Accepted>& sent) { ASSERT_TRUE(sent); });
+  EXPECT_EQ(ask({{"op", "recv"}})["code"], "not_found") << "it is for the one who waits";
+}
+
+TEST_F(Crowd, AnswersThatNobodyReadsTakeNoMoreThanTheirShareOfMemory) {
+  const std::string body(60'000, 'x');
+  ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "big"}, {"body", body}})["ok"], true);
+  std::string cats;
+  for (int i = 0; i < 58; ++i)
+    cats += R"({"op":"cat","rid":1,"messageId":"big"})"
+            "\n";
+  for (int i = 0; i < 30; ++i) join(cats);  // 3.5 MB each
+  turn_loop();
+  std::size_t held = 0, ended = 0;
+  for (auto& one : crowd) {
+    const auto [text, end] = heard(one);
+    if (end)
+      ++ended;
+    else
+      held += text.size();
+  }
+  EXPECT_GE(ended, 20U);
+  EXPECT_LE(ended, 28U) << "some are served";
+  EXPECT_EQ(ask({{"op", "cat"}, {"messageId", "big"}})["ok"], true) << "who reads goes on";
+  crowd.clear();
+  turn_loop();
+  EXPECT_EQ(socket.connections(), 1U);
+}
+
+TEST_F(Crowd, UnfinishedLinesTakeNoMoreThanTheirShareOfMemory) {
+  const std::string part = R"({"x":")" + std::string((1U << 20U) - 4096, 'a');
+  for (int i = 0; i < 60; ++i) join(part);
+  turn_loop();
+  std::size_t ended = 0, told = 0;
+  for (auto& one : crowd) {
+    const auto [text, end] = heard(one);
+    ended += end ? 1 : 0;
+    if (text.empty()) continue;
+    ++told;
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
+    const json said = json::parse(text, nullptr, false);
+    EXPECT_EQ(said["code"], "full") << text;
+    EXPECT_TRUE(said["rid"].is_null());
+  }
+  EXPECT_GE(ended, 30U);
+  EXPECT_LE(ended, 45U) << "the others go on";
+  EXPECT_EQ(told, ended) << "each hears why";
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
+}
+
+TEST_F(Crowd, FullConnectionsOfFourAgentsAreOrdinary) {
+  const std::string body(64'000, 'x');
+  std::string sends;
+  for (std::size_t i = 0; i < kMaxOutstanding; ++i)
+    sends += json{{"op", "send"}, {"rid", i}, {"to", "worker-9"}, {"body", body}}.dump() + "\n";
+  for (int i = 0; i < 4; ++i) join(sends);
+  turn_loop();
+  for (auto& one : crowd) EXPECT_FALSE(heard(one).second);
+}
+
+TEST_F(Crowd, WhoReadsIsServedHoweverManyAskAtOnce) {
+  const std::string body(60'000, 'x');
+  ASSERT_EQ(ask({{"op", "send"}, {"to", "worker-0"}, {"id", "big"}, {"body", body}})["ok"], true);
+  for (int i = 0; i < 240; ++i) join();
+  const std::string cat = R"({"op":"cat","rid":1,"messageId":"big"})"
+                          "\n";
+  // 58 MB, and 31 MB of them in what the kernel says at a time: 128 connections.
+  for (auto& one : crowd) boost::asio::write(one, boost::asio::buffer(cat + cat + cat + cat));
+  std::map<stream_protocol::socket*, std::ptrdiff_t> lines;
+  EXPECT_TRUE(run_until([&] {
+    bool all = true;
+    for (auto& one : crowd) {
+      const auto [text, ended] = heard(one);
+      lines[&one] += std::count(text.begin(), text.end(), '\n');
+      EXPECT_TRUE(!ended || lines[&one] == 4);
+      all = all && (ended || lines[&one] == 4);
+    }
+    return all;
+  }));
+}
+
+TEST_F(Crowd, AnExpensiveRequestIsOneATurn) {
+  for (int i = 0; i < 900; ++i) {
+    mailbox::Message m;
+    m.id.value = "m-" + std::to_string(i);
+    m.from = m.to = config.name;
+    mail.send(m, kPatience, [](const Result<Mail::Accepted>& sent) { ASSERT_TRUE(sent); });
+  }
+  turn_loop();
+  // How long it takes to answer one, on this machine.
+  auto begin = mono_now();
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(ask({{"op", "ls"}})["messages"].size(), 900U);
+  const auto ten = std::max(mono_now() - begin, Milliseconds{10});
+  std::string lists;
+  for (int i = 0; i < 30; ++i)
+    lists += R"({"op":"ls","rid":1})"
+             "\n";
+  for (int i = 0; i < 20; ++i) join();
+  for (auto& one : crowd) boost::asio::write(one, boost::asio::buffer(lists));
+  begin = mono_now();
+  EXPECT_EQ(ask({{"op", "hello"}})["ok"], true);
+  EXPECT_LT(mono_now() - begin, ten * 3) << "600 of them take " << (ten * 60).count() << " ms";
 }
 
 }  // namespace

@@ -193,10 +193,18 @@ bool Drop::enter(const std::string& name) {
   return true;
 }
 
+// A directory has no more under way than it leaves to others, so that some are stuck and there are
+// places all the same; and where all are given away, those that have none get their first.
+bool Drop::may_take(const Place& place) const {
+  const auto own = place.labels.size();
+  if (own == 0) return under_way_ < kMaxDrops;
+  constexpr auto kShared = kMaxDrops - kFirstDrops;
+  return own < kMaxDropsPerDirectory && under_way_ + own < kShared;
+}
+
 // False: nothing of this directory can be taken.
 bool Drop::take(const std::shared_ptr<Place>& place, const std::string& name) {
-  if (place->labels.size() >= kMaxDropsPerDirectory || under_way_ >= kMaxDrops)
-    return true;  // whatever finishes next has another look begin
+  if (!may_take(*place)) return true;  // whatever finishes next has another look begin
   auto claimed = place->files.claim(name, config_.max_message_bytes, place->labels);
   if (const auto* why = std::get_if<DropFiles::Why>(&claimed)) {
     // It stays where it is: it may become another name.

@@ -26,7 +26,9 @@ inline constexpr Milliseconds kDropRescan{1000};          // without any hint
 inline constexpr std::size_t kDropEntriesPerTurn = 256;   // then others get their turn
 inline constexpr std::size_t kMaxDropsPerDirectory = 64;  // under way at a time …
 inline constexpr std::size_t kMaxDrops = 256;             // … and in all
-inline constexpr std::size_t kMaxDropWatches = 256;       // the others wait for the next look
+inline constexpr std::size_t kFirstDrops =
+    64;  // of these, for directories that have none under way
+inline constexpr std::size_t kMaxDropWatches = 256;  // the others wait for the next look
 inline constexpr std::size_t kMaxDropNotes = 64;  // in a look, of files that are named as outcomes
 
 class Drop {
@@ -58,6 +60,7 @@ class Drop {
   std::shared_ptr<Place> begin(Descriptor directory, const std::string& name);
   bool enter(const std::string& name);
   bool take(const std::shared_ptr<Place>& place, const std::string& name);
+  [[nodiscard]] bool may_take(const Place& place) const;
   void finish(const std::shared_ptr<Place>& place, const DropFiles::Claimed& file, const char* word,
               const std::string& lines);
   void ended();

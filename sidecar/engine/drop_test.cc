@@ -288,6 +288,29 @@ TEST_F(Drops, OneDirectoryThatIsStuckHoldsUpNoOther) {
   EXPECT_EQ(drop->under_way(), kMaxDropsPerDirectory);
 }
 
+TEST_F(Drops, ManyDirectoriesThatAreStuckHoldUpNoOther) {
+  config.backpressure_timeout = Milliseconds{60'000};
+  for (int receiver = 1; receiver <= 20; ++receiver) {
+    const auto before = drop->under_way();
+    for (int i = 0; i < 100; ++i)
+      put("worker-" + std::to_string(receiver) + "/" + std::to_string(i), "text");
+    const auto begin = mono_now();
+    while (drop->under_way() < before + kMaxDropsPerDirectory &&
+           mono_now() - begin < Milliseconds{100}) {
+      io.restart();
+      io.run_for(Milliseconds{5});
+    }
+    EXPECT_GT(drop->under_way(), before) << "each gets something done: worker-" << receiver;
+  }
+  const auto stuck = drop->under_way();
+  EXPECT_LE(stuck, kMaxDrops);
+  for (int i = 0; i < 10; ++i) put("worker-0/" + std::to_string(i), "text");
+  const auto begin = mono_now();
+  ASSERT_TRUE(run_until([&] { return box.books().stored == 10; }));
+  EXPECT_LT(mono_now() - begin, Milliseconds{5000});
+  EXPECT_TRUE(run_until([&] { return drop->under_way() == stuck; }));
+}
+
 TEST_F(Drops, AHundredThousandFilesStallNobody) {
   constexpr int kFiles = 100'000;
   fs::create_directories(at("worker-0"));

@@ -93,7 +93,7 @@ Mail::~Mail() { *alive_ = false; }
 
 // ---- agents' requests
 
-void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
+void Mail::start(mailbox::Message message, Milliseconds timeout, const void* who, OnSent done) {
   const auto deadline = mono_now() + timeout;
   const bool crowded = sends_.size() + blocked_count_ >= kMaxWaitingSends;
   const auto before = blocked_.empty() ? blocked_.end() : blocked_.find(lane_of(message));
@@ -106,12 +106,13 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
   // Behind those that wait already, so that a sender's messages stay in their order.
   const bool behind = before != blocked_.end() && !known;
   Error why = behind ? before->second.back().why : Error{};
-  if (!behind && begin(message, deadline, done, why) == Begun::kYes) return;
+  if (!behind && begin(message, deadline, who, done, why) == Begun::kYes) return;
   if (behind) {
     for (auto& one : before->second) {
       if (one.message.id != message.id) continue;
       auto previous = std::exchange(one.done, std::move(done));
       one.deadline = deadline;
+      one.who = who;
       arm(deadline);
       return previous(
           Error{Code::kUnknown, "the same id was sent again; that call gets the answer"});
@@ -119,22 +120,22 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, OnSent done) {
   }
   if (!blocks_ || config_.reject_when_full || timeout <= Milliseconds{0} ||
       blocked_bytes_ + message.body.size() > room_.blocked_bytes) {
-    if (message.wants_reply) box_.forget_reply(message.from, message.id);
     return done(why);
   }
-  block(std::move(message), deadline, std::move(done), std::move(why));
+  block(std::move(message), deadline, who, std::move(done), std::move(why));
 }
 
-void Mail::block(mailbox::Message message, MonoTime deadline, OnSent done, Error why) {
+void Mail::block(mailbox::Message message, MonoTime deadline, const void* who, OnSent done,
+                 Error why) {
   ++blocked_count_;
   blocked_bytes_ += message.body.size();
   arm(std::min(deadline, mono_now() + kRoomCheck));
   auto& queue = blocked_[lane_of(message)];
-  queue.push_back({std::move(message), deadline, std::move(done), std::move(why)});
+  queue.push_back({std::move(message), deadline, std::move(done), who, std::move(why)});
 }
 
-Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, OnSent& done,
-                        Error& why) {
+Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, const void* who,
+                        OnSent& done, Error& why) {
   const auto now = mono_now();
   const auto& id = message.id;
   const auto& to = message.to;
@@ -149,7 +150,6 @@ Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, OnSe
     return Begun::kNoRoom;
   }
   if (!sent) {
-    if (message.wants_reply) box_.forget_reply(message.from, id);
     done(sent.error());
     return Begun::kYes;
   }
@@ -174,8 +174,7 @@ Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, OnSe
   }
   auto& peer = peers_[pod_of(to)];  // it may have been looked for only now and then
   peer.retry_at = std::min(peer.retry_at, now + kMaxBackoff);
-  sends_[sent->sequence] =
-      Waiting{message.from, to, id, deadline, std::move(done), message.wants_reply, false, ""};
+  sends_[sent->sequence] = Waiting{message.from, to, id, deadline, std::move(done), who};
   arm(deadline);
   mark_dirty(pod_of(to));
   return Begun::kYes;
@@ -199,7 +198,7 @@ void Mail::retry_blocked() {
         if (queue.size() < before) turn_ends();
         break;
       }
-      if (begin(first.message, first.deadline, first.done, first.why) == Begun::kNoRoom)
+      if (begin(first.message, first.deadline, first.who, first.done, first.why) == Begun::kNoRoom)
         return turn_ends();  // then it is the log that is full
       --blocked_count_;
       blocked_bytes_ -= first.message.body.size();
@@ -222,7 +221,6 @@ void Mail::stop_blocking() {
     for (auto& one : queue) {
       --blocked_count_;
       blocked_bytes_ -= one.message.body.size();
-      if (one.message.wants_reply) box_.forget_reply(one.message.from, one.message.id);
       one.done(unavailable(config_.name.value + "'s pod is shutting down; nothing was sent"));
     }
   }
@@ -246,34 +244,36 @@ void Mail::end_late_blocked(MonoTime now) {
     --blocked_count_;
     blocked_bytes_ -= one.message.body.size();
     if (box_.knows(one.message)) {  // it has come another way, from a former pod of ours
-      (void)begin(one.message, one.deadline, one.done, one.why);
+      (void)begin(one.message, one.deadline, one.who, one.done, one.why);
       continue;
     }
-    if (one.message.wants_reply) box_.forget_reply(one.message.from, one.message.id);
     one.done(one.why);
   }
 }
 
-void Mail::send(mailbox::Message message, Milliseconds timeout, OnSent done) {
-  start(std::move(message), timeout, std::move(done));
+void Mail::send(mailbox::Message message, Milliseconds timeout, OnSent done, const void* who) {
+  start(std::move(message), timeout, who, std::move(done));
 }
 
-void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) {
+void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done, const void* who) {
   message.wants_reply = true;
   const MessageId id = message.id;
   const AgentName from = message.from;
   const auto deadline = mono_now() + timeout;
-  start(std::move(message), timeout,
-        [this, from, id, deadline, done = std::move(done)](Result<Accepted> sent) {
+  const auto number = ++next_request_;
+  requests_[number] = {from, id, who};
+  start(std::move(message), timeout, who,
+        [this, number, from, id, deadline, who, done = std::move(done)](Result<Accepted> sent) {
+          if (!requests_.contains(number)) return;
           if (!sent) {
-            box_.forget_reply(from, id);
+            (void)end_request(number);
             return done(std::move(sent));
           }
           const auto left = std::max(Milliseconds{0}, deadline - mono_now());
-          receive(from, left, Milliseconds{60000}, id, nullptr,
-                  [this, from, id, accepted = *std::move(sent),
+          receive(from, left, Milliseconds{60000}, id, who,
+                  [this, number, id, accepted = *std::move(sent),
                    done](Result<mailbox::Delivery> reply) mutable {
-                    box_.forget_reply(from, id);
+                    if (!end_request(number)) return;
                     if (!reply) {
                       return done(Error{Code::kNotFound,
                                         "message " + id.value + " was accepted (survives: " +
@@ -285,16 +285,29 @@ void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done) 
         });
 }
 
+bool Mail::end_request(std::uint64_t number) {
+  const auto found = requests_.find(number);
+  if (found == requests_.end()) return false;
+  const auto ended = std::move(found->second);
+  requests_.erase(found);
+  if (std::none_of(requests_.begin(), requests_.end(), [&](const auto& other) {
+        return other.second.id == ended.id && other.second.from == ended.from;
+      })) {
+    box_.forget_reply(ended.from, ended.id);
+  }
+  return true;
+}
+
 // The mark of the ack comes behind the reply's record, in the log as on its way to the device, so
 // that no crash leaves the question acked and nobody answered.
 void Mail::reply(mailbox::Message message, std::uint16_t attempt, Milliseconds timeout,
-                 Milliseconds ack_timeout, OnSent done) {
+                 Milliseconds ack_timeout, OnSent done, const void* who) {
   const AgentName from = message.from;
   const MessageId question = message.in_reply_to;
   // Whoever asked, but for a reply that goes to somebody else.
   const AgentName to = message.to;
   const AgentName asker = box_.look(from, question, to) ? to : AgentName{};
-  start(std::move(message), timeout,
+  start(std::move(message), timeout, who,
         [this, from, question, asker, attempt, ack_timeout,
          done = std::move(done)](Result<Accepted> sent) {
           if (!sent) return done(std::move(sent));
@@ -308,13 +321,32 @@ void Mail::reply(mailbox::Message message, std::uint16_t attempt, Milliseconds t
         });
 }
 
-void Mail::forget_receivers(const void* who) {
+void Mail::forget(const void* who) {
   for (auto of = receivers_.begin(); of != receivers_.end();) {
     waiting_receivers_ -=
         std::erase_if(of->second, [&](const Receiver& receiver) { return receiver.who == who; });
     of = of->second.empty() ? receivers_.erase(of) : std::next(of);
   }
   unwatch(who);
+  std::vector<std::uint64_t> ended;
+  for (const auto& [number, request] : requests_) {
+    if (request.who == who) ended.push_back(number);
+  }
+  for (const auto number : ended) (void)end_request(number);
+  const auto latest = mono_now() + config_.backpressure_timeout;
+  bool sooner = false;
+  const auto hurry = [&](auto& send) {
+    if (send.who != who) return;
+    send.who = nullptr;
+    send.deadline = std::min(send.deadline, latest);
+    sooner = true;
+  };
+  for (auto& [sequence, waiting] : sends_) hurry(waiting);
+  for (auto& [lane, queue] : blocked_) {
+    for (auto& one : queue) hurry(one);
+  }
+  if (sooner) arm(latest);
+  schedule_work();
 }
 
 Status Mail::watch(const AgentName& agent, const void* who, OnMessage seen) {
@@ -1094,7 +1126,6 @@ void Mail::finish(log::Sequence sequence, Result<Accepted> result) {
   if (found == sends_.end()) return;
   auto waiting = std::move(found->second);
   sends_.erase(found);
-  if (!result && waiting.wants_reply) box_.forget_reply(waiting.from, waiting.id);
   waiting.done(std::move(result));
 }
 

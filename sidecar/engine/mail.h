@@ -148,15 +148,18 @@ class Mail {
   using OnReceived = std::function<void(Result<mailbox::Delivery>)>;
   using OnStatus = std::function<void(Status)>;
 
-  void send(mailbox::Message message, Milliseconds timeout, OnSent done);
+  // `who` asks, here and below: what waits for it ends with forget(); nullptr: nobody in
+  // particular.
+  void send(mailbox::Message message, Milliseconds timeout, OnSent done, const void* who = nullptr);
   // As send, then waits for the reply until the same deadline. kNotFound: accepted, but no reply in
   // time.
-  void request(mailbox::Message message, Milliseconds timeout, OnSent done);
+  void request(mailbox::Message message, Milliseconds timeout, OnSent done,
+               const void* who = nullptr);
   // As send, then, once the message was accepted and only then, as ack of the one that it replies
   // to: in one step, whether or not the agent is still there. An error is of the message alone.
   void reply(mailbox::Message message, std::uint16_t attempt, Milliseconds timeout,
-             Milliseconds ack_timeout, OnSent done);
-  // What is for `agent`, one of this pod's. `who` asks; nullptr: nobody in particular.
+             Milliseconds ack_timeout, OnSent done, const void* who = nullptr);
+  // What is for `agent`, one of this pod's.
   void receive(const AgentName& agent, Milliseconds wait, Milliseconds lease,
                std::optional<MessageId> in_reply_to, const void* who, OnReceived done);
   // The next part of a stream, as Mailbox::receive_part.
@@ -172,8 +175,10 @@ class Mail {
   using OnMessage = std::function<void(const mailbox::Message&)>;
   Status watch(const AgentName& agent, const void* who, OnMessage seen);
   void unwatch(const void* who);
-  // It has gone: it gets nothing, costs no message an attempt, and is shown nothing.
-  void forget_receivers(const void* who);
+  // It has gone: it gets nothing, costs no message an attempt, is shown nothing, and waits for no
+  // reply; none of these is called back. What it has sent still goes out, for no longer than a send
+  // without a timeout of its own.
+  void forget(const void* who);
   // OK: the sender's pod has recorded it, or is not there any more (Silence). kUnknown: acked here,
   // it does not come again from this pod, but the sender's pod has not recorded it within
   // `timeout`; it is told when it can be, and the same call again waits for it again.
@@ -287,14 +292,21 @@ class Mail {
     MessageId id;
     MonoTime deadline;
     OnSent done;
-    bool wants_reply = false, transmitted = false;
-    std::string full;  // the last `full` answer's words
+    const void* who;
+    bool transmitted = false;
+    std::string full = {};  // the last `full` answer's words
   };
   struct Blocked {  // a send that waits for room in this pod
     mailbox::Message message;
     MonoTime deadline;
     OnSent done;
+    const void* who;
     Error why;
+  };
+  struct Request {  // a call that waits for a reply, or until its question is accepted
+    AgentName from;
+    MessageId id;
+    const void* who;
   };
   struct Receiver {
     std::optional<MessageId> in_reply_to;
@@ -316,11 +328,14 @@ class Mail {
     LogId creditor;
   };
 
-  void start(mailbox::Message message, Milliseconds timeout, OnSent done);
+  void start(mailbox::Message message, Milliseconds timeout, const void* who, OnSent done);
+  // False: its caller has gone. Its reply is anybody's, unless another call waits for it, too.
+  bool end_request(std::uint64_t number);
   enum class Begun { kYes, kNoRoom };
   // kNoRoom: nothing was done, `why` says who is full; else `done` was taken.
-  Begun begin(const mailbox::Message& message, MonoTime deadline, OnSent& done, Error& why);
-  void block(mailbox::Message message, MonoTime deadline, OnSent done, Error why);
+  Begun begin(const mailbox::Message& message, MonoTime deadline, const void* who, OnSent& done,
+              Error& why);
+  void block(mailbox::Message message, MonoTime deadline, const void* who, OnSent done, Error why);
   void take_grant(Session& session, const link::Frame& frame);
   void send_grants(MonoTime now);
   void decline(const AgentName& pod, const AgentName& to, std::uint8_t stream);
@@ -410,6 +425,8 @@ class Mail {
   // The sessions of an incarnation, the youngest last: a short one must not hide the main one.
   std::map<LogId, std::vector<std::weak_ptr<Session>>> by_log_;
   std::map<log::Sequence, Waiting> sends_;
+  std::map<std::uint64_t, Request> requests_;  // by a number of their own
+  std::uint64_t next_request_ = 0;
   // Sender, receiver, whether it is a reply: as the outbox has room for them, and keeps their
   // order.
   using Lane = std::tuple<AgentName, AgentName, bool>;

@@ -95,6 +95,7 @@ struct Post::Call {
   Tally tally;
   OnOutcome each;
   OnDone done;
+  std::optional<std::weak_ptr<const void>> who;
   void add(const AgentName& name) {
     if (known.insert(name).second) to.push_back(name);
   }
@@ -105,12 +106,13 @@ Post::Post(Loop& loop, Mail& mail, const Config& config)
 Post::~Post() { *alive_ = false; }
 
 void Post::send(const Receivers& to, mailbox::Message message, Milliseconds timeout, OnOutcome each,
-                OnDone done) {
+                OnDone done, std::optional<std::weak_ptr<const void>> who) {
   auto call = std::make_shared<Call>(loop_.io());
   call->message = std::move(message);
   call->deadline = mono_now() + timeout;
   call->each = std::move(each);
   call->done = std::move(done);
+  call->who = std::move(who);
   for (const auto& name : to.names) call->add(name);
   for (std::uint32_t team = 0; team < config_.coordinators; ++team) {
     const AgentName coordinator{"coordinator-" + std::to_string(team)};
@@ -150,6 +152,7 @@ void Post::ask(const std::shared_ptr<Call>& call) {
   peers(team, [this, call, team, alive = alive_](const Result<std::vector<Worker::Peer>>& found) {
     if (!*alive) return;
     if (!found) {
+      (void)caller(*call);
       if (mono_now() + kAskAgain > call->deadline) {
         --*std::exchange(call->counted, nullptr);
         return call->done(found.error().in("nothing was sent"));
@@ -179,7 +182,19 @@ std::vector<AgentName> Post::agents_of(const Worker::Peer& peer) const {
   return out;
 }
 
+// Null: nobody asks any more.
+std::shared_ptr<const void> Post::caller(Call& call) const {
+  if (!call.who) return nullptr;
+  auto who = call.who->lock();
+  if (!who) {
+    call.deadline = std::min(call.deadline, mono_now() + config_.backpressure_timeout);
+    call.who.reset();
+  }
+  return who;
+}
+
 void Post::step(const std::shared_ptr<Call>& call) {
+  const auto who = caller(*call);
   const auto left = std::max(Milliseconds{0}, call->deadline - mono_now());
   const auto end = std::min(call->to.size(), call->next + kSendsPerTurn);
   while (call->next < end) {
@@ -187,10 +202,12 @@ void Post::step(const std::shared_ptr<Call>& call) {
     ++call->waiting;
     mailbox::Message message = call->message;
     message.to = to;
-    mail_.send(std::move(message), left,
-               [this, call, to, alive = alive_](const Result<Mail::Accepted>& sent) {
-                 if (*alive) outcome(call, to, sent);
-               });
+    mail_.send(
+        std::move(message), left,
+        [this, call, to, alive = alive_](const Result<Mail::Accepted>& sent) {
+          if (*alive) outcome(call, to, sent);
+        },
+        who.get());
   }
   if (call->next == call->to.size()) return;
   loop_.post([this, call, alive = alive_] {

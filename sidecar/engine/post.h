@@ -61,13 +61,15 @@ class Post {
   using OnOutcome = std::function<void(const AgentName&, const Result<Mail::Accepted>&)>;
   // An error: nothing was sent to anybody.
   using OnDone = std::function<void(const Result<Tally>&)>;
+  // `who` asks: once it has gone, all that is sent or asked for waits as in Mail::forget.
   void send(const Receivers& to, mailbox::Message message, Milliseconds timeout, OnOutcome each,
-            OnDone done);
+            OnDone done, std::optional<std::weak_ptr<const void>> who = {});
 
  private:
   struct Call;
   void ask(const std::shared_ptr<Call>& call);
   void step(const std::shared_ptr<Call>& call);
+  std::shared_ptr<const void> caller(Call& call) const;
   void outcome(const std::shared_ptr<Call>& call, const AgentName& to,
                const Result<Mail::Accepted>& sent);
 

@@ -1,6 +1,7 @@
-// Whether a pod keeps refusing mail for lack of room. No clock, I/O or threads.
+// Whether a pod keeps refusing for lack of room, and how often to say so. No clock, I/O or threads.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "os/time.h"
@@ -11,6 +12,20 @@ namespace swarm::engine {
 // that is over sooner is ordinary backpressure, of which nobody need hear.
 inline constexpr Milliseconds kPressedAfter{5000}, kPressedFor{30000};
 inline constexpr std::size_t kMaxPressedBytes = 200;  // of the reason
+
+// Says of something that may happen all the time whether it is to be logged now.
+inline constexpr Milliseconds kSeldom{10'000};
+class Seldom {
+ public:
+  bool due(MonoTime now) {
+    if (said_ && now - *said_ < kSeldom) return false;
+    said_ = now;
+    return true;
+  }
+
+ private:
+  std::optional<MonoTime> said_;
+};
 
 class Refusals {
  public:

@@ -18,7 +18,6 @@ Session::Session(Loop& loop, tcp::socket socket, const Options& options, link::H
       options_(options),
       handshake_(std::move(handshake)),
       events_(std::move(events)),
-      inbound_(64U << 10U, '\0'),
       started_(mono_now()),
       last_heard_(started_) {}
 
@@ -63,6 +62,7 @@ std::shared_ptr<Session> Session::connect(Loop& loop, const tcp::endpoint& to,
 
 void Session::read() {
   auto self = shared_from_this();
+  inbound_.resize(up_ ? kSessionReadBytes : kHandshakeReadBytes);
   socket_.async_read_some(boost::asio::buffer(inbound_), [self](error_code e, std::size_t n) {
     if (self->closed_) return;
     if (e) return self->close(unavailable("link: " + e.message()));
@@ -183,6 +183,24 @@ void Session::heartbeat() {
     self->ping();
     if (!self->closed_) self->heartbeat();
   });
+}
+
+bool Unfinished::add(const std::shared_ptr<Session>& session) {
+  bool full = false;
+  if (sessions_.size() >= kMaxUnfinishedHandshakes) {
+    std::erase_if(sessions_, [](const std::weak_ptr<Session>& known) {
+      const auto one = known.lock();
+      return !one || !one->unfinished();
+    });
+    full = sessions_.size() >= kMaxUnfinishedHandshakes;
+  }
+  if (full) {
+    if (const auto oldest = sessions_.front().lock())
+      oldest->close(unavailable("link: too many connections that have not said who they are"));
+    sessions_.pop_front();
+  }
+  sessions_.push_back(session);
+  return full;
 }
 
 void Session::close(const Error& why) {

@@ -8,6 +8,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
+#include <list>
 #include <memory>
 #include <string>
 
@@ -18,6 +19,9 @@ namespace swarm::engine {
 
 inline constexpr std::size_t kMaxSessionQueueBytes =
     16U << 20U;  // beyond: the peer does not read, the session ends
+// Of what a connection reads at a time; the little is for those who have not said who they are.
+inline constexpr std::size_t kHandshakeReadBytes = 1U << 10U, kSessionReadBytes = 64U << 10U;
+inline constexpr std::size_t kMaxUnfinishedHandshakes = 512;  // one more, and the oldest one ends
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
@@ -47,6 +51,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Ends it; events.closed follows soon, with this error.
   void close(const Error& why);
   [[nodiscard]] bool up() const { return up_ && !closed_; }
+  [[nodiscard]] bool unfinished() const { return !up_ && !closed_; }  // its handshake
   [[nodiscard]] const link::Identity& peer() const { return handshake_.peer(); }
   [[nodiscard]] const link::Standing& peer_standing() const { return handshake_.peer_standing(); }
   // Of the other side, as far as it has said; nothing is known of it at first.
@@ -76,6 +81,17 @@ class Session : public std::enable_shared_from_this<Session> {
   std::uint32_t features_ = 0;
   MonoTime started_, last_heard_;
   bool connected_ = false, up_ = false, closed_ = false, write_scheduled_ = false;
+};
+
+// Those that were accepted and have not said who they are yet: anybody can connect, so they are
+// few. Threads: the loop's.
+class Unfinished {
+ public:
+  // The oldest one makes room: who knows the secret needs milliseconds. True: it had to.
+  bool add(const std::shared_ptr<Session>& session);
+
+ private:
+  std::list<std::weak_ptr<Session>> sessions_;  // the oldest first; some are through or closed
 };
 
 }  // namespace swarm::engine

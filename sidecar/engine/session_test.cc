@@ -3,6 +3,7 @@
 #include "engine/session.h"
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -866,6 +867,37 @@ TEST(SessionTest, AConnectionThatIsNotAnsweredEndsLongBeforeAHandshake) {
     io.run_one_for(Milliseconds{20});
   EXPECT_EQ(closed, "link: no connection in time");
   EXPECT_LT(mono_now() - begun, options.handshake_timeout - Milliseconds{1000});
+}
+
+TEST(SessionTest, ThoseWhoDoNotSayWhoTheyAreAreFewAndSmall) {
+  boost::asio::io_context io;
+  Loop loop(io);
+  tcp::acceptor acceptor(io, {boost::asio::ip::make_address("127.0.0.5"), 0});
+  Session::Options options;
+  options.self.name.value = "worker-0";
+  options.secret = std::string(32, 's');
+  constexpr std::size_t kBeyond = 20;
+  std::vector<tcp::socket> silent;
+  std::vector<std::shared_ptr<Session>> accepted;
+  std::vector<const Session*> ended;
+  Unfinished unfinished;
+  const auto before = ::mallinfo2().uordblks;
+  for (std::size_t i = 0; i < kMaxUnfinishedHandshakes + kBeyond; ++i) {
+    silent.emplace_back(io).connect(acceptor.local_endpoint());
+    Session::Events events;
+    events.ready = [](Session&) {};
+    events.frame = [](Session&, const link::Frame&) {};
+    events.closed = [&](Session& session, const Error&) { ended.push_back(&session); };
+    accepted.push_back(Session::accept(loop, acceptor.accept(), options, std::move(events)));
+    EXPECT_EQ(unfinished.add(accepted.back()), i >= kMaxUnfinishedHandshakes);
+  }
+  EXPECT_LT(::mallinfo2().uordblks - before, accepted.size() * 8192);
+  io.poll();
+  ASSERT_EQ(ended.size(), kBeyond);
+  for (std::size_t i = 0; i < kBeyond; ++i) EXPECT_EQ(ended[i], accepted[i].get()) << "the oldest";
+  for (const auto& session : accepted) session->close(Error{Code::kCancelled, "enough"});
+  io.restart();
+  io.poll();
 }
 
 }  // namespace

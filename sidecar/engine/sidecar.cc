@@ -178,6 +178,9 @@ class Sidecar {
   net::HttpServer http_;
   tcp::acceptor acceptor_;
   std::set<std::shared_ptr<Session>> inbound_;
+  Unfinished unfinished_;
+  Seldom crowded_;
+  std::uint64_t crowded_out_ = 0;  // over HTTP, as said last
   boost::asio::signal_set signals_;
   boost::asio::steady_timer drain_timer_, retry_timer_, pressure_timer_;
   telemetry::Metrics metrics_;
@@ -338,7 +341,10 @@ void Sidecar::accept() {
         if (coordinator_) coordinator_->session_down(session);
         inbound_.erase(session.shared_from_this());
       };
-      inbound_.insert(Session::accept(loop_, std::move(socket), options_, std::move(events)));
+      auto session = Session::accept(loop_, std::move(socket), options_, std::move(events));
+      if (unfinished_.add(session) && crowded_.due(mono_now()))
+        telemetry::warn("too many links have not said who they are: the oldest ones end", {});
+      inbound_.insert(std::move(session));
     }
     accept();
   });
@@ -484,6 +490,10 @@ void Sidecar::look_at_resources() {
   const bool calm = std::ranges::all_of(lifecycle::kResources, [this](Resource resource) {
     return pressure_.share(resource) == 100 && pressure_.level(resource) < kCalmLevel;
   });
+  if (const auto ended = http_.crowded_out(); ended != crowded_out_) {
+    telemetry::warn("too many slow requests over HTTP: connections were ended",
+                    {{"connections", ended - std::exchange(crowded_out_, ended)}});
+  }
   pressure_timer_.expires_after(calm ? kPressureRest : kPressurePoll);
   pressure_timer_.async_wait([this](error_code e) {
     if (!e) look_at_resources();

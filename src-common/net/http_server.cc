@@ -132,7 +132,15 @@ struct HttpServer::Core : std::enable_shared_from_this<HttpServer::Core> {
   asio::steady_timer retry;
   const Handler handler;
   const HttpServerLimits limits;
+  // The oldest of those that wait for their peer ends; of those with a body only, if so said.
+  // False: there is none but `but`.
+  bool end_oldest(bool with_body, const Session* but);
+  bool reserve(Session& session, std::size_t bytes);
+
   std::set<Session*> sessions;  // each takes itself out
+  std::size_t body_bytes = 0;   // that may come of the requests being read
+  std::uint64_t waits = 0;      // so far: the number of each is its age
+  std::uint64_t crowded_out = 0;
   bool stopping = false;
 };
 
@@ -141,6 +149,9 @@ namespace {
 // The private name Core is only nameable through the class; sessions see what they need of it.
 struct Shared {
   std::function<void(Session*)> remove;
+  std::function<bool(Session&, std::size_t)> reserve;
+  std::size_t* body_bytes;
+  std::uint64_t* waits;
   const Handler* handler;
   const HttpServerLimits* limits;
   const bool* stopping;
@@ -154,13 +165,23 @@ class Session : public std::enable_shared_from_this<Session> {
     const auto peer = stream_.socket().remote_endpoint(ignored);
     if (!ignored) remote_ = peer.address().to_string() + ":" + std::to_string(peer.port());
   }
-  ~Session() { shared_.remove(this); }
+  ~Session() {
+    release();
+    shared_.remove(this);
+  }
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
   void start() { wait_for_request(); }
   [[nodiscard]] bool idle() const { return idle_; }
+  // Since when it waits for its peer; nullopt: the peer waits for us.
+  [[nodiscard]] std::optional<std::uint64_t> waits_since() const {
+    return waiting_ || closed_ ? std::nullopt : std::optional(waits_since_);
+  }
+  [[nodiscard]] bool reads_body() const { return reserved_ != 0; }
   void close() {
+    closed_ = true;
+    release();
     error_code ignored;  // closing is all that can be done
     stream_.socket().shutdown(tcp::socket::shutdown_both, ignored);
     stream_.close();
@@ -176,9 +197,11 @@ class Session : public std::enable_shared_from_this<Session> {
  private:
   void wait_for_request() {
     if (*shared_.stopping) return close();
+    waits_since_ = ++*shared_.waits;
     if (buffer_.size() > 0) return read_header();
     idle_ = true;
-    stream_.expires_after(shared_.limits->idle_timeout);
+    stream_.expires_after(request_id_ == 0 ? shared_.limits->header_timeout
+                                           : shared_.limits->idle_timeout);
     stream_.async_read_some(buffer_.prepare(kReadPiece),
                             [self = shared_from_this()](error_code ec, std::size_t n) {
                               self->idle_ = false;
@@ -192,14 +215,37 @@ class Session : public std::enable_shared_from_this<Session> {
     parser_.emplace();
     parser_->header_limit(static_cast<std::uint32_t>(shared_.limits->max_header_bytes));
     parser_->body_limit(shared_.limits->max_body_bytes);
-    stream_.expires_after(shared_.limits->read_timeout);
+    waits_since_ = ++*shared_.waits;
+    const auto begun = mono_now();
+    stream_.expires_after(std::min(shared_.limits->header_timeout, shared_.limits->read_timeout));
     http::async_read_header(
-        stream_, buffer_, *parser_, [self = shared_from_this()](error_code ec, std::size_t) {
+        stream_, buffer_, *parser_, [self = shared_from_this(), begun](error_code ec, std::size_t) {
           if (ec) return self->read_failed(ec);
+          if (!self->reserve_body()) return self->no_room();
+          self->stream_.expires_at(begun + self->shared_.limits->read_timeout);
           if (beast::iequals(self->parser_->get()[http::field::expect], "100-continue"))
             return self->say_continue();
           self->read_body();
         });
+  }
+
+  bool reserve_body() {
+    if (parser_->is_done()) return true;
+    const auto length = parser_->content_length();
+    const std::size_t most = shared_.limits->max_body_bytes;
+    const std::size_t bytes = length ? static_cast<std::size_t>(*length) : most;
+    if (!shared_.reserve(*this, bytes)) return false;
+    reserved_ = bytes;
+    return true;
+  }
+  void release() { *shared_.body_bytes -= std::exchange(reserved_, 0); }
+  void no_room() {
+    keep_alive_ = false;
+    version_ = 11;
+    send_answer({503,
+                 "text/plain; charset=utf-8",
+                 "too many requests are being read\n",
+                 {{"Retry-After", "1"}}});
   }
 
   void say_continue() {
@@ -256,6 +302,7 @@ class Session : public std::enable_shared_from_this<Session> {
       request.headers.emplace(lower(field.name_string()), std::string(field.value()));
     }
     request.body = std::move(message.body());
+    release();
 
     const std::uint64_t id = ++request_id_;
     waiting_ = true;
@@ -311,6 +358,7 @@ class Session : public std::enable_shared_from_this<Session> {
     if (!head_ && !no_body) response_.body() = std::move(answer.body);
     response_.prepare_payload();
     if (head_ && !no_body) response_.content_length(size);
+    waits_since_ = ++*shared_.waits;
     stream_.expires_after(shared_.limits->write_timeout);
     http::async_write(stream_, response_, [self = shared_from_this()](error_code ec, std::size_t) {
       self->response_ = {};
@@ -328,7 +376,9 @@ class Session : public std::enable_shared_from_this<Session> {
   http::response<http::empty_body> interim_;
   http::response<http::string_body> response_;
   std::string remote_;
-  std::uint64_t request_id_ = 0;
+  std::uint64_t request_id_ = 0, waits_since_ = 0;
+  std::size_t reserved_ = 0;  // of the bodies of all
+  bool closed_ = false;
   unsigned version_ = 11;
   bool keep_alive_ = true;
   bool head_ = false;
@@ -356,27 +406,52 @@ void HttpServer::Core::accept() {
 void HttpServer::Core::admit(tcp::socket socket) {
   bool full = false;
   if (sessions.size() >= limits.max_connections) {
-    const auto idle =
-        std::find_if(sessions.begin(), sessions.end(), [](const Session* s) { return s->idle(); });
-    if (idle != sessions.end()) {
-      (*idle)->close();  // the one that waits for nothing makes room
-    } else {
-      full = true;
-      // A second ceiling, for those that only wait for their 503 to be written.
-      if (sessions.size() >= limits.max_connections + limits.max_connections / 4 + 1) return;
+    full = !end_oldest(false, nullptr);
+    // A second ceiling: what ends, and what only waits for its 503 to be written, is there still.
+    if (sessions.size() >= limits.max_connections + limits.max_connections / 4 + 1) {
+      if (full) ++crowded_out;
+      return;
     }
   }
   error_code ignored;  // latency only
   socket.set_option(tcp::no_delay(true), ignored);
-  Shared shared{[core = shared_from_this()](Session* s) { core->sessions.erase(s); }, &handler,
-                &limits, &stopping};
+  Shared shared{[core = shared_from_this()](Session* s) { core->sessions.erase(s); },
+                [this](Session& s, std::size_t bytes) { return reserve(s, bytes); },
+                &body_bytes,
+                &waits,
+                &handler,
+                &limits,
+                &stopping};
   auto session = std::make_shared<Session>(std::move(socket), std::move(shared));
   sessions.insert(session.get());
   if (full) {
+    ++crowded_out;
     session->refuse_all();
   } else {
     session->start();
   }
+}
+
+bool HttpServer::Core::end_oldest(bool with_body, const Session* but) {
+  Session* oldest = nullptr;
+  for (Session* s : sessions) {
+    if (s == but || !s->waits_since() || (with_body && !s->reads_body())) continue;
+    if (oldest == nullptr || *s->waits_since() < *oldest->waits_since()) oldest = s;
+  }
+  if (oldest == nullptr) return false;
+  if (!oldest->idle()) ++crowded_out;
+  oldest->close();
+  return true;
+}
+
+bool HttpServer::Core::reserve(Session& session, std::size_t bytes) {
+  while (body_bytes + bytes > limits.max_total_body_bytes) {
+    if (end_oldest(true, &session)) continue;
+    ++crowded_out;
+    return false;
+  }
+  body_bytes += bytes;
+  return true;
 }
 
 void HttpServer::Core::halt() {
@@ -419,6 +494,8 @@ std::uint16_t HttpServer::port() const {
   const auto endpoint = core_->acceptor.local_endpoint(ec);
   return ec ? std::uint16_t{0} : endpoint.port();
 }
+
+std::uint64_t HttpServer::crowded_out() const { return core_ ? core_->crowded_out : 0; }
 
 void HttpServer::stop() {
   if (core_) asio::post(core_->io, [core = core_] { core->halt(); });

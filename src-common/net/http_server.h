@@ -8,10 +8,12 @@
 // Ownership: connections keep themselves alive; the HttpServer may be destroyed at any time (it
 // stops first).
 //   The io_context outlives the server and every outstanding Respond.
-// Limits: every one in HttpServerLimits; a request beyond one is answered (400, 413, 431, 408, 503)
-// and the
-//   connection closed. Not a TLS server, not a file server; no compression, no upgrade, no
-//   pipelining.
+// Limits: every one in HttpServerLimits; a request beyond one is answered (400, 413, 431, 503) or,
+// when it is late, not, and the
+//   connection closed. Where connections or memory for bodies run out, the one whose request has
+//   been unfinished (or unasked, or its answer unread) longest ends, so that whoever says a whole
+//   request at once is answered. Not a TLS server, not a file server; no compression, no upgrade,
+//   no pipelining.
 #pragma once
 
 #include <cstddef>
@@ -70,8 +72,10 @@ using Handler = std::function<void(HttpRequest, Respond)>;
 struct HttpServerLimits {
   std::size_t max_header_bytes = std::size_t{16} << 10;
   std::size_t max_body_bytes = std::size_t{1} << 20;
+  std::size_t max_total_body_bytes = std::size_t{16} << 20;  // of requests that are being read
   std::size_t max_connections = 256;
   Milliseconds idle_timeout{60'000};    // between two requests of a connection
+  Milliseconds header_timeout{5'000};   // from its first byte, of the first one from the start
   Milliseconds read_timeout{10'000};    // from the first byte of a request to its last
   Milliseconds handle_timeout{90'000};  // from the handler's call to Respond
   Milliseconds write_timeout{10'000};   // for a whole response
@@ -88,6 +92,8 @@ class HttpServer {
   // it can't.
   Status start(boost::asio::io_context& io, const std::string& address, std::uint16_t port,
                Handler handler, HttpServerLimits limits = {});
+  // Connections that were ended or refused since one of the two was full.
+  [[nodiscard]] std::uint64_t crowded_out() const;
   // The port it listens on; 0 before start().
   [[nodiscard]] std::uint16_t port() const;
   // No new connections, those between requests are closed at once; requests being handled still get

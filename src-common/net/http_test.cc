@@ -264,6 +264,48 @@ TEST(HttpServer, IdleConnectionsMakeRoomBusyOnesDoNot) {
   EXPECT_THAT(refused.hear_all(), StartsWith("HTTP/1.1 503"));
 }
 
+TEST(HttpServer, SlowRequestsMakeRoomForThoseThatAreWhole) {
+  HttpServerLimits limits = quick();
+  limits.read_timeout = Milliseconds{20'000};
+  Server server(limits);
+  std::vector<std::unique_ptr<Raw>> slow;
+  for (int i = 0; i < 30; ++i) {
+    slow.push_back(std::make_unique<Raw>(server.port));
+    slow.back()->say(i % 3 == 0   ? ""
+                     : i % 3 == 1 ? "GET / HT"
+                                  : "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\nab");
+  }
+  for (int i = 0; i < 5; ++i) {
+    Raw probe(server.port);
+    probe.say("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    EXPECT_THAT(probe.hear_all(), StartsWith("HTTP/1.1 200")) << i;
+  }
+}
+
+TEST(HttpServer, BodiesHaveATotalAndTheOldestUnfinishedOneGivesWay) {
+  HttpServerLimits limits = quick();
+  limits.max_body_bytes = 8U << 20U;
+  limits.max_connections = 64;
+  limits.read_timeout = Milliseconds{20'000};
+  Server server(limits);
+  const std::string part(64U << 10U, 'x');
+  std::vector<std::unique_ptr<Raw>> slow;
+  for (int i = 0; i < 5; ++i) {  // 7 MiB each, 16 MiB in all
+    slow.push_back(std::make_unique<Raw>(server.port));
+    slow.back()->say("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7340032\r\n\r\n" + part);
+    Raw probe(server.port);  // by its answer, the request above has been looked at
+    probe.say("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    EXPECT_THAT(probe.hear_all(), StartsWith("HTTP/1.1 200"));
+  }
+  const auto begin = mono_now();
+  EXPECT_EQ(slow[0]->hear_all(), "");
+  EXPECT_EQ(slow[2]->hear_all(), "");
+  EXPECT_LT(mono_now() - begin, Milliseconds{1000}) << "they were ended, not only silent";
+  Raw whole(server.port);
+  whole.say("POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody");
+  EXPECT_THAT(whole.hear_all(), HasSubstr("|body"));
+}
+
 TEST(HttpServer, StopClosesIdleConnectionsAndTheListener) {
   Server server;
   Raw raw(server.port);
