@@ -80,7 +80,7 @@ TEST(MailRequest, TheFirstMemberThatIsWrongIsNamed) {
             "unknown member \"to\" of recv, allowed: op rid waitMs leaseMs inReplyTo stream part "
             "from");
   EXPECT_EQ(wrong(R"("op":"extend","":1)"),
-            "unknown member \"\" of extend, allowed: op rid messageId attempt leaseMs");
+            "unknown member \"\" of extend, allowed: op rid messageId attempt leaseMs from");
 }
 
 TEST(MailRequest, AMessageHasOneBody) {
