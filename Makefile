@@ -42,5 +42,5 @@ lint: ## formatting and static checks; 10 s; TIDY=1: clang-tidy, too
 	@scripts/lint
 lint-fix: ## format everything
 	@scripts/lint fix
-proof: ## docs/proof.md from the results of the others
-	@scripts/proof
+proof: ## docs/proof.md and the tables of docs/performance.md from the results of the others
+	@scripts/proof && scripts/performance
