@@ -34,9 +34,10 @@ std::string payload(Input& in) {
 
 // A number that `most` bounds, but none from which the steps below could count beyond it: no log
 // gets there by counting, and what names a higher one was not written by a log.
-std::uint64_t bounded(Input& in, std::uint64_t most) {
-  constexpr std::uint64_t kCounted = 10'000;
-  const std::uint64_t value = in.wild();
+template <typename Number>
+Number bounded(Input& in, Number most) {
+  constexpr Number kCounted = 10'000;
+  const auto value = static_cast<Number>(in.wild());
   return value <= most && value > most - kCounted ? value - kCounted : value;
 }
 
@@ -61,7 +62,7 @@ std::string superblock(Input& in) {
         s.generation = bounded(in, kMaxSequence);
         s.tail_segment = static_cast<std::uint32_t>(in.wild());
         s.tail_offset = static_cast<std::uint32_t>(in.wild() * 8);
-        s.next_segment = static_cast<std::uint32_t>(bounded(in, kMaxSegmentNumber));
+        s.next_segment = bounded(in, kMaxSegmentNumber);
         bytes = encode_slot(s);
       }
     }
@@ -109,8 +110,8 @@ void fill(sim::FakeDirectory& directory, Input& in) {
   write(directory, names[0], superblock(in));
   Sequence sequence = 0;
   for (std::size_t files = in.below(kMaxFiles); files > 0; --files) {
-    const auto number = static_cast<std::uint32_t>(in.below(4) == 0 ? bounded(in, kMaxSegmentNumber)
-                                                                    : in.below(16));
+    const auto number = in.below(4) == 0 ? bounded(in, kMaxSegmentNumber)
+                                         : static_cast<std::uint32_t>(in.below(16));
     std::array<char, 16> name{};
     std::snprintf(name.data(), name.size(), "%s-%08x", in.below(4) == 0 ? "free" : "seg", number);
     names.emplace_back(name.data());
