@@ -124,7 +124,8 @@ void judge(fuzz::Pod& pod) {
       continue;
     std::ifstream lines(entry.path());
     for (std::string line; std::getline(lines, line);) {
-      if (line.find_first_not_of('x') == std::string::npos) continue;  // an agent's
+      if (line.starts_with('x'))
+        continue;  // an agent has written, perhaps over the beginning of ours
       const json said = json::parse(line, nullptr, /*allow_exceptions=*/false);
       check(said.is_object() && said.contains("outcome") && said.contains("to"),
             "an outcome is a line of JSON");
