@@ -18,7 +18,7 @@ const spillCommand = "make e2e SCENARIO=spill"
 func TestSpill(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, restricted)
-	const swarm, memory, disk, body, sent = "spilt", 8 << 20, 32 << 20, 30_000, 1000
+	const swarm, memory, disk, body, sent = "spilt", 8 << 20, 48 << 20, 30_000, 1000
 	// The kubelet measures disks once a minute, and looks every ten seconds.
 	watch := 90 * time.Second
 	if small() {
@@ -27,7 +27,7 @@ func TestSpill(t *testing.T) {
 	w.apply(swarmOf{name: swarm, replicas: 2, agent: object{"command": []string{"sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"}},
 		workers: object{"taskGraceSeconds": 1},
 		spec: object{"shutdown": object{"drainTimeoutSeconds": 5},
-			"mailbox": object{"sizeLimit": "8Mi", "spill": object{"sizeLimit": "32Mi"}, "backpressure": object{"policy": "Reject"}}}}.manifest())
+			"mailbox": object{"sizeLimit": "8Mi", "spill": object{"sizeLimit": "48Mi"}, "backpressure": object{"policy": "Reject"}}}}.manifest())
 	w.readySwarm(swarm, 2)
 	before := map[string]corev1.Pod{}
 	for _, pod := range w.live(swarm, "worker") {
@@ -57,7 +57,7 @@ func TestSpill(t *testing.T) {
 		}
 	}
 	full := outcomes["refused full"]
-	w.result("messages of 30 kB to one who does not read, 8 MiB of memory and 32 MiB of disk: accepted, refused as full", spillCommand,
+	w.result("messages of 30 kB to one who does not read, 8 MiB of memory and 48 MiB of disk: accepted, refused as full", spillCommand,
 		fmt.Sprintf("%d, %d of %d", len(accepted), full, sent), "more than 8 MiB accepted; no other outcome",
 		len(accepted)*body > memory && full > 0 && len(accepted)+full == sent)
 
@@ -77,7 +77,7 @@ func TestSpill(t *testing.T) {
 
 	// Full as it is: a few are read and acked.
 	read := w.readSpilt(swarm, 10, body)
-	w.result("acks while memory and disk are full", spillCommand, fmt.Sprintf("%d of 10", len(read)), "10", len(read) == 10)
+	w.result("acks while the outbox is full and mail lies on disk", spillCommand, fmt.Sprintf("%d of 10", len(read)), "10", len(read) == 10)
 
 	kept := time.Now()
 	for w.stays(before) == "" && time.Since(kept) < watch {

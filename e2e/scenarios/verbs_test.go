@@ -328,13 +328,16 @@ func (v *verbs) messages() {
 	v.in(peer, 0, `^\{.*"attempt":1,.*"body":"from stdin".*"redelivered":false`, "^$", "recv", "--wait=10s", "--lease=1s", "-o", "json")
 	v.in(peer, 0, "^from stdin$", "attempt 2, redelivered", "recv", "--wait=10s")
 	v.in(peer, 7, "^$", "attempt", "ack", "m-again", "--attempt=1")
-	v.in(peer, 0, "^$", "^$", "nack", "m-again", "--attempt=2", "--delay=12s")
+	v.in(peer, 0, "^$", "^$", "nack", "m-again", "--attempt=2", "--from=worker-0", "--delay=12s")
 	v.in(peer, 0, `(?m)^m-again .* delayed +2 `, "^$", "ls")
 	v.in(peer, 3, "^$", "", "recv", "--wait=0s")
 	v.in(peer, 0, "^from stdin$", "attempt 3, redelivered", "recv", "--wait=30s")
-	v.in(peer, 0, "^$", "^$", "extend", "m-again", "--attempt=3", "--lease=50s")
+	v.in(peer, 0, "^$", "^$", "extend", "m-again", "--attempt=3", "--from=worker-0", "--lease=50s")
 	v.in(peer, 7, "^$", "attempt", "extend", "m-again", "--attempt=2")
-	v.in(peer, 0, "^$", "^$", "ack", "m-again", "--attempt=3")
+	v.in(peer, 0, "^from stdin$", "", "cat", "m-again", "--from=worker-0")
+	v.in(peer, 3, "^$", "no message m-again", "cat", "m-again", "--from=worker-7")
+	v.in(peer, 3, "^$", "no message m-again", "ack", "m-again", "--attempt=3", "--from=worker-7")
+	v.in(peer, 0, "^$", "^$", "ack", "m-again", "--attempt=3", "--from=worker-0")
 
 	// Many in one call; the wrong line stops no other.
 	v.inWith(`{"to":"worker-1","body":"poison","id":"m-poison"}`+"\n"+`{"to":"worker-1"}`+"\n", me, 8,
@@ -596,7 +599,7 @@ func (v *verbs) running() {
 
 func (v *verbs) watched() {
 	watch := v.start("get", "tasks", "work", "-w", "-l", "kind=watched", "-o", "wide")
-	v.equal("get -w, its header", strings.Join(strings.Fields(watch.line(20*time.Second)), " "), "TASK STATE ATTEMPT AGENT VERSION AGE LAST-OUTPUT RESULT KEY POD LABELS")
+	v.equal("get -w, its header", strings.Join(strings.Fields(watch.line(20*time.Second)), " "), "TASK STATE ATTEMPT AGENT VERSION AGE LAST-OUTPUT RESULT COST TOKENS KEY POD LABELS")
 	id := v.give("work", "echo seen; sleep 3; echo ok", "--label=kind=watched")
 	for _, state := range []string{"running", "done"} {
 		for line := ""; !regexp.MustCompile("^" + id + " +" + state + " .* kind=watched$").MatchString(line); {
