@@ -176,15 +176,17 @@ class World {
         break;
       }
       case 6:
-        if (auto acked = box_->ack(now_, agent(), which(), taken_.second); acked && acked->debt)
+        if (auto acked = box_->ack(now_, agent(), which(), taken_.second, whose());
+            acked && acked->debt)
           recorded(*acked->debt);
         break;
       case 7:
-        (void)box_->nack(now_, agent(), which(), taken_.second, Milliseconds{in_.below(3) * 1000});
+        (void)box_->nack(now_, agent(), which(), taken_.second, Milliseconds{in_.below(3) * 1000},
+                         whose());
         break;
       case 8:
-        (void)box_->extend(now_, agent(), which(), taken_.second,
-                           Milliseconds{in_.below(3) * 1000});
+        (void)box_->extend(now_, agent(), which(), taken_.second, Milliseconds{in_.below(3) * 1000},
+                           whose());
         break;
       case 9:
         link(name(in_), log_id(in_));
@@ -327,7 +329,8 @@ class World {
   }
   bool end(const Delivery& got) {
     check(got.attempt > 0, "attempts count from 1");
-    const auto acked = box_->ack(now_, got.message.to, got.message.id, got.attempt);
+    const auto acked =
+        box_->ack(now_, got.message.to, got.message.id, got.attempt, got.message.from);
     check(acked.ok(), "who was handed a message can acknowledge it");
     if (acked->debt) box_->on_ack_recorded(acked->debt->inbox);
     return true;
@@ -342,6 +345,7 @@ class World {
     return out;
   }
   AgentName agent() { return one_of_ours(in_); }
+  AgentName whose() { return in_.below(2) == 0 ? AgentName{} : name(in_); }
   MessageId which() { return in_.below(2) == 0 ? taken_.first : message_id(in_); }
   void recorded(const AckDebt& debt) {
     if (in_.below(2) == 0) box_->on_ack_recorded(debt.inbox);
