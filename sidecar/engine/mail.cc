@@ -306,7 +306,7 @@ void Mail::reply(mailbox::Message message, std::uint16_t attempt, Milliseconds t
   const MessageId question = message.in_reply_to;
   // Whoever asked, but for a reply that goes to somebody else.
   const AgentName to = message.to;
-  const AgentName asker = box_.look(from, question, to) ? to : AgentName{};
+  const AgentName asker = box_.has(from, question, to) ? to : AgentName{};
   start(std::move(message), timeout, who,
         [this, from, question, asker, attempt, ack_timeout,
          done = std::move(done)](Result<Accepted> sent) {

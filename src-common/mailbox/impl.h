@@ -353,6 +353,7 @@ class Mailbox::Impl {
   std::vector<Summary> list(const AgentName& agent, Listed* there) const;
   Result<Delivery> look(const AgentName& agent, const MessageId& id, const AgentName& from,
                         bool dead) const;
+  [[nodiscard]] bool has(const AgentName& agent, const MessageId& id, const AgentName& from) const;
   Books books() const;
 
   bool draining_ = false;
@@ -590,8 +591,9 @@ class Mailbox::Impl {
     std::uint16_t attempt;
   };
   std::deque<Acked> recent_acks_;
-  MonoTime ticked_{};     // the latest tick()
-  bool damaged_ = false;  // records of our log could not be read
+  std::unordered_map<MessageId, std::uint32_t> recent_ids_;  // how many of these have it
+  MonoTime ticked_{};                                        // the latest tick()
+  bool damaged_ = false;                                     // records of our log could not be read
   std::set<Sequence> pending_outcomes_;
 
   std::unordered_map<Sequence, Outgoing> out_;

@@ -300,6 +300,9 @@ Result<Delivery> Mailbox::look(const AgentName& agent, const MessageId& id, cons
                                bool dead) const {
   return impl_->look(agent, id, from, dead);
 }
+bool Mailbox::has(const AgentName& agent, const MessageId& id, const AgentName& from) const {
+  return impl_->has(agent, id, from);
+}
 Books Mailbox::books() const { return impl_->books(); }
 std::vector<SendOutcome> Mailbox::take_outcomes() { return std::exchange(impl_->outcomes_, {}); }
 

@@ -450,6 +450,8 @@ class Mailbox {
   // Without taking it; of any sender, or of `from`; `dead`: of dead letters only.
   [[nodiscard]] Result<Delivery> look(const AgentName& agent, const MessageId& id,
                                       const AgentName& from = {}, bool dead = false) const;
+  // A message of `from` is in its inbox, or was acked and its sender's pod does not know it yet.
+  [[nodiscard]] bool has(const AgentName& agent, const MessageId& id, const AgentName& from) const;
   [[nodiscard]] Books books() const;  // of all agents together
   // Outcomes that became known since the last call, in order.
   std::vector<SendOutcome> take_outcomes();

@@ -124,6 +124,11 @@ void Mailbox::Impl::forget_reply(const AgentName& agent, const MessageId& id) {
   }
 }
 
+bool Mailbox::Impl::has(const AgentName& agent, const MessageId& id, const AgentName& from) const {
+  const Inbox* inbox = find_inbox(agent);
+  return inbox != nullptr && inbox->by_pair.count(pair_key(from, id)) != 0;
+}
+
 // Ids of different senders may be equal, and so may their attempts: whoever settles one of several
 // has to say whose it is.
 Status Mailbox::Impl::one_sender(const Inbox& inbox, const MessageId& id,
@@ -140,8 +145,10 @@ Status Mailbox::Impl::one_sender(const Inbox& inbox, const MessageId& id,
   const auto [begin, end] = inbox.by_id.equal_range(id);
   for (auto it = begin; it != end; ++it) see(inbox_.at(it->second).from);
   if (first == nullptr) return {};  // nothing that could be taken for another
-  for (const Acked& acked : recent_acks_) {
-    if (acked.inbox == &inbox && acked.id == id) see(acked.from);
+  if (recent_ids_.count(id) != 0) {
+    for (const Acked& acked : recent_acks_) {
+      if (acked.inbox == &inbox && acked.id == id) see(acked.from);
+    }
   }
   if (second == nullptr) return {};
   if (second->value < first->value) std::swap(first, second);
@@ -250,7 +257,12 @@ Result<AckResult> Mailbox::Impl::settle_or_owe(Entry& e, std::uint16_t attempt) 
   retire(e);
   e.where = Where::kAcked;
   ++books_.acked;
-  if (recent_acks_.size() >= kRecentAcks) recent_acks_.pop_front();
+  if (recent_acks_.size() >= kRecentAcks) {
+    const auto oldest = recent_ids_.find(recent_acks_.front().id);
+    if (--oldest->second == 0) recent_ids_.erase(oldest);
+    recent_acks_.pop_front();
+  }
+  ++recent_ids_[e.id];
   recent_acks_.push_back({e.inbox, e.id, e.from, attempt});
   if (owes) {
     owed_[debt.sender].insert(e.sequence);
