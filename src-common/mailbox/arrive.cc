@@ -107,9 +107,11 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
                                       const Message& message) {
   Sequence id_record = 0;
   const bool received = !sender_log.empty();
-  const bool known = inbox_of(number_in_pod(message.to.value))
-                         .received_ids.count(pair_key(message.from, message.id)) != 0;
-  if (!is_generated(message.id) && received && !known) {
+  const auto is_known = [&] {
+    return inbox_of(number_in_pod(message.to.value))
+               .received_ids.count(pair_key(message.from, message.id)) != 0;
+  };
+  if (!is_generated(message.id) && received && !is_known()) {
     auto written = log_->append(kUserId, encode_user_id({true, false, message.from, message.id,
                                                          number_in_pod(message.to.value)}));
     if (!written) return written.error();
