@@ -339,7 +339,7 @@ void Mail::record_released() {
     acked_by_.erase(by);
     may_have_room_ = true;
   }
-  if (!box_.releasing()) acked_by_.clear();
+  if (!box_.records_late()) acked_by_.clear();
 }
 
 Error Mail::no_custodian() const {

@@ -548,7 +548,7 @@ bool Mail::take(Session& session, const link::Frame& frame) {
           link::put_u64(payload, sequence);
           session.send(FrameType::kAckRecorded, payload);
           if constexpr (kCrashPoints) loop_.after_commit([] { crash_point("recorded-sent"); });
-        } else if (box_.releasing()) {
+        } else if (box_.records_late()) {
           acked_by_[sequence] = session.weak_from_this();
         }
         schedule_work();
@@ -1184,6 +1184,7 @@ void Mail::work() {
   if (now >= due_) end_late_blocked(now);
   if (may_have_room_ || now >= due_) retry_blocked();
   (void)box_.tick(now);
+  if (!acked_by_.empty()) record_released();
   serve();
   send_grants(now);
   if (now >= due_)

@@ -221,14 +221,10 @@ std::map<LogId, std::vector<Sequence>> Mailbox::Impl::take_releases_elsewhere() 
   return std::exchange(releases_elsewhere_, {});
 }
 
-// Done, but for the custodian's copy. To the receiver it is done: what follows goes on.
+// Done, but for the custodian's copy.
 void Mailbox::Impl::begin_ending(Outgoing& o, std::optional<SendOutcome> refused) {
   if (!endings_.try_emplace(o.sequence, std::move(refused)).second) return;
-  OutStream& stream = stream_for(destinations_.at(o.to), o);
-  stream.unanswered.erase(o.origin_sequence());
-  stream.due.erase(o.origin_sequence());
-  stream.live.erase(o.origin_sequence());
-  o.state = Out::kStored;
+  leave_stream(o);
   set_copy(o, Copy::kLeaving);
   releases_due_.insert(o.sequence);
 }
@@ -246,8 +242,7 @@ void Mailbox::Impl::complete(Sequence sequence) {
   endings_.erase(sequence);
   if (o.offered) return;  // it is for our successor to record
   if (!refused) {
-    (void)finish_acked(o);
-    recorded_.push_back(sequence);
+    if (finish_acked(o)) recorded_.push_back(sequence);
     return;
   }
   outcomes_.push_back(*refused);

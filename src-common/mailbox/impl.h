@@ -335,6 +335,7 @@ class Mailbox::Impl {
   std::map<LogId, std::vector<Sequence>> take_releases_elsewhere();
   void end_releases();
   [[nodiscard]] bool releasing() const { return !endings_.empty(); }
+  [[nodiscard]] bool records_late() const { return !endings_.empty() || !unrecorded_.empty(); }
   std::vector<Sequence> take_recorded() { return std::exchange(recorded_, {}); }
   [[nodiscard]] bool waits_for_custodian(Sequence sequence) const;
   [[nodiscard]] bool withdrawing(Sequence sequence) const;
@@ -504,7 +505,9 @@ class Mailbox::Impl {
   Outgoing* copied_before(const Outgoing& o);
   void keep_elsewhere(const LogId& custodian, Sequence sequence);
   void let_go_elsewhere(Sequence sequence, bool release);
+  void leave_stream(Outgoing& o);
   bool finish_acked(Outgoing& o);
+  void record_late_acks();
   void begin_ending(Outgoing& o, std::optional<SendOutcome> refused);
   void end_copy(Outgoing& o);
   void complete(Sequence sequence);
@@ -624,7 +627,8 @@ class Mailbox::Impl {
   std::map<LogId, std::vector<Sequence>> releases_elsewhere_;
   // Done, but for the custodian's word that it has no copy any more: acked, or else refused.
   std::map<Sequence, std::optional<SendOutcome>> endings_;
-  std::vector<Sequence> recorded_;  // acks, with that word
+  std::set<Sequence> unrecorded_;   // acked, and the log could not be written
+  std::vector<Sequence> recorded_;  // acks, later than they came
   std::map<Sequence, Ward> wards_;  // by our record
   struct Guarded {
     AgentName pod;

@@ -218,6 +218,7 @@ std::map<LogId, std::vector<Sequence>> Mailbox::take_releases_elsewhere() {
 }
 void Mailbox::end_releases() { impl_->end_releases(); }
 bool Mailbox::releasing() const { return impl_->releasing(); }
+bool Mailbox::records_late() const { return impl_->records_late(); }
 std::vector<Sequence> Mailbox::take_recorded() { return impl_->take_recorded(); }
 bool Mailbox::waits_for_custodian(Sequence sequence) const {
   return impl_->waits_for_custodian(sequence);

@@ -288,7 +288,8 @@ class Mailbox {
   bool on_grant(const AgentName& pod, const AgentName& to, std::uint8_t stream);
   // The receiver's agent has acknowledged: the outbox record is done. Idempotent. false: nothing
   // was recorded, since the record was offered to our successor, which has to; or not yet
-  // (take_recorded), since the custodian has to release its copy first.
+  // (take_recorded), since the custodian has to release its copy first, or the log can't be
+  // written.
   bool on_acked(const AgentName& pod, Sequence sequence);
 
   // ---- custody
@@ -352,6 +353,8 @@ class Mailbox {
   // Our custodian can't be asked: acks that wait for it are recorded without it.
   void end_releases();
   [[nodiscard]] bool releasing() const;  // that something waits for its word
+  // Some ack is to be recorded that on_acked() could not.
+  [[nodiscard]] bool records_late() const;
   // Acks recorded since the last call, of which on_acked() had said that they were not yet.
   std::vector<Sequence> take_recorded();
   // It waits for a custodian; withdraw() waits for its release.

@@ -179,6 +179,37 @@ TEST(Codec, RefusesHostileBytes) {
   }
 }
 
+// The outcome of an id that its user chose must be on the record before the ack is: a sender that
+// starts anew would send the message again, to a receiver that has lost its log.
+TEST_F(Mailboxes, AnAckIsRecordedWhenTheOutcomeOfItsIdIs) {
+  const Sequence sent = send(a, message("job-1", kA, kB));
+  const auto out = a.box->transmit(kB, 1 << 20);
+  ASSERT_EQ(out.size(), 1U);
+  ASSERT_EQ(b.box->deliver(now, a.log->id(), sent, 0, out[0].message), Answer::kStored);
+  a.directory.crash();  // its log can't be written
+  a.box->on_answer(now, kB, b.log->id(), sent, Answer::kStored, "");
+  ASSERT_EQ(receive(b), "job-1/1");
+  const auto acked = b.box->ack(now, kB, {"job-1"}, 1);
+  ASSERT_TRUE(acked);
+  EXPECT_FALSE(a.box->on_acked(kB, acked->debt->sender_sequence));
+  EXPECT_TRUE(a.box->records_late());
+  (void)a.box->tick(now);
+  EXPECT_TRUE(a.box->take_recorded().empty());
+  link();
+  EXPECT_TRUE(a.box->transmit(kB, 1 << 20).empty()) << "the receiver has acked it";
+
+  a.directory.restart(nullptr);
+  (void)a.box->tick(now);
+  EXPECT_EQ(a.box->take_recorded(), std::vector{sent});
+  EXPECT_FALSE(a.box->records_late());
+  ASSERT_TRUE(a.start(now, 3));
+  link();
+  EXPECT_TRUE(a.box->transmit(kB, 1 << 20).empty());
+  const auto again = a.box->send(now, message("job-1", kA, kB));
+  ASSERT_TRUE(again && again->already);
+  EXPECT_TRUE(again->already->repeated);
+}
+
 TEST_F(Mailboxes, AMessageGoesItsWay) {
   const Sequence s = send(a, message("m1", kA, kB));
   EXPECT_EQ(carry(a, b), std::vector{Answer::kStored});

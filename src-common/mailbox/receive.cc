@@ -407,7 +407,7 @@ bool Mailbox::Impl::tick(MonoTime now) {
     ready = true;
   }
   expire_ids(now);
-  (void)record_pending_outcomes();  // else at the next tick
+  record_late_acks();  // else at the next tick
   if (!large_anchors_.empty()) shrink_anchor(*large_anchors_.begin());
   return ready;
 }

@@ -61,6 +61,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   out_.erase(it);
   offers_.erase(sequence);
   offers_due_.erase(sequence);
+  unrecorded_.erase(sequence);
   forget_copy(o, after);
   if (o.kept) kept_.erase(o.kept->origin);
   std::string pair = pair_key(o.from, o.to, o.id);
@@ -331,10 +332,8 @@ void Mailbox::Impl::on_link_up(MonoTime now, const AgentName& pod, const LogId& 
     for (const Sequence* at = d.all.end(); at != d.all.begin();) {
       const Sequence sequence = *--at;
       Outgoing& o = out_.at(sequence);
-      if (limits_.entrust) {
-        set_copy(o, o.copy);
-        if (endings_.count(sequence) != 0) continue;
-      }
+      if (limits_.entrust) set_copy(o, o.copy);
+      if (endings_.count(sequence) != 0 || unrecorded_.count(sequence) != 0) continue;
       // What we keep is told again on each link: the receiver does not write down who keeps it.
       if (o.state == Out::kStored && (ask_again || o.kept || o.stored_at != peer)) make_due(d, o);
     }
@@ -542,11 +541,35 @@ bool Mailbox::Impl::on_acked(const AgentName& pod, Sequence sequence) {
   return true;
 }
 
-// false: the custodian has a copy, which must not outlive the record of the ack.
+// To the receiver it is done: what follows goes on.
+void Mailbox::Impl::leave_stream(Outgoing& o) {
+  OutStream& stream = stream_for(destinations_.at(o.to), o);
+  stream.unanswered.erase(o.origin_sequence());
+  stream.due.erase(o.origin_sequence());
+  stream.live.erase(o.origin_sequence());
+  o.state = Out::kStored;
+}
+
+// Acks that came while the log could not be written.
+void Mailbox::Impl::record_late_acks() {
+  if (!record_pending_outcomes()) return;
+  for (const Sequence sequence : std::exchange(unrecorded_, {})) {
+    Outgoing& o = out_.at(sequence);
+    if (!o.offered && finish_acked(o)) recorded_.push_back(sequence);
+  }
+}
+
+// false: the custodian has a copy, which must not outlive the record of the ack; or the outcome of
+// its id can't be written: after a restart it would be sent again.
 bool Mailbox::Impl::finish_acked(Outgoing& o) {
   accept(o);
   if (may_be_entrusted(o)) {
     begin_ending(o, std::nullopt);
+    return false;
+  }
+  if (!record_pending_outcomes()) {
+    leave_stream(o);
+    unrecorded_.insert(o.sequence);
     return false;
   }
   ++books_.acknowledged_by_receiver;

@@ -235,6 +235,7 @@ void World::tick(Pod& pod) {
   event();
   pod.doing = Step::kHandedOut;  // ends leases
   (void)pod.box->tick(pod.now);
+  (void)pod.box->take_recorded();  // the receiver says it again on the next link
   pod.doing.reset();
   send_grants(pod);
   if (linked_ && !pod.directory.crashed()) strangers_end(pod);
