@@ -226,7 +226,6 @@ Status Sidecar::open_log() {
     limits.max_received_bytes = usable / 8 * 3;
     limits.max_sent_bytes = limits.max_ward_bytes = usable / 4;
   }
-  limits.max_inbox_bytes = config_.agents_per_pod > 1 ? usable / 4 : limits.max_received_bytes;
   box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits, config_.agents_per_pod);
 
   // Records are kept until the parts exist that read them: they need the log's id, which open()

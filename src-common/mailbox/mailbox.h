@@ -99,9 +99,9 @@ struct Limits {
       1000;  // per agent: ready, leased and dead ones; replies to a request do not count
   std::uint32_t max_outbox_messages = 1000;  // of one sender to one receiver
   // As they are in the log; 0: what that has room for. A single message always fits.
-  std::uint64_t max_inbox_bytes = 0;  // of one agent
-  std::uint64_t max_received_bytes =
-      0;  // of all inboxes of the pod, with one message in each at least
+  // Of all inboxes of the pod; of several, one gets no more than what is left, one message in each
+  // at least.
+  std::uint64_t max_received_bytes = 0;
   std::uint64_t max_sent_bytes =
       0;  // of its outbox, without replies, one for each receiver at least
   std::uint32_t max_message_bytes = kMostMessageBytes;  // that its own agents may send

@@ -38,7 +38,6 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
     const mailbox::Limits limits{
         .max_inbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
         .max_outbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
-        .max_inbox_bytes = random_.chance(30) ? 1000 + random_.below(6000) : 0,
         .max_received_bytes = random_.chance(30) ? 1000 + random_.below(20000) : 0,
         .max_sent_bytes = random_.chance(30) ? 1000 + random_.below(20000) : 0,
         .max_message_bytes = 1000,
