@@ -499,6 +499,39 @@ func (v *verbs) exitCodes() {
 	later := v.person(0, "^now$", "", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || exit 75; printf now", "--wait", "--timeout=50s", "--label=kind=later")
 	id = regexp.MustCompile(`t-0-\w+`).FindString(later.err)
 	v.equal("exit code 75", v.look(id).attempts(), "try_later no, done yes")
+
+	// Two of them in a row are a rate limit, and everybody's: the team waits, says so, and goes on.
+	var limited []string
+	for range 2 {
+		told := v.person(0, `^task/t-0-\w+ `, "^$", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || exit 75; printf now", "--label=kind=limited")
+		limited = append(limited, regexp.MustCompile(`t-0-\w+`).FindString(told.out))
+	}
+	v.eventually(20*time.Second, "a team that waits", func() string {
+		got, _ := v.trySwarm("top", "work", "--once")
+		if regexp.MustCompile(`(?m)^wait   no task is handed out for [1-5]s: 2 attempts in a row were told to try later \(`).MatchString(got) {
+			return ""
+		}
+		return got
+	})
+	v.eventually(20*time.Second, "describe of a team that waits, or has waited", func() string {
+		got, _ := v.trySwarm("describe", "work")
+		if strings.Contains(got, "\nWaits:        no task is handed out for ") || v.look(limited[0]).State == "done" {
+			return ""
+		}
+		return got
+	})
+	for _, id := range limited {
+		v.eventually(time.Minute, "the end of "+id, func() string {
+			if task := v.look(id); task.State != "done" {
+				return task.State + ": " + task.attempts()
+			}
+			return ""
+		})
+		v.equal("a rate limit", v.look(id).attempts(), "try_later no, done yes")
+	}
+	if got, _ := v.trySwarm("top", "work", "--once"); strings.Contains(got, "wait ") {
+		v.Errorf("the wait is over: %s", got)
+	}
 }
 
 // startRepository serves git://repo/app with branches main and other to the agents.

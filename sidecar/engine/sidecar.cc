@@ -599,6 +599,9 @@ std::string Sidecar::metrics_text() {
     set("swarm_tasks_single_copy", "Tasks without a confirmed second copy", n(counts.single_copy));
     set("swarm_tasks_oldest_queued_seconds", "Age of the oldest queued task",
         n(counts.oldest_queued_seconds));
+    set("swarm_team_backing_off",
+        "1 while no task is handed out, since attempts were told to try later",
+        counts.backing_off_until == 0 ? 0 : 1);
     const auto spent = coordinator_->spent();
     constexpr const char* kTokensHelp = "Tokens that the tasks of this team have cost";
     for (const auto& [kind, value] : {std::pair{"input", spent.input_tokens},

@@ -31,8 +31,8 @@ std::string describe_agent(const nlohmann::json& agent, const std::string& swarm
 // `events`: the items of an EventList about this Swarm.
 std::string describe_swarm(const nlohmann::json& swarm, const nlohmann::json& events, WallTime now);
 // The page of `top`: `stats` is /v1/stats, `agents` /v1/agents.
-std::string top(const std::string& swarm, const nlohmann::json& stats,
-                const nlohmann::json& agents);
+std::string top(const std::string& swarm, const nlohmann::json& stats, const nlohmann::json& agents,
+                WallTime now);
 
 // labels {"a":"b"} against "a=b,c!=d,e,!f". kInvalid: not such a selector.
 Result<bool> matches(const nlohmann::json& labels, const std::string& selector);

@@ -115,7 +115,7 @@ TEST(Views, WhatASwarmHasCost) {
       R"({"tasks":{},"usage":{"inputTokens":200000,"outputTokens":30000,"cacheReadTokens":1000000,"cacheCreationTokens":7,
           "costMicroUsd":12340000,"tasks":7,"tasksWithCost":7}})");
   const auto line = [&] {
-    const std::string page = top("hello", stats, json::array());
+    const std::string page = top("hello", stats, json::array(), kNow);
     const std::size_t at = page.find("cost ");
     return at == std::string::npos ? "" : page.substr(at, page.find('\n', at) - at);
   };
@@ -220,7 +220,7 @@ TEST(Views, NothingIsAssumedOfTheJson) {
     (void)describe_task(value, kNow);
     (void)describe_agent(value, "s");
     (void)describe_swarm(value, value, kNow);
-    EXPECT_THAT(top("s", value, value), HasSubstr("swarm s"));
+    EXPECT_THAT(top("s", value, value, kNow), HasSubstr("swarm s"));
   }
 }
 
@@ -230,7 +230,7 @@ TEST(Views, TopShowsTheBusyFirst) {
   const json agents = json::parse(
       R"([{"name":"worker-0","state":"idle"},{"name":"worker-1","state":"busy","sinceSeconds":3},
     {"name":"worker-2","state":"busy","sinceSeconds":9}])");
-  const std::string page = top("hello", stats, agents);
+  const std::string page = top("hello", stats, agents, kNow);
   EXPECT_THAT(page, HasSubstr("queued 1  running 1  done 5  dead 0  cancelled 0"));
   EXPECT_THAT(page, HasSubstr("oldest queued 7s"));
   EXPECT_THAT(page, HasSubstr("agents 3, busy 2"));
@@ -238,13 +238,28 @@ TEST(Views, TopShowsTheBusyFirst) {
   EXPECT_LT(page.find("worker-1"), page.find("worker-0"));
 }
 
+TEST(Views, AWaitOfTheWholeTeamIsSeen) {
+  json stats = {{"tasks", {{"queued", 3}}}};
+  EXPECT_EQ(top("hello", stats, json::array(), kNow).find("wait"), std::string::npos);
+  stats["tasks"]["backingOffUntil"] = "2025-01-01T00:01:43Z";
+  stats["tasks"]["tryLaterInARow"] = 7;
+  EXPECT_THAT(
+      top("hello", stats, json::array(), kNow),
+      HasSubstr("wait   no task is handed out for 43s: 7 attempts in a row were told to try "
+                "later (a rate limit, or exit code 75)\n"));
+  EXPECT_EQ(top("hello", stats, json::array(), kNow + 44'000).find("wait"), std::string::npos);
+  const json swarm = {{"status", {{"tasks", {{"backingOffUntil", "2025-01-01T00:01:09Z"}}}}}};
+  EXPECT_THAT(describe_swarm(swarm, json::array(), kNow),
+              HasSubstr("Waits:        no task is handed out for 9s: attempts in a row"));
+}
+
 TEST(Views, TopSaysWhoIsFull) {
   json stats = json::parse(R"({"tasks":{},"messages":{"deadLetters":0,"singleCopy":0}})");
-  EXPECT_EQ(top("hello", stats, json::array()).find("full"), std::string::npos);
+  EXPECT_EQ(top("hello", stats, json::array(), kNow).find("full"), std::string::npos);
   for (int i = 0; i < 5; ++i)
     stats["messages"]["pressed"]["worker-" + std::to_string(i)] =
         "worker-" + std::to_string(i) + "'s inbox is full (1000 of 1000 messages)";
-  const std::string page = top("hello", stats, json::array());
+  const std::string page = top("hello", stats, json::array(), kNow);
   EXPECT_THAT(page, HasSubstr("full   worker-2's inbox is full (1000 of 1000 messages)\n"
                               "full   and 2 more pods\n"));
 }
