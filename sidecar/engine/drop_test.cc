@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -313,17 +314,40 @@ TEST_F(Drops, WhatIsMovedBackIsTheSameMessageWithItsOptions) {
 }
 
 TEST_F(Drops, OptionsForTheNextFileOfANameStay) {
-  config.backpressure_timeout = Milliseconds{60'000};
-  put("worker-0,worker-9/x", "one", R"({"id":"one","timeoutMs":300})");
-  ASSERT_TRUE(run_until([&] { return box.books().stored == 1; }));
-  fs::create_directories(at("worker-0"));
-  std::ofstream(at("worker-0,worker-9/.next")) << R"({"id":"two","timeoutMs":0})";
-  fs::rename(at("worker-0,worker-9/.next"), at("worker-0,worker-9/.x.options"));
-  put("worker-0,worker-9/x", "two");
-  ASSERT_EQ(outcome("worker-0,worker-9/x.partial").size(), 2U);
+  put("worker-0/x", "one", R"({"id":"one"})");
+  while (!fs::exists(at("worker-0/.sending-x"))) {
+    io.restart();
+    ASSERT_GT(io.run_one_for(kPatience), 0U);
+  }
+  std::ofstream(at("worker-0/.next")) << R"({"id":"two"})";
+  fs::rename(at("worker-0/.next"), at("worker-0/.x.options"));
+  put("worker-0/x", "two");
+  ASSERT_FALSE(fs::exists(at("worker-0/x.accepted"))) << "it comes while the first is under way";
   ASSERT_TRUE(run_until([&] { return box.books().stored == 2; }));
   EXPECT_EQ(next_of(box, config.name).id.value, "one");
   EXPECT_EQ(next_of(box, config.name).id.value, "two");
+}
+
+// In what order names come and go: that of the states below.
+TEST_F(Drops, TheOutcomeComesLast) {
+  put("worker-0/warm", "up");
+  (void)outcome("worker-0/warm.accepted");
+  const Descriptor seen(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  ASSERT_GE(::inotify_add_watch(seen.get(), at("worker-0").c_str(), IN_DELETE | IN_MOVED_TO), 0);
+  put("worker-0/x", "text", "{}");
+  (void)outcome("worker-0/x.accepted");
+  put("worker-0/y", "text", R"({"id":""})");
+  (void)outcome("worker-0/y.refused");
+  alignas(inotify_event) char events[4096];
+  const auto size = ::read(seen.get(), events, sizeof events);
+  Names order;
+  for (ssize_t at = 0; at < size;) {
+    const auto* event = reinterpret_cast<const inotify_event*>(events + at);
+    order.push_back(((event->mask & IN_DELETE) != 0 ? "-" : "+") + std::string(event->name));
+    at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
+  }
+  EXPECT_EQ(order, (Names{"+x", "+.sending-x", "-.sending-x", "-.x.options", "+x.accepted", "+y",
+                          "+.sending-y", "+.y.refused", "+y.refused"}));
 }
 
 // Each state that a sidecar which dies may leave, in the order of its steps (drop_files.h).
