@@ -217,12 +217,13 @@ TEST_F(Drops, AReplyAcksWithItsOptions) {
   EXPECT_EQ(line["acked"], true);
   EXPECT_EQ(line["duplicate"], true) << "the reply was accepted once";
   EXPECT_FALSE(box.has(config.name, {"q"}, config.name));
-  // The sidecar died when that was in the log, and nowhere else.
-  std::ofstream(at("worker-0/.answer.options")) << R"({"id":"a","inReplyTo":"q","ackAttempt":1})";
-  std::ofstream(at("worker-0/.draft")) << "!";
-  fs::remove(at("worker-0/answer.accepted"));
-  fs::rename(at("worker-0/.draft"), at("worker-0/.sending-answer"));
-  EXPECT_EQ(outcome("worker-0/answer.accepted")[0]["acked"], true);
+  // The sidecar died when the ack was in the log, and nowhere else; the question has gone with it.
+  const std::string gone = R"({"id":"b","inReplyTo":"gone","ackAttempt":1})";
+  put("worker-0/first", "!", gone);
+  EXPECT_EQ(outcome("worker-0/first.partial")[0]["ackCode"], "not_found");
+  std::ofstream(at("worker-0/.again.options")) << gone;
+  fs::rename(at("worker-0/.first.partial"), at("worker-0/.sending-again"));
+  EXPECT_EQ(outcome("worker-0/again.accepted")[0]["acked"], true);
   config.backpressure_timeout = Milliseconds{60'000};
   put("worker-9/late", "!", R"({"inReplyTo":"q","ackAttempt":1,"timeoutMs":3600000})");
   ASSERT_TRUE(run_until([&] { return drop->under_way() == 1; }));
