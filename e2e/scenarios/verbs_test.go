@@ -288,15 +288,17 @@ func (v *verbs) messages() {
 		v.Helper()
 		return v.must(v.try(time.Minute, "kubectl", "-n", v.ns, "exec", v.pod("hand", slot), "-c", "agent", "--", "sh", "-c", script))
 	}
-	sh(me, `mkdir -p /dev/shm/cfn/drop/worker-1 && cd /dev/shm/cfn/drop/worker-1 && printf "a file" >.x && mv .x x`)
+	sh(me, `mkdir -p /dev/shm/cfn/drop/worker-1 && cd /dev/shm/cfn/drop/worker-1 && printf "a file" >.x && printf '{"id":"from-a-file","priority":"high"}' >.x.options && mv .x x`)
 	v.eventually(30*time.Second, "a dropped file has its outcome", func() string {
 		if said := sh(me, "cat /dev/shm/cfn/drop/worker-1/x.accepted || true"); !strings.Contains(said, `"outcome":"accepted"`) {
 			return "it says " + said
 		}
 		return ""
 	})
-	v.in(peer, 0, `^worker-0:drop-[0-9a-f-]+\n$`, "^1 messages, 0 removed\n$", "materialize", "/dev/shm/cfn/seen")
-	v.equal("a message as a file", sh(peer, "cat /dev/shm/cfn/seen/worker-0:drop-*"), "a file")
+	v.in(peer, 0, `^worker-0:from-a-file\n$`, "^1 messages, 0 removed\n$", "materialize", "/dev/shm/cfn/seen")
+	v.equal("a message as a file", sh(peer, "cat /dev/shm/cfn/seen/worker-0:from-a-file"), "a file")
+	v.in(peer, 0, `^worker-0:from-a-file\n$`, "^1 messages, 0 removed\n$", "materialize", "/dev/shm/cfn/whole", "-o", "json")
+	v.equal("all of a message as a file", strings.Contains(sh(peer, "cat /dev/shm/cfn/whole/worker-0:from-a-file"), `"messageId":"from-a-file","priority":"high"`), true)
 	v.in(peer, 0, "^a file$", "attempt 1\n$", "recv", "--wait=10s", "--ack")
 
 	// Somebody looks on: what he is shown stays.

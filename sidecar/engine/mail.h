@@ -40,6 +40,7 @@ inline constexpr std::size_t kMaxWaitingSends = 4096;  // agents' send calls und
 // Of these, the bodies of messages that wait for room in this pod.
 inline constexpr std::size_t kMaxBlockedBytes = 8U << 20U;
 inline constexpr std::size_t kMaxWaitingReceivers = 1024;
+inline constexpr Milliseconds kAckTimeout{10000};         // for the sender's pod
 inline constexpr std::size_t kMoreReceiversPerAgent = 4;  // beyond the first of a pod
 inline constexpr std::size_t kMaxWatchers = 64;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link

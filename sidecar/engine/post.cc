@@ -75,6 +75,13 @@ json outcome_of(const Result<Mail::Accepted>& sent) {
   if (sent) {
     out["survives"] = sent->survives;
     out["duplicate"] = sent->duplicate;
+    if (sent->acked && *sent->acked) out["acked"] = true;
+    if (sent->acked && !*sent->acked) {
+      const Error& of_ack = sent->acked->error();
+      out["code"] = of_ack.code == Code::kUnknown ? code_name(Code::kUnknown) : "partial";
+      out["ackCode"] = code_name(of_ack.code);
+      out["message"] = "the reply was accepted; of the ack: " + printable(of_ack.message);
+    }
   } else {
     out["code"] = code_name(sent.error().code);
     out["message"] = printable(sent.error().message);

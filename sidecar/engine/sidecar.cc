@@ -373,7 +373,7 @@ Status Sidecar::start() {
     done(unavailable("ask from a worker's pod"));
   };
   if (auto status = agents_->start(config_.mount_path + "/agent.sock"); !status) return status;
-  drop_ = std::make_unique<Drop>(loop_, *post_, config_);
+  drop_ = std::make_unique<Drop>(loop_, *mail_, *post_, config_);
   drop_->start();
   look_at_resources();
 
