@@ -58,7 +58,7 @@ struct Posts : PodFixture {
     mailbox::Message m;
     m.id.value = id;
     m.from = config.name;
-    m.body = "hello";
+    m.body = body;
     auto said = std::make_shared<Said>();
     const auto begin = mono_now();
     post.send(
@@ -77,6 +77,7 @@ struct Posts : PodFixture {
     return said;
   }
   using Outcomes = std::vector<std::string>;
+  std::string body = "hello";
 
   Mail mail{loop, box, config, Session::Options{}, [](const AgentName& name, const Located& done) {
               done(not_found(name.value + " is not connected now"));
@@ -144,6 +145,25 @@ TEST_F(Posts, NobodyIsToldWhenSomebodyIsNotKnown) {
   EXPECT_EQ(said->done->error().code, Code::kUnavailable);
   EXPECT_EQ(said->outcomes, Outcomes{});
   EXPECT_EQ(box.books().inbox_live, 0U);
+}
+
+TEST_F(Posts, ABodyForManyStandsInTheLogOnce) {
+  constexpr std::uint64_t kReceivers = 50, kEach = 200;  // id, envelope and headers
+  body = std::string(4096, 'x');
+  std::string to = "worker-1";
+  for (std::size_t i = 2; i <= kReceivers; ++i) to += ",worker-" + std::to_string(i);
+  const auto before = log->stats().live_bytes;
+  std::uint64_t grown = 0;
+  loop.post([&] { grown = log->stats().live_bytes - before; });
+  EXPECT_EQ(send(to, "m", kShort)->outcomes.size(), kReceivers);
+  EXPECT_GT(grown, body.size());
+  EXPECT_LT(grown, body.size() + kReceivers * kEach);
+  ASSERT_TRUE(log->commit());
+  EXPECT_EQ(log->stats().live_bytes, before) << "what is refused is gone, and the body with it";
+  grown = 0;
+  loop.post([&] { grown = log->stats().live_bytes - before; });
+  (void)send("worker-1", "alone", kShort);
+  EXPECT_LT(grown, body.size() + kEach);
 }
 
 TEST_F(Posts, ManyReceiversTakeTurnsWithOthers) {
