@@ -285,16 +285,16 @@ TEST_F(Sharing, ADamagedBodyMakesItsMessagesDamagedOnes) {
   EXPECT_EQ(bodies(), 0U);
 }
 
-TEST_F(Sharing, AFullLogLeavesNothingOfACall) {
-  int id = 0;
-  const std::string large(1900, 'x');
-  for (std::uint64_t call = 1;
-       box->send(now, message("f" + std::to_string(++id), worker(1), large), call);)
-    ++call;
-  EXPECT_EQ(box->send(now, message("more", worker(2), large), 10'000).error().code, Code::kFull);
-  const auto sent = box->books();
-  EXPECT_EQ(bodies(), sent.outbox_live) << "one each";
-  EXPECT_EQ(box->books().sent_bytes, sent.sent_bytes);
+TEST_F(Sharing, AFailedWriteLeavesNothingOfACall) {
+  for (const std::uint64_t write : {1U, 2U, 3U}) {  // of the id, the body, the message
+    directory.fail_in(write);
+    EXPECT_EQ(box->send(now, message("a", worker(1), body), kCall).error().code, Code::kFull);
+    ASSERT_TRUE(log->commit());
+    EXPECT_EQ(log->stats().live_records, 0U) << write;
+    EXPECT_EQ(box->books().sent_bytes, 0U);
+  }
+  EXPECT_TRUE(box->send(now, message("a", worker(1), body), kCall));
+  EXPECT_EQ(bodies(), 1U);
 }
 
 TEST_F(Sharing, AReceiverGetsNoMoreThanWhatIsLeft) {
