@@ -47,7 +47,8 @@ TEST(Receivers, AreNamesAndGroups) {
 }
 
 struct Posts : PodFixture {
-  explicit Posts(std::uint32_t agents = 1) : PodFixture(agents) {}
+  explicit Posts(std::uint32_t agents = 1, const mailbox::Limits& limits = {})
+      : PodFixture(agents, limits) {}
   struct Said {
     std::vector<std::string> outcomes;
     std::optional<Result<Post::Tally>> done;
@@ -164,6 +165,31 @@ TEST_F(Posts, ABodyForManyStandsInTheLogOnce) {
   loop.post([&] { grown = log->stats().live_bytes - before; });
   (void)send("worker-1", "alone", kShort);
   EXPECT_LT(grown, body.size() + kEach);
+}
+
+struct PostsWithLittleRoom : Posts {
+  PostsWithLittleRoom() : Posts(1, {.max_outbox_messages = 1}) {}
+};
+
+TEST_F(PostsWithLittleRoom, WhoWaitsForItSharesTheBodyThatIsThere) {
+  (void)mail.box().send(mono_now(), {.id = {"first"}, .from = config.name, .to = {"worker-1"}});
+  body = std::string(4096, 'x');
+  std::uint64_t before = 0, after = 0;
+  boost::asio::steady_timer room(io), sent(io);
+  room.expires_after(kShort);  // worker-2's message is there
+  room.async_wait([&](boost::system::error_code) {
+    EXPECT_EQ(box.books().outbox_live, 2U);
+    before = log->stats().live_bytes;
+    EXPECT_TRUE(box.on_acked({"worker-1"}, 2));  // its id is record 1
+  });
+  sent.expires_after(4 * kShort);
+  sent.async_wait([&](boost::system::error_code) {
+    EXPECT_EQ(box.books().outbox_live, 2U);
+    after = log->stats().live_bytes;
+  });
+  (void)send("worker-2,worker-1", "m", 6 * kShort);
+  EXPECT_GT(before, body.size());
+  EXPECT_LT(after, before + 200);
 }
 
 TEST_F(Posts, ManyReceiversTakeTurnsWithOthers) {
