@@ -172,7 +172,11 @@ struct PostsWithLittleRoom : Posts {
 };
 
 TEST_F(PostsWithLittleRoom, WhoWaitsForItSharesTheBodyThatIsThere) {
-  (void)mail.box().send(mono_now(), {.id = {"first"}, .from = config.name, .to = {"worker-1"}});
+  mailbox::Message first;
+  first.id.value = "first";
+  first.from = config.name;
+  first.to.value = "worker-1";
+  ASSERT_TRUE(box.send(mono_now(), first));
   body = std::string(4096, 'x');
   std::uint64_t before = 0, after = 0;
   boost::asio::steady_timer room(io), sent(io);
