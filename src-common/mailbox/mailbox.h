@@ -89,10 +89,13 @@ enum RecordKind : std::uint8_t {
   kCursor = 3,
   kUserId = 4,
   kKept = 5,
-  kWard = 6
+  kWard = 6,
+  kBody = 7
 };
 
 inline constexpr std::uint32_t kMostMessageBytes = 65536;  // that max_message_bytes may be
+// Of a body that is stored once for several receivers: below, a copy for each is cheaper.
+inline constexpr std::uint32_t kLeastSharedBytes = 256;
 
 struct Limits {
   std::uint32_t max_inbox_messages =
@@ -254,13 +257,15 @@ class Mailbox {
     std::optional<SendOutcome>
         already;  // the outcome is known at once (local receiver, or repeated id)
   };
-  // From an agent of this pod, to any. kNotFound: this pod has no such agent.
-  Result<Sent> send(MonoTime now, const Message& message);
+  // From an agent of this pod, to any. kNotFound: this pod has no such agent. `share`: a number
+  // for messages with the same body (checked: as long), which the log then holds once, while any of
+  // those to other pods is in the outbox; 0: nothing else has it.
+  Result<Sent> send(MonoTime now, const Message& message, std::uint64_t share = 0);
   // Of one that is known, send() says at once what became of it, and appends nothing.
   [[nodiscard]] bool knows(const Message& message) const;
   // Below the limits of the outbox or, to oneself, of the inbox; the log may be full all the same.
   // To oneself: if not, this pod waits for a place as other senders do.
-  [[nodiscard]] bool has_room(MonoTime now, const Message& message);
+  [[nodiscard]] bool has_room(MonoTime now, const Message& message, std::uint64_t share = 0);
   // Takes a message back: true when it was certainly never stored elsewhere (then it is gone),
   // false: it may be (unknown). What the custodian alone has is released first: again, when it is.
   bool withdraw(Sequence sequence);
