@@ -78,6 +78,8 @@ Grants::Sender Grants::grant(MonoTime now) {
   Waiting first = std::move(waiting_.front());
   waiting_.pop_front();
   queued_.erase(first.sender);
+  // What was kept for it has not been enough: it was refused all the same.
+  if (const auto held = granted_.find(first.sender); held != granted_.end()) drop(held);
   granted_[first.sender] = {now + kGrantTime, first.bytes};
   granted_bytes_ += first.bytes;
   ends_.emplace_back(now + kGrantTime, first.sender);

@@ -45,6 +45,21 @@ TEST(Grants, WhatIsNotUsedGoesToTheNextOne) {
   EXPECT_TRUE(grants.idle());
 }
 
+// A place was kept for it, not room enough for what it sends: it waits again, and gets another one.
+TEST(Grants, WhatIsKeptForOneIsCountedOnce) {
+  Grants grants;
+  grants.refused(kNow, sender(1), 100);
+  ASSERT_EQ(grants.next(kNow, places(1)), sender(1));
+  grants.refused(kNow, sender(1), 900);
+  ASSERT_EQ(grants.next(kNow, places(2)), sender(1));
+  EXPECT_EQ(grants.granted().places, 1U);
+  EXPECT_EQ(grants.granted().bytes, 900U);
+  EXPECT_EQ(grants.ahead_of(sender(1)).bytes, 0U) << "it is its own";
+  EXPECT_EQ(grants.ahead_of(sender(2)).bytes, 900U);
+  grants.end(sender(1));
+  EXPECT_EQ(grants.granted().bytes, 0U);
+}
+
 TEST(Grants, WhoIsLateHasWhatIsFree) {
   Grants grants;
   MonoTime now{};
