@@ -46,6 +46,9 @@ std::string words(const Stillness& still) {
     say(std::to_string(still.connections) + " TCP connection" +
         (still.connections == 1 ? "" : "s") + " open" + peers);
   }
+  if (still.closed_by_peer > 0)
+    say(std::to_string(still.closed_by_peer) + " TCP connection" +
+        (still.closed_by_peer == 1 ? "" : "s") + " that the other side has closed");
   return agent::printable(out, kMaxStillnessBytes);
 }
 

@@ -60,6 +60,7 @@ struct Stillness {
   std::string read{};                // … of this: "its standard input", "the terminal /dev/pts/3"
   std::size_t connections = 0;       // of TCP, open, of all processes
   std::vector<std::string> peers{};  // of these, some: "10.0.0.7:443"
+  std::size_t closed_by_peer = 0;    // the other side has closed them, the process has not
   friend bool operator==(const Stillness&, const Stillness&) = default;
 };
 inline constexpr std::size_t kMaxPeersNamed = 2;

@@ -37,6 +37,7 @@ TEST(Stillness, SaysOnlyWhatIsKnown) {
       {{.connections = 1, .peers = {"10.0.0.7:443"}}, "1 TCP connection open, to 10.0.0.7:443"},
       {{.connections = 3, .peers = {"10.0.0.7:443", "[fd00::1]:80", "10.0.0.9:1"}},
        "3 TCP connections open, to 10.0.0.7:443, [fd00::1]:80"},
+      {{.closed_by_peer = 1}, "1 TCP connection that the other side has closed"},
       {{.connections = 2}, "2 TCP connections open"},
       {{.result_printed = true}, "its result is printed, but it does not exit"},
       {{.reader = "cat", .read = "its standard input"}, "cat waits to read its standard input"},

@@ -309,10 +309,15 @@ std::string awaited_input(const std::string& proc) {
   return fd == 0 && !target.empty() ? "its standard input" : "";
 }
 
-// Established connections of this network namespace: inode -> the other end.
-std::map<std::string, std::string> tcp_connections() {
+struct Connection {
+  std::string peer;
+  bool closed = false;  // by the peer alone
+};
+// Of this network namespace, by inode.
+std::map<std::string, Connection> tcp_connections() {
   constexpr unsigned kEstablished = 1;
-  std::map<std::string, std::string> out;
+  constexpr unsigned kCloseWait = 8;
+  std::map<std::string, Connection> out;
   for (const char* path : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
     const Fd file(::open(path, O_RDONLY | O_CLOEXEC));
     std::string text;
@@ -330,7 +335,7 @@ std::map<std::string, std::string> tcp_connections() {
       if (std::sscanf(text.c_str() + at + 1,
                       " %*d: %*[0-9A-F]:%*x %39[0-9A-F]:%x %x %*x:%*x %*x:%*x %*x %*u %*u %lu",
                       remote, &port, &state, &inode) != 4 ||
-          state != kEstablished) {
+          (state != kEstablished && state != kCloseWait)) {
         continue;
       }
       in6_addr address{};
@@ -349,8 +354,10 @@ std::map<std::string, std::string> tcp_connections() {
         ::inet_ntop(AF_INET6, &address, shown, sizeof shown);
       }
       const std::string host = shown;
-      out[std::to_string(inode)] = (host.find(':') == std::string::npos ? host : "[" + host + "]") +
-                                   ":" + std::to_string(port);
+      out[std::to_string(inode)] = {
+          (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" +
+              std::to_string(port),
+          state == kCloseWait};
     }
   }
   return out;
@@ -360,7 +367,7 @@ std::map<std::string, std::string> tcp_connections() {
 
 Stillness look_at_descendants() {
   Stillness out;
-  const std::map<std::string, std::string> connections = tcp_connections();
+  const std::map<std::string, Connection> connections = tcp_connections();
   std::set<std::string> open;
   std::size_t looked_at = 0;
   for (const Process& process : descendants()) {
@@ -387,12 +394,12 @@ Stillness look_at_descendants() {
     }
     if (descriptors != nullptr) ::closedir(descriptors);
   }
-  out.connections = open.size();
   for (const std::string& inode : open) {
-    const std::string& peer = connections.at(inode);
-    if (out.peers.size() < kMaxPeersNamed &&
-        std::find(out.peers.begin(), out.peers.end(), peer) == out.peers.end())
-      out.peers.push_back(peer);
+    const Connection& one = connections.at(inode);
+    ++(one.closed ? out.closed_by_peer : out.connections);
+    if (!one.closed && out.peers.size() < kMaxPeersNamed &&
+        std::find(out.peers.begin(), out.peers.end(), one.peer) == out.peers.end())
+      out.peers.push_back(one.peer);
   }
   return out;
 }

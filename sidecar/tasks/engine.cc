@@ -148,6 +148,7 @@ class Engine::Impl {
     std::optional<std::uint64_t> request;  // of the next() it answered, while that connection lasts
     MonoTime deadline;
     bool confirmed;  // false: restored, its worker has not come yet
+    std::optional<Still> still{};
   };
   struct Record {
     Task task;
@@ -1528,7 +1529,7 @@ void Engine::forget_next(const Worker& worker, std::uint64_t request) {
 
 Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worker& worker,
                                         const TaskId& id, std::uint32_t attempt,
-                                        const std::string* progress) {
+                                        const std::string* progress, const Still* still) {
   Impl& e = *impl_;
   e.now_ = now;
   if (Status status = e.may_speak(worker); !status) return status.error();
@@ -1551,6 +1552,11 @@ Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worke
   if (progress != nullptr) {
     r->task.last_output = clipped(*progress, kMaxLineBytes);
     r->task.last_output_at = wall;
+  }
+  const std::optional<Still> before = std::exchange(r->lease->still, std::nullopt);
+  if (still != nullptr) {
+    const bool same = before && std::abs(still->since - before->since) < kStillJitter.count();
+    r->lease->still = {same ? before->since : still->since, clipped(still->why, kMaxLineBytes)};
   }
   // An agent that never ends what was cancelled must not hold the task for ever.
   if (!r->task.cancel_requested)
@@ -1906,6 +1912,21 @@ std::optional<Engine::Running> Engine::running_on(const AgentName& worker) const
     since = a.started_at;
   }
   return latest;
+}
+
+std::vector<Engine::Stuck> Engine::stuck() const {
+  std::vector<Stuck> out;
+  for (const auto& [name, member] : impl_->members_) {
+    for (const TaskId& id : member.leases) {
+      const Impl::Record& r = *impl_->lookup(id);
+      if (!r.lease->still) continue;
+      const Attempt& a = r.task.history.back();
+      out.push_back({name, a.session, {id, a.number}, *r.lease->still});
+    }
+  }
+  std::stable_sort(out.begin(), out.end(),
+                   [](const Stuck& a, const Stuck& b) { return a.still.since < b.still.since; });
+  return out;
 }
 
 // ---------------------------------------------------------------------- time

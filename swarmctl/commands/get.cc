@@ -142,8 +142,10 @@ int watch(cluster::Cluster& cluster, const Options& options, const std::string& 
     std::vector<Row> rows = first ? header(options, tasks) : std::vector<Row>{};
     for (const json& item : list->items) {
       Row row = tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide);
-      Row same = row;  // the time that passes is no change
-      same[tasks ? 5 : 3].clear();
+      json timeless = item;  // the time that passes is no change
+      for (const char* time : {"createdAt", "sinceSeconds", "stuckSeconds"}) timeless.erase(time);
+      const Row same =
+          tasks ? text::task_row(timeless, wall_now(), wide) : text::agent_row(timeless, wide);
       std::string& before = known[row[0]];
       std::string now;
       for (const std::string& cell : same) now += cell + "\n";

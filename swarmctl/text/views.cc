@@ -28,6 +28,15 @@ std::string number(const json& object, const std::string& name) {
                                                      : "-";
 }
 
+// "5m: 1 TCP connection open, to 10.0.0.7:443"; "-" of an agent that is not stuck.
+std::string stuck_cell(const json& agent) {
+  if (get_text(agent, "state") != "stuck") return "-";
+  const std::string why = get_text(agent, "stuckWhy");
+  const std::string time =
+      agent.contains("stuckSeconds") ? age(get_number(agent, "stuckSeconds") * 1000) : "-";
+  return time + (why.empty() ? "" : ": " + shorten(why, 200));
+}
+
 std::string labels_text(const json& labels) {
   std::string out;
   for (const auto& [name, value] : labels.items()) {
@@ -160,6 +169,7 @@ Row task_row(const json& task, WallTime now, bool wide) {
 Row agent_header(bool wide) {
   Row row{"NAME", "STATE", "TASK", "SINCE", "DONE", "NODE", "POD"};
   if (wide) row.insert(row.end(), {"ROLE", "TEAM", "VERSION", "INBOX", "OUTBOX"});
+  row.emplace_back("STUCK");
   return row;
 }
 
@@ -174,6 +184,7 @@ Row agent_row(const json& agent, bool wide) {
   if (wide)
     row.insert(row.end(), {word(agent, "role"), number(agent, "team"), word(agent, "version"),
                            number(agent, "inbox"), number(agent, "outbox")});
+  row.push_back(stuck_cell(agent));
   return row;
 }
 
@@ -184,6 +195,7 @@ std::vector<json> agents_of_pod(const json& pod) {
     json& agent = out.emplace_back(pod);
     agent["name"] = get_text(pod, "name") + "." + std::to_string(n);
     for (const char* of_pod : {"task", "tasksDone", "sinceSeconds"}) agent.erase(of_pod);
+    if (get_text(agent, "state") == "stuck") agent["state"] = "busy";  // one of them is
   }
   return out;
 }
@@ -307,6 +319,8 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
                                     ? " for " + age(get_number(agent, "sinceSeconds") * 1000)
                                     : ""));
   field(out, "Task", word(agent, "task"));
+  const std::string stuck = stuck_cell(agent);
+  if (stuck != "-") field(out, "Stuck", "no output and no CPU for " + stuck);
   field(out, "Tasks done", number(agent, "tasksDone"));
   if (agent.contains("inbox"))
     field(out, "Mailbox", number(agent, "inbox") + " in, " + number(agent, "outbox") + " out");
@@ -315,6 +329,8 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
   out += "Next:\n  kubectl logs " + word(agent, "pod") + "\n";
   const std::string task = get_text(agent, "task");
   if (!task.empty()) out += "  kubectl swarm logs task/" + shorten(task, 128) + "\n";
+  if (stuck != "-" && !task.empty())
+    out += "  kubectl swarm cancel task/" + shorten(task, 128) + "\n";
   return out;
 }
 
@@ -339,7 +355,9 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   if (get_flag(spec, "suspend"))
     field(out, "Suspended", "yes: no task is handed out once Ready says so; pods and queue stay");
   const json& agents = get(status, "agents");
-  field(out, "Agents", word(agents, "summary") + " ready, busy " + number(agents, "busy"));
+  field(out, "Agents",
+        word(agents, "summary") + " ready, busy " + number(agents, "busy") +
+            (get_number(agents, "stuck") > 0 ? ", stuck " + number(agents, "stuck") : ""));
   const json& tasks = get(status, "tasks");
   field(out, "Tasks",
         "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
@@ -430,17 +448,25 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
   }
   std::vector<const json*> sorted;
   std::size_t busy = 0;
+  std::size_t stuck = 0;
+  // Stuck ones first, then those at work.
+  const auto rank = [](const json& agent) {
+    const std::string state = get_text(agent, "state");
+    return state == "stuck" ? 2 : state == "busy" ? 1 : 0;
+  };
   for (const json& agent : agents) {
     if (!agents.is_array()) break;
     sorted.push_back(&agent);
-    if (get_text(agent, "state") == "busy") ++busy;
+    if (rank(agent) > 0) ++busy;
+    if (rank(agent) > 1) ++stuck;
   }
-  out += "agents " + std::to_string(sorted.size()) + ", busy " + std::to_string(busy) + "\n\n";
-  std::stable_sort(sorted.begin(), sorted.end(), [](const json* a, const json* b) {
-    const bool busy_a = get_text(*a, "state") == "busy";
-    const bool busy_b = get_text(*b, "state") == "busy";
-    if (busy_a != busy_b) return busy_a;
-    return busy_a && get_number(*a, "sinceSeconds") > get_number(*b, "sinceSeconds");
+  out += "agents " + std::to_string(sorted.size()) + ", busy " + std::to_string(busy) +
+         (stuck > 0 ? ", stuck " + std::to_string(stuck) : "") + "\n\n";
+  std::stable_sort(sorted.begin(), sorted.end(), [&](const json* a, const json* b) {
+    const int rank_a = rank(*a);
+    const int rank_b = rank(*b);
+    if (rank_a != rank_b) return rank_a > rank_b;
+    return rank_a > 0 && get_number(*a, "sinceSeconds") > get_number(*b, "sinceSeconds");
   });
   std::vector<Row> rows{agent_header(false)};
   for (std::size_t i = 0; i < std::min(sorted.size(), kTopAgents); ++i)

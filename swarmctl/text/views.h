@@ -14,7 +14,7 @@ namespace swarm::text {
 // TASK STATE ATTEMPT AGENT VERSION AGE LAST-OUTPUT RESULT; wide adds KEY POD LABELS.
 Row task_header(bool wide);
 Row task_row(const nlohmann::json& task, WallTime now, bool wide);
-// NAME STATE TASK SINCE DONE NODE POD; wide adds ROLE TEAM VERSION INBOX OUTBOX.
+// NAME STATE TASK SINCE DONE NODE POD STUCK; wide adds ROLE TEAM VERSION INBOX OUTBOX before STUCK.
 Row agent_header(bool wide);
 Row agent_row(const nlohmann::json& agent, bool wide);
 // A pod's entry as one for each of its agents; tasks are the pod's, so the first one has them.

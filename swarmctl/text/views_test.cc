@@ -11,6 +11,7 @@ namespace swarm::text {
 namespace {
 
 using nlohmann::json;
+using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr WallTime kNow = 1'735'689'660'000;
@@ -55,13 +56,35 @@ TEST(Views, TheTableOfAgents) {
       R"({"name":"worker-3","role":"worker","pod":"hello-w3-ab12","node":"n1","team":0,"state":"busy",
     "task":"t-0-1f","sinceSeconds":4,"tasksDone":7,"inbox":1,"outbox":0,"version":"0.1.0"})");
   EXPECT_EQ(table({agent_header(false), agent_row(agent, false)}),
-            "NAME       STATE   TASK     SINCE   DONE   NODE   POD\n"
-            "worker-3   busy    t-0-1f   4s      7      n1     hello-w3-ab12\n");
+            "NAME       STATE   TASK     SINCE   DONE   NODE   POD             STUCK\n"
+            "worker-3   busy    t-0-1f   4s      7      n1     hello-w3-ab12   -\n");
   EXPECT_EQ(table({agent_header(true), agent_row(agent, true)}),
             "NAME       STATE   TASK     SINCE   DONE   NODE   POD             ROLE     TEAM   "
-            "VERSION   INBOX   OUTBOX\n"
+            "VERSION   INBOX   OUTBOX   STUCK\n"
             "worker-3   busy    t-0-1f   4s      7      n1     hello-w3-ab12   worker   0      "
-            "0.1.0     1       0\n");
+            "0.1.0     1       0        -\n");
+}
+
+TEST(Views, AnAgentThatIsStuckSaysSinceWhenAndWhy) {
+  json agent = json::parse(
+      R"({"name":"worker-3","role":"worker","pod":"hello-w3-ab12","node":"n1","team":0,"state":"stuck","agents":2,
+    "task":"t-0-1f","sinceSeconds":400,"stuckSeconds":312,"stuckWhy":"1 TCP connection open, to 10.0.0.7:443","tasksDone":7})");
+  EXPECT_EQ(agent_row(agent, false),
+            (Row{"worker-3", "stuck", "t-0-1f", "6m", "7", "n1", "hello-w3-ab12",
+                 "5m: 1 TCP connection open, to 10.0.0.7:443"}));
+  EXPECT_EQ(agent_row(agents_of_pod(agent)[1], false),
+            (Row{"worker-3.1", "busy", "-", "-", "-", "n1", "hello-w3-ab12", "-"}));
+  EXPECT_THAT(describe_agent(agent, "hello"),
+              AllOf(HasSubstr("Stuck:        no output and no CPU for 5m: 1 TCP connection open, "
+                              "to 10.0.0.7:443\n"),
+                    HasSubstr("  kubectl swarm cancel task/t-0-1f\n")));
+  agent.erase("stuckWhy");
+  EXPECT_EQ(agent_row(agent, false).back(), "5m");
+  const std::string page =
+      top("hello", json::object(),
+          json::array({{{"name", "worker-1"}, {"state", "busy"}, {"sinceSeconds", 900}}, agent}));
+  EXPECT_THAT(page, HasSubstr("agents 2, busy 2, stuck 1\n"));
+  EXPECT_LT(page.find("worker-3"), page.find("worker-1"));
 }
 
 TEST(Views, AgentsOfAPodAreShownOneByOne) {
@@ -69,9 +92,9 @@ TEST(Views, AgentsOfAPodAreShownOneByOne) {
                  {"task", "t-0-1"},    {"tasksDone", 4},  {"node", "n1"}};
   std::vector<Row> rows;
   for (const json& agent : agents_of_pod(pod)) rows.push_back(agent_row(agent, false));
-  EXPECT_EQ(rows, (std::vector<Row>{{"worker-3", "busy", "t-0-1", "-", "4", "n1", "p"},
-                                    {"worker-3.1", "busy", "-", "-", "-", "n1", "p"},
-                                    {"worker-3.2", "busy", "-", "-", "-", "n1", "p"}}));
+  EXPECT_EQ(rows, (std::vector<Row>{{"worker-3", "busy", "t-0-1", "-", "4", "n1", "p", "-"},
+                                    {"worker-3.1", "busy", "-", "-", "-", "n1", "p", "-"},
+                                    {"worker-3.2", "busy", "-", "-", "-", "n1", "p", "-"}}));
   EXPECT_EQ(agents_of_pod({{"name", "worker-3"}}).size(), 1U);
   EXPECT_EQ(agents_of_pod({{"name", "worker-3"}, {"agents", 1 << 30}}).size(), 1024U);
   EXPECT_EQ(agents_of_pod({{"name", "worker-3"}, {"agents", "many"}}).size(), 1U);
