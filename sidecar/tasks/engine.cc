@@ -555,6 +555,7 @@ class Engine::Impl {
     Member* m = member(r.task.history.back().agent);
     if (m != nullptr) m->leases.erase(r.task.id);
     r.lease.reset();
+    still_.erase(r.task.id);
   }
   void close_attempt(Record& r, WallTime wall, std::string_view reason, bool charged) {
     Attempt& a = r.task.history.back();
@@ -1141,6 +1142,7 @@ class Engine::Impl {
   std::map<std::pair<MonoTime, std::uint64_t>, Record*> finals_;
   std::set<EligibleKey> eligible_;
   std::set<TaskId> unmirrored_;              // nobody could be their mirror
+  std::set<TaskId> still_;                   // running, and said to be still
   std::map<std::uint64_t, Waiter> waiters_;  // next() calls in order
   std::set<std::pair<MonoTime, std::uint64_t>> waiter_deadlines_;
   std::set<std::pair<MonoTime, AgentName>> lost_timers_;
@@ -1557,6 +1559,9 @@ Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worke
   if (still != nullptr) {
     const bool same = before && std::abs(still->since - before->since) < kStillJitter.count();
     r->lease->still = {same ? before->since : still->since, clipped(still->why, kMaxLineBytes)};
+    e.still_.insert(id);
+  } else {
+    e.still_.erase(id);
   }
   // An agent that never ends what was cancelled must not hold the task for ever.
   if (!r->task.cancel_requested)
@@ -1916,13 +1921,11 @@ std::optional<Engine::Running> Engine::running_on(const AgentName& worker) const
 
 std::vector<Engine::Stuck> Engine::stuck() const {
   std::vector<Stuck> out;
-  for (const auto& [name, member] : impl_->members_) {
-    for (const TaskId& id : member.leases) {
-      const Impl::Record& r = *impl_->lookup(id);
-      if (!r.lease->still) continue;
-      const Attempt& a = r.task.history.back();
-      out.push_back({name, a.session, {id, a.number}, *r.lease->still});
-    }
+  for (const TaskId& id : impl_->still_) {
+    const Impl::Record* r = impl_->lookup(id);
+    if (r == nullptr || !r->lease || !r->lease->still) continue;
+    const Attempt& a = r->task.history.back();
+    out.push_back({a.agent, a.session, {id, a.number}, *r->lease->still});
   }
   std::stable_sort(out.begin(), out.end(),
                    [](const Stuck& a, const Stuck& b) { return a.still.since < b.still.since; });

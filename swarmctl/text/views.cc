@@ -16,6 +16,7 @@ constexpr std::size_t kOutputColumn = 40;
 constexpr std::size_t kMaxEvents = 20;
 constexpr std::size_t kMaxPressedShown = 3;
 constexpr std::size_t kTopAgents = 40;
+constexpr std::size_t kMaxWhy = 2000;
 
 std::string dash(std::string text) { return text.empty() ? "-" : text; }
 
@@ -410,6 +411,127 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   }
   return out + "Next:\n  kubectl swarm get tasks " + name + "\n  kubectl swarm get agents " + name +
          "\n  kubectl swarm top " + name + "\n";
+}
+
+namespace {
+
+// A condition in one word, and its message, whose end names the next command.
+struct Reason {
+  std::string word, what, next;
+};
+Reason reason_of(const json& condition) {
+  const std::string message = shorten(get_text(condition, "message"), kMaxWhy);
+  const std::size_t at = message.rfind(" Next: ");
+  const std::string type = get_text(condition, "type");
+  Reason out{word(condition, type == "Ready" || type == "Stalled" ? "reason" : "type"),
+             message.substr(0, at), ""};
+  if (at != std::string::npos) out.next = message.substr(at + std::string_view(" Next: ").size());
+  return out;
+}
+
+// The condition that says most about what is wrong; if nothing is, Ready.
+const json& worst_condition(const json& swarm) {
+  static const json kNone = json::object();
+  const json& conditions = get(get(swarm, "status"), "conditions");
+  const auto find = [&](const std::string& type, bool is_true) -> const json* {
+    for (const json& one : conditions) {
+      if (conditions.is_array() && get_text(one, "type") == type &&
+          (get_text(one, "status") == "True") == is_true)
+        return &one;
+    }
+    return nullptr;
+  };
+  if (const json* stalled = find("Stalled", true)) return *stalled;
+  if (const json* unready = find("Ready", false)) return *unready;
+  for (const char* type : {"AgentsStuck", "BudgetExhausted", "MailboxPressure", "AgentExits"}) {
+    if (const json* one = find(type, true)) return *one;
+  }
+  const json* ready = find("Ready", true);
+  return ready != nullptr ? *ready : kNone;
+}
+
+std::string paragraph(const std::string& text, const std::vector<std::string>& next) {
+  std::string out = text + "\nNext:\n";
+  for (const std::string& one : next) {
+    if (!one.empty()) out += "  " + one + "\n";
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string why_swarm(const json& swarm, WallTime now) {
+  const std::string name = word(get(swarm, "metadata"), "name");
+  const json& condition = worst_condition(swarm);
+  const Reason reason = reason_of(condition);
+  return paragraph(name + " is " + reason.word + " for " +
+                       since(get_text(condition, "lastTransitionTime"), now) + ": " +
+                       dash(reason.what),
+                   {reason.next.empty() ? "kubectl swarm describe " + name : reason.next});
+}
+
+std::string why_agent(const json& agent, const std::string& swarm) {
+  const std::string name = word(agent, "name");
+  const std::string state = word(agent, "state");
+  const std::string task = shorten(get_text(agent, "task"), 128);
+  std::string text =
+      name + " is " + state +
+      (agent.contains("sinceSeconds") ? " for " + age(get_number(agent, "sinceSeconds") * 1000)
+                                      : "") +
+      (task.empty() ? "" : " with " + task);
+  if (state == "stuck") {
+    text += ": no output and no CPU for " + stuck_cell(agent);
+    return paragraph(text,
+                     {"kubectl swarm logs task/" + task, "kubectl swarm cancel task/" + task});
+  }
+  if (state == "idle") {
+    return paragraph(text + ": there is no task for it, or none is handed out",
+                     {"kubectl swarm why " + swarm});
+  }
+  return paragraph(text,
+                   {task.empty() ? "kubectl swarm describe agent/" + name + " --swarm " + swarm
+                                 : "kubectl swarm why task/" + task});
+}
+
+std::string why_task(const json& task, const json& agents, const json& swarm, WallTime now) {
+  const std::string id = word(task, "id", 128);
+  const std::string state = word(task, "state");
+  const std::string logs = "kubectl swarm logs task/" + id;
+  const json& history = get(task, "history");
+  const bool tried = history.is_array() && !history.empty();
+  std::string text = id + " is " + state;
+  if (state == "running") {
+    const std::string agent = get_text(task, "agent");
+    text += (tried ? " for " + span(history.back(), now) : "") + " on " + word(task, "agent") +
+            ", attempt " + number(task, "attempt") + " of " + number(task, "maxAttempts");
+    for (const json& one : agents) {
+      if (!agents.is_array()) break;
+      if (get_text(one, "name") == agent && get_text(one, "state") == "stuck" &&
+          get_text(one, "task") == get_text(task, "id")) {
+        return paragraph(text + ", and stuck: no output and no CPU for " + stuck_cell(one),
+                         {logs, "kubectl swarm cancel task/" + id});
+      }
+    }
+    if (get_number(task, "lastOutputAt") > 0)
+      text += "; its last output, " + age(now - get_number(task, "lastOutputAt")) +
+              " ago: " + word(task, "lastOutput", 200);
+    return paragraph(text, {logs + " -f"});
+  }
+  if (state == "queued") {
+    text += task.contains("createdAt") ? " for " + age(now - get_number(task, "createdAt")) : "";
+    if (tried)
+      text += "; attempt " + number(history.back(), "attempt") + " ended with " +
+              word(history.back(), "reason") + ": " + word(task, "lastOutput", 200);
+    const json& condition = worst_condition(swarm);
+    const Reason reason = reason_of(condition);
+    if (!condition.empty()) text += ". Its swarm is " + reason.word + ": " + reason.what;
+    return paragraph(text, {reason.next.empty() ? "kubectl swarm get agents" : reason.next});
+  }
+  if (state == "done") return paragraph(text, {"kubectl swarm result task/" + id});
+  text = id + " is " + failure(task);
+  const std::vector<std::string> lines = last_lines(task);
+  if (!lines.empty()) text += "; its last line: " + lines.back();
+  return paragraph(text, {logs, "kubectl swarm retry task/" + id});
 }
 
 std::string top(const std::string& swarm, const json& stats, const json& agents) {
