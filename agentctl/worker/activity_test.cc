@@ -169,9 +169,9 @@ TEST(Stuck, TimeInWhichNobodyLookedIsNoSilence) {
   EXPECT_TRUE(w.told_);
 }
 
-// ≥1,000 windows of a child that works quietly beside 8 burners on a few CPUs: it gets 2 to 20 % of
-// one, in bursts, as itself, as short-lived children, or waits for its turn. Never stuck. The same
-// child without any of this is, in every window.
+// 3,000 windows of a child that works quietly beside burners that leave it little: at least twice a
+// window it has half a second of CPU, itself or by children that come and go between two looks, or
+// is seen waiting for its turn, or prints. Never stuck. Once it does none of this, it is.
 TEST(Stuck, ThousandsOfWindowsBesideBurnersNameNobodyThatWorks) {
   std::mt19937_64 random(20240817);
   const auto below = [&](std::uint64_t n) { return static_cast<std::int64_t>(random() % n); };

@@ -843,6 +843,11 @@ TEST(Plan, StuckAgentsAreNamedAtOnceAndNoLongerWhenTheyGoOn) {
   world.step();
   EXPECT_THAT(message_of(world.swarm), testing::StartsWith("5 of 5 agents"));
   EXPECT_THAT(message_of(world.swarm), HasSubstr(") and 2 more. Nothing is ended"));
+  report.stuck_named[0].why = "2 TCP connections open";  // other words are no Event
+  world.report(0, report);
+  world.now += 30'000;
+  EXPECT_EQ(told(world.step()), 0);
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("2 TCP connections open"));
   report.stuck = 0;
   report.stuck_named.clear();
   world.report(0, report);
