@@ -295,6 +295,14 @@ TEST_F(Stuck, WaitingForInputIsNamed) {
               testing::ElementsAre("cat waits to read its standard input"));
 }
 
+TEST_F(Stuck, WaitingForATerminalIsNamed) {
+  // `script` gives the program a terminal, and its own input never ends.
+  const auto words =
+      told("mkfifo f; exec 3<>f; timeout 2.5 script -qfc 'exec head -n 1' /dev/null <f; true");
+  if (words.empty()) GTEST_SKIP() << "no terminals here: " << out_;
+  EXPECT_THAT(words[0], testing::MatchesRegex("head waits to read the terminal /dev/pts/[0-9]+"));
+}
+
 TEST_F(Stuck, WhatGoesOnIsToldToo) {
   (void)told("sleep 1.5; echo on; sleep 0.5");
   EXPECT_THAT(err_, HasSubstr("[t-0-1f 1] stuck: "));

@@ -666,7 +666,7 @@ func (v *verbs) lists() {
 	forms("agents", 3, "get", "agents", "work")
 	v.person(0, `^agent/coordinator-0\nagent/worker-0\nagent/worker-1\n$`, "^$", "get", "agents", "work", "-o", "name")
 	v.person(0, `^coordinator-0 .*\nworker-0 .*\nworker-1 .*\n$`, "^$", "get", "agents", "work", "--no-headers")
-	v.person(0, `^NAME +STATE +TASK +SINCE +DONE +NODE +POD +ROLE +TEAM +VERSION +INBOX +OUTBOX\n(.*\n)*worker-1 +(idle|busy) +\S+ +\S+ +\d+ +\S+ +work-w1-\S+ +worker +0 `, "^$",
+	v.person(0, `^NAME +STATE +TASK +SINCE +DONE +NODE +POD +ROLE +TEAM +VERSION +INBOX +OUTBOX +STUCK\n(.*\n)*worker-1 +(idle|busy) +\S+ +\S+ +\d+ +\S+ +work-w1-\S+ +worker +0 `, "^$",
 		"get", "agents", "work", "-o=wide")
 	v.person(0, `(?m)^Agent: +worker-0\nSwarm: +work\nRole: +worker, team 0\n`, "^$", "describe", "agent/worker-0", "--swarm=work")
 	v.person(0, `(?m)^Name: +work\n(.*\n)*Agents: +2/2 ready(.*\n)* +Ready +True +(Idle|Working)`, "^$", "describe", "work")
