@@ -145,6 +145,7 @@ class MemoryLog final : public log::Log {
     return {};
   }
   void finish(log::Sequence sequence) override { records_.erase(sequence); }
+  void finish_later(log::Sequence sequence) override { records_.erase(sequence); }
   Result<std::string> read(log::Sequence sequence) override {
     const auto found = records_.find(sequence);
     if (found == records_.end()) return not_found("no such record");

@@ -109,7 +109,7 @@ func TestMail(t *testing.T) {
 	// refused.
 	const dropped = 40
 	pod := fmt.Sprintf(`set -e; umask 077; cd /dev/shm/cfn/drop; mkdir -p worker-1; i=0
-		while [ $i -lt %d ]; do printf "file $i" >worker-1/.$i; mv worker-1/.$i worker-1/$i; i=$((i+1)); done
+		while [ $i -lt %d ]; do printf "file $i" >worker-1/.$i; printf '{"id":"file-%%d","priority":"low"}' $i >worker-1/.$i.options; mv worker-1/.$i worker-1/$i; i=$((i+1)); done
 		ln -s /etc/passwd worker-1/link; mkfifo worker-1/fifo; mkdir worker-1/directory`, dropped)
 	w.must(in("worker-0", "", "sh", "-c", pod))
 	w.killEngine(pods["worker-0"])
@@ -127,7 +127,10 @@ func TestMail(t *testing.T) {
 		if err := json.Unmarshal([]byte(line), &m); err != nil {
 			t.Fatalf("%v: %s", err, line)
 		}
-		read[m.Body] = true
+		read[m.Body] = m.MessageID == strings.Replace(m.Body, "file ", "file-", 1) && m.Priority == "low"
+		if !read[m.Body] {
+			t.Errorf("a dropped file without its options: %+v", m)
+		}
 	}
 	_, err = in("worker-1", "", "agentctl", "recv", "--wait", "1s")
 	w.result("files renamed into drop/ while the sidecar is killed: read, different ones, nothing else", mailCommand,

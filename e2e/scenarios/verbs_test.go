@@ -288,15 +288,17 @@ func (v *verbs) messages() {
 		v.Helper()
 		return v.must(v.try(time.Minute, "kubectl", "-n", v.ns, "exec", v.pod("hand", slot), "-c", "agent", "--", "sh", "-c", script))
 	}
-	sh(me, `mkdir -p /dev/shm/cfn/drop/worker-1 && cd /dev/shm/cfn/drop/worker-1 && printf "a file" >.x && mv .x x`)
+	sh(me, `mkdir -p /dev/shm/cfn/drop/worker-1 && cd /dev/shm/cfn/drop/worker-1 && printf "a file" >.x && printf '{"id":"from-a-file","priority":"high"}' >.x.options && mv .x x`)
 	v.eventually(30*time.Second, "a dropped file has its outcome", func() string {
 		if said := sh(me, "cat /dev/shm/cfn/drop/worker-1/x.accepted || true"); !strings.Contains(said, `"outcome":"accepted"`) {
 			return "it says " + said
 		}
 		return ""
 	})
-	v.in(peer, 0, `^worker-0:drop-[0-9a-f-]+\n$`, "^1 messages, 0 removed\n$", "materialize", "/dev/shm/cfn/seen")
-	v.equal("a message as a file", sh(peer, "cat /dev/shm/cfn/seen/worker-0:drop-*"), "a file")
+	v.in(peer, 0, `^worker-0:from-a-file\n$`, "^1 messages, 0 removed\n$", "materialize", "/dev/shm/cfn/seen")
+	v.equal("a message as a file", sh(peer, "cat /dev/shm/cfn/seen/worker-0:from-a-file"), "a file")
+	v.in(peer, 0, `^worker-0:from-a-file\n$`, "^1 messages, 0 removed\n$", "materialize", "/dev/shm/cfn/whole", "-o", "json")
+	v.equal("all of a message as a file", strings.Contains(sh(peer, "cat /dev/shm/cfn/whole/worker-0:from-a-file"), `"messageId":"from-a-file","priority":"high"`), true)
 	v.in(peer, 0, "^a file$", "attempt 1\n$", "recv", "--wait=10s", "--ack")
 
 	// Somebody looks on: what he is shown stays.
@@ -499,6 +501,39 @@ func (v *verbs) exitCodes() {
 	later := v.person(0, "^now$", "", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || exit 75; printf now", "--wait", "--timeout=50s", "--label=kind=later")
 	id = regexp.MustCompile(`t-0-\w+`).FindString(later.err)
 	v.equal("exit code 75", v.look(id).attempts(), "try_later no, done yes")
+
+	// Two of them in a row are a rate limit, and everybody's: the team waits, says so, and goes on.
+	var limited []string
+	for range 2 {
+		told := v.person(0, `^task/t-0-\w+ `, "^$", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || exit 75; printf now", "--label=kind=limited")
+		limited = append(limited, regexp.MustCompile(`t-0-\w+`).FindString(told.out))
+	}
+	v.eventually(20*time.Second, "a team that waits", func() string {
+		got, _ := v.trySwarm("top", "work", "--once")
+		if regexp.MustCompile(`(?m)^wait   no task is handed out for [1-5]s: 2 attempts in a row were told to try later \(`).MatchString(got) {
+			return ""
+		}
+		return got
+	})
+	v.eventually(20*time.Second, "describe of a team that waits, or has waited", func() string {
+		got, _ := v.trySwarm("describe", "work")
+		if strings.Contains(got, "\nWaits:        no task is handed out for ") || v.look(limited[0]).State == "done" {
+			return ""
+		}
+		return got
+	})
+	for _, id := range limited {
+		v.eventually(time.Minute, "the end of "+id, func() string {
+			if task := v.look(id); task.State != "done" {
+				return task.State + ": " + task.attempts()
+			}
+			return ""
+		})
+		v.equal("a rate limit", v.look(id).attempts(), "try_later no, done yes")
+	}
+	if got, _ := v.trySwarm("top", "work", "--once"); strings.Contains(got, "wait ") {
+		v.Errorf("the wait is over: %s", got)
+	}
 }
 
 // startRepository serves git://repo/app with branches main and other to the agents.

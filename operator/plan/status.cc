@@ -252,6 +252,9 @@ Counts fresh_counts(const Context& context) {
     counts.tasks.dead += report.tasks.dead;
     counts.tasks.oldest_queued_seconds =
         std::max(counts.tasks.oldest_queued_seconds, report.tasks.oldest_queued_seconds);
+    if (report.tasks.backing_off_until > context.now)
+      counts.tasks.backing_off_until =
+          std::max(counts.tasks.backing_off_until, report.tasks.backing_off_until);
     counts.mailbox.single_copy_messages +=
         report.single_copy_messages + report.workers_single_copy_messages;
     counts.mailbox.dead_letters += report.dead_letters;
@@ -282,6 +285,7 @@ bool crosses_zero(const Counts& a, const Counts& b) {
   return crossed(a.busy, b.busy) || nameable(a.stuck) != nameable(b.stuck) ||
          crossed(a.tasks.queued, b.tasks.queued) || crossed(a.tasks.running, b.tasks.running) ||
          crossed(a.tasks.done, b.tasks.done) || crossed(a.tasks.dead, b.tasks.dead) ||
+         crossed(a.tasks.backing_off_until, b.tasks.backing_off_until) ||
          crossed(a.mailbox.single_copy_messages, b.mailbox.single_copy_messages) ||
          crossed(a.mailbox.dead_letters, b.mailbox.dead_letters) ||
          crossed(a.usage.tasks, b.usage.tasks);

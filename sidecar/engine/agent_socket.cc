@@ -21,9 +21,6 @@ using boost::system::error_code;
 
 namespace {
 
-constexpr std::uint64_t kMaxWaitMs = 3600ULL * 1000;
-constexpr Milliseconds kAckTimeout{10000};
-constexpr std::uint64_t kMaxAttempt = 65'535;  // as many as a record counts
 constexpr Milliseconds kAcceptRetry{100};
 constexpr int kMaxUnaccepted = 1024;           // connections; all agents of a pod may come at once
 constexpr std::size_t kMaxPeersListed = 2000;  // a line: each at most 400 bytes
@@ -31,10 +28,6 @@ constexpr std::size_t kMaxDeadListed = 1000;   // a line: 1000 × at most 400 by
 
 Milliseconds milliseconds_of(const json& request, const char* key, std::uint64_t fallback) {
   return Milliseconds(std::min(number_of(request, key, fallback), kMaxWaitMs));
-}
-
-Milliseconds milliseconds_of(std::optional<std::uint64_t> given, std::uint64_t fallback) {
-  return Milliseconds(std::min(given.value_or(fallback), kMaxWaitMs));
 }
 
 // Puts bytes under `key`, or under `key`64 when they are not text.
@@ -415,55 +408,17 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     const auto& c = owner_.config_;
     const auto& rid = request.rid;
     const bool wants_reply = request.op == MailRequest::Op::kRequest;
-    mailbox::Message m;
-    m.from = agent_;
     const auto to = parse_receivers(request.to);
     if (!to) return fail(rid, to.error());
-    if (wants_reply && !to->single())
-      return fail(rid, invalid("to: a request goes to one agent, by its name"));
-    m.id.value = request.id ? std::string(*request.id) : owner_.next_id();
-    if (!is_message_id(m.id.value))
-      return fail(rid, invalid("id must match ^[A-Za-z0-9._:-]{1,128}$"));
-    if (request.priority == "high")
-      m.priority = mailbox::Priority::kHigh;
-    else if (request.priority == "low")
-      m.priority = mailbox::Priority::kLow;
-    else if (request.priority != "normal")
-      return fail(rid, invalid("priority must be high, normal or low"));
-    m.in_reply_to.value = request.in_reply_to.value_or("");
-    if (!m.in_reply_to.empty() && !is_message_id(m.in_reply_to.value))
-      return fail(rid, invalid("inReplyTo must be a message id"));
-    if (request.stream) {
-      auto& of = m.stream.emplace();
-      of.stream.value = *request.stream;
-      of.part = static_cast<std::uint32_t>(request.part);
-      if (request.end || request.abort)
-        of.mark = request.end ? mailbox::StreamPart::Mark::kEnd : mailbox::StreamPart::Mark::kAbort;
-      if (!is_message_id(of.stream.value) || request.part == 0 || request.part > UINT32_MAX ||
-          (request.end && request.abort) || wants_reply || !m.in_reply_to.empty() ||
-          m.priority != mailbox::Priority::kNormal) {
-        return fail(rid, invalid("a part of a stream has stream (as an id), part (from 1), at most "
-                                 "one of end and abort, and neither inReplyTo nor priority"));
-      }
-    }
-    if (!request.stream && (request.part != 0 || request.end || request.abort))
-      return fail(rid, invalid("part, end and abort are of a part of a stream: name the stream"));
-    const auto ack_attempt = request.ack_attempt;
-    if (ack_attempt && (*ack_attempt == 0 || *ack_attempt > kMaxAttempt || wants_reply ||
-                        m.in_reply_to.empty() || !to->single())) {
-      return fail(rid,
-                  invalid("ackAttempt is the attempt of the message in inReplyTo, as recv gave "
-                          "it, in a send to one agent"));
-    }
+    auto message = message_of(request, to->single());
+    if (!message) return fail(rid, message.error());
+    auto& m = *message;
+    m.from = agent_;
+    if (!request.id) m.id.value = owner_.next_id();
     auto body = body_of(request);
     if (!body) return fail(rid, body.error());
-    if (body->size() > c.max_message_bytes) {
-      return fail(
-          rid,
-          invalid("the body has " + std::to_string(body->size()) + " bytes, at most " +
-                  std::to_string(c.max_message_bytes) +
-                  " (spec.mailbox.maxMessageBytes); send a reference to a file or commit instead"));
-    }
+    if (body->size() > c.max_message_bytes)
+      return fail(rid, body_too_large(body->size(), c.max_message_bytes));
     m.body = *std::move(body);
     m.sent_at = wall_now();
     const auto timeout = milliseconds_of(
@@ -477,15 +432,15 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     });
     if (wants_reply)
       owner_.mail_.request(std::move(m), timeout, std::move(answer), this);
-    else if (ack_attempt)
-      owner_.mail_.reply(std::move(m), static_cast<std::uint16_t>(*ack_attempt), timeout,
+    else if (request.ack_attempt)
+      owner_.mail_.reply(std::move(m), static_cast<std::uint16_t>(*request.ack_attempt), timeout,
                          kAckTimeout, std::move(answer), this);
     else
       owner_.mail_.send(std::move(m), timeout, std::move(answer), this);
   }
 
   void accepted(const std::string& rid, const Mail::Accepted& sent) {
-    if (sent.acked && !*sent.acked) return accepted_only(rid, sent, sent.acked->error());
+    if (sent.acked && !*sent.acked) return accepted_only(rid, sent);
     queue_ += sent.duplicate ? R"({"duplicate":true)" : R"({"duplicate":false)";
     queue_ += R"(,"messageId":)";
     append_string(queue_, sent.id.value);
@@ -501,13 +456,10 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
 
   // The reply, but not the ack that came with it. An unknown one is resolved as any: by the same
   // again.
-  void accepted_only(const std::string& rid, const Mail::Accepted& sent, const Error& of_ack) {
+  void accepted_only(const std::string& rid, const Mail::Accepted& sent) {
     json out = outcome_of(sent);
     out["messageId"] = sent.id.value;
     out["ok"] = false;
-    out["code"] = of_ack.code == Code::kUnknown ? code_name(Code::kUnknown) : "partial";
-    out["ackCode"] = code_name(of_ack.code);
-    out["message"] = "the reply was accepted; of the ack: " + printable(of_ack.message);
     put(out, rid);
   }
 

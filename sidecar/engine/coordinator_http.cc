@@ -426,6 +426,8 @@ api::TeamReport Coordinator::report() const {
   out.tasks.cancelled = n(counts.cancelled);
   out.tasks.oldest_queued_seconds = counts.oldest_queued_seconds;
   out.tasks.single_copy = n(counts.single_copy);
+  out.tasks.backing_off_until = counts.backing_off_until;
+  out.tasks.try_later_in_a_row = n(counts.try_later_in_a_row);
   const auto full = [&] {
     return out.workers.size() + out.awaited.size() >= api::kMaxReportWorkers;
   };

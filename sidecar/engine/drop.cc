@@ -46,8 +46,9 @@ std::string line_of(json outcome, const std::string& to, const MessageId& id) {
 
 }  // namespace
 
-Drop::Drop(Loop& loop, Post& post, const Config& config)
+Drop::Drop(Loop& loop, Mail& mail, Post& post, const Config& config)
     : loop_(loop),
+      mail_(mail),
       post_(post),
       config_(config),
       pod_(to_hex(sha256(config.pod_uid)).substr(0, kPodDigits)),
@@ -71,6 +72,8 @@ void Drop::stop() {
   inotify_.close(ignored);
   last_ = true;
   timer_.cancel();
+  mail_.forget(asks_.get());
+  asks_.reset();
   if (looking_)
     again_ = true;
   else
@@ -240,38 +243,75 @@ bool Drop::take(const std::shared_ptr<Place>& place, const std::string& name) {
                 "drop/worker-3/"));
   const auto to = parse_receivers(place->to);
   if (!to) return refuse(to.error());
-  mailbox::Message message;
-  message.id = file.id;
-  message.from = config_.name;
-  message.body = *std::move(file.body);
-  message.sent_at = wall_now();
-  auto lines = std::make_shared<std::string>();
-  post_.send(
-      *to, std::move(message), config_.backpressure_timeout,
-      [lines, id = file.id](const AgentName& receiver, const Result<Mail::Accepted>& sent) {
-        *lines += line_of(outcome_of(sent), receiver.value, id);
-      },
-      [this, alive = alive_, place, lines, label = file.label,
-       id = file.id](const Result<Post::Tally>& tally) {
-        if (!*alive) return;
-        const DropFiles::Claimed sent{label, id, std::string()};
-        if (!tally)
-          return finish(place, sent, "refused", line_of(outcome_of(tally.error()), place->to, id));
-        const char* word = !tally->failure       ? "accepted"
-                           : tally->accepted > 0 ? "partial"
-                                                 : outcome_name(*tally->failure);
-        finish(place, sent, word, *lines);
-      });
+  const auto options = options_of(file);
+  auto message = options ? message_of(*options, to->single()) : options.error();
+  if (!message) return refuse(message.error().in(drop_options_name(file.label)));
+  if (message->id.empty()) message->id = file.id;
+  message->from = config_.name;
+  message->body = *std::move(file.body);
+  message->sent_at = wall_now();
+  send(place, file, *to, *std::move(message), *options);
   return true;
 }
 
+// kInvalid: why these can't be what is meant.
+Result<MailRequest> Drop::options_of(const DropFiles::Claimed& file) {
+  if (!file.options_text) return file.options_text.error();
+  if (!*file.options_text) return MailRequest{};
+  return reader_.read_options(**file.options_text);
+}
+
+void Drop::send(const std::shared_ptr<Place>& place, const DropFiles::Claim& file,
+                const Receivers& to, mailbox::Message message, const MailRequest& options) {
+  const auto timeout = milliseconds_of(
+      options.timeout_ms, static_cast<std::uint64_t>(config_.backpressure_timeout.count()));
+  if (options.ack_attempt) {
+    message.to = to.names[0];
+    const auto until = asks_ ? timeout : std::min(timeout, config_.backpressure_timeout);
+    mail_.reply(
+        std::move(message), static_cast<std::uint16_t>(*options.ack_attempt), until, kAckTimeout,
+        [this, alive = alive_, place, file, to = message.to,
+         id = message.id](Result<Mail::Accepted> sent) {
+          if (!*alive) return;
+          // Gone by what a former life has acked.
+          if (file.again && sent && sent->acked && !*sent->acked &&
+              sent->acked->error().code == Code::kNotFound)
+            sent->acked = Status();
+          const bool acked = sent && (!sent->acked || *sent->acked);
+          const char* word = !sent || acked                                ? outcome_name(sent)
+                             : sent->acked->error().code == Code::kUnknown ? "unknown"
+                                                                           : "partial";
+          finish(place, file, word, line_of(outcome_of(sent), to.value, id));
+        },
+        asks_.get());
+    return;
+  }
+  auto lines = std::make_shared<std::string>();
+  const MessageId id = message.id;
+  post_.send(
+      to, std::move(message), timeout,
+      [lines, id](const AgentName& receiver, const Result<Mail::Accepted>& sent) {
+        *lines += line_of(outcome_of(sent), receiver.value, id);
+      },
+      [this, alive = alive_, place, lines, file, id](const Result<Post::Tally>& tally) {
+        if (!*alive) return;
+        if (!tally)
+          return finish(place, file, "refused", line_of(outcome_of(tally.error()), place->to, id));
+        const char* word = !tally->failure       ? "accepted"
+                           : tally->accepted > 0 ? "partial"
+                                                 : outcome_name(*tally->failure);
+        finish(place, file, word, *lines);
+      },
+      asks_);
+}
+
 // Written down only after the log is: "accepted" must be true also after a crash.
-void Drop::finish(const std::shared_ptr<Place>& place, const DropFiles::Claimed& file,
+void Drop::finish(const std::shared_ptr<Place>& place, const DropFiles::Claim& file,
                   const char* word, const std::string& lines) {
-  loop_.after_commit([this, alive = alive_, place, word, lines, label = file.label, id = file.id] {
+  loop_.after_commit([this, alive = alive_, place, word, lines, file] {
     if (!*alive) return;
-    const bool written = place->files.settle({label, id, std::string()}, word, lines);
-    place->labels.erase(label);
+    const bool written = place->files.settle(file, word, lines);
+    place->labels.erase(file.label);
     --under_way_;
     if (!written) {
       telemetry::warn("the outcome of a dropped file can't be written",

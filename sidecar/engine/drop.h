@@ -18,6 +18,7 @@
 
 #include "engine/config.h"
 #include "engine/drop_files.h"
+#include "engine/mail_request.h"
 #include "engine/post.h"
 
 namespace swarm::engine {
@@ -33,14 +34,14 @@ inline constexpr std::size_t kMaxDropNotes = 64;  // in a look, of files that ar
 
 class Drop {
  public:
-  Drop(Loop& loop, Post& post, const Config& config);
+  Drop(Loop& loop, Mail& mail, Post& post, const Config& config);
   ~Drop();
   Drop(const Drop&) = delete;
   Drop& operator=(const Drop&) = delete;
 
   void start();
   // One more look at everything, since it may be an agent's last act; then nothing new is taken.
-  // What is under way gets its outcome.
+  // What is under way gets its outcome, whatever its timeoutMs is, within that of the Swarm.
   void stop();
   [[nodiscard]] std::size_t under_way() const { return under_way_; }
   // After stop(): what is to be waited for, at least 1 until that look has ended.
@@ -61,7 +62,10 @@ class Drop {
   bool enter(const std::string& name);
   bool take(const std::shared_ptr<Place>& place, const std::string& name);
   [[nodiscard]] bool may_take(const Place& place) const;
-  void finish(const std::shared_ptr<Place>& place, const DropFiles::Claimed& file, const char* word,
+  Result<MailRequest> options_of(const DropFiles::Claimed& file);
+  void send(const std::shared_ptr<Place>& place, const DropFiles::Claim& file, const Receivers& to,
+            mailbox::Message message, const MailRequest& options);
+  void finish(const std::shared_ptr<Place>& place, const DropFiles::Claim& file, const char* word,
               const std::string& lines);
   void ended();
   void schedule(Milliseconds in);
@@ -69,9 +73,13 @@ class Drop {
   void hints();
 
   Loop& loop_;
+  Mail& mail_;
   Post& post_;
   const Config& config_;
   const std::string pod_;
+  MailRequestReader reader_;
+  // Who asks, until stop().
+  std::shared_ptr<const void> asks_ = std::make_shared<char>();
   Descriptor volume_;
   std::shared_ptr<Place> root_, inner_;  // of the present look
   // Those with files under way, by what the kernel calls them: a name may mean another one soon.

@@ -12,18 +12,18 @@
 #include <cstring>
 
 #include "base/encoding.h"
+#include "engine/mail_request.h"
 
 namespace swarm::engine {
 
 namespace {
 
 constexpr std::string_view kClaim = ".sending-";  // before a label
-constexpr std::string_view kDraft = ".outcome-";
+constexpr std::string_view kDraft = ".outcome-", kAccepted = ".accepted";
 // Of an outcome; whoever sent it may remove it, and read it anyway. The sticky bit, which means
 // nothing on a file, tells it from a file that an agent has given the name of one.
 constexpr mode_t kOutcomeMode = 0666, kOutcomeMark = S_ISVTX;
-constexpr std::array<std::string_view, 4> kOutcomes{".accepted", ".refused", ".unknown",
-                                                    ".partial"};
+constexpr std::array<std::string_view, 4> kOutcomes{kAccepted, ".refused", ".unknown", ".partial"};
 
 std::string id_of(const std::string& pod, const struct stat& file) {
   const auto time = static_cast<std::uint64_t>(file.st_mtim.tv_sec) * 1'000'000'000U +
@@ -50,10 +50,24 @@ std::string kind_of(mode_t mode) {
   return "a device";
 }
 
+// What is read, in words.
+struct Reading {
+  const char* verb;
+  Error (*too_large)(std::uint64_t bytes, std::size_t most);
+};
+constexpr Reading kBody{"sent", body_too_large};
+constexpr Reading kOptions{
+    "read", [](std::uint64_t bytes, std::size_t most) {
+      return invalid("it has " + std::to_string(bytes) + " bytes, at most " + std::to_string(most));
+    }};
+
 Result<std::string> read_whole(int directory, const char* name, const struct stat& seen,
-                               std::size_t max_bytes) {
-  if (!S_ISREG(seen.st_mode)) return invalid(kind_of(seen.st_mode) + " can't be sent");
-  if (seen.st_nlink != 1) return invalid("a file with another hard link can't be sent");
+                               std::size_t max_bytes, const Reading& of) {
+  const auto cannot = [&](const std::string& what) {
+    return invalid(what + " can't be " + of.verb);
+  };
+  if (!S_ISREG(seen.st_mode)) return cannot(kind_of(seen.st_mode));
+  if (seen.st_nlink != 1) return cannot("a file with another hard link");
   const auto file = open_beneath(directory, name, O_RDONLY);
   if (!file) {
     return invalid(errno == EACCES ? "the sidecar (uid " + std::to_string(::geteuid()) +
@@ -62,14 +76,9 @@ Result<std::string> read_whole(int directory, const char* name, const struct sta
   }
   struct stat now {};
   if (::fstat(file.get(), &now) != 0 || now.st_ino != seen.st_ino || !S_ISREG(now.st_mode))
-    return invalid("it was swapped while it was being sent");
-  const auto too_large = [&](std::uint64_t size) {
-    return invalid("the body has " + std::to_string(size) + " bytes, at most " +
-                   std::to_string(max_bytes) +
-                   " (spec.mailbox.maxMessageBytes); send a reference to a file or commit instead");
-  };
+    return invalid(std::string("it was swapped while it was being ") + of.verb);
   if (static_cast<std::uint64_t>(now.st_size) > max_bytes)
-    return too_large(static_cast<std::uint64_t>(now.st_size));
+    return of.too_large(static_cast<std::uint64_t>(now.st_size), max_bytes);
   std::string body(max_bytes + 1, '\0');
   std::size_t got = 0;
   while (got < body.size()) {
@@ -79,7 +88,7 @@ Result<std::string> read_whole(int directory, const char* name, const struct sta
     if (n == 0) break;
     got += static_cast<std::size_t>(n);
   }
-  if (got > max_bytes) return too_large(got);  // it has grown meanwhile
+  if (got > max_bytes) return of.too_large(got, max_bytes);  // it has grown meanwhile
   body.resize(got);
   return body;
 }
@@ -96,6 +105,8 @@ Descriptor open_beneath(int directory, const char* name, int flags) {
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
   return Descriptor(static_cast<int>(::syscall(SYS_openat2, directory, name, &how, sizeof how)));
 }
+
+std::string drop_options_name(const std::string& label) { return "." + label + ".options"; }
 
 bool is_ignored_drop(std::string_view name) {
   return name.starts_with('.') || std::any_of(kOutcomes.begin(), kOutcomes.end(),
@@ -125,6 +136,7 @@ std::optional<std::string> DropFiles::next() {
 
 std::variant<DropFiles::Claimed, DropFiles::Why> DropFiles::claim(
     const std::string& name, std::size_t max_bytes, const std::set<std::string>& under_way) {
+  if (name.starts_with(kDraft)) publish_left(name.substr(kDraft.size()), under_way);
   const bool left = name.starts_with(kClaim);
   if (name.starts_with('.') && !left) return Why::kIgnored;
   struct stat seen {};
@@ -143,6 +155,11 @@ std::variant<DropFiles::Claimed, DropFiles::Why> DropFiles::claim(
   if (under_way.contains(label)) return left ? Why::kIgnored : Why::kBusy;
   const std::string claimed = std::string(kClaim) + label;
   if (name != claimed) {
+    // One of that name that a former life has done with comes first, lest its options be this
+    // one's.
+    struct stat former {};
+    if (::fstatat(fd(), claimed.c_str(), &former, AT_SYMLINK_NOFOLLOW) == 0) return Why::kBusy;
+    publish_left(label + std::string(kAccepted), under_way);
     if (::renameat2(fd(), name.c_str(), fd(), claimed.c_str(), RENAME_NOREPLACE) != 0) {
       return errno == ENOENT                                       ? Why::kGone
              : errno == EACCES || errno == EPERM || errno == EROFS ? Why::kDenied
@@ -151,15 +168,29 @@ std::variant<DropFiles::Claimed, DropFiles::Why> DropFiles::claim(
     // What has the name now may be another than the one that was looked at.
     if (::fstatat(fd(), claimed.c_str(), &seen, AT_SYMLINK_NOFOLLOW) != 0) return Why::kGone;
   }
-  Claimed out{label, {id_of(pod_, seen)}, std::string()};
-  out.body = shown ? read_whole(fd(), claimed.c_str(), seen, max_bytes)
+  Claimed out{{label, {id_of(pod_, seen)}, "", left}, std::string()};
+  if (shown) read_options(out);
+  out.body = shown ? read_whole(fd(), claimed.c_str(), seen, max_bytes, kBody)
                    : invalid("a name takes at most " + std::to_string(kMaxDropNameBytes) +
                              " bytes of UTF-8 without control characters; this was \"" +
                              name.substr(0, kMaxDropNameBytes) + "\"");
   return out;
 }
 
-bool DropFiles::write(const std::string& name, std::string_view text) {
+void DropFiles::read_options(Claimed& file) {
+  const auto name = drop_options_name(file.label);
+  struct stat seen {};
+  if (::fstatat(fd(), name.c_str(), &seen, AT_SYMLINK_NOFOLLOW) != 0) return;
+  file.options = id_of(pod_, seen);
+  auto text = read_whole(fd(), name.c_str(), seen, kMaxDropOptionsBytes, kOptions);
+  if (text)
+    file.options_text = std::optional(*std::move(text));
+  else
+    file.options_text = text.error();
+}
+
+// An outcome that has not got its name, `name`, yet.
+bool DropFiles::draft(const std::string& name, std::string_view text) {
   const std::string draft = std::string(kDraft) + name;
   (void)::unlinkat(fd(), draft.c_str(), 0);  // of a life that ended in the midst of it
   Descriptor file(
@@ -168,22 +199,56 @@ bool DropFiles::write(const std::string& name, std::string_view text) {
   (void)::fchmod(file.get(), kOutcomeMode | kOutcomeMark);
   // Without room for the words the name alone says it.
   (void)!::write(file.get(), text.data(), text.size());
-  if (::renameat(fd(), draft.c_str(), fd(), name.c_str()) == 0) return true;
-  (void)::unlinkat(fd(), draft.c_str(), 0);
-  return false;
+  return true;
 }
 
-bool DropFiles::settle(const Claimed& file, std::string_view word, std::string_view lines) {
+// `instead`: its name where something that can't be replaced has that one.
+bool DropFiles::publish(const std::string& name, const std::string& instead) {
+  const std::string draft = std::string(kDraft) + name;
+  return ::renameat(fd(), draft.c_str(), fd(), name.c_str()) == 0 ||
+         ::renameat(fd(), draft.c_str(), fd(), instead.c_str()) == 0;
+}
+
+// The draft of `name`, whose claim had gone when a former life ended.
+void DropFiles::publish_left(const std::string& name, const std::set<std::string>& under_way) {
+  const std::string draft = std::string(kDraft) + name;
+  struct stat seen {};
+  if (::fstatat(fd(), draft.c_str(), &seen, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(seen.st_mode) ||
+      (seen.st_mode & kOutcomeMark) == 0)
+    return;
+  for (const auto word : kOutcomes) {
+    if (!name.ends_with(word)) continue;
+    const auto label = name.substr(0, name.size() - word.size());
+    const std::string claimed = std::string(kClaim) + label;
+    struct stat claim {};
+    if (under_way.contains(label) ||
+        ::fstatat(fd(), claimed.c_str(), &claim, AT_SYMLINK_NOFOLLOW) == 0)
+      return;
+    if (word == kAccepted) (void)::unlinkat(fd(), drop_options_name(label).c_str(), 0);
+    (void)publish(name, id_of(pod_, seen) + std::string(word));  // tried again in the next look
+  }
+}
+
+bool DropFiles::settle(const Claim& file, std::string_view word, std::string_view lines) {
   const std::string claimed = std::string(kClaim) + file.label;
   const auto named = [&](const std::string& label) { return label + "." + std::string(word); };
-  // By its id where something that can't be replaced has the name.
-  if (!write(named(file.label), lines) && !write(named(file.id.value), lines)) return false;
-  if (word != "accepted") {
-    for (const auto& label : {file.label, file.id.value}) {
-      if (::renameat(fd(), claimed.c_str(), fd(), ("." + named(label)).c_str()) == 0) return true;
-    }
+  auto name = named(file.label);
+  if (!draft(name, lines) && !draft(name = named(file.id.value), lines)) return false;
+  const auto stays = [&](const std::string& label) {
+    return ::renameat(fd(), claimed.c_str(), fd(), ("." + named(label)).c_str()) == 0;
+  };
+  const bool accepted = word == "accepted";
+  if (accepted || (!stays(file.label) && !stays(file.id.value))) {
+    if (::unlinkat(fd(), claimed.c_str(), 0) != 0 && errno != ENOENT) return false;
   }
-  return ::unlinkat(fd(), claimed.c_str(), 0) == 0 || errno == ENOENT;
+  // Behind it, or a crash would leave it without them. Others that have the name by now stay.
+  const auto options = drop_options_name(file.label);
+  struct stat seen {};
+  if (accepted && !file.options.empty() &&
+      ::fstatat(fd(), options.c_str(), &seen, AT_SYMLINK_NOFOLLOW) == 0 &&
+      id_of(pod_, seen) == file.options)
+    (void)::unlinkat(fd(), options.c_str(), 0);
+  return publish(name, named(file.id.value));
 }
 
 std::string DropFiles::label_of(const std::string& name) const {
@@ -194,7 +259,8 @@ std::string DropFiles::label_of(const std::string& name) const {
 
 bool DropFiles::note(const std::string& name, std::string_view line) {
   struct stat there {};
-  return ::fstatat(fd(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0 && write(name, line);
+  return ::fstatat(fd(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0 && draft(name, line) &&
+         publish(name, name);
 }
 
 }  // namespace swarm::engine

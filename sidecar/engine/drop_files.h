@@ -5,6 +5,12 @@
 // ever touched, no call waits for a writer or reader, and a file that is claimed is never lost: a
 // claim that a crash has left is found again.
 //
+// What a crash may leave of LABEL, in this order: .sending-LABEL and .LABEL.options, which are sent
+// again; beside them .outcome-LABEL.WORD, which is written anew then; that one without the claim,
+// which is given its name at last. Since the outcome appears only when the claim has gone, and the
+// options of what was accepted with it, whoever has seen it may use the name again, and no crash
+// makes of one message another one: with no options, or with those of the next.
+//
 // Threads: the loop's. Everything here is synchronous, on tmpfs.
 #pragma once
 
@@ -24,6 +30,8 @@
 namespace swarm::engine {
 
 inline constexpr std::size_t kMaxDropNameBytes = 200;  // leaves room for what is put around a name
+
+inline constexpr std::size_t kMaxDropOptionsBytes = 4096;
 
 // A descriptor that closes itself.
 class Descriptor {
@@ -49,11 +57,17 @@ Descriptor open_beneath(int directory, const char* name, int flags);
 
 class DropFiles {
  public:
+  struct Claim {
+    std::string label;    // its name, or, where that can't be shown, its id
+    MessageId id;         // the same for the same file, until somebody writes to it
+    std::string options;  // the id of the file with them; empty: there is none
+    bool again = false;   // a former life has claimed it, and perhaps sent it
+  };
   // A file that was claimed.
-  struct Claimed {
-    std::string label;         // its name, or, where that can't be shown, its id
-    MessageId id;              // the same for the same file, until somebody writes to it
+  struct Claimed : Claim {
     Result<std::string> body;  // kInvalid: why it can't be sent
+    Result<std::optional<std::string>> options_text =
+        std::optional<std::string>();  // kInvalid: why they can't be read
   };
   // That nothing was claimed. kReserved: it has the name of an outcome, and is none of ours.
   enum class Why { kIgnored, kGone, kBusy, kDenied, kReserved };
@@ -71,9 +85,10 @@ class DropFiles {
   // labels are claimed now.
   std::variant<Claimed, Why> claim(const std::string& name, std::size_t max_bytes,
                                    const std::set<std::string>& under_way);
-  // The outcome's lines beside it as LABEL.WORD; then the file goes, or, unless it was accepted,
-  // stays as .LABEL.WORD. False: it could not be written down; the file is claimed again.
-  bool settle(const Claimed& file, std::string_view word, std::string_view lines);
+  // The file goes, and its options with it, or, unless it was accepted, stays as .LABEL.WORD; the
+  // outcome's lines are beside it as LABEL.WORD. False: they could not be written down, and it is
+  // claimed again, or they have no name yet, and the next looks try it.
+  bool settle(const Claim& file, std::string_view word, std::string_view lines);
   // How `name` is shown: as it is or, where it can't be shown, the file's id.
   [[nodiscard]] std::string label_of(const std::string& name) const;
   // Writes `name` unless it is there; true: it has.
@@ -83,12 +98,18 @@ class DropFiles {
   struct CloseDir {
     void operator()(DIR* dir) const { ::closedir(dir); }
   };
-  bool write(const std::string& name, std::string_view text);
+  bool draft(const std::string& name, std::string_view text);
+  bool publish(const std::string& name, const std::string& instead);
+  void publish_left(const std::string& name, const std::set<std::string>& under_way);
+  void read_options(Claimed& file);
 
   Descriptor directory_;
   std::string pod_;
   std::unique_ptr<DIR, CloseDir> listing_;
 };
+
+// Where the options of the file of that label are.
+std::string drop_options_name(const std::string& label);
 
 // An outcome's file, or a name with a dot in front: never sent.
 bool is_ignored_drop(std::string_view name);

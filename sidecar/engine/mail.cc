@@ -93,7 +93,8 @@ Mail::~Mail() { *alive_ = false; }
 
 // ---- agents' requests
 
-void Mail::start(mailbox::Message message, Milliseconds timeout, const void* who, OnSent done) {
+void Mail::start(mailbox::Message message, Milliseconds timeout, const void* who, OnSent done,
+                 std::uint64_t share) {
   const auto deadline = mono_now() + timeout;
   const bool crowded = sends_.size() + blocked_count_ >= kMaxWaitingSends;
   const auto before = blocked_.empty() ? blocked_.end() : blocked_.find(lane_of(message));
@@ -106,7 +107,7 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, const void* who
   // Behind those that wait already, so that a sender's messages stay in their order.
   const bool behind = before != blocked_.end() && !known;
   Error why = behind ? before->second.back().why : Error{};
-  if (!behind && begin(message, deadline, who, done, why) == Begun::kYes) return;
+  if (!behind && begin(message, deadline, who, done, why, share) == Begun::kYes) return;
   if (behind) {
     for (auto& one : before->second) {
       if (one.message.id != message.id) continue;
@@ -122,20 +123,20 @@ void Mail::start(mailbox::Message message, Milliseconds timeout, const void* who
       blocked_bytes_ + message.body.size() > room_.blocked_bytes) {
     return done(why);
   }
-  block(std::move(message), deadline, who, std::move(done), std::move(why));
+  block(std::move(message), deadline, who, std::move(done), std::move(why), share);
 }
 
 void Mail::block(mailbox::Message message, MonoTime deadline, const void* who, OnSent done,
-                 Error why) {
+                 Error why, std::uint64_t share) {
   ++blocked_count_;
   blocked_bytes_ += message.body.size();
   arm(std::min(deadline, mono_now() + kRoomCheck));
   auto& queue = blocked_[lane_of(message)];
-  queue.push_back({std::move(message), deadline, std::move(done), who, std::move(why)});
+  queue.push_back({std::move(message), deadline, std::move(done), who, std::move(why), share});
 }
 
 Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, const void* who,
-                        OnSent& done, Error& why) {
+                        OnSent& done, Error& why, std::uint64_t share) {
   const auto now = mono_now();
   const auto& id = message.id;
   const auto& to = message.to;
@@ -143,7 +144,7 @@ Mail::Begun Mail::begin(const mailbox::Message& message, MonoTime deadline, cons
     done(Error{Code::kFull, "too many requests of this pod wait for their replies"});
     return Begun::kYes;
   }
-  auto sent = box_.send(now, message);
+  auto sent = box_.send(now, message, share);
   if (!sent && sent.error().code == Code::kFull) {
     why = sent.error();
     if (box_.is_local(to)) note_full(why.message);
@@ -194,11 +195,12 @@ void Mail::retry_blocked() {
     const std::size_t before = queue.size();
     while (!queue.empty()) {
       auto& first = queue.front();
-      if (!box_.knows(first.message) && !box_.has_room(mono_now(), first.message)) {
+      if (!box_.knows(first.message) && !box_.has_room(mono_now(), first.message, first.share)) {
         if (queue.size() < before) turn_ends();
         break;
       }
-      if (begin(first.message, first.deadline, first.who, first.done, first.why) == Begun::kNoRoom)
+      if (begin(first.message, first.deadline, first.who, first.done, first.why, first.share) ==
+          Begun::kNoRoom)
         return turn_ends();  // then it is the log that is full
       --blocked_count_;
       blocked_bytes_ -= first.message.body.size();
@@ -244,15 +246,16 @@ void Mail::end_late_blocked(MonoTime now) {
     --blocked_count_;
     blocked_bytes_ -= one.message.body.size();
     if (box_.knows(one.message)) {  // it has come another way, from a former pod of ours
-      (void)begin(one.message, one.deadline, one.who, one.done, one.why);
+      (void)begin(one.message, one.deadline, one.who, one.done, one.why, one.share);
       continue;
     }
     one.done(one.why);
   }
 }
 
-void Mail::send(mailbox::Message message, Milliseconds timeout, OnSent done, const void* who) {
-  start(std::move(message), timeout, who, std::move(done));
+void Mail::send(mailbox::Message message, Milliseconds timeout, OnSent done, const void* who,
+                std::uint64_t share) {
+  start(std::move(message), timeout, who, std::move(done), share);
 }
 
 void Mail::request(mailbox::Message message, Milliseconds timeout, OnSent done, const void* who) {

@@ -40,6 +40,7 @@ inline constexpr std::size_t kMaxWaitingSends = 4096;  // agents' send calls und
 // Of these, the bodies of messages that wait for room in this pod.
 inline constexpr std::size_t kMaxBlockedBytes = 8U << 20U;
 inline constexpr std::size_t kMaxWaitingReceivers = 1024;
+inline constexpr Milliseconds kAckTimeout{10000};         // for the sender's pod
 inline constexpr std::size_t kMoreReceiversPerAgent = 4;  // beyond the first of a pod
 inline constexpr std::size_t kMaxWatchers = 64;
 inline constexpr std::size_t kLinkWindowBytes = 1U << 20U;  // unsent mail per link
@@ -149,8 +150,10 @@ class Mail {
   using OnStatus = std::function<void(Status)>;
 
   // `who` asks, here and below: what waits for it ends with forget(); nullptr: nobody in
-  // particular.
-  void send(mailbox::Message message, Milliseconds timeout, OnSent done, const void* who = nullptr);
+  // particular. `share`: a new_share() for messages with the same body, which the log holds once.
+  void send(mailbox::Message message, Milliseconds timeout, OnSent done, const void* who = nullptr,
+            std::uint64_t share = 0);
+  std::uint64_t new_share() { return ++shares_; }
   // As send, then waits for the reply until the same deadline. kNotFound: accepted, but no reply in
   // time.
   void request(mailbox::Message message, Milliseconds timeout, OnSent done,
@@ -302,6 +305,7 @@ class Mail {
     OnSent done;
     const void* who;
     Error why;
+    std::uint64_t share;
   };
   struct Request {  // a call that waits for a reply, or until its question is accepted
     AgentName from;
@@ -328,14 +332,16 @@ class Mail {
     LogId creditor;
   };
 
-  void start(mailbox::Message message, Milliseconds timeout, const void* who, OnSent done);
+  void start(mailbox::Message message, Milliseconds timeout, const void* who, OnSent done,
+             std::uint64_t share = 0);
   // False: its caller has gone. Its reply is anybody's, unless another call waits for it, too.
   bool end_request(std::uint64_t number);
   enum class Begun { kYes, kNoRoom };
   // kNoRoom: nothing was done, `why` says who is full; else `done` was taken.
   Begun begin(const mailbox::Message& message, MonoTime deadline, const void* who, OnSent& done,
-              Error& why);
-  void block(mailbox::Message message, MonoTime deadline, const void* who, OnSent done, Error why);
+              Error& why, std::uint64_t share);
+  void block(mailbox::Message message, MonoTime deadline, const void* who, OnSent done, Error why,
+             std::uint64_t share);
   void take_grant(Session& session, const link::Frame& frame);
   void send_grants(MonoTime now);
   void decline(const AgentName& pod, const AgentName& to, std::uint8_t stream);
@@ -427,6 +433,7 @@ class Mail {
   std::map<log::Sequence, Waiting> sends_;
   std::map<std::uint64_t, Request> requests_;  // by a number of their own
   std::uint64_t next_request_ = 0;
+  std::uint64_t shares_ = 0;
   // Sender, receiver, whether it is a reply: as the outbox has room for them, and keeps their
   // order.
   using Lane = std::tuple<AgentName, AgentName, bool>;

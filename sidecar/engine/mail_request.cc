@@ -68,28 +68,29 @@ bool take_into(MailRequest& into, const element& value) {
 }
 
 using R = MailRequest;
+constexpr std::uint32_t kOptions = 1U << 31U;  // of a file in drop/; no op has this bit
 constexpr std::uint32_t kSends = bit(R::Op::kSend) | bit(R::Op::kRequest),
-                        kReceives = bit(R::Op::kReceive), kNacks = bit(R::Op::kNack),
-                        kExtends = bit(R::Op::kExtend),
+                        kMessages = kSends | kOptions, kReceives = bit(R::Op::kReceive),
+                        kNacks = bit(R::Op::kNack), kExtends = bit(R::Op::kExtend),
                         kSettles = bit(R::Op::kAck) | kNacks | kExtends;
 // The frequent ones first.
 constexpr std::array<Member, 18> kMembers{
     {{"to", kSends, MemberKind::kText, take_into<&R::to>},
      {"body", kSends, MemberKind::kText, take_into<&R::body>},
-     {"id", kSends, MemberKind::kText, take_into<&R::id>},
+     {"id", kMessages, MemberKind::kText, take_into<&R::id>},
      {"messageId", kSettles, MemberKind::kText, take_into<&R::message_id>},
      {"attempt", kSettles, MemberKind::kNumber, take_into<&R::attempt>},
      {"waitMs", kReceives, MemberKind::kNumber, take_into<&R::wait_ms>},
-     {"timeoutMs", kSends, MemberKind::kNumber, take_into<&R::timeout_ms>},
+     {"timeoutMs", kMessages, MemberKind::kNumber, take_into<&R::timeout_ms>},
      {"leaseMs", kReceives | kExtends, MemberKind::kNumber, take_into<&R::lease_ms>},
      {"body64", kSends, MemberKind::kText, take_into<&R::body64>},
-     {"priority", kSends, MemberKind::kText, take_into<&R::priority>},
-     {"inReplyTo", kSends | kReceives, MemberKind::kText, take_into<&R::in_reply_to>},
-     {"ackAttempt", kSends, MemberKind::kNumber, take_into<&R::ack_attempt>},
-     {"stream", kSends | kReceives, MemberKind::kText, take_into<&R::stream>},
-     {"part", kSends | kReceives, MemberKind::kNumber, take_into<&R::part>},
-     {"end", kSends, MemberKind::kFlag, take_into<&R::end>},
-     {"abort", kSends, MemberKind::kFlag, take_into<&R::abort>},
+     {"priority", kMessages, MemberKind::kText, take_into<&R::priority>},
+     {"inReplyTo", kMessages | kReceives, MemberKind::kText, take_into<&R::in_reply_to>},
+     {"ackAttempt", kMessages, MemberKind::kNumber, take_into<&R::ack_attempt>},
+     {"stream", kMessages | kReceives, MemberKind::kText, take_into<&R::stream>},
+     {"part", kMessages | kReceives, MemberKind::kNumber, take_into<&R::part>},
+     {"end", kMessages, MemberKind::kFlag, take_into<&R::end>},
+     {"abort", kMessages, MemberKind::kFlag, take_into<&R::abort>},
      {"from", kReceives | kSettles, MemberKind::kText, take_into<&R::from>},
      {"delayMs", kNacks, MemberKind::kNumber, take_into<&R::delay_ms>}}};
 
@@ -101,11 +102,25 @@ const Member* find_member(std::string_view name) {
 }
 
 std::string allowed_in(std::uint32_t op) {
-  std::string out;
+  std::string out = op == kOptions ? "" : "op rid ";
   for (const Member& member : kMembers) {
     if ((member.ops & op) != 0) out += std::string(member.name) + " ";
   }
   return out;
+}
+
+void complain(MailRequest& of, std::string what) {
+  if (of.wrong.empty()) of.wrong = std::move(what);
+}
+
+// `of`: what has the members, as `op` is called.
+void take_member(MailRequest& into, std::string_view key, const element& value, std::uint32_t op,
+                 std::string_view of) {
+  const Member* member = find_member(key);
+  if (member == nullptr || (member->ops & op) == 0)
+    complain(into, unknown_member(key, of, allowed_in(op)));
+  else if (!member->take(into, value))
+    complain(into, wrong_member(key, member->kind));
 }
 
 void append_field(std::string& out, std::string_view key, std::string_view text) {
@@ -139,50 +154,112 @@ std::size_t find_escaped(std::string_view text, std::size_t i) {
 constexpr std::size_t kKeptBytes = 256U << 10U;
 
 struct MailRequestReader::Parser : simdjson::dom::parser {};
+struct MailRequestReader::Object : simdjson::dom::object {};
 
 MailRequestReader::MailRequestReader() : parser_(std::make_unique<Parser>()) {}
 MailRequestReader::~MailRequestReader() = default;
 
 bool MailRequestReader::is_op(std::string_view name) { return op_of(name).has_value(); }
 
-std::optional<MailRequest> MailRequestReader::read(std::string_view line) {
+std::optional<MailRequestReader::Object> MailRequestReader::parse(std::string_view text) {
   // A large line leaves much memory behind, which few others need.
   if (parser_->capacity() > kKeptBytes) parser_ = std::make_unique<Parser>();
   auto& parser = *parser_;
-  if (parser.capacity() < line.size() &&
-      parser.allocate(std::max(line.size() * 2, std::size_t{4096}), kMaxDepth) !=
+  if (parser.capacity() < text.size() &&
+      parser.allocate(std::max(text.size() * 2, std::size_t{4096}), kMaxDepth) !=
           simdjson::SUCCESS) {
     return std::nullopt;
   }
-  simdjson::dom::object object;
-  if (parser.parse(line.data(), line.size()).get_object().get(object) != simdjson::SUCCESS)
+  Object object;
+  if (parser.parse(text.data(), text.size()).get_object().get(object) != simdjson::SUCCESS)
     return std::nullopt;
+  return object;
+}
+
+std::optional<MailRequest> MailRequestReader::read(std::string_view line) {
+  const auto object = parse(line);
+  if (!object) return std::nullopt;
   std::string_view name;
-  for (const auto [key, value] : object) {
+  for (const auto [key, value] : *object) {
     if (key == "op") name = value.is_string() ? value.get_string().value_unsafe() : "";
   }
   const auto op = op_of(name);
   if (!op) return std::nullopt;
   MailRequest out;
   out.op = *op;
-  const auto complain = [&](std::string what) {
-    if (out.wrong.empty()) out.wrong = std::move(what);
-  };
-  for (const auto [key, value] : object) {
+  for (const auto [key, value] : *object) {
     if (key == "op") continue;
     if (key == "rid") {
-      is_number(value) ? void(out.rid = simdjson::minify(value)) : complain(wrong_rid());
+      is_number(value) ? void(out.rid = simdjson::minify(value)) : complain(out, wrong_rid());
       continue;
     }
-    const Member* member = find_member(key);
-    if (member == nullptr || (member->ops & bit(*op)) == 0)
-      complain(unknown_member(key, name, allowed_in(bit(*op))));
-    else if (!member->take(out, value))
-      complain(wrong_member(key, member->kind));
+    take_member(out, key, value, bit(*op), name);
   }
   if ((bit(*op) & kSends) != 0 && out.body.has_value() == out.body64.has_value())
-    complain("either body (text) or body64 (base64) is needed");
+    complain(out, "either body (text) or body64 (base64) is needed");
   return out;
+}
+
+Result<MailRequest> MailRequestReader::read_options(std::string_view text) {
+  const auto object = parse(text);
+  if (!object)
+    return invalid(
+        "one JSON object is needed, as in {\"priority\":\"high\"}, with numbers of 64 bits");
+  MailRequest out;
+  for (const auto [key, value] : *object) take_member(out, key, value, kOptions, "the options");
+  if (!out.wrong.empty()) return invalid(std::move(out.wrong));
+  return out;
+}
+
+Milliseconds milliseconds_of(std::optional<std::uint64_t> given, std::uint64_t fallback) {
+  return Milliseconds(std::min(given.value_or(fallback), kMaxWaitMs));
+}
+
+Error body_too_large(std::uint64_t bytes, std::size_t most) {
+  return invalid("the body has " + std::to_string(bytes) + " bytes, at most " +
+                 std::to_string(most) +
+                 " (spec.mailbox.maxMessageBytes); send a reference to a file or commit instead");
+}
+
+Result<mailbox::Message> message_of(const MailRequest& request, bool single) {
+  const bool wants_reply = request.op == MailRequest::Op::kRequest;
+  mailbox::Message m;
+  if (wants_reply && !single) return invalid("to: a request goes to one agent, by its name");
+  m.id.value = request.id.value_or("");
+  if (request.id && !is_message_id(m.id.value))
+    return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
+  if (request.priority == "high")
+    m.priority = mailbox::Priority::kHigh;
+  else if (request.priority == "low")
+    m.priority = mailbox::Priority::kLow;
+  else if (request.priority != "normal")
+    return invalid("priority must be high, normal or low");
+  m.in_reply_to.value = request.in_reply_to.value_or("");
+  if (!m.in_reply_to.empty() && !is_message_id(m.in_reply_to.value))
+    return invalid("inReplyTo must be a message id");
+  if (request.stream) {
+    auto& of = m.stream.emplace();
+    of.stream.value = *request.stream;
+    of.part = static_cast<std::uint32_t>(request.part);
+    if (request.end || request.abort)
+      of.mark = request.end ? mailbox::StreamPart::Mark::kEnd : mailbox::StreamPart::Mark::kAbort;
+    if (!is_message_id(of.stream.value) || request.part == 0 || request.part > UINT32_MAX ||
+        (request.end && request.abort) || wants_reply || !m.in_reply_to.empty() ||
+        m.priority != mailbox::Priority::kNormal) {
+      return invalid(
+          "a part of a stream has stream (as an id), part (from 1), at most "
+          "one of end and abort, and neither inReplyTo nor priority");
+    }
+  }
+  if (!request.stream && (request.part != 0 || request.end || request.abort))
+    return invalid("part, end and abort are of a part of a stream: name the stream");
+  if (request.ack_attempt && (*request.ack_attempt == 0 || *request.ack_attempt > kMaxAttempt ||
+                              wants_reply || m.in_reply_to.empty() || !single)) {
+    return invalid(
+        "ackAttempt is the attempt of the message in inReplyTo, as recv gave "
+        "it, in a send to one agent");
+  }
+  return m;
 }
 
 Result<std::string> body_of(const MailRequest& request) {

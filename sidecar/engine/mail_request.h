@@ -13,6 +13,9 @@
 
 namespace swarm::engine {
 
+inline constexpr std::uint64_t kMaxWaitMs = 3600ULL * 1000;
+inline constexpr std::uint64_t kMaxAttempt = 65'535;  // as many as a record counts
+
 // What a line says. Views are good until the reader's next line.
 struct MailRequest {
   enum class Op { kSend, kRequest, kReceive, kAck, kNack, kExtend };
@@ -34,13 +37,26 @@ class MailRequestReader {
   ~MailRequestReader();
   // nullopt: another op, or no JSON object that is at most kMaxDepth deep.
   std::optional<MailRequest> read(std::string_view line);
+  // The members of a send but op, rid, to and the body, as they are beside a file in drop/
+  // (docs/mailbox.md). kInvalid: what to write instead.
+  Result<MailRequest> read_options(std::string_view text);
   static constexpr std::size_t kMaxDepth = 32;
   static bool is_op(std::string_view name);
 
  private:
+  struct Object;
+  std::optional<Object> parse(std::string_view text);
   struct Parser;
   std::unique_ptr<Parser> parser_;
 };
+
+// What a send, a request or options say of their message: all but from, to, body and time; without
+// an id where they give none. `single`: it goes to one agent, by its name. kInvalid: what to write
+// instead.
+Result<mailbox::Message> message_of(const MailRequest& request, bool single);
+// A wait or lease, at most kMaxWaitMs.
+Milliseconds milliseconds_of(std::optional<std::uint64_t> given, std::uint64_t fallback);
+Error body_too_large(std::uint64_t bytes, std::size_t most);
 
 // Its bytes. kInvalid: body64 is no base64.
 Result<std::string> body_of(const MailRequest& request);

@@ -98,6 +98,24 @@ TEST(MailRequest, AMessageHasOneBody) {
   EXPECT_EQ(reader.read(R"({"op":"recv"})")->wrong, "") << "nobody else needs one";
 }
 
+TEST(MailRequest, OptionsAreWhatASendHasBesideReceiversAndBody) {
+  MailRequestReader reader;
+  const auto allowed = [](std::string words) {
+    words.erase(0, words.find("allowed: ") + 9);
+    return " " + words + " ";
+  };
+  std::string rest = allowed(reader.read(R"({"op":"send","?":1})")->wrong);
+  for (const std::string name : {"op", "rid", "to", "body", "body64"})
+    rest.erase(rest.find(" " + name + " "), name.size() + 1);
+  EXPECT_EQ(allowed(reader.read_options(R"({"?":1})").error().message), rest);
+  const auto options = reader.read_options(R"({"timeoutMs":5,"id":"a","priority":"low"})");
+  ASSERT_TRUE(options);
+  EXPECT_EQ(options->timeout_ms, 5U);
+  EXPECT_EQ(message_of(*options, true)->priority, mailbox::Priority::kLow);
+  EXPECT_TRUE(message_of(*reader.read_options("{}"), false)->id.empty()) << "the sender gives one";
+  EXPECT_FALSE(message_of(*reader.read_options(R"({"id":""})"), true).ok());
+}
+
 TEST(MailRequest, WhatIsNoRequestOfMailIsLeftToOthers) {
   MailRequestReader reader;
   const std::string deep =

@@ -84,10 +84,10 @@ std::string wrong_member(std::string_view name, MemberKind kind) {
 
 std::string wrong_rid() { return "rid must be a number, as in {\"rid\":1}"; }
 
-std::string unknown_member(std::string_view name, std::string_view op, std::string_view allowed) {
+std::string unknown_member(std::string_view name, std::string_view of, std::string_view allowed) {
   std::string out = "unknown member \"" + std::string(name.substr(0, kShown)) + "\" of " +
-                    std::string(op) + ", allowed: op rid ";
-  out += allowed.substr(allowed.starts_with(' ') ? 1 : 0);
+                    std::string(of) + ", allowed: ";
+  out += allowed;
   while (out.ends_with(' ')) out.pop_back();
   return out;
 }
@@ -104,7 +104,7 @@ std::string wrong_in(const json& request, std::string_view op) {
     }
     if (name.find(' ') != std::string::npos || name.empty() ||
         known->second.find(" " + name + " ") == std::string_view::npos)
-      return unknown_member(name, op, known->second);
+      return unknown_member(name, op, "op rid" + std::string(known->second));
     if (!is_of(value, kind_of(name))) return wrong_member(name, kind_of(name));
   }
   return {};

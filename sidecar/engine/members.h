@@ -14,7 +14,8 @@ enum class MemberKind { kText, kNumber, kInteger, kFlag, kObject, kTexts };  // 
 // What is wrong, and what to write instead.
 std::string wrong_member(std::string_view name, MemberKind kind);
 std::string wrong_rid();
-std::string unknown_member(std::string_view name, std::string_view op, std::string_view allowed);
+// `allowed`: with blanks between the names.
+std::string unknown_member(std::string_view name, std::string_view of, std::string_view allowed);
 
 // What is wrong with the first member of `request` that is; empty: nothing, or an op that is not
 // among those that are read as a document (the others: mail_request.h).

@@ -75,6 +75,13 @@ json outcome_of(const Result<Mail::Accepted>& sent) {
   if (sent) {
     out["survives"] = sent->survives;
     out["duplicate"] = sent->duplicate;
+    if (sent->acked && *sent->acked) out["acked"] = true;
+    if (sent->acked && !*sent->acked) {
+      const Error& of_ack = sent->acked->error();
+      out["code"] = of_ack.code == Code::kUnknown ? code_name(Code::kUnknown) : "partial";
+      out["ackCode"] = code_name(of_ack.code);
+      out["message"] = "the reply was accepted; of the ack: " + printable(of_ack.message);
+    }
   } else {
     out["code"] = code_name(sent.error().code);
     out["message"] = printable(sent.error().message);
@@ -91,6 +98,7 @@ struct Post::Call {
   std::set<AgentName> known;          // those of `to`
   std::set<std::uint32_t> to_ask;     // teams whose members are not known yet
   std::size_t next = 0, waiting = 0;  // of `to`: not sent yet, without an outcome
+  std::uint64_t share = 0;            // of the body, for Mail
   boost::asio::steady_timer timer;
   Tally tally;
   OnOutcome each;
@@ -146,6 +154,7 @@ void Post::ask(const std::shared_ptr<Call>& call) {
     }
     if (call->to.empty()) return call->done(not_found("nobody else is there"));
     call->tally.receivers = call->to.size();
+    if (call->to.size() > 1) call->share = mail_.new_share();
     return step(call);
   }
   const auto team = *call->to_ask.begin();
@@ -207,7 +216,7 @@ void Post::step(const std::shared_ptr<Call>& call) {
         [this, call, to, alive = alive_](const Result<Mail::Accepted>& sent) {
           if (*alive) outcome(call, to, sent);
         },
-        who.get());
+        who.get(), call->share);
   }
   if (call->next == call->to.size()) return;
   loop_.post([this, call, alive = alive_] {

@@ -82,7 +82,8 @@ class Post {
 
 // "accepted", "refused": never delivered, or "unknown".
 const char* outcome_name(const Result<Mail::Accepted>& sent);
-// The same with what belongs to it: survives and duplicate, or code and message.
+// The same with what belongs to it: survives and duplicate, or code and message. Of a reply with
+// its ack also acked, or why not: ackCode, code and message.
 nlohmann::json outcome_of(const Result<Mail::Accepted>& sent);
 
 }  // namespace swarm::engine

@@ -47,7 +47,8 @@ TEST(Receivers, AreNamesAndGroups) {
 }
 
 struct Posts : PodFixture {
-  explicit Posts(std::uint32_t agents = 1) : PodFixture(agents) {}
+  explicit Posts(std::uint32_t agents = 1, const mailbox::Limits& limits = {})
+      : PodFixture(agents, limits) {}
   struct Said {
     std::vector<std::string> outcomes;
     std::optional<Result<Post::Tally>> done;
@@ -58,7 +59,7 @@ struct Posts : PodFixture {
     mailbox::Message m;
     m.id.value = id;
     m.from = config.name;
-    m.body = "hello";
+    m.body = body;
     auto said = std::make_shared<Said>();
     const auto begin = mono_now();
     post.send(
@@ -77,6 +78,7 @@ struct Posts : PodFixture {
     return said;
   }
   using Outcomes = std::vector<std::string>;
+  std::string body = "hello";
 
   Mail mail{loop, box, config, Session::Options{}, [](const AgentName& name, const Located& done) {
               done(not_found(name.value + " is not connected now"));
@@ -144,6 +146,54 @@ TEST_F(Posts, NobodyIsToldWhenSomebodyIsNotKnown) {
   EXPECT_EQ(said->done->error().code, Code::kUnavailable);
   EXPECT_EQ(said->outcomes, Outcomes{});
   EXPECT_EQ(box.books().inbox_live, 0U);
+}
+
+TEST_F(Posts, ABodyForManyStandsInTheLogOnce) {
+  constexpr std::uint64_t kReceivers = 50, kEach = 200;  // id, envelope and headers
+  body = std::string(4096, 'x');
+  std::string to = "worker-1";
+  for (std::size_t i = 2; i <= kReceivers; ++i) to += ",worker-" + std::to_string(i);
+  const auto before = log->stats().live_bytes;
+  std::uint64_t grown = 0;
+  loop.post([&] { grown = log->stats().live_bytes - before; });
+  EXPECT_EQ(send(to, "m", kShort)->outcomes.size(), kReceivers);
+  EXPECT_GT(grown, body.size());
+  EXPECT_LT(grown, body.size() + kReceivers * kEach);
+  ASSERT_TRUE(log->commit());
+  EXPECT_EQ(log->stats().live_bytes, before) << "what is refused is gone, and the body with it";
+  grown = 0;
+  loop.post([&] { grown = log->stats().live_bytes - before; });
+  (void)send("worker-1", "alone", kShort);
+  EXPECT_LT(grown, body.size() + kEach);
+}
+
+struct PostsWithLittleRoom : Posts {
+  PostsWithLittleRoom() : Posts(1, {.max_outbox_messages = 1}) {}
+};
+
+TEST_F(PostsWithLittleRoom, WhoWaitsForItSharesTheBodyThatIsThere) {
+  mailbox::Message first;
+  first.id.value = "first";
+  first.from = config.name;
+  first.to.value = "worker-1";
+  ASSERT_TRUE(box.send(mono_now(), first));
+  body = std::string(4096, 'x');
+  std::uint64_t before = 0, after = 0;
+  boost::asio::steady_timer room(io), sent(io);
+  room.expires_after(kShort);  // worker-2's message is there
+  room.async_wait([&](boost::system::error_code) {
+    EXPECT_EQ(box.books().outbox_live, 2U);
+    before = log->stats().live_bytes;
+    EXPECT_TRUE(box.on_acked({"worker-1"}, 2));  // its id is record 1
+  });
+  sent.expires_after(4 * kShort);
+  sent.async_wait([&](boost::system::error_code) {
+    EXPECT_EQ(box.books().outbox_live, 2U);
+    after = log->stats().live_bytes;
+  });
+  (void)send("worker-2,worker-1", "m", 6 * kShort);
+  EXPECT_GT(before, body.size());
+  EXPECT_LT(after, before + 200);
 }
 
 TEST_F(Posts, ManyReceiversTakeTurnsWithOthers) {

@@ -226,7 +226,6 @@ Status Sidecar::open_log() {
     limits.max_received_bytes = usable / 8 * 3;
     limits.max_sent_bytes = limits.max_ward_bytes = usable / 4;
   }
-  limits.max_inbox_bytes = config_.agents_per_pod > 1 ? usable / 4 : limits.max_received_bytes;
   box_ = std::make_unique<mailbox::Mailbox>(config_.name, limits, config_.agents_per_pod);
 
   // Records are kept until the parts exist that read them: they need the log's id, which open()
@@ -374,7 +373,7 @@ Status Sidecar::start() {
     done(unavailable("ask from a worker's pod"));
   };
   if (auto status = agents_->start(config_.mount_path + "/agent.sock"); !status) return status;
-  drop_ = std::make_unique<Drop>(loop_, *post_, config_);
+  drop_ = std::make_unique<Drop>(loop_, *mail_, *post_, config_);
   drop_->start();
   look_at_resources();
 
@@ -600,6 +599,9 @@ std::string Sidecar::metrics_text() {
     set("swarm_tasks_single_copy", "Tasks without a confirmed second copy", n(counts.single_copy));
     set("swarm_tasks_oldest_queued_seconds", "Age of the oldest queued task",
         n(counts.oldest_queued_seconds));
+    set("swarm_team_backing_off",
+        "1 while no task is handed out, since attempts were told to try later",
+        counts.backing_off_until == 0 ? 0 : 1);
     const auto spent = coordinator_->spent();
     constexpr const char* kTokensHelp = "Tokens that the tasks of this team have cost";
     for (const auto& [kind, value] : {std::pair{"input", spent.input_tokens},

@@ -200,6 +200,14 @@ bool add_stats(json& all, json part) {
   if (tasks == part.end() || !tasks->is_object()) return false;
   const char* const kOldest = "oldestQueuedSeconds";
   const auto oldest = std::max(number_of(all["tasks"], kOldest), number_of(*tasks, kOldest));
+  // A team's wait is its own; the longest is shown.
+  for (const char* name : {"backingOffUntil", "tryLaterInARow"}) {
+    const auto its = tasks->find(name);
+    if (its == tasks->end()) continue;
+    json& longest = all["tasks"][name];
+    if (longest.type() != its->type() || longest < *its) longest = std::move(*its);
+    tasks->erase(its);
+  }
   add_counts(all, part, "tasks");
   all["tasks"][kOldest] = oldest;
   add_counts(all, part, "usage");

@@ -202,6 +202,19 @@ TEST(Stats, OfWhatTasksCostAreAddedUpThoughATeamHasNone) {
   EXPECT_EQ(all["expiredUsage"], json::parse(R"({"costMicroUsd":2,"tasks":2})"));
 }
 
+TEST(Stats, OfSeveralTeamsTheLongestWaitIsShown) {
+  json all = json::parse(R"({"tasks":{"queued":1}})");
+  for (const char* part :
+       {R"({"tasks":{"queued":1,"backingOffUntil":"2026-01-02T03:04:05Z","tryLaterInARow":7}})",
+        R"({"tasks":{"queued":1,"backingOffUntil":"2026-01-02T03:05:05Z","tryLaterInARow":3}})",
+        R"({"tasks":{"queued":1,"backingOffUntil":"2026-01-02T03:03:05Z","tryLaterInARow":2}})",
+        R"({"tasks":{"queued":1}})"})
+    EXPECT_TRUE(add_stats(all, json::parse(part)));
+  EXPECT_EQ(all["tasks"]["backingOffUntil"], "2026-01-02T03:05:05Z");
+  EXPECT_EQ(all["tasks"]["tryLaterInARow"], 7);
+  EXPECT_EQ(all["tasks"]["queued"], 5);
+}
+
 TEST(Stats, AreAddedUp) {
   json all = json::parse(
       R"({"time":"t0","epoch":3,"ready":true,"recovering":false,"suspended":true,

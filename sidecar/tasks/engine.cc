@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/encoding.h"
 #include "tasks/tasks.h"
+#include "tasks/throttle.h"
 
 namespace swarm::tasks {
 namespace {
@@ -147,7 +148,8 @@ class Engine::Impl {
   struct Held {                            // the lease on a running task
     std::optional<std::uint64_t> request;  // of the next() it answered, while that connection lasts
     MonoTime deadline;
-    bool confirmed;  // false: restored, its worker has not come yet
+    bool confirmed;                 // false: restored, its worker has not come yet
+    std::optional<MonoTime> since;  // handed out by this engine
     std::optional<Still> still{};
   };
   struct Record {
@@ -547,7 +549,7 @@ class Engine::Impl {
   void take_lease(Record& r, Member& m, MonoTime deadline, bool confirmed) {
     r.task.state = TaskState::kRunning;
     r.task.not_before = 0;
-    r.lease = Held{std::nullopt, deadline, confirmed};
+    r.lease = Held{std::nullopt, deadline, confirmed, std::nullopt};
     m.leases.insert(r.task.id);
   }
   void drop_lease(Record& r) {
@@ -660,7 +662,8 @@ class Engine::Impl {
   }
   void hand_out(MonoTime now, WallTime wall) {
     if (recovering_ || settings_.suspended || over_budget()) return;
-    while (!ready_.empty() && !waiters_.empty()) {
+    while (!ready_.empty() && !waiters_.empty() && throttle_.may_hand_out(now)) {
+      throttle_.on_handed_out(now);
       Record& r = *ready_.begin()->second;
       const Waiter waiter = waiters_.begin()->second;
       drop_waiter(waiters_.begin()->first);
@@ -673,6 +676,7 @@ class Engine::Impl {
       r.granted = true;
       take_lease(r, m, now + settings_.lease, true);
       r.lease->request = waiter.request;
+      r.lease->since = now;
       changed(r, now, wall);
       answer_lease(r, m, waiter.request);
     }
@@ -1025,7 +1029,7 @@ class Engine::Impl {
     const Attempt a = r.task.history.back();
     Member* m = member(a.agent);
     if (m == nullptr || m->worker.session < a.session) m = &placeholder(a, now, wall);
-    r.lease = Held{std::nullopt, now + settings_.lease, false};
+    r.lease = Held{std::nullopt, now + settings_.lease, false, std::nullopt};
     if (m->worker.session > a.session) {
       lose(r, now, wall, kWorkerLost);
       return;
@@ -1149,6 +1153,7 @@ class Engine::Impl {
   std::unordered_map<std::string, TaskId> by_idempotency_;
   std::unordered_map<TaskId, Erased> erased_;
   std::deque<TaskId> erased_order_;
+  Throttle throttle_;
   std::deque<Version> firsts_;
   std::size_t queued_count_ = 0, pending_count_ = 0;
   std::uint64_t total_bytes_ = 0;
@@ -1613,6 +1618,10 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
                                  : "another attempt owns task " + t.id.value});
   }
 
+  if (report.done)
+    e.throttle_.on_done(r->lease->since);
+  else if (report.kind == FailKind::kTryLater)
+    e.throttle_.on_try_later(now, r->lease->since, e.random_(e.context_));
   Attempt& a = t.history.back();
   e.spend(t, a, report);
   a.exit_code = report.exit_code;
@@ -1885,6 +1894,10 @@ Counts Engine::counts(WallTime wall) const {
   for (Version v : e.firsts_) (v == Version::kV1 ? c.v1_first : c.v2_first)++;
   c.retries = e.retries_;
   c.worker_lost = e.worker_lost_;
+  if (const auto until = e.throttle_.waits_until(e.now_)) {
+    c.backing_off_until = wall + std::chrono::ceil<Milliseconds>(*until - e.now_).count();
+    c.try_later_in_a_row = e.throttle_.in_a_row();
+  }
   return c;
 }
 
@@ -1955,7 +1968,10 @@ void Engine::tick(MonoTime now, WallTime wall) {
     e.out(NoTask{w.worker, w.request, Code::kNotFound,
                  e.settings_.suspended ? "the swarm is suspended"
                  : e.over_budget()     ? "the swarm's budget is spent"
-                                       : "no task came"});
+                 : e.throttle_.waits_until(now)
+                     ? "the swarm waits: " + std::to_string(e.throttle_.in_a_row()) +
+                           " attempts in a row were told to try later"
+                     : "no task came"});
     e.drop_waiter(place);
   }
 }
@@ -1967,6 +1983,10 @@ std::optional<MonoTime> Engine::next_deadline() const {
   if (!e.timers_.empty()) at(e.timers_.begin()->first.first);
   if (!e.lost_timers_.empty() && !e.recovering_) at(e.lost_timers_.begin()->first);
   if (!e.waiter_deadlines_.empty()) at(e.waiter_deadlines_.begin()->first);
+  if (!e.ready_.empty() && !e.waiters_.empty() && !e.recovering_ && !e.settings_.suspended &&
+      !e.over_budget()) {
+    if (const auto next = e.throttle_.next(e.now_)) at(*next);
+  }
   return first;
 }
 

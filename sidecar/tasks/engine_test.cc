@@ -892,6 +892,61 @@ TEST(Report, BoundsAreKept) {
   EXPECT_EQ(t.result->total_bytes, kMaxResultBytes + 1);
 }
 
+// A rate limit met by two is everybody's: no attempt is spent on finding it out again.
+TEST(Report, TwoThatAreToldToTryLaterHoldUpTheTeam) {
+  Desk d;
+  std::vector<TaskId> ids;
+  for (int n = 1; n <= 8; ++n) {
+    d.join(worker(n));
+    ids.push_back(d.submit());
+  }
+  for (int n = 1; n <= 3; ++n) ASSERT_TRUE(d.lease(worker(n)));
+  ASSERT_TRUE(d.report(worker(1), ids[0], 1, FailKind::kTryLater).ok());
+  const auto waits = [&] {
+    const WallTime until = d.engine->counts(d.wall()).backing_off_until;
+    return until == 0 ? 0 : until - d.wall();
+  };
+  EXPECT_EQ(waits(), 0) << "one alone";
+  ASSERT_TRUE(d.report(worker(2), ids[1], 1, FailKind::kTryLater).ok());
+  EXPECT_EQ(waits(), 5000);
+  EXPECT_EQ(d.engine->counts(d.wall()).try_later_in_a_row, 2U);
+  EXPECT_FALSE(d.lease(worker(4)));
+  ASSERT_TRUE(d.report(worker(3), ids[2], 1).ok()) << "what was begun before goes on";
+  EXPECT_FALSE(d.lease(worker(4)));
+  d.pass(seconds(5));
+  EXPECT_EQ(waits(), 0);
+  const auto first = d.lease(worker(4));
+  ASSERT_TRUE(first);
+  EXPECT_FALSE(d.lease(worker(5))) << "one finds out for all";
+  ASSERT_TRUE(d.report(worker(4), first->id, first->attempt, FailKind::kTryLater).ok());
+  const auto longer = waits();
+  EXPECT_GE(longer, 5000);
+  EXPECT_LE(longer, 10000);
+  EXPECT_FALSE(d.lease(worker(5)));
+  d.pass(Milliseconds(longer));
+  const auto second = d.lease(worker(5));
+  ASSERT_TRUE(second);
+  ASSERT_TRUE(d.report(worker(5), second->id, second->attempt).ok());
+  for (int n = 1; n <= 3; ++n) EXPECT_TRUE(d.lease(worker(n))) << "it is over";
+}
+
+// Who waits in a call to next() is given the task when the wait is over, by the engine's own clock.
+TEST(Report, AWaitThatIsOverIsADeadline) {
+  Desk d;
+  std::vector<TaskId> ids;
+  for (int n = 1; n <= 3; ++n) {
+    d.join(worker(n));
+    ids.push_back(d.submit());
+  }
+  for (int n = 1; n <= 2; ++n) ASSERT_TRUE(d.lease(worker(n)));
+  for (int n = 1; n <= 2; ++n)
+    ASSERT_TRUE(d.report(worker(n), ids[n - 1], 1, FailKind::kTryLater).ok());
+  d.engine->next(d.now, d.wall(), worker(3), 77, d.now + seconds(60));
+  const auto due = d.engine->next_deadline();
+  ASSERT_TRUE(due);
+  EXPECT_EQ(*due, d.now + seconds(5));
+}
+
 TEST(Report, HistoryKeepsTheFirstAndTheLatest) {
   Desk d;
   d.join(worker(1));
@@ -899,7 +954,7 @@ TEST(Report, HistoryKeepsTheFirstAndTheLatest) {
   for (std::uint32_t i = 1; i <= 30; ++i) {
     ASSERT_TRUE(d.lease(worker(1))) << i;
     ASSERT_TRUE(d.report(worker(1), id, i, FailKind::kTryLater).ok());
-    d.pass(seconds(60));
+    d.pass(seconds(300));
   }
   const Task& t = d.task(id);
   EXPECT_EQ(t.state, TaskState::kQueued);

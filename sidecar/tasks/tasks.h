@@ -316,6 +316,10 @@ struct Counts {
   std::int64_t oldest_queued_seconds = 0;
   std::uint64_t v1_first = 0, v2_first = 0;  // of the last 1000 finished first attempts
   std::uint64_t retries = 0, worker_lost = 0;
+  // Not 0: until then nothing is handed out, since so many attempts in a row were told to try later
+  // (throttle.h). As of the last call that has a time.
+  WallTime backing_off_until = 0;
+  std::uint64_t try_later_in_a_row = 0;
 };
 
 // Of one attempt or task: more than any costs, and the sums of all tasks can't overflow.

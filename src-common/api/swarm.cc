@@ -457,6 +457,9 @@ Result<SwarmSpec> parse_spec(const json& spec) {
   return parsed;
 }
 
+// null: a patch that takes it away.
+json time_or_null(WallTime time) { return time == 0 ? json() : json(format_time(time)); }
+
 json to_json(const SwarmStatus& status) {
   json conditions = json::array();
   for (const Condition& one : status.conditions) {
@@ -489,7 +492,8 @@ json to_json(const SwarmStatus& status) {
         {"running", status.tasks.running},
         {"done", status.tasks.done},
         {"dead", status.tasks.dead},
-        {"oldestQueuedSeconds", status.tasks.oldest_queued_seconds}}},
+        {"oldestQueuedSeconds", status.tasks.oldest_queued_seconds},
+        {"backingOffUntil", time_or_null(status.tasks.backing_off_until)}}},
       {"mailbox",
        {{"singleCopyMessages", status.mailbox.single_copy_messages},
         {"deadLetters", status.mailbox.dead_letters}}},
@@ -527,8 +531,12 @@ SwarmStatus parse_status(const json& object) {
   status.workers = {int_or(workers, "replicas", 0), int_or(workers, "readyReplicas", 0),
                     int_or(workers, "updatedReplicas", 0), text_or(workers, "selector")};
   const json& tasks = field(object, "tasks");
-  status.tasks = {int64_or(tasks, "queued"), int64_or(tasks, "running"), int64_or(tasks, "done"),
-                  int64_or(tasks, "dead"), int64_or(tasks, "oldestQueuedSeconds")};
+  status.tasks = {int64_or(tasks, "queued"),
+                  int64_or(tasks, "running"),
+                  int64_or(tasks, "done"),
+                  int64_or(tasks, "dead"),
+                  int64_or(tasks, "oldestQueuedSeconds"),
+                  parse_time(text_or(tasks, "backingOffUntil")).value_or(0)};
   const json& mailbox = field(object, "mailbox");
   status.mailbox = {int64_or(mailbox, "singleCopyMessages"), int64_or(mailbox, "deadLetters")};
   const json& usage = field(object, "usage");
@@ -652,6 +660,9 @@ Result<TeamReport> parse_report(std::string_view text) {
   read_count(reader, tasks, "tasks", "cancelled", report.tasks.cancelled);
   read_count(reader, tasks, "tasks", "oldestQueuedSeconds", report.tasks.oldest_queued_seconds);
   read_count(reader, tasks, "tasks", "singleCopy", report.tasks.single_copy);
+  read_count(reader, tasks, "tasks", "tryLaterInARow", report.tasks.try_later_in_a_row);
+  report.tasks.backing_off_until =
+      parse_time(reader.text(tasks, "tasks", "backingOffUntil").value_or("")).value_or(0);
 
   const json& workers = reader.object(object, "", "workers");
   if (workers.is_object() && workers.size() > kMaxReportWorkers) {
@@ -773,6 +784,10 @@ std::string to_text(const TeamReport& report) {
         {"singleCopy", report.single_copy_messages},
         {"workersSingleCopy", report.workers_single_copy_messages}}},
   };
+  if (report.tasks.backing_off_until != 0) {
+    object["tasks"]["backingOffUntil"] = format_time(report.tasks.backing_off_until);
+    object["tasks"]["tryLaterInARow"] = report.tasks.try_later_in_a_row;
+  }
   if (!report.pressed.empty()) object["messages"]["pressed"] = report.pressed;
   if (report.stuck > 0) {
     json named = json::array();

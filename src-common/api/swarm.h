@@ -177,6 +177,7 @@ struct WorkersStatus {
 struct TasksStatus {
   std::int64_t queued = 0, running = 0, done = 0, dead = 0;
   std::int64_t oldest_queued_seconds = 0;
+  WallTime backing_off_until = 0;  // 0: it does not wait
   friend bool operator==(const TasksStatus&, const TasksStatus&) = default;
 };
 
@@ -270,6 +271,8 @@ struct TaskCounts {
   std::int64_t queued = 0, running = 0, done = 0, dead = 0, cancelled = 0;
   std::int64_t oldest_queued_seconds = 0;
   std::int64_t single_copy = 0;
+  WallTime backing_off_until = 0;  // 0: it does not wait
+  std::int64_t try_later_in_a_row = 0;
   friend bool operator==(const TaskCounts&, const TaskCounts&) = default;
 };
 

@@ -219,6 +219,9 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
   status.sidecar_image = "image:1";
   status.conditions = {{"Ready", "False", "Degraded", "text", 4, 1767323045000}};
   EXPECT_EQ(parse_status(to_json(status)), status);
+  EXPECT_TRUE(to_json(status)["tasks"]["backingOffUntil"].is_null()) << "a patch takes it away";
+  status.tasks.backing_off_until = 1767323045000;
+  EXPECT_EQ(parse_status(to_json(status)), status);
   EXPECT_EQ(to_json(status)["usage"]["costUSD"], "12.345678");
   EXPECT_EQ(to_json(status)["conditions"][0]["lastTransitionTime"], "2026-01-02T03:04:05Z");
   EXPECT_EQ(
@@ -229,7 +232,7 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
 TEST(TeamReport, TheDocumentsExampleIsRead) {
   const auto report = parse_report(
       R"({"time":"2026-01-02T03:04:05Z","epoch":3,"ready":true,"recovering":false,"suspended":true,
- "tasks":{"queued":1,"running":2,"done":3,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0},
+ "tasks":{"queued":1,"running":2,"done":3,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0,"backingOffUntil":"2026-01-02T03:04:45Z","tryLaterInARow":7},
  "workers":{"worker-3":{"pod":"S-w3-ab12","busy":true,"task":"t-1f2","address":"10.0.0.3"}},
  "awaited":[{"name":"worker-7","pod":"S-w7-cd34","address":"10.0.0.7"}],
  "rollout":{"effective":50,"v1":12,"v2":13,"measured":52},
@@ -244,6 +247,8 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
   EXPECT_TRUE(report->ready);
   EXPECT_EQ(report->suspended, true);
   EXPECT_EQ(report->tasks.running, 2);
+  EXPECT_EQ(report->tasks.backing_off_until - report->time, 40'000);
+  EXPECT_EQ(report->tasks.try_later_in_a_row, 7);
   EXPECT_EQ(report->workers.at("worker-3"), (WorkerReport{"S-w3-ab12", true, "t-1f2", "10.0.0.3"}));
   EXPECT_EQ(report->measured, 52);
   EXPECT_EQ(report->pressed.at("worker-3"), "worker-3's inbox is full");

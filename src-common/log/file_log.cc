@@ -84,6 +84,7 @@ class FileLog final : public Log {
   Result<Sequence> append(std::uint8_t kind, std::string_view payload) override;
   Status mark(Sequence sequence, State state, std::uint16_t attempt) override;
   void finish(Sequence sequence) override;
+  void finish_later(Sequence sequence) override { later_.push_back(sequence); }
   Result<std::string> read(Sequence sequence) override;
   Status commit() override;
   [[nodiscard]] std::uint64_t available_bytes() const override;
@@ -160,6 +161,7 @@ class FileLog final : public Log {
   std::map<Place, std::string> unwritten_;  // marks that wait for the records before them
   bool sync_failed_ = false;
   std::vector<Sequence> unfinished_;  // finish() could not be written yet; at most the live records
+  std::vector<Sequence> later_;       // finish_later(), until a commit
   Stats stats_;
 };
 
@@ -847,9 +849,11 @@ Status FileLog::commit() {
     if (auto s = mark(unfinished_.back(), State::kDone, 0); !s) return s;
     unfinished_.pop_back();
   }
-  if (!dirty_) return flush_marks();
-  crash_point("commit");
-  return write_superblock();
+  if (dirty_) crash_point("commit");
+  if (auto s = dirty_ ? write_superblock() : flush_marks(); !s) return s;
+  // What could not be written is tried again with the next commit: nobody is told of it.
+  std::erase_if(later_, [&](Sequence sequence) { return mark(sequence, State::kDone, 0).ok(); });
+  return {};
 }
 
 // ---- looking

@@ -100,6 +100,10 @@ class Log {
   // mark(kDone) for callers that cannot turn back: when it can't be written now, commit() fails
   // until it has been, so that nobody is told.
   virtual void finish(Sequence sequence) = 0;
+  // finish() of a record that others need as long as they are there: done at the end of a commit()
+  // that has covered all marks from before, so that no crash and no loss of power leaves them
+  // without it. Until then it is live, and so an open() may find it.
+  virtual void finish_later(Sequence sequence) = 0;
   // The payload; kNotFound when kDone or unknown, kCorrupt when the bytes fail their checksum.
   virtual Result<std::string> read(Sequence sequence) = 0;
   // After this returns OK, everything appended so far survives a crash of the process. Call it

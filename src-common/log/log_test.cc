@@ -482,6 +482,40 @@ TEST(Log, CommitFailsUntilWhatWasFinishedIsWritten) {
   EXPECT_TRUE(open(dir)->content.empty());
 }
 
+// Record 1 needs record 2.
+TEST(Log, WhatIsFinishedLaterOutlivesTheMarksFromBefore) {
+  for (const bool durable : {false, true}) {
+    FakeDirectory dir(1 << 20);
+    Options how = options();
+    how.durable = durable;
+    auto o = open(dir, how);
+    ASSERT_TRUE(o->log->append(1, "a"));
+    ASSERT_TRUE(o->log->append(1, "b"));
+    ASSERT_TRUE(o->log->commit());
+    const auto found = [&] {
+      FakeDirectory copy(1 << 20);
+      copy.copy_files(dir);
+      return open(copy, how)->content.size();
+    };
+    if (!durable) dir.fail_in(1);  // a journal's marks wait in memory
+    o->log->finish(1);
+    o->log->finish_later(2);
+    EXPECT_EQ(found(), 2U);
+    if (!durable) {
+      dir.fail_in(1);
+      EXPECT_FALSE(o->log->commit());
+      EXPECT_EQ(found(), 2U);
+      dir.fail_in(2);
+    }
+    EXPECT_TRUE(o->log->commit()) << "nobody waits for that of record 2";
+    EXPECT_EQ(found(), 1U);
+    dir.calm();
+    EXPECT_TRUE(o->log->commit());
+    EXPECT_EQ(found(), 0U);
+    EXPECT_EQ(o->log->stats().live_records, 0U);
+  }
+}
+
 // A crash in the middle of copying a segment forward: no record comes back to life when its newer
 // copy is done and gone.
 TEST(Log, CopiesInterruptedAnywhereNeverReviveARecord) {

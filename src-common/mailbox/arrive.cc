@@ -24,18 +24,21 @@ void Mailbox::Impl::uncount(Entry& e) {
   received_bytes_ -= e.payload_bytes;
 }
 
+// Where there are several agents, none of which reads nothing takes the room of the others: an
+// inbox gets more only while it has no more than what is left (dynamic thresholds, as in the
+// outbox).
 bool Mailbox::Impl::fits(const Inbox& inbox, const Grants::Claims& claims,
                          std::uint64_t bytes) const {
   if (inbox.counted + claims.places >= inbox_limit_) return false;
   const std::uint64_t inside = inbox.bytes + claims.bytes;
   if (inside == 0) return true;
-  if (limits_.max_inbox_bytes != 0 && inside + bytes > limits_.max_inbox_bytes) return false;
   if (limits_.max_received_bytes == 0) return true;
   std::uint64_t elsewhere = received_bytes_ - inbox.bytes;
   for (const auto& [number, other] : contended_) {
     if (other != &inbox) elsewhere += other->grants.granted().bytes;
   }
-  return elsewhere + inside + bytes <= limits_.max_received_bytes;
+  const std::uint64_t kept_free = agents_ > 1 ? inside : 0;
+  return elsewhere + inside + bytes + kept_free <= limits_.max_received_bytes;
 }
 
 bool Mailbox::Impl::inbox_has_room(const Inbox& inbox, const Message& message) const {
@@ -57,21 +60,24 @@ std::string Mailbox::Impl::why_full(const Message& message) const {
   if (inbox == nullptr || inbox_has_room(*inbox, message))
     return to + "'s pod has no room left for messages (spec.mailbox.sizeLimit)";
   const auto size = stored_bytes(message);
-  if (limits_.max_inbox_bytes != 0 && inbox->bytes + size > limits_.max_inbox_bytes) {
-    return to + "'s inbox is full (" + kibibytes(inbox->bytes) + " of " +
-           kibibytes(limits_.max_inbox_bytes) + " KiB)";
-  }
-  if (limits_.max_received_bytes != 0 && received_bytes_ + size > limits_.max_received_bytes) {
+  const std::uint64_t most = limits_.max_received_bytes;
+  if (most != 0 && received_bytes_ + size > most) {
     return "the inboxes of " + to + "'s pod are full (" + kibibytes(received_bytes_) + " of " +
-           kibibytes(limits_.max_received_bytes) + " KiB)";
+           kibibytes(most) + " KiB)";
+  }
+  if (most != 0 && agents_ > 1 && received_bytes_ + inbox->bytes + size > most) {
+    const std::uint64_t others = received_bytes_ - inbox->bytes;
+    return to + "'s inbox is full (" + kibibytes(inbox->bytes) +
+           " KiB, half of what others leave of " + kibibytes(most) + ": " +
+           kibibytes(most - others) + ")";
   }
   std::string words = to + "'s inbox is full (" + std::to_string(inbox->counted);
-  const std::string most = std::to_string(limits_.max_inbox_messages);
+  const std::string places = std::to_string(limits_.max_inbox_messages);
   if (inbox_limit_ == limits_.max_inbox_messages)
-    words += " of " + most + " messages";
+    words += " of " + places + " messages";
   else
-    words +=
-        " messages, " + std::to_string(inbox_limit_) + " of " + most + " allowed now: " + shortage_;
+    words += " messages, " + std::to_string(inbox_limit_) + " of " + places +
+             " allowed now: " + shortage_;
   return words + (inbox->counted < inbox_limit_ ? "; others have waited longer)" : ")");
 }
 

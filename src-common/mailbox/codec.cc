@@ -1,6 +1,7 @@
 #include "base/encoding.h"
 #include "log/bytes.h"
 #include "mailbox/mailbox.h"
+#include "mailbox/records.h"
 
 namespace swarm::mailbox {
 namespace {
@@ -9,17 +10,20 @@ constexpr std::uint8_t kCodecVersion = 1;
 constexpr std::uint8_t kKeptVersion = 2;  // an origin, then a message of version 1
 constexpr std::size_t kOriginEnd = 25;
 constexpr std::uint8_t kStreamVersion = 3;  // with a stream; everything else is written as before
+// The sequence of the record that holds the body, then a message of version 1 or 3 without it. In
+// outbox records alone.
+constexpr std::uint8_t kSharedVersion = 4;
+constexpr std::size_t kSharedPrefix = 9;
 constexpr std::uint8_t kWantsReply = 0x01;
 constexpr std::uint8_t kEndMark = 0x02, kAbortMark = 0x04;  // of version 3
 constexpr std::size_t kFixedBytes = 24, kStreamFixedBytes = 30;
 
-}  // namespace
-
-void append(std::string& out, const Message& message) {
+// `more` bytes follow.
+void append_head(std::string& out, const Message& message, std::size_t more) {
   const auto& stream = message.stream;
   out.reserve(out.size() + kStreamFixedBytes + (stream ? stream->stream.value.size() : 0) +
               message.id.value.size() + message.from.value.size() + message.to.value.size() +
-              message.in_reply_to.value.size() + message.body.size());
+              message.in_reply_to.value.size() + more);
   log::put(out, stream ? kStreamVersion : kCodecVersion);
   log::put(out, static_cast<std::uint8_t>(message.priority));
   std::uint8_t flags = message.wants_reply ? kWantsReply : 0;
@@ -44,16 +48,10 @@ void append(std::string& out, const Message& message) {
   out += message.to.value;
   out += message.in_reply_to.value;
   if (stream) out += stream->stream.value;
-  out += message.body;
 }
 
-std::string encode(const Message& message) {
-  std::string out;
-  append(out, message);
-  return out;
-}
-
-Result<Message> decode(std::string_view bytes) {
+// `body_elsewhere`: the body is not there; its length, as it is said.
+Result<Message> decode(std::string_view bytes, std::uint32_t* body_elsewhere) {
   if (bytes.size() < kFixedBytes) return invalid("a message is cut short");
   const auto version = log::get<std::uint8_t>(bytes, 0);
   if (version != kCodecVersion && version != kStreamVersion)
@@ -70,7 +68,11 @@ Result<Message> decode(std::string_view bytes) {
                     from = log::get<std::uint16_t>(bytes, 14);
   const std::size_t to = log::get<std::uint16_t>(bytes, 16),
                     reply = log::get<std::uint16_t>(bytes, 18);
-  const std::size_t body = log::get<std::uint32_t>(bytes, 20);
+  const auto said = log::get<std::uint32_t>(bytes, 20);
+  if (body_elsewhere != nullptr && said > log::kMaxPayloadBytes)
+    return invalid("a message has an impossible body");
+  if (body_elsewhere != nullptr) *body_elsewhere = said;
+  const std::size_t body = body_elsewhere != nullptr ? 0 : said;
   const std::size_t stream = streamed ? log::get<std::uint16_t>(bytes, kFixedBytes) : 0;
   if (bytes.size() - fixed != id + from + to + reply + stream + body)
     return invalid("a message has the wrong length");
@@ -102,6 +104,45 @@ Result<Message> decode(std::string_view bytes) {
     return invalid("a message has an impossible id");
   if (!is_agent_name(out.from.value) || !is_agent_name(out.to.value))
     return invalid("a message names an impossible agent");
+  return out;
+}
+
+}  // namespace
+
+void append(std::string& out, const Message& message) {
+  append_head(out, message, message.body.size());
+  out += message.body;
+}
+
+std::string encode(const Message& message) {
+  std::string out;
+  append(out, message);
+  return out;
+}
+
+Result<Message> decode(std::string_view bytes) { return decode(bytes, nullptr); }
+
+std::string encode_shared(Sequence body, const Message& message) {
+  std::string out;
+  log::put(out, kSharedVersion);
+  log::put(out, body);
+  append_head(out, message, 0);
+  return out;
+}
+
+Result<OutboxRecord> decode_outbox(std::string_view bytes) {
+  OutboxRecord out;
+  const bool shared = !bytes.empty() && log::get<std::uint8_t>(bytes, 0) == kSharedVersion;
+  if (shared) {
+    if (bytes.size() < kSharedPrefix) return invalid("a message is cut short");
+    out.body = log::get<Sequence>(bytes, 1);
+    if (out.body == 0) return invalid("a message has an impossible body");
+    bytes.remove_prefix(kSharedPrefix);
+  }
+  auto message = decode(bytes, shared ? &out.body_bytes : nullptr);
+  if (!message) return message.error();
+  out.message = *std::move(message);
+  if (!shared) out.body_bytes = static_cast<std::uint32_t>(out.message.body.size());
   return out;
 }
 

@@ -191,6 +191,7 @@ class Mailbox::Impl {
     Priority priority = Priority::kNormal;
     bool reply = false;
     std::uint32_t body_bytes = 0, payload_bytes = 0;
+    Sequence body = 0;  // the record that holds it for several; 0: its own does
     WallTime sent_at = 0;
     Out state = Out::kDue;
     LogId stored_at;
@@ -206,6 +207,16 @@ class Mailbox::Impl {
     // Which limit it counts against, if any.
     [[nodiscard]] std::uint64_t Impl::*side() const {
       return kept ? &Impl::kept_bytes_ : reply ? nullptr : &Impl::sent_bytes_;
+    }
+    // Its record, of which this is made, has no body.
+    void share(Sequence of, std::uint32_t bytes) {
+      body = of;
+      body_bytes = bytes;
+      payload_bytes += bytes;
+    }
+    // Of payload_bytes, what is in its record alone.
+    [[nodiscard]] std::uint64_t own_bytes() const {
+      return payload_bytes - (body == 0 ? 0 : body_bytes);
     }
     [[nodiscard]] Sequence origin_sequence() const {
       return kept ? kept->origin.sequence : sequence;
@@ -237,8 +248,14 @@ class Mailbox::Impl {
       std::uint32_t messages = 0, replies = 0;
     };
     std::map<AgentName, Held> held;  // by sender: none takes the room of a neighbour
-    std::uint64_t bytes = 0;         // of those that sent_bytes_ counts
+    std::uint64_t bytes = 0;         // of those that sent_bytes_ counts, each with its body
     Turns turns;
+  };
+  // Of several records in the outbox, which end before it does.
+  struct Body {
+    std::uint32_t bytes = 0, holders = 0;
+    std::uint64_t share = 0;
+    bool stays = false;  // a record that refers to it has left the outbox, but not the log
   };
   struct UserId {
     Sequence record = 0;  // 0: only in memory
@@ -255,12 +272,12 @@ class Mailbox::Impl {
 
   void restore(const log::Record& record);
   void attach(log::Log& log, MonoTime now, bool damaged);
-  Result<Sent> send(MonoTime now, const Message& message);
+  Result<Sent> send(MonoTime now, const Message& message, std::uint64_t share);
   Result<Sent> send_local(MonoTime now, const Message& message);
   bool knows(const Message& message) const;
-  bool has_room(MonoTime now, const Message& message);
-  [[nodiscard]] bool outbox_has_bytes(const Message& message) const;
-  [[nodiscard]] std::string why_outbox_full(const Message& message) const;
+  bool has_room(MonoTime now, const Message& message, std::uint64_t share);
+  [[nodiscard]] bool outbox_has_bytes(const Message& message, std::uint64_t share) const;
+  [[nodiscard]] std::string why_outbox_full(const Message& message, std::uint64_t share) const;
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
   std::vector<AgentName> destinations(const AgentName& pod) const;
@@ -459,6 +476,13 @@ class Mailbox::Impl {
     stream.window = 1;
     stream.proved = false;
   }
+  static bool may_share(const Message& message) {
+    return message.in_reply_to.empty() && message.body.size() >= kLeastSharedBytes;
+  }
+  Sequence shared_body(const Message& message, std::uint64_t share) const;
+  Result<Sequence> append_body(const Message& message, std::uint64_t share);
+  void end_body(std::unordered_map<Sequence, Body>::iterator at);
+  void let_go_of_body(Sequence body, bool ended);
   void carry_offer(const Kept& kept, Sequence record);
   std::optional<Answer> known_copy(const Origin& origin, const Message& m);
   Answer keep(const LogId& former, const Outbound& offered);
@@ -603,6 +627,9 @@ class Mailbox::Impl {
   std::map<AgentName, Link> links_;  // by pod: that is linked, or whose agents have mail
   std::map<AgentName, Destination> destinations_;          // with mail
   std::unordered_map<std::string, Sequence> out_by_pair_;  // sender, receiver and id
+  std::unordered_map<Sequence, Body> bodies_;
+  std::unordered_map<std::uint64_t, Sequence> shares_;  // their numbers → bodies
+  bool strange_outbox_ = false;  // our log has outbox records that we do not understand
 
   struct Predecessor {
     Sequence high = 0;     // of its offers, everything up to here was taken

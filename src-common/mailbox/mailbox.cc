@@ -125,12 +125,12 @@ void Mailbox::restore(const log::Record& record) { impl_->restore(record); }
 void Mailbox::attach(log::Log& log, MonoTime now, bool damaged) {
   impl_->attach(log, now, damaged);
 }
-Result<Mailbox::Sent> Mailbox::send(MonoTime now, const Message& message) {
-  return impl_->send(now, message);
+Result<Mailbox::Sent> Mailbox::send(MonoTime now, const Message& message, std::uint64_t share) {
+  return impl_->send(now, message, share);
 }
 bool Mailbox::knows(const Message& message) const { return impl_->knows(message); }
-bool Mailbox::has_room(MonoTime now, const Message& message) {
-  return impl_->has_room(now, message);
+bool Mailbox::has_room(MonoTime now, const Message& message, std::uint64_t share) {
+  return impl_->has_room(now, message, share);
 }
 bool Mailbox::withdraw(Sequence sequence) { return impl_->withdraw(sequence); }
 bool Mailbox::is_local(const AgentName& agent) const { return impl_->is_local(agent); }

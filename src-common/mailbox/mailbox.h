@@ -89,19 +89,22 @@ enum RecordKind : std::uint8_t {
   kCursor = 3,
   kUserId = 4,
   kKept = 5,
-  kWard = 6
+  kWard = 6,
+  kBody = 7
 };
 
 inline constexpr std::uint32_t kMostMessageBytes = 65536;  // that max_message_bytes may be
+// Of a body that is stored once for several receivers: below, a copy for each is cheaper.
+inline constexpr std::uint32_t kLeastSharedBytes = 256;
 
 struct Limits {
   std::uint32_t max_inbox_messages =
       1000;  // per agent: ready, leased and dead ones; replies to a request do not count
   std::uint32_t max_outbox_messages = 1000;  // of one sender to one receiver
   // As they are in the log; 0: what that has room for. A single message always fits.
-  std::uint64_t max_inbox_bytes = 0;  // of one agent
-  std::uint64_t max_received_bytes =
-      0;  // of all inboxes of the pod, with one message in each at least
+  // Of all inboxes of the pod; of several, one gets no more than what is left, one message in each
+  // at least.
+  std::uint64_t max_received_bytes = 0;
   std::uint64_t max_sent_bytes =
       0;  // of its outbox, without replies, one for each receiver at least
   std::uint32_t max_message_bytes = kMostMessageBytes;  // that its own agents may send
@@ -254,13 +257,15 @@ class Mailbox {
     std::optional<SendOutcome>
         already;  // the outcome is known at once (local receiver, or repeated id)
   };
-  // From an agent of this pod, to any. kNotFound: this pod has no such agent.
-  Result<Sent> send(MonoTime now, const Message& message);
+  // From an agent of this pod, to any. kNotFound: this pod has no such agent. `share`: a number
+  // for messages with the same body (checked: as long), which the log then holds once, while any of
+  // those to other pods is in the outbox; 0: nothing else has it.
+  Result<Sent> send(MonoTime now, const Message& message, std::uint64_t share = 0);
   // Of one that is known, send() says at once what became of it, and appends nothing.
   [[nodiscard]] bool knows(const Message& message) const;
   // Below the limits of the outbox or, to oneself, of the inbox; the log may be full all the same.
   // To oneself: if not, this pod waits for a place as other senders do.
-  [[nodiscard]] bool has_room(MonoTime now, const Message& message);
+  [[nodiscard]] bool has_room(MonoTime now, const Message& message, std::uint64_t share = 0);
   // Takes a message back: true when it was certainly never stored elsewhere (then it is gone),
   // false: it may be (unknown). What the custodian alone has is released first: again, when it is.
   bool withdraw(Sequence sequence);

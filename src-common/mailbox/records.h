@@ -29,6 +29,15 @@ std::string encode_inbox(const LogId& sender_log, Sequence sequence, const Messa
 constexpr std::size_t kKeptPrefix = 24;  // former log, sequence there
 std::string encode_kept(const LogId& former, const Outbound& offered);
 
+// An outbox record: a message, or one without its body, which several of them share.
+struct OutboxRecord {
+  Message message;
+  Sequence body = 0;             // of the record that holds it; 0: the message has it
+  std::uint32_t body_bytes = 0;  // of either
+};
+std::string encode_shared(Sequence body, const Message& message);  // without its body
+Result<OutboxRecord> decode_outbox(std::string_view bytes);
+
 struct CursorRecord {
   LogId sender_log;
   std::uint8_t stream = 0;

@@ -7,10 +7,15 @@ void Mailbox::Impl::restore(const log::Record& record) {
   // A record that is whole but cannot be understood was written by a later release: left alone, for
   // that one to find.
   if (record.kind == kOutbox) {
-    auto m = decode(record.payload);
-    if (!m || !is_of_pod(m->from)) return;
-    r.out = make_outgoing(record.sequence, *m, record.payload.size());
+    auto out = decode_outbox(record.payload);
+    strange_outbox_ = strange_outbox_ || !out || !is_of_pod(out->message.from);
+    if (!out || !is_of_pod(out->message.from)) return;
+    r.out = make_outgoing(record.sequence, out->message, record.payload.size());
+    if (out->body != 0) r.out->share(out->body, out->body_bytes);
     r.out->restored = r.out->uncertain = r.out->anywhere = true;
+  } else if (record.kind == kBody) {
+    bodies_[record.sequence].bytes = static_cast<std::uint32_t>(record.payload.size());
+    return;
   } else if (record.kind == kKept) {
     if (record.payload.size() < kKeptPrefix) return;
     auto offered = decode_outbound(log::get<Sequence>(record.payload, kKeptPrefix - 8), 0,
@@ -62,6 +67,8 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now, bool damaged) {
       if (mark == kHandedOverMark) {
         ++books_.handed_over;
         handed_over_.insert(r.sequence);
+        if (const auto body = bodies_.find(o.body); body != bodies_.end())
+          body->second.stays = true;
         pass_on(o);
         continue;
       }
@@ -147,6 +154,11 @@ void Mailbox::Impl::attach(log::Log& log, MonoTime now, bool damaged) {
     known->second.sequence = out != out_by_pair_.end() ? out->second : stored;
     if (accepted && r.state != State::kTaken) record_outcome(r.sequence);
     if (accepted && out != out_by_pair_.end()) out_.at(out->second).accepted = true;
+  }
+  for (auto it = bodies_.begin(); it != bodies_.end();) {
+    const auto at = it++;
+    at->second.stays = at->second.stays || strange_outbox_;
+    if (at->second.holders == 0) end_body(at);
   }
   restored_.clear();
   restored_.shrink_to_fit();

@@ -2,6 +2,15 @@
 
 namespace swarm::mailbox {
 
+namespace {
+
+void take_off(std::uint64_t& sum, std::uint64_t bytes) {
+  check(sum >= bytes, "what is taken off was counted");
+  sum -= bytes;
+}
+
+}  // namespace
+
 Mailbox::Impl::Destination& Mailbox::Impl::destination(const AgentName& to) {
   const auto [it, added] = destinations_.try_emplace(to);
   if (added) it->second.link = &links_[pod_of(to)];
@@ -20,7 +29,9 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   Destination& d = destination(o.to);
   d.all.insert(o.sequence);
   ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
-  if (const auto side = o.side()) this->*side += o.payload_bytes;
+  if (const auto side = o.side()) this->*side += o.own_bytes();
+  if (const auto body = bodies_.find(o.body); body != bodies_.end() && body->second.holders++ == 0)
+    sent_bytes_ += body->second.bytes;
   if (!o.kept && !o.reply) d.bytes += o.payload_bytes;
   OutStream& stream = stream_for(d, o);
   stream.unanswered[o.origin_sequence()] = o.sequence;
@@ -76,10 +87,11 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
-  if (const auto side = o.side()) this->*side -= o.payload_bytes;
-  if (!o.kept && !o.reply) d.bytes -= o.payload_bytes;
+  if (const auto side = o.side()) take_off(this->*side, o.own_bytes());
+  if (!o.kept && !o.reply) take_off(d.bytes, o.payload_bytes);
   if (held->second.messages + held->second.replies == 0) d.held.erase(held);
   if (d.all.empty()) {
+    check(d.bytes == 0, "nothing for a receiver has no bytes");
     destinations_.erase(dest);
     forget_idle_link(pod_of(o.to));
   }
@@ -88,11 +100,47 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   } else if (is_generated(o.id)) {
     remember_generated(std::move(pair), {0, o.to, sequence, true, false});
   }
-  if (after != After::kFinished) return;
   // The outbox record stays until its id's outcome is written: after a restart it leads to the same
   // end.
-  if (!record_pending_outcomes()) return;
-  finish_out(o);
+  const bool finishes = after == After::kFinished && record_pending_outcomes();
+  if (finishes) finish_out(o);
+  let_go_of_body(o.body, finishes || after == After::kNeverDelivered);
+}
+
+// ---- bodies of several messages
+
+// That stands in the log already; 0: none.
+Sequence Mailbox::Impl::shared_body(const Message& message, std::uint64_t share) const {
+  const auto it = shares_.find(share);
+  if (it == shares_.end() || !may_share(message)) return 0;
+  check(bodies_.at(it->second).bytes == message.body.size(), "what shares a body has the same one");
+  return it->second;
+}
+
+Result<Sequence> Mailbox::Impl::append_body(const Message& message, std::uint64_t share) {
+  auto written = log_->append(kBody, message.body);
+  if (!written) return written;
+  crash_point("body-appended");
+  bodies_[*written] = {static_cast<std::uint32_t>(message.body.size()), 0, share};
+  shares_[share] = *written;
+  return written;
+}
+
+void Mailbox::Impl::end_body(std::unordered_map<Sequence, Body>::iterator at) {
+  // A journal's marks reach its device in any order, and finish() may fail.
+  if (!at->second.stays) log_->finish_later(at->first);
+  shares_.erase(at->second.share);
+  bodies_.erase(at);
+}
+
+// By a message that has left the outbox. `ended`: so has its record.
+void Mailbox::Impl::let_go_of_body(Sequence body, bool ended) {
+  const auto it = bodies_.find(body);
+  if (it == bodies_.end()) return;  // of its own, or damaged
+  it->second.stays = it->second.stays || !ended;
+  if (--it->second.holders != 0) return;
+  take_off(sent_bytes_, it->second.bytes);
+  end_body(it);
 }
 
 // Says whose log is full.
@@ -102,7 +150,8 @@ Error Mailbox::Impl::no_room(Error error) const {
           pod_.value + "'s pod has no room left for messages (spec.mailbox.sizeLimit)"};
 }
 
-Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) {
+Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message,
+                                          std::uint64_t share) {
   expire_ids(now);
   if (!is_message_id(message.id.value))
     return invalid("a message id has 1 to 128 characters of A-Z a-z 0-9 . _ : -");
@@ -135,8 +184,8 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) 
 
   if (!handed_over_.empty())
     return unavailable(pod_.value + " has moved to another pod, which sends its mail");
-  if (!has_room(now, message)) {
-    return Error{Code::kFull, why_outbox_full(message)};
+  if (!has_room(now, message, share)) {
+    return Error{Code::kFull, why_outbox_full(message, share)};
   }
   Sequence id_record = 0;
   if (!is_generated(message.id)) {
@@ -146,15 +195,24 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message) 
     id_record = *written;
     crash_point("outbox-id-appended");
   }
-  const std::string payload = encode(message);
-  auto written = log_->append(kOutbox, payload);
+  Result<Sequence> body = shared_body(message, share);
+  if (*body == 0 && share != 0 && may_share(message)) body = append_body(message, share);
+  const std::string payload = !body        ? ""
+                              : *body == 0 ? encode(message)
+                                           : encode_shared(*body, message);
+  auto written = body ? log_->append(kOutbox, payload) : body;
   if (!written) {
+    if (const auto unused = body ? bodies_.find(*body) : bodies_.end();
+        unused != bodies_.end() && unused->second.holders == 0)
+      end_body(unused);
     if (id_record != 0) finish_record(id_record);
     return no_room(written.error());
   }
   crash_point("outbox-appended");
   ++books_.sent;
-  insert_out(make_outgoing(*written, message, payload.size()));
+  Outgoing o = make_outgoing(*written, message, payload.size());
+  if (*body != 0) o.share(*body, o.body_bytes);
+  insert_out(std::move(o));
   if (id_record != 0) {
     remember_sent(now, pair, message.to, id_record);
     sent_ids_[pair].sequence = *written;
@@ -176,27 +234,29 @@ bool Mailbox::Impl::knows(const Message& message) const {
 // No receiver takes the room of the others: it gets more only while it has no more than what is
 // left (dynamic thresholds: Choudhury and Hahne, 1998). One that reads nothing gets half of all,
 // two a third each.
-bool Mailbox::Impl::outbox_has_bytes(const Message& message) const {
+bool Mailbox::Impl::outbox_has_bytes(const Message& message, std::uint64_t share) const {
   if (limits_.max_sent_bytes == 0 || !message.in_reply_to.empty()) return true;
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return true;
   const std::uint64_t inside = dest->second.bytes;
-  return inside == 0 || sent_bytes_ + inside + stored_bytes(message) <= limits_.max_sent_bytes;
+  const auto more = shared_body(message, share) != 0 ? kMaxEnvelopeBytes : stored_bytes(message);
+  return inside == 0 || sent_bytes_ + inside + more <= limits_.max_sent_bytes;
 }
 
-std::string Mailbox::Impl::why_outbox_full(const Message& message) const {
+std::string Mailbox::Impl::why_outbox_full(const Message& message, std::uint64_t share) const {
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return "the outbox has too many receivers";
   const std::string words = "the outbox for " + message.to.value + " is full (";
-  if (outbox_has_bytes(message))
+  if (outbox_has_bytes(message, share))
     return words + std::to_string(limits_.max_outbox_messages) + " messages)";
-  const std::uint64_t others = sent_bytes_ - dest->second.bytes;
+  // It has bodies in full that it shares with the others.
+  const std::uint64_t others = sent_bytes_ - std::min(sent_bytes_, dest->second.bytes);
   return words + kibibytes(dest->second.bytes) + " KiB, half of what others leave of " +
          kibibytes(limits_.max_sent_bytes) + ": " +
          kibibytes(limits_.max_sent_bytes - std::min(others, limits_.max_sent_bytes)) + ")";
 }
 
-bool Mailbox::Impl::has_room(MonoTime now, const Message& message) {
+bool Mailbox::Impl::has_room(MonoTime now, const Message& message, std::uint64_t share) {
   if (is_local(message.to)) {
     Inbox* inbox = find_inbox(message.to);
     if (inbox == nullptr || inbox_has_room(*inbox, message)) return true;
@@ -204,7 +264,7 @@ bool Mailbox::Impl::has_room(MonoTime now, const Message& message) {
     return false;
   }
   const bool reply = !message.in_reply_to.empty();
-  if (!outbox_has_bytes(message)) return false;
+  if (!outbox_has_bytes(message, share)) return false;
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return destinations_.size() < kMaxDestinations;
   const auto held = dest->second.held.find(message.from);
@@ -398,7 +458,18 @@ Mailbox::Impl::OutStream* Mailbox::Impl::due_in(Destination& d, std::uint8_t ind
 Result<Message> Mailbox::Impl::read_out(const Outgoing& o) const {
   auto bytes = log_->read(o.sequence);
   if (!bytes) return bytes.error();
-  if (!o.kept) return decode(*bytes);
+  if (!o.kept) {
+    auto record = decode_outbox(*bytes);
+    if (!record) return record.error();
+    if (o.body != 0) {
+      auto body = bodies_.count(o.body) != 0 ? log_->read(o.body) : not_found("");
+      if (!body && body.error().code != Code::kNotFound) return body.error();
+      if (!body || body->size() != o.body_bytes)
+        return Error{Code::kCorrupt, "a message's body is not there"};
+      record->message.body = *std::move(body);
+    }
+    return std::move(record->message);
+  }
   if (bytes->size() < kKeptPrefix) return Error{Code::kCorrupt, "a kept record is cut short"};
   auto offered = decode_outbound(o.kept->offer, 0, std::string_view(*bytes).substr(kKeptPrefix));
   if (!offered) return offered.error();

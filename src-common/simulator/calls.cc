@@ -21,11 +21,11 @@ void World::tell(Pod& pod, Kind kind, MessageNumber number, std::uint16_t attemp
   pod.news.push_back({kind, number, attempt});
 }
 
-void World::send(Pod& pod, MessageNumber number) {
+void World::send(Pod& pod, MessageNumber number, std::uint64_t share) {
   event();
   Known& k = model_.at(number);
   pod.doing = Step::kAppended;
-  const auto result = pod.box->send(pod.now, k.message);
+  const auto result = pod.box->send(pod.now, k.message, share);
   pod.doing.reset();
   if (traced())
     say(pod, "sends " + k.message.id.value + (result ? "" : ": " + result.error().message));
@@ -36,6 +36,7 @@ void World::send(Pod& pod, MessageNumber number) {
   }
   if (!result->already && k.ack_ok && !k.sender_lost && !k.moved && !k.generated)
     return model_.fail(k.message.id.value + " was forgotten by its sender");
+  if (share != 0 && k.message.body.size() >= mailbox::kLeastSharedBytes) ++totals_.shared;
   pod.batch.add(Step::kAppended);
   pod.sending[result->sequence] = number;
   sent_as_[key_of(pod.log->id(), result->sequence)] = number;
@@ -59,6 +60,28 @@ void World::send_new(Pod& pod) {
   m.sent_at = (pod.now.time_since_epoch() + pod.wall_ahead).count();
   if (random_.chance(15)) m.in_reply_to.value = "q-" + std::to_string(random_.below(4));
   send(pod, number);
+}
+
+// One body to agents of the other pod. Some of them get it later, as those do for which there was
+// no room at once, perhaps when the first ones have acked it.
+void World::send_to_several(Pod& pod) {
+  Pod::Call& call = pod.call;
+  const bool later = call.share != 0 && random_.chance(40);
+  if (!later) {
+    call = {++calls_, one_of(pod), random_.chance(60),
+            std::string(200 + random_.below(600), 's') + std::to_string(calls_)};
+  }
+  const Pod& peer = other(pod);
+  bool first = true;
+  for (std::uint32_t n = 0; n < peer.agents && !pod.directory.crashed(); ++n) {
+    if (later && random_.chance(50)) continue;
+    const MessageNumber number =
+        model_.add(call.from, agent_of(peer.name, n), call.generated, !std::exchange(first, false));
+    mailbox::Message& m = model_.at(number).message;
+    m.body = call.body;
+    m.sent_at = (pod.now.time_since_epoch() + pod.wall_ahead).count();
+    send(pod, number, call.share);
+  }
 }
 
 void World::send_again(Pod& pod) {

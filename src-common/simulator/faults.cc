@@ -104,6 +104,7 @@ void World::restart(Pod& pod, bool die_in_recovery) {
   pod.sending.clear();
   pod.debts.clear();
   pod.awaited.clear();
+  pod.call = {};
   pod.inlets.clear();
   pod.features.clear();
   pod.closes_link = false;

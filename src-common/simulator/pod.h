@@ -191,6 +191,12 @@ struct Pod {
   std::map<log::Sequence, MessageNumber> sending;
   std::map<std::pair<LogId, log::Sequence>, log::Sequence> debts;  // sender's record → ours
   std::set<std::pair<AgentName, MessageId>> awaited;
+  struct Call {  // to several; more of them may come later, as those that wait for room
+    std::uint64_t share = 0;
+    AgentName from;
+    bool generated = false;  // ids
+    std::string body;
+  } call;
 };
 
 }  // namespace swarm::simulator

@@ -106,7 +106,7 @@ int main(int argc, char** argv) {
       "messages accepted %llu, refused %llu, acked %llu, dead letters ended %llu, redriven %llu; "
       "processes started %llu, logs wiped %llu, successors %llu, records copied forward %llu, "
       "bytes damaged %llu, pods drained %llu, messages handed over %llu, given back %llu, "
-      "successors full %llu, of another release's version %llu\n",
+      "successors full %llu, of another release's version %llu, with a shared body %llu\n",
       static_cast<unsigned long long>(totals.accepted),
       static_cast<unsigned long long>(totals.refused), static_cast<unsigned long long>(totals.acks),
       static_cast<unsigned long long>(totals.dead),
@@ -120,7 +120,8 @@ int main(int argc, char** argv) {
       static_cast<unsigned long long>(totals.handed_over),
       static_cast<unsigned long long>(totals.given_back),
       static_cast<unsigned long long>(totals.no_room),
-      static_cast<unsigned long long>(totals.unknown));
+      static_cast<unsigned long long>(totals.unknown),
+      static_cast<unsigned long long>(totals.shared));
   if (!options->trace) {  // a trace is the same each time
     std::printf("%.1f s of one core, %.2f million events a second\n", took, rate / 1e6);
   }

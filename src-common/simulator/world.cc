@@ -38,7 +38,6 @@ World::World(std::uint64_t seed, Totals& totals, Trace trace)
     const mailbox::Limits limits{
         .max_inbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
         .max_outbox_messages = static_cast<std::uint32_t>(3 + random_.below(20)),
-        .max_inbox_bytes = random_.chance(30) ? 1000 + random_.below(6000) : 0,
         .max_received_bytes = random_.chance(30) ? 1000 + random_.below(20000) : 0,
         .max_sent_bytes = random_.chance(30) ? 1000 + random_.below(20000) : 0,
         .max_message_bytes = 1000,
@@ -128,7 +127,9 @@ void World::step() {
 void World::ordinary_step(Pod& pod) {
   if (is_rare(aimed_step_) && random_.chance(10)) return on_the_way_to_aim(pod);
   const std::size_t what = random_.below(1000);
-  if (what < 140)
+  if (what < 25)
+    send_to_several(pod);
+  else if (what < 140)
     send_new(pod);
   else if (what < 160)
     send_again(pod);
@@ -306,11 +307,11 @@ void World::all_is_settled() {
     check_books(*pod);
     const mailbox::Books books = pod->box->books();
     if (books.inbox_live + books.outbox_live + books.dead_live != 0 ||
-        !pod->box->ack_creditors().empty()) {
-      return model_.fail(pod->name.value + " has not drained: inbox " +
-                         std::to_string(books.inbox_live) + ", outbox " +
-                         std::to_string(books.outbox_live) + ", dead " +
-                         std::to_string(books.dead_live));
+        !pod->box->ack_creditors().empty() || books.sent_bytes != 0) {
+      return model_.fail(
+          pod->name.value + " has not drained: inbox " + std::to_string(books.inbox_live) +
+          ", outbox " + std::to_string(books.outbox_live) + " of " +
+          std::to_string(books.sent_bytes) + " bytes, dead " + std::to_string(books.dead_live));
     }
   }
   model_.nothing_is_lost();

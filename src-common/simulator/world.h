@@ -40,7 +40,7 @@ struct Totals {
   std::uint64_t events = 0;
   std::uint64_t accepted = 0, refused = 0, acks = 0, again = 0, restarts = 0, wipes = 0, copied = 0,
                 dead = 0, redriven = 0, successors = 0, damages = 0, retired = 0, handed_over = 0,
-                no_room = 0, given_back = 0, unknown = 0;
+                no_room = 0, given_back = 0, unknown = 0, shared = 0;
   Matrix matrix;
 };
 
@@ -68,8 +68,9 @@ class World {
   void count_told();
 
   // calls.cc: what agents and the engine call, and what is heard of it
-  void send(Pod& pod, MessageNumber number);
+  void send(Pod& pod, MessageNumber number, std::uint64_t share = 0);
   void send_new(Pod& pod);
+  void send_to_several(Pod& pod);
   void send_again(Pod& pod);
   void receive(Pod& pod, const AgentName& agent);
   void use_held(Pod& pod);
@@ -156,7 +157,7 @@ class World {
   bool handover_linked_ = false;
   bool said_full_ = false;       // somebody had no room for a message, since it was last asked for
   std::set<LogId> handed_over_;  // logs whose messages may be kept by others
-  std::uint64_t logs_ = 0, lives_ = 0;
+  std::uint64_t logs_ = 0, lives_ = 0, calls_ = 0;
   std::array<std::uint64_t, 2> logs_had_{};  // by each name
   // The pair of step and fault that this world brings together whenever it can.
   Step aimed_step_{};

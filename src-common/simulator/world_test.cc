@@ -40,6 +40,7 @@ TEST(MailboxProperty, NothingAcceptedIsLostNothingComesTwice) {
     EXPECT_GT(totals.given_back, count);
     EXPECT_GT(totals.no_room, count / 10);
     EXPECT_GT(totals.unknown, count / 10);
+    EXPECT_GT(totals.shared, 5 * count);
     EXPECT_GT(totals.damages, count / 10);
   }
 }

@@ -133,7 +133,7 @@ int top(const Options& options) {
     const Result<json> agents =
         (*cluster)->call_json(*swarm, "GET", "/agents", "", true, options.deadline());
     if (!agents) return fail(agents.error());
-    std::string page = text::top(*swarm, *stats, text::get(*agents, "agents"));
+    std::string page = text::top(*swarm, *stats, text::get(*agents, "agents"), wall_now());
     cluster::Listing list;
     list.add(*stats, "");
     list.add(*agents, "");

@@ -335,6 +335,16 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
   return out;
 }
 
+// Of the tasks' counts in stats and status: "" when tasks are handed out.
+static std::string backing_off(const json& tasks, WallTime now) {
+  const WallTime until = parse_time(get_text(tasks, "backingOffUntil"));
+  if (until <= now) return "";
+  std::string out = "no task is handed out for " + age(until - now) + ": ";
+  const std::int64_t many = get_number(tasks, "tryLaterInARow");
+  return out + (many > 0 ? std::to_string(many) + " attempts" : "attempts") +
+         " in a row were told to try later (a rate limit, or exit code 75)";
+}
+
 std::string describe_swarm(const json& swarm, const json& events, WallTime now) {
   std::string out;
   const json& meta = get(swarm, "metadata");
@@ -363,6 +373,7 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   field(out, "Tasks",
         "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
             number(tasks, "done") + ", dead " + number(tasks, "dead"));
+  if (const std::string waits = backing_off(tasks, now); !waits.empty()) field(out, "Waits", waits);
   if (json usage = get(status, "usage"); get_number(usage, "tasks") > 0) {
     usage["costMicroUsd"] = micro_usd(get_text(usage, "costUSD"));
     field(out, "Cost", total_text(usage));
@@ -534,7 +545,7 @@ std::string why_task(const json& task, const json& agents, const json& swarm, Wa
   return paragraph(text, {logs, "kubectl swarm retry task/" + id});
 }
 
-std::string top(const std::string& swarm, const json& stats, const json& agents) {
+std::string top(const std::string& swarm, const json& stats, const json& agents, WallTime now) {
   const json& tasks = get(stats, "tasks");
   const json& rollout = get(stats, "rollout");
   const json& messages = get(stats, "messages");
@@ -553,6 +564,8 @@ std::string top(const std::string& swarm, const json& stats, const json& agents)
   }
   line.erase(line.find_last_not_of(' ') + 1);
   out += line + "\n";
+  if (const std::string waits = backing_off(tasks, now); !waits.empty())
+    out += "wait   " + waits + "\n";
   if (!messages.empty()) {
     out += "mail   dead letters " + number(messages, "deadLetters") + "  single copy " +
            number(messages, "singleCopy") + "\n";

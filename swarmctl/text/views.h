@@ -37,8 +37,8 @@ std::string why_task(const nlohmann::json& task, const nlohmann::json& agents,
 std::string why_agent(const nlohmann::json& agent, const std::string& swarm);
 std::string why_swarm(const nlohmann::json& swarm, WallTime now);
 // The page of `top`: `stats` is /v1/stats, `agents` /v1/agents.
-std::string top(const std::string& swarm, const nlohmann::json& stats,
-                const nlohmann::json& agents);
+std::string top(const std::string& swarm, const nlohmann::json& stats, const nlohmann::json& agents,
+                WallTime now);
 
 // labels {"a":"b"} against "a=b,c!=d,e,!f". kInvalid: not such a selector.
 Result<bool> matches(const nlohmann::json& labels, const std::string& selector);

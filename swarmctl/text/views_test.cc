@@ -81,9 +81,9 @@ TEST(Views, AnAgentThatIsStuckSaysSinceWhenAndWhy) {
             HasSubstr("  kubectl swarm cancel task/t-0-1f\n")));
   agent.erase("stuckWhy");
   EXPECT_EQ(agent_row(agent, false).back(), "5m12s");
-  const std::string page =
-      top("hello", json::object(),
-          json::array({{{"name", "worker-1"}, {"state", "busy"}, {"sinceSeconds", 900}}, agent}));
+  const std::string page = top(
+      "hello", json::object(),
+      json::array({{{"name", "worker-1"}, {"state", "busy"}, {"sinceSeconds", 900}}, agent}), kNow);
   EXPECT_THAT(page, HasSubstr("agents 2, busy 2, stuck 1\n"));
   EXPECT_LT(page.find("worker-3"), page.find("worker-1"));
 }
@@ -197,7 +197,7 @@ TEST(Views, WhatASwarmHasCost) {
       R"({"tasks":{},"usage":{"inputTokens":200000,"outputTokens":30000,"cacheReadTokens":1000000,"cacheCreationTokens":7,
           "costMicroUsd":12340000,"tasks":7,"tasksWithCost":7}})");
   const auto line = [&] {
-    const std::string page = top("hello", stats, json::array());
+    const std::string page = top("hello", stats, json::array(), kNow);
     const std::size_t at = page.find("cost ");
     return at == std::string::npos ? "" : page.substr(at, page.find('\n', at) - at);
   };
@@ -305,7 +305,7 @@ TEST(Views, NothingIsAssumedOfTheJson) {
     (void)why_task(value, value, value, kNow);
     (void)why_agent(value, "s");
     (void)why_swarm(value, kNow);
-    EXPECT_THAT(top("s", value, value), HasSubstr("swarm s"));
+    EXPECT_THAT(top("s", value, value, kNow), HasSubstr("swarm s"));
   }
 }
 
@@ -315,7 +315,7 @@ TEST(Views, TopShowsTheBusyFirst) {
   const json agents = json::parse(
       R"([{"name":"worker-0","state":"idle"},{"name":"worker-1","state":"busy","sinceSeconds":3},
     {"name":"worker-2","state":"busy","sinceSeconds":9}])");
-  const std::string page = top("hello", stats, agents);
+  const std::string page = top("hello", stats, agents, kNow);
   EXPECT_THAT(page, HasSubstr("queued 1  running 1  done 5  dead 0  cancelled 0"));
   EXPECT_THAT(page, HasSubstr("oldest queued 7s"));
   EXPECT_THAT(page, HasSubstr("agents 3, busy 2"));
@@ -323,13 +323,28 @@ TEST(Views, TopShowsTheBusyFirst) {
   EXPECT_LT(page.find("worker-1"), page.find("worker-0"));
 }
 
+TEST(Views, AWaitOfTheWholeTeamIsSeen) {
+  json stats = {{"tasks", {{"queued", 3}}}};
+  EXPECT_EQ(top("hello", stats, json::array(), kNow).find("wait"), std::string::npos);
+  stats["tasks"]["backingOffUntil"] = "2025-01-01T00:01:43Z";
+  stats["tasks"]["tryLaterInARow"] = 7;
+  EXPECT_THAT(
+      top("hello", stats, json::array(), kNow),
+      HasSubstr("wait   no task is handed out for 43s: 7 attempts in a row were told to try "
+                "later (a rate limit, or exit code 75)\n"));
+  EXPECT_EQ(top("hello", stats, json::array(), kNow + 44'000).find("wait"), std::string::npos);
+  const json swarm = {{"status", {{"tasks", {{"backingOffUntil", "2025-01-01T00:01:09Z"}}}}}};
+  EXPECT_THAT(describe_swarm(swarm, json::array(), kNow),
+              HasSubstr("Waits:        no task is handed out for 9s: attempts in a row"));
+}
+
 TEST(Views, TopSaysWhoIsFull) {
   json stats = json::parse(R"({"tasks":{},"messages":{"deadLetters":0,"singleCopy":0}})");
-  EXPECT_EQ(top("hello", stats, json::array()).find("full"), std::string::npos);
+  EXPECT_EQ(top("hello", stats, json::array(), kNow).find("full"), std::string::npos);
   for (int i = 0; i < 5; ++i)
     stats["messages"]["pressed"]["worker-" + std::to_string(i)] =
         "worker-" + std::to_string(i) + "'s inbox is full (1000 of 1000 messages)";
-  const std::string page = top("hello", stats, json::array());
+  const std::string page = top("hello", stats, json::array(), kNow);
   EXPECT_THAT(page, HasSubstr("full   worker-2's inbox is full (1000 of 1000 messages)\n"
                               "full   and 2 more pods\n"));
 }

@@ -30,6 +30,7 @@ const (
 // steps of the life of a message, in its order. A test compares them with the sources.
 var steps = []step{
 	{"outbox-id-appended", 30, always},
+	{"body-appended", 5, always},
 	{"outbox-appended", 30, always},
 	{"message-sent", 30, always},
 	{"message-received", 30, always},

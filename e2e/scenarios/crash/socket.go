@@ -30,17 +30,25 @@ type answer struct {
 	Survives  string
 	Duplicate bool
 	Connected bool
+	// a part for one of several receivers
+	More        bool
+	To, Outcome string
 	// stats
 	Inbox, Outbox, DeadLetters, Acked int
 }
 
 type delivered struct {
-	MessageID, Body string
-	Attempt         int
+	MessageID, From, Body string
+	Attempt               int
 }
 
 // call: errNoAnswer within the limit also where nobody listens.
 func (c *client) call(r request, limit time.Duration) (answer, error) {
+	return c.callTo("", r, limit)
+}
+
+// callTo answers what became of it for `to`, if that is one of several receivers.
+func (c *client) callTo(to string, r request, limit time.Duration) (answer, error) {
 	deadline := time.Now().Add(limit)
 	for c.conn == nil {
 		conn, err := net.DialTimeout("unix", c.path, time.Until(deadline))
@@ -62,6 +70,7 @@ func (c *client) call(r request, limit time.Duration) (answer, error) {
 	if _, err := c.conn.Write(append(line, '\n')); err != nil {
 		return answer{}, c.lost()
 	}
+	var part *answer
 	for {
 		line, err := c.in.ReadBytes('\n')
 		if err != nil {
@@ -71,7 +80,14 @@ func (c *client) call(r request, limit time.Duration) (answer, error) {
 		if err := json.Unmarshal(line, &a); err != nil {
 			return answer{}, err
 		}
-		if a.Rid == c.rid {
+		switch {
+		case a.Rid != c.rid:
+		case a.More && a.To == to:
+			a.OK = a.Outcome == "accepted"
+			part = &a
+		case !a.More && part != nil:
+			return *part, nil
+		case !a.More:
 			return a, nil
 		}
 	}
