@@ -50,6 +50,9 @@ constexpr Verb kVerbs[] = {
      "  kubectl swarm describe agent/worker-3 --swarm hello\n"
      "  kubectl swarm describe hello",
      1, 2, swarm::commands::describe},
+    {"why", "task/T | agent/A | SWARM", "Say in one paragraph why it is as it is, and what to do",
+     "", "  kubectl swarm why hello\n  kubectl swarm why task/t-0-1f2a", 1, 2,
+     swarm::commands::why},
     {"logs", "task/T", "Print what a task has printed, in all its attempts",
      "Read from the logs of the pods that it ran in; where a pod is gone, the last lines that the "
      "task remembers.",
@@ -124,7 +127,7 @@ void add_flags(CLI::App& command, const std::string& name, Options& options, std
   if (name == "result") {
     command.add_flag("--wait", options.wait, "wait until the task is over");
     flag("-o,--output", options.output, "FILE", "write it to a file (- = standard output)");
-  } else if (name != "logs" && name != "top" && name != "version") {
+  } else if (name != "logs" && name != "top" && name != "why" && name != "version") {
     flag("-o,--output", options.output, "FORMAT",
          name == "get"        ? "wide, json, yaml or name"
          : name == "describe" ? "json or yaml"

@@ -1,3 +1,6 @@
+#include <unistd.h>
+
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <limits>
@@ -83,6 +86,7 @@ Result<worker::WorkOptions> read_options(const Arguments& arguments) {
   const Result<std::int64_t> seconds = parse_number(grace, 0, kMostGraceSeconds);
   if (!seconds) return seconds.error().in("CFN_TASK_GRACE_SECONDS");
   options.settings.task_grace = std::chrono::seconds(*seconds);
+  options.settings.ticks_per_second = static_cast<double>(std::max(1L, ::sysconf(_SC_CLK_TCK)));
   options.once = arguments.has("once");
   options.agent = environment("CFN_AGENT_ID");
   options.swarm = environment("CFN_SWARM");

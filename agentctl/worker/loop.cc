@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "base/encoding.h"
@@ -39,8 +40,7 @@ constexpr std::size_t kStepOutputBytes = 4096;
 constexpr std::size_t kLogWriteBytes = 4096;  // PIPE_BUF: what a writable pipe surely takes
 constexpr std::size_t kLogWritesPerTurn = 64;
 constexpr Milliseconds kLogFlushLimit{2000};
-constexpr Milliseconds kCpuSampleMost{2000};
-constexpr Milliseconds kCpuSampleLeast{100};
+constexpr Milliseconds kMostStuckAfter = std::chrono::hours(24 * 7);
 constexpr std::size_t kSubjectBytes = 72;
 constexpr std::size_t kMaxBranchBytes = 255;
 
@@ -128,7 +128,17 @@ struct Job {
         usage(options.usage ? std::optional<UsageReader>(*options.usage) : std::nullopt),
         run(options.settings,
             Milliseconds(std::clamp<std::int64_t>(task.number("leaseMs", 30'000), 300, 86'400'000)),
-            now) {}
+            now) {
+    set_stuck(task);
+  }
+
+  // From the task, and again from each extension: an older sidecar does not say.
+  void set_stuck(const Object& said) {
+    if (said.has("stuckAfterMs"))
+      run.set_stuck(Milliseconds(std::clamp<std::int64_t>(said.number("stuckAfterMs"), 0,
+                                                          kMostStuckAfter.count())),
+                    said.flag("endStuck"));
+  }
 
   TaskId id;
   std::string key;
@@ -152,6 +162,8 @@ struct Job {
   std::string branch;
   std::string commit;
   std::string progress_sent;
+  std::string still;  // what CMD waits for as far as is known, while it is stuck
+  bool said_stuck = false;
 
   TaskRun run;
   Step step = Step::kRun;
@@ -200,8 +212,6 @@ class Loop {
   Fd signals_;
   std::unique_ptr<Job> job_;
   std::string log_;
-  CpuMeter cpu_;
-  MonoTime cpu_at_ = MonoTime::max();
 
   std::optional<std::uint64_t> next_rid_;
   MonoTime asked_at_{};
@@ -340,9 +350,7 @@ void Loop::start_step(Step step, MonoTime now) {
   job.step_output.clear();
   job.step_errors = {};
   job.exited.reset();
-  cpu_.reset();
-  cpu_at_ =
-      step == Step::kRun && options_.settings.idle_timeout.count() > 0 ? now : MonoTime::max();
+  job.still.clear();
 
   GitJob git;
   if (step != Step::kRun) {
@@ -402,6 +410,19 @@ void Loop::send_extend(MonoTime now) {
   request.set("taskId", job.id.value).set_number("attempt", job.attempt);
   if (news) request.set("message", last);
   job.progress_sent = last;
+  const std::optional<MonoTime> stuck = job.run.stuck_since();
+  if (stuck) {
+    Stillness look = look_at_descendants();
+    look.result_printed = job.usage && job.usage->usage();
+    job.still = words(look);
+    if (!std::exchange(job.said_stuck, true))
+      say(job.prefix + "stuck: no output and no CPU time for " +
+          std::to_string((now - *stuck).count() / 1000) + "s" +
+          (job.still.empty() ? "" : "; " + job.still));
+    request.set_number("quietMs", (now - *stuck).count()).set("stuck", job.still);
+  } else if (std::exchange(job.said_stuck, false)) {
+    say(job.prefix + "not stuck any more");
+  }
   job.extend_rid = socket_.submit(std::move(request), now + kAnswerWait);
 }
 
@@ -424,8 +445,9 @@ void Loop::send_report(MonoTime now) {
     }
     if (!job.branch.empty()) request.set("branch", job.branch).set("commit", job.commit);
   } else {
+    const bool why = verdict.kind == Kind::kIdleTimeout && !job.still.empty();
     request.set("kind", kind_name(verdict.kind))
-        .set("message", agent::printable(verdict.message, 1000));
+        .set("message", agent::printable(verdict.message + (why ? "; " + job.still : ""), 1000));
   }
   request.set_texts("lastLines", job.last.lines());
   if (auto used = job.usage ? job.usage->usage() : std::nullopt) {
@@ -449,6 +471,7 @@ void Loop::on_answer(const Answer& answer, MonoTime now) {
     if (answer.ok)
       meaning = answer.fields.flag("cancel") ? ExtendAnswer::kCancel : ExtendAnswer::kAlive;
     if (answer.code == "refused") meaning = ExtendAnswer::kLost;
+    if (answer.ok) job.set_stuck(answer.fields);
     perform(job.run.on_extend(meaning, now), now);
   } else if (job.report_rid && answer.rid == *job.report_rid) {
     job.report_rid.reset();
@@ -544,9 +567,8 @@ void Loop::end_step(MonoTime now) {
 }
 
 void Loop::sample_cpu(MonoTime now) {
-  if (now < cpu_at_ || !job_ || job_->child.pid < 0) return;
-  if (cpu_.sample(now) >= kIdleCpuShare) job_->run.on_activity(now);
-  cpu_at_ = now + std::clamp(options_.settings.idle_timeout / 10, kCpuSampleLeast, kCpuSampleMost);
+  if (job_ && job_->child.pid > 0 && now >= job_->run.sample_at())
+    job_->run.on_sample(process_times(), now);
 }
 
 void Loop::finish_job(const std::string& note, MonoTime now) {
@@ -572,7 +594,6 @@ void Loop::finish_job(const std::string& note, MonoTime now) {
     exit_code_ = done ? 0 : 1;
   }
   job_.reset();
-  cpu_at_ = MonoTime::max();
 }
 
 // Writes only as much as the reader surely takes: standard output stays blocking, it may be shared
@@ -624,7 +645,6 @@ MonoTime Loop::wake_at(MonoTime now) const {
   if (job_) {
     at = std::min(at, job_->run.wake_at());
     if (job_->run.reporting()) at = std::min(at, job_->complain_at);
-    at = std::min(at, cpu_at_);
   } else if (!next_rid_) {
     at = std::min(at, ask_at_);
   }

@@ -26,8 +26,7 @@ inline constexpr Milliseconds kRestFirst{
     250};  // between tasks after a failure of this place, doubling
 inline constexpr Milliseconds kRestMost{30'000};
 inline constexpr std::size_t kLogBufferBytes =
-    1U << 20U;                                 // not yet written to the log; then the child waits
-inline constexpr double kIdleCpuShare = 0.02;  // of one CPU; less is no activity
+    1U << 20U;  // not yet written to the log; then the child waits
 
 struct WorkOptions {
   Settings settings;

@@ -1,10 +1,13 @@
 #include "worker/process.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +16,8 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <set>
+#include <string_view>
 #include <thread>
 
 #include "os/file.h"
@@ -40,14 +45,17 @@ bool parse_stat(const std::string& text, Process& out) {
   int group = 0;
   unsigned long long user = 0;
   unsigned long long system = 0;
-  const int n =
-      std::sscanf(text.c_str() + close + 2,
-                  "%c %d %d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d %*d %llu",
-                  &out.state, &parent, &group, &user, &system, &out.start);
-  if (n != 6) return false;
+  long long children_user = 0;  // those that it has waited for
+  long long children_system = 0;
+  const int n = std::sscanf(
+      text.c_str() + close + 2,
+      "%c %d %d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %lld %lld %*d %*d %*d %*d %llu",
+      &out.state, &parent, &group, &user, &system, &children_user, &children_system, &out.start);
+  if (n != 8) return false;
   out.parent = parent;
   out.group = group;
-  out.ticks = user + system;
+  out.ticks = user + system + static_cast<unsigned long long>(children_user) +
+              static_cast<unsigned long long>(children_system);
   return true;
 }
 
@@ -268,31 +276,132 @@ Status kill_descendants(pid_t watched, Exit* exit) {
   return internal_error(std::to_string(left) + " processes of the task survived SIGKILL");
 }
 
-double CpuMeter::sample(MonoTime now) {
-  static const double kTicksPerSecond = static_cast<double>(std::max(1L, ::sysconf(_SC_CLK_TCK)));
-  std::map<pid_t, Seen> seen;
-  unsigned long long used = 0;
-  bool runnable = false;
-  for (const Process& process : descendants()) {
-    runnable = runnable || process.state == 'R';
-    const auto before = seen_.find(process.pid);
-    const bool known = before != seen_.end() && before->second.start == process.start;
-    const unsigned long long base = known ? before->second.ticks : 0;
-    if (process.ticks > base) used += process.ticks - base;
-    seen.emplace(process.pid, Seen{process.start, process.ticks});
-  }
-  const double seconds = static_cast<double>((now - at_).count()) / 1000.0;
-  const bool first = std::exchange(first_, false);
-  seen_ = std::move(seen);
-  at_ = now;
-  if (first || seconds <= 0) return 0;
-  const double share = static_cast<double>(used) / kTicksPerSecond / seconds;
-  return runnable ? std::max(share, 1.0) : share;
+std::vector<ProcessTime> process_times() {
+  std::vector<ProcessTime> out;
+  for (const Process& process : descendants())
+    out.push_back({process.pid, process.start, process.ticks, process.state == 'R'});
+  return out;
 }
 
-void CpuMeter::reset() {
-  seen_.clear();
-  first_ = true;
+namespace {
+
+std::string link_target(const std::string& path) {
+  char target[256];
+  const ssize_t n = ::readlink(path.c_str(), target, sizeof target);
+  return n > 0 ? std::string(target, static_cast<std::size_t>(n)) : std::string();
+}
+
+bool is_terminal(const std::string& target) {
+  return target.starts_with("/dev/pts/") || target.starts_with("/dev/tty") ||
+         target == "/dev/console";
+}
+
+// What a process waits for that is in read(): "" when that is nothing that a person or another
+// program would have to write, or can't be seen.
+std::string awaited_input(const std::string& proc) {
+  unsigned long long fd = 0;
+  long number = -1;
+  // "0 0x3 0x7ffe… …"; "running" and an error have no such form.
+  if (std::sscanf(read_proc(proc + "/syscall").c_str(), "%ld 0x%llx", &number, &fd) != 2) return "";
+  if (number != SYS_read) return "";
+  const std::string target = link_target(proc + "/fd/" + std::to_string(fd));
+  if (is_terminal(target)) return "the terminal " + target;
+  return fd == 0 && !target.empty() ? "its standard input" : "";
+}
+
+struct Connection {
+  std::string peer;
+  bool closed = false;  // by the peer alone
+};
+// Of this network namespace, by inode.
+std::map<std::string, Connection> tcp_connections() {
+  constexpr unsigned kEstablished = 1;
+  constexpr unsigned kCloseWait = 8;
+  std::map<std::string, Connection> out;
+  for (const char* path : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
+    const Fd file(::open(path, O_RDONLY | O_CLOEXEC));
+    std::string text;
+    char buffer[16384];
+    ssize_t n = 0;
+    while (file.open() && text.size() < kMaxTcpTableBytes &&
+           (n = ::read(file.get(), buffer, sizeof buffer)) > 0) {
+      text.append(buffer, static_cast<std::size_t>(n));
+    }
+    for (std::size_t at = text.find('\n'); at != std::string::npos; at = text.find('\n', at + 1)) {
+      char remote[40];
+      unsigned port = 0;
+      unsigned state = 0;
+      unsigned long inode = 0;
+      if (std::sscanf(text.c_str() + at + 1,
+                      " %*d: %*[0-9A-F]:%*x %39[0-9A-F]:%x %x %*x:%*x %*x:%*x %*x %*u %*u %lu",
+                      remote, &port, &state, &inode) != 4 ||
+          (state != kEstablished && state != kCloseWait)) {
+        continue;
+      }
+      in6_addr address{};
+      const std::size_t words = std::strlen(remote) / 8;  // of 32 bits, each in our byte order
+      for (std::size_t i = 0; i < std::min<std::size_t>(words, 4); ++i) {
+        const auto word =
+            static_cast<std::uint32_t>(std::stoul(std::string(remote + i * 8, 8), nullptr, 16));
+        std::memcpy(address.s6_addr + i * 4, &word, 4);
+      }
+      char shown[INET6_ADDRSTRLEN] = "";
+      if (words == 1) {
+        ::inet_ntop(AF_INET, address.s6_addr, shown, sizeof shown);
+      } else if (IN6_IS_ADDR_V4MAPPED(&address)) {
+        ::inet_ntop(AF_INET, address.s6_addr + 12, shown, sizeof shown);
+      } else {
+        ::inet_ntop(AF_INET6, &address, shown, sizeof shown);
+      }
+      const std::string host = shown;
+      out[std::to_string(inode)] = {
+          (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" +
+              std::to_string(port),
+          state == kCloseWait};
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+Stillness look_at_descendants() {
+  Stillness out;
+  const std::map<std::string, Connection> connections = tcp_connections();
+  std::set<std::string> open;
+  std::size_t looked_at = 0;
+  for (const Process& process : descendants()) {
+    if (process.state == 'Z' || ++looked_at > kMaxLookedAt) continue;
+    const std::string proc = "/proc/" + std::to_string(process.pid);
+    std::string name = read_proc(proc + "/comm");
+    while (!name.empty() && name.back() == '\n') name.pop_back();
+    if (process.state == 'T' && out.stopped.empty()) out.stopped = name;
+    if (out.reader.empty()) {
+      if (std::string read = awaited_input(proc); !read.empty()) {
+        out.reader = name;
+        out.read = std::move(read);
+      }
+    }
+    DIR* descriptors = ::opendir((proc + "/fd").c_str());
+    std::size_t seen = 0;
+    while (const dirent* entry = descriptors != nullptr ? ::readdir(descriptors) : nullptr) {
+      if (++seen > kMaxLookedAt) break;
+      const std::string target = link_target(proc + "/fd/" + entry->d_name);
+      constexpr std::string_view kSocket = "socket:[";
+      if (!target.starts_with(kSocket)) continue;
+      const std::string inode = target.substr(kSocket.size(), target.size() - kSocket.size() - 1);
+      if (connections.contains(inode)) open.insert(inode);
+    }
+    if (descriptors != nullptr) ::closedir(descriptors);
+  }
+  for (const std::string& inode : open) {
+    const Connection& one = connections.at(inode);
+    ++(one.closed ? out.closed_by_peer : out.connections);
+    if (!one.closed && out.peers.size() < kMaxPeersNamed &&
+        std::find(out.peers.begin(), out.peers.end(), one.peer) == out.peers.end())
+      out.peers.push_back(one.peer);
+  }
+  return out;
 }
 
 }  // namespace swarm::worker

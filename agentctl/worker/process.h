@@ -16,6 +16,7 @@
 
 #include "base/result.h"
 #include "os/time.h"
+#include "worker/activity.h"
 #include "worker/task_run.h"
 
 namespace swarm::worker {
@@ -79,22 +80,14 @@ std::vector<Ended> reap_ended();
 // The same. True when `watched` was among it; then *exit is set.
 bool reap(pid_t watched, Exit* exit);
 
-// CPU time used by the descendants since the last call, as a share of one CPU. A process that could
-// run but gets no CPU (a busy machine) counts as one that has it: starved is not idle.
-class CpuMeter {
- public:
-  // 0..n (n CPUs busy). The first call measures nothing: 0.
-  double sample(MonoTime now);
-  void reset();
+// Of all descendants of this process, for CpuMeter.
+std::vector<ProcessTime> process_times();
 
- private:
-  struct Seen {
-    unsigned long long start = 0;
-    unsigned long long ticks = 0;
-  };
-  std::map<pid_t, Seen> seen_;
-  MonoTime at_{};
-  bool first_ = true;
-};
+inline constexpr std::size_t kMaxLookedAt = 256;  // processes; and descriptors of each
+inline constexpr std::size_t kMaxTcpTableBytes = 1U << 20U;
+
+// What all descendants of this process wait for, as far as /proc lets us see. What belongs to
+// another user is not seen.
+Stillness look_at_descendants();
 
 }  // namespace swarm::worker

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace swarm::worker {
 namespace {
@@ -47,12 +48,31 @@ std::string describe(const Exit& exit) {
 }
 
 TaskRun::TaskRun(const Settings& settings, Milliseconds lease, MonoTime now)
-    : settings_(settings), lease_(lease), extend_at_(now) {
+    : settings_(settings), lease_(lease), meter_(settings.ticks_per_second), extend_at_(now) {
   extend_at_ = now + extend_interval();
 }
 
 Milliseconds TaskRun::extend_interval() const {
   return std::clamp(lease_ / 3, kExtendLeast, kExtendMost);
+}
+
+bool TaskRun::watched() const {
+  return settings_.idle_timeout.count() > 0 || stuck_after_.count() > 0;
+}
+
+void TaskRun::watch(MonoTime now) {
+  if (!watched()) return;
+  last_activity_ = now;  // what nobody has looked at is no silence
+  sampled_ = now;
+  sample_at_ = now + sample_interval();
+}
+
+Milliseconds TaskRun::sample_interval() const {
+  Milliseconds shortest = Milliseconds::max();
+  for (const Milliseconds limit : {settings_.idle_timeout, stuck_after_}) {
+    if (limit.count() > 0) shortest = std::min(shortest, limit);
+  }
+  return std::clamp(shortest / 10, kCpuSampleLeast, kCpuSampleMost);
 }
 
 Actions TaskRun::begin(MonoTime now) {
@@ -65,8 +85,13 @@ Actions TaskRun::start(Step step, MonoTime now) {
   ending_verdict_.reset();
   kill_at_ = MonoTime::max();
   last_activity_ = now;
+  sample_at_ = MonoTime::max();
+  if (std::exchange(stuck_, false)) tell_ = true;
   if (step == Step::kRun) {
     ran_ = true;
+    meter_.reset();
+    (void)meter_.sample(now, {});  // nothing has run yet
+    watch(now);
     step_deadline_ =
         settings_.run_timeout.count() > 0 ? now + settings_.run_timeout : MonoTime::max();
   } else {
@@ -96,6 +121,8 @@ Actions TaskRun::report(Verdict verdict, MonoTime now) {
   report_at_ = MonoTime::max();
   step_deadline_ = MonoTime::max();
   kill_at_ = MonoTime::max();
+  sample_at_ = MonoTime::max();
+  stuck_ = tell_ = false;  // the report says more
   (void)now;
   return {{Action::Type::kReport, step_, ""}};
 }
@@ -115,6 +142,7 @@ Actions TaskRun::on_exit(const Exit& exit, std::string_view last_line, MonoTime 
   if (phase_ != Phase::kStep) return {};
   kill_at_ = MonoTime::max();
   step_deadline_ = MonoTime::max();
+  sample_at_ = MonoTime::max();
   if (ending_) {
     if (!ending_verdict_) return finish_over("the lease was lost: another attempt owns the task");
     Verdict verdict = *ending_verdict_;
@@ -146,6 +174,27 @@ Actions TaskRun::on_exit(const Exit& exit, std::string_view last_line, MonoTime 
 }
 
 void TaskRun::on_activity(MonoTime now) { last_activity_ = std::max(last_activity_, now); }
+
+void TaskRun::on_sample(const std::vector<ProcessTime>& processes, MonoTime now) {
+  const Milliseconds interval = sample_interval();
+  const Milliseconds since = now - sampled_;
+  // We were stopped, or starved, and so perhaps was CMD.
+  if (since > interval * kSampleGap)
+    last_activity_ = std::min(now, last_activity_ + (since - interval));
+  if (meter_.sample(now, processes) >= kIdleCpuShare) on_activity(now);
+  sampled_ = now;
+  sample_at_ = watched() ? now + interval : MonoTime::max();
+}
+
+void TaskRun::set_stuck(Milliseconds after, bool end_it) {
+  stuck_after_ = after;
+  end_stuck_ = end_it;
+}
+
+std::optional<MonoTime> TaskRun::stuck_since() const {
+  if (!stuck_) return std::nullopt;
+  return last_activity_;
+}
 
 Actions TaskRun::on_extend(ExtendAnswer answer, MonoTime now) {
   Actions actions;
@@ -203,8 +252,14 @@ Actions TaskRun::on_stop(MonoTime now) {
 Actions TaskRun::on_tick(MonoTime now) {
   Actions actions;
   if (phase_ == Phase::kOver) return actions;
-  if (!extending_ && now >= extend_at_) {
+  if (phase_ == Phase::kStep && step_ == Step::kRun && !ending_) {
+    if (sample_at_ == MonoTime::max()) watch(now);  // the limit came while it runs
+    const bool stuck = stuck_after_.count() > 0 && now >= last_activity_ + stuck_after_;
+    if (stuck != std::exchange(stuck_, stuck)) tell_ = true;
+  }
+  if (!extending_ && (now >= extend_at_ || tell_)) {
     extending_ = true;
+    tell_ = false;
     actions.push_back({Action::Type::kExtend, step_, ""});
   }
   if (phase_ == Phase::kReport) {
@@ -239,6 +294,13 @@ Actions TaskRun::on_tick(MonoTime now) {
                      "ended: no output and no CPU time for " + seconds(settings_.idle_timeout),
                      std::nullopt},
              now);
+  } else if (stuck_ && end_stuck_) {
+    end_step(actions,
+             Verdict{Kind::kIdleTimeout,
+                     "ended: stuck, no output and no CPU time for " + seconds(stuck_after_) +
+                         " (spec.health.onStuck)",
+                     std::nullopt},
+             now);
   } else if (stopped_at_ && now >= *stopped_at_ + settings_.task_grace) {
     end_step(
         actions,
@@ -264,6 +326,9 @@ MonoTime TaskRun::wake_at() const {
   at = std::min(at, step_deadline_);
   if (step_ == Step::kRun && settings_.idle_timeout.count() > 0)
     at = std::min(at, last_activity_ + settings_.idle_timeout);
+  if (step_ == Step::kRun && stuck_after_.count() > 0 && !stuck_)
+    at = std::min(at, last_activity_ + stuck_after_);
+  if (step_ == Step::kRun) at = std::min(at, sample_at_);
   if (stopped_at_) at = std::min(at, *stopped_at_ + settings_.task_grace);
   return at;
 }

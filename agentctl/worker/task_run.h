@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "os/time.h"
+#include "worker/activity.h"
 
 namespace swarm::worker {
 
@@ -38,6 +39,7 @@ struct Settings {
   Milliseconds grace{10'000};
   Milliseconds task_grace{600'000};
   bool git = false;
+  double ticks_per_second = 100;  // of ProcessTime
 };
 
 enum class Step { kPrepare, kRun, kFinish };
@@ -101,8 +103,16 @@ class TaskRun {
   Actions on_exit(const Exit& exit, std::string_view last_line, MonoTime now);
   // The step could not be started at all: the fault of this place, not of the task.
   Actions on_start_failed(std::string_view why, MonoTime now);
-  // CMD printed something, or used the CPU.
+  // CMD printed something.
   void on_activity(MonoTime now);
+  // A look at the CPU time of what CMD has started; due at sample_at().
+  void on_sample(const std::vector<ProcessTime>& processes, MonoTime now);
+  [[nodiscard]] MonoTime sample_at() const { return sample_at_; }
+  // What the Swarm asks for (spec.health): CMD is stuck when it has given no sign of life for so
+  // long, and then is said to be (0: never), or ended. It may change while CMD runs.
+  void set_stuck(Milliseconds after, bool end_it);
+  // Since when there is no sign of life, if it is stuck; also while it is being ended for that.
+  [[nodiscard]] std::optional<MonoTime> stuck_since() const;
   Actions on_extend(ExtendAnswer answer, MonoTime now);
   Actions on_report(ReportAnswer answer, std::string_view message, MonoTime now);
   // SIGTERM. The second one ends a running CMD at once.
@@ -125,6 +135,9 @@ class TaskRun {
   Actions report(Verdict verdict, MonoTime now);
   Actions finish_over(std::string note);
   [[nodiscard]] Milliseconds extend_interval() const;
+  [[nodiscard]] bool watched() const;  // there is a limit to silence
+  void watch(MonoTime now);
+  [[nodiscard]] Milliseconds sample_interval() const;
 
   Settings settings_;
   Milliseconds lease_;
@@ -135,6 +148,12 @@ class TaskRun {
 
   MonoTime step_deadline_ = MonoTime::max();
   MonoTime last_activity_{};
+  CpuMeter meter_;
+  MonoTime sample_at_ = MonoTime::max(), sampled_{};
+  Milliseconds stuck_after_{0};  // 0: never
+  bool end_stuck_ = false;
+  bool stuck_ = false;
+  bool tell_ = false;  // that it is stuck, or no longer, by an extension of the lease
 
   // The step is being ended: its exit no longer counts. Without ending_verdict_ the lease is lost:
   // no report.

@@ -1,7 +1,9 @@
 // `agentctl work` as a program: real child processes, a fake engine.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <chrono>
@@ -13,11 +15,13 @@
 #include <thread>
 
 #include "testing/fake_engine.h"
+#include "worker/process.h"
 
 namespace swarm::agent {
 namespace {
 
 using testing::HasSubstr;
+using worker::Fd;
 
 std::string quoted(const std::string& text) {
   std::string out = "\"";
@@ -227,6 +231,94 @@ TEST_F(Work, CpuTimeAndOutputAreNotIdle) {
       "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done; echo over",
       {"--idle-timeout=1s"});
   EXPECT_EQ(done.text("op"), "task_done") << done.to_json();
+}
+
+// What the extensions of the lease have said of a run that is stuck: each text once, in order.
+class Stuck : public Work {
+ protected:
+  std::vector<std::string> told(const std::string& script, std::vector<std::string> flags = {},
+                                const std::string& more = "") {
+    engine_.add_task(task("t-0-1f", script, 1, 30'000, ",\"stuckAfterMs\":1000" + more));
+    report_ = run(std::move(flags), {"bash"});
+    std::vector<std::string> out;
+    for (const char* op : {"task_extend", "task_progress"}) {
+      for (const Object& one : engine_.received(op)) {
+        if (!one.has("stuck")) continue;
+        quiet_ = std::max(quiet_, one.number("quietMs"));
+        out.push_back(one.text("stuck"));
+      }
+    }
+    return out;
+  }
+  Object report_;
+  std::int64_t quiet_ = 0;
+};
+
+TEST_F(Stuck, AnOpenConnectionIsNamed) {
+  const Fd listener(::socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(listener.get(), 5), 0);
+  ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  EXPECT_THAT(told("exec 3<>/dev/tcp/127.0.0.1/" + port + "; sleep 2.5"),
+              testing::ElementsAre("1 TCP connection open, to 127.0.0.1:" + port));
+  EXPECT_GE(quiet_, 1000);
+  EXPECT_LT(quiet_, 2500);
+  EXPECT_EQ(report_.text("op"), "task_done");  // nothing was ended
+  EXPECT_THAT(err_, HasSubstr("[t-0-1f 1] stuck: no output and no CPU time for 1s; 1 TCP"));
+}
+
+TEST_F(Stuck, AResultThatIsPrintedIsNoEnd) {
+  EXPECT_THAT(
+      told("echo '{\"type\":\"result\",\"total_cost_usd\":1}'; sleep 2.5", {"--usage=claude"}),
+      testing::ElementsAre("its result is printed, but it does not exit"));
+}
+
+TEST_F(Stuck, WhoComputesQuietlyIsNot) {
+  EXPECT_THAT(told("end=$((SECONDS+4)); (while [ $SECONDS -lt $end ]; do :; done)"),
+              testing::IsEmpty());
+  EXPECT_EQ(report_.text("op"), "task_done");
+}
+
+TEST_F(Stuck, WhoComputesInShortLivedChildrenIsNot) {
+  EXPECT_THAT(told("end=$((SECONDS+3)); while [ $SECONDS -lt $end ]; do "
+                   "sh -c 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done'; sleep 0.05; done"),
+              testing::IsEmpty());
+}
+
+TEST_F(Stuck, WaitingForInputIsNamed) {
+  EXPECT_THAT(told("mkfifo f; exec 3<>f; timeout 2.5 cat <f; true"),
+              testing::ElementsAre("cat waits to read its standard input"));
+}
+
+TEST_F(Stuck, WaitingForATerminalIsNamed) {
+  // `script` gives the program a terminal, and its own input never ends.
+  const auto words =
+      told("mkfifo f; exec 3<>f; timeout 2.5 script -qfc 'exec head -n 1' /dev/null <f; true");
+  if (words.empty()) GTEST_SKIP() << "no terminals here: " << out_;
+  EXPECT_THAT(words[0], testing::MatchesRegex("head waits to read the terminal /dev/pts/[0-9]+"));
+}
+
+TEST_F(Stuck, WhatGoesOnIsToldToo) {
+  (void)told("sleep 1.5; echo on; sleep 0.5");
+  EXPECT_THAT(err_, HasSubstr("[t-0-1f 1] stuck: "));
+  EXPECT_THAT(err_, HasSubstr("[t-0-1f 1] not stuck any more"));
+  const auto last = engine_.received("task_progress");
+  ASSERT_FALSE(last.empty());
+  EXPECT_FALSE(last.back().has("stuck"));
+}
+
+TEST_F(Stuck, AskedToItEndsTheGroupAndSaysWhy) {
+  const auto words = told("sleep 4715.25 & echo one; sleep 4715.25", {}, ",\"endStuck\":true");
+  EXPECT_FALSE(words.empty());
+  EXPECT_EQ(report_.text("kind"), "idle_timeout");
+  EXPECT_EQ(report_.text("message"),
+            "ended: stuck, no output and no CPU time for 1s (spec.health.onStuck)");
+  EXPECT_TRUE(nobody_runs("4715.25"));
 }
 
 TEST_F(Work, NothingSurvivesTheTask) {

@@ -51,7 +51,7 @@ func TestHello(t *testing.T) {
 		args  []string
 		lines []string // regular expressions, in this order
 	}{
-		{[]string{"get", "swarm"}, []string{`NAME +READY +QUEUED +RUNNING +V2 +STATUS +AGE`, `hello +1/1 +0 +0 +100% +Idle +\S+`}},
+		{[]string{"get", "swarm"}, []string{`NAME +READY +QUEUED +RUNNING +STUCK +V2 +STATUS +AGE`, `hello +1/1 +0 +0 +0 +100% +Idle +\S+`}},
 		{[]string{"get", "swarm", "hello", "-o", "wide"}, []string{`NAME .* STATUS +AGE +TOPOLOGY +COORDS +DEAD +MESSAGE`,
 			`hello +1/1 .* Idle +\S+ +Flat +1 +0 +` + regexp.QuoteMeta(message)}},
 		{[]string{"describe", "swarm", "hello"}, []string{`Status:`, ` +Conditions:`, ` +Message: +` + regexp.QuoteMeta(message), ` +Reason: +Idle`, ` +Status: +True`, ` +Type: +Ready`,

@@ -191,6 +191,7 @@ func (w *world) metrics(hand, work string) {
 		w.Errorf("no task is done, or none is dead: this proves nothing: %v", states)
 	}
 	within(who, e, "swarm_team_workers", 2, 2)
+	within(who, e, "swarm_agents_stuck", 0, 0)
 	within(who, e, "swarm_team_epoch", 1, many)
 	within(who, e, "swarm_tasks_oldest_queued_seconds", 0, 0)
 

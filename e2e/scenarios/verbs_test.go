@@ -576,6 +576,7 @@ func (v *verbs) repository() {
 	v.person(0, "^other\n$", "", "result", "task/"+id, "--wait", "--timeout=60s")
 	v.person(0, `(?m)^`+id+` +done .* swarm/`+id+`$`, "^$", "get", "task/"+id)
 	v.person(0, `(?m)^Branch: +swarm/`+id+` at `+git("rev-parse", "swarm/"+id), "^$", "describe", "task", id, "--swarm=work")
+	v.person(0, `^`+id+` is done\nNext:\n  kubectl swarm result task/`+id+`\n$`, "^$", "why", "task", id, "--swarm=work")
 	v.equal("what the branch adds", git("diff", "--name-only", "other", "swarm/"+id), "one\ntwo")
 	agent := v.look(id).Agent
 	v.equal("its commits", git("log", "--format=%(trailers:key=Task-Id,valueonly,separator=%x2C)|%an", "other..swarm/"+id), id+"|"+agent+"\n|"+agent)
@@ -700,11 +701,13 @@ func (v *verbs) lists() {
 	forms("agents", 3, "get", "agents", "work")
 	v.person(0, `^agent/coordinator-0\nagent/worker-0\nagent/worker-1\n$`, "^$", "get", "agents", "work", "-o", "name")
 	v.person(0, `^coordinator-0 .*\nworker-0 .*\nworker-1 .*\n$`, "^$", "get", "agents", "work", "--no-headers")
-	v.person(0, `^NAME +STATE +TASK +SINCE +DONE +NODE +POD +ROLE +TEAM +VERSION +INBOX +OUTBOX\n(.*\n)*worker-1 +(idle|busy) +\S+ +\S+ +\d+ +\S+ +work-w1-\S+ +worker +0 `, "^$",
+	v.person(0, `^NAME +STATE +TASK +SINCE +DONE +NODE +POD +ROLE +TEAM +VERSION +INBOX +OUTBOX +STUCK\n(.*\n)*worker-1 +(idle|busy) +\S+ +\S+ +\d+ +\S+ +work-w1-\S+ +worker +0 `, "^$",
 		"get", "agents", "work", "-o=wide")
 	v.person(0, `(?m)^Agent: +worker-0\nSwarm: +work\nRole: +worker, team 0\n`, "^$", "describe", "agent/worker-0", "--swarm=work")
 	v.person(0, `(?m)^Name: +work\n(.*\n)*Agents: +2/2 ready(.*\n)* +Ready +True +(Idle|Working)`, "^$", "describe", "work")
 	v.person(0, `^apiVersion: cfn.dev/v1alpha1\n`, "^$", "describe", "swarm/work", "-o", "yaml")
+	v.person(0, `^work is (Idle|Working) for \S+: 2 of 2 agents ready.*\nNext:\n  kubectl swarm `, "^$", "why", "work")
+	v.person(0, `^worker-0 is (idle|busy) for .*\nNext:\n  kubectl swarm why `, "^$", "why", "agent/worker-0", "--swarm=work")
 	top := `^swarm work   V2 100% \(measured 100%\)\ntasks  queued \d+  running \d+  done [1-9]\d*  dead 1  cancelled \d+\nmail .*\nagents 3, busy \d\n\nNAME +STATE `
 	v.person(0, top, "^$", "top", "work")
 	v.person(0, top, "^$", "top", "--once", "--swarm=work")

@@ -403,7 +403,7 @@ type swarmObject struct {
 	}
 	Status struct {
 		ObservedGeneration int64
-		Agents             struct{ Desired, Ready, Busy int }
+		Agents             struct{ Desired, Ready, Busy, Stuck int }
 		Workers            struct{ Replicas, ReadyReplicas, UpdatedReplicas int }
 		Tasks              struct{ Queued, Running, Done, Dead int }
 		Usage              struct{ CostUSD string }

@@ -136,13 +136,12 @@ bool Context::is_idle(const PodView& pod) const {
 }
 
 std::string some_names(const std::vector<std::string>& names) {
-  constexpr std::size_t kMaxNames = 3;
   std::string text;
-  for (std::size_t i = 0; i < names.size() && i < kMaxNames; ++i) {
+  for (std::size_t i = 0; i < names.size() && i < kNamesInMessage; ++i) {
     text += (i == 0 ? "" : ", ") + names[i];
   }
-  if (names.size() > kMaxNames) {
-    text += " and " + std::to_string(names.size() - kMaxNames) + " more";
+  if (names.size() > kNamesInMessage) {
+    text += " and " + std::to_string(names.size() - kNamesInMessage) + " more";
   }
   return text;
 }

@@ -83,7 +83,8 @@ std::string lease_name(const api::Swarm& swarm, int team);
 bool sidecar_image_fails(const PodView& pod);
 bool is_image_failure(std::string_view waiting_reason);
 
-// "worker-1, worker-2, worker-3 and 4 more": at most three names.
+// "worker-1, worker-2, worker-3 and 4 more": at most kNamesInMessage names.
+inline constexpr int kNamesInMessage = 3;
 std::string some_names(const std::vector<std::string>& names);
 // Cut to at most `limit` bytes at a character's border, "…" at the end when cut; not UTF-8 becomes
 // "?".

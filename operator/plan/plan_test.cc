@@ -795,6 +795,69 @@ TEST(Plan, PodsThatRefuseMailAreToldOnce) {
   EXPECT_EQ(reason_of(world.swarm, "MailboxPressure"), "");
 }
 
+TEST(Plan, StuckAgentsAreNamedAtOnceAndNoLongerWhenTheyGoOn) {
+  World world;
+  world.set_spec(R"({"workers":{"replicas":5},"health":{"stuckAfterSeconds":90}})");
+  ASSERT_TRUE(world.settle());
+  api::TeamReport report;
+  report.time = world.now;
+  report.ready = true;
+  report.tasks.running = 5;
+  world.report(0, report);
+  world.step();
+  EXPECT_EQ(reason_of(world.swarm, "Ready"), "True Working");
+  const auto told = [](const Plan& plan) {
+    return std::count_if(plan.events.begin(), plan.events.end(), [](const Event& event) {
+      return event.reason == "AgentStuck" && event.type == "Warning";
+    });
+  };
+  const WallTime since = world.now - world.now % 1000 - 91'000;
+  report.stuck = 1;
+  report.stuck_named = {{"worker-3", "t-0-1f2", since, "1 TCP connection open"}};
+  world.report(0, report);
+  Plan plan = world.step();
+  EXPECT_EQ(told(plan), 1);
+  EXPECT_EQ(reason_of(world.swarm, "AgentsStuck"), "True NoOutputNoCpu");
+  EXPECT_EQ(reason_of(world.swarm, "Ready"), "True AgentsStuck");
+  EXPECT_EQ(world.swarm.status.agents.stuck, 1);
+  EXPECT_EQ(message_of(world.swarm),
+            "1 of 5 agents without output or CPU for more than 90s: worker-3 (t-0-1f2 since " +
+                clock_text(since) +
+                ": 1 TCP connection open). Nothing is ended (spec.health.onStuck: Report). Next: "
+                "kubectl swarm get agents " +
+                world.swarm.name);
+  EXPECT_EQ(told(world.step()), 0);
+  // The next ones are not kept waiting; of many only three have names, those for longest.
+  for (int more = 2; more <= 5; ++more) {
+    world.now += 1000;
+    report.stuck = more;
+    report.stuck_named.push_back({"worker-" + std::to_string(more), "t-0-2", since + more, ""});
+    world.report(0, report);
+    plan = world.step();
+    if (more <= 4) {
+      EXPECT_EQ(world.swarm.status.agents.stuck, more);
+      EXPECT_EQ(told(plan), 1);
+    }
+  }
+  world.now += 30'000;
+  world.step();
+  EXPECT_THAT(message_of(world.swarm), testing::StartsWith("5 of 5 agents"));
+  EXPECT_THAT(message_of(world.swarm), HasSubstr(") and 2 more. Nothing is ended"));
+  report.stuck_named[0].why = "2 TCP connections open";  // other words are no Event
+  world.report(0, report);
+  world.now += 30'000;
+  EXPECT_EQ(told(world.step()), 0);
+  EXPECT_THAT(message_of(world.swarm), HasSubstr("2 TCP connections open"));
+  report.stuck = 0;
+  report.stuck_named.clear();
+  world.report(0, report);
+  plan = world.step();
+  EXPECT_EQ(told(plan), 0);
+  EXPECT_EQ(reason_of(world.swarm, "AgentsStuck"), "");
+  EXPECT_EQ(reason_of(world.swarm, "Ready"), "True Working");
+  EXPECT_EQ(world.swarm.status.agents.stuck, 0);
+}
+
 TEST(Plan, ACoordinatorWithTheOnlyCopiesIsNotUpdated) {
   World world;
   world.set_spec(R"({"workers":{"replicas":1}})");

@@ -225,6 +225,7 @@ void add_pod_problems(const Context& context, Role role, std::vector<Problem>& p
 
 struct Counts {
   int busy = 0;
+  int stuck = 0;
   api::TasksStatus tasks;
   api::MailboxStatus mailbox;
   api::UsageCounts usage;
@@ -232,8 +233,11 @@ struct Counts {
   friend bool operator==(const Counts&, const Counts&) = default;
 };
 
+constexpr std::int64_t kMostStuck = 1'000'000;  // of a team; more is not to be believed
+
 Counts counts_of(const SwarmStatus& status) {
-  return {status.agents.busy, status.tasks, status.mailbox, status.usage, status.rollout.measured};
+  return {status.agents.busy, status.agents.stuck, status.tasks,
+          status.mailbox,     status.usage,        status.rollout.measured};
 }
 
 Counts fresh_counts(const Context& context) {
@@ -254,6 +258,7 @@ Counts fresh_counts(const Context& context) {
     counts.mailbox.single_copy_messages +=
         report.single_copy_messages + report.workers_single_copy_messages;
     counts.mailbox.dead_letters += report.dead_letters;
+    counts.stuck += static_cast<int>(std::min(report.stuck, kMostStuck));
     counts.usage = api::sum(counts.usage, report.usage);
     v1 += report.v1;
     v2 += report.v2;
@@ -272,11 +277,14 @@ bool is_exhausted(const Counts& counts, const api::SwarmSpec& spec) {
   return spec.budget && counts.usage.cost_micro_usd >= spec.budget->micro_usd;
 }
 
+// Whoever is stuck is named at once, as long as there is room for names.
+int nameable(int stuck) { return std::min(stuck, kNamesInMessage + 1); }
+
 bool crosses_zero(const Counts& a, const Counts& b) {
   const auto crossed = [](std::int64_t x, std::int64_t y) { return (x == 0) != (y == 0); };
-  return crossed(a.busy, b.busy) || crossed(a.tasks.queued, b.tasks.queued) ||
-         crossed(a.tasks.running, b.tasks.running) || crossed(a.tasks.done, b.tasks.done) ||
-         crossed(a.tasks.dead, b.tasks.dead) ||
+  return crossed(a.busy, b.busy) || nameable(a.stuck) != nameable(b.stuck) ||
+         crossed(a.tasks.queued, b.tasks.queued) || crossed(a.tasks.running, b.tasks.running) ||
+         crossed(a.tasks.done, b.tasks.done) || crossed(a.tasks.dead, b.tasks.dead) ||
          crossed(a.tasks.backing_off_until, b.tasks.backing_off_until) ||
          crossed(a.mailbox.single_copy_messages, b.mailbox.single_copy_messages) ||
          crossed(a.mailbox.dead_letters, b.mailbox.dead_letters) ||
@@ -317,7 +325,7 @@ class Builder {
     status.observed_generation = swarm.generation;
     status.topology = {context_.topology.type, context_.topology.coordinators,
                        context_.topology.reason};
-    status.agents = {workers_.wanted, workers_.ready, counts.busy,
+    status.agents = {workers_.wanted, workers_.ready, counts.busy, counts.stuck,
                      std::to_string(std::min(workers_.ready, workers_.wanted)) + "/" +
                          std::to_string(workers_.wanted)};
     status.workers = {
@@ -410,6 +418,38 @@ class Builder {
            " --type=merge -p '{\"spec\":{\"budget\":{\"usd\":\"" + api::format_usd(more) + "\"}}}'";
   }
 
+  // "" when nobody is.
+  [[nodiscard]] std::string stuck_text() const {
+    std::vector<const api::StuckReport*> named;
+    std::int64_t count = 0;
+    for (const auto& [team, report] : context_.reports) {
+      count += std::min(report.stuck, kMostStuck);
+      for (const api::StuckReport& one : report.stuck_named) named.push_back(&one);
+    }
+    if (count == 0) return "";
+    std::stable_sort(named.begin(), named.end(),
+                     [](const auto* a, const auto* b) { return a->since < b->since; });
+    const api::SwarmSpec& spec = context_.swarm.spec;
+    const int limit = spec.health.stuck_after_seconds;
+    std::string text =
+        std::to_string(count) + " of " +
+        count_of(std::int64_t{workers_.wanted} * spec.workers.agents_per_pod, "agent") +
+        " without output or CPU for more than " +
+        (limit > 0 && limit % 60 == 0 ? std::to_string(limit / 60) + "m"
+                                      : std::to_string(limit) + "s");
+    for (std::size_t i = 0; i < named.size() && i < kNamesInMessage; ++i) {
+      const api::StuckReport& one = *named[i];
+      text += (i == 0 ? ": " : ", ") + one.agent + " (" + one.task + " since " +
+              clock_text(one.since) + (one.why.empty() ? "" : ": " + one.why) + ")";
+    }
+    if (count > kNamesInMessage)
+      text += " and " + std::to_string(count - kNamesInMessage) + " more";
+    text += spec.health.on_stuck == api::OnStuck::kRestart
+                ? ". Their attempts are ended and count as failed (spec.health.onStuck: Restart)."
+                : ". Nothing is ended (spec.health.onStuck: Report).";
+    return text + " Next: kubectl swarm get agents " + context_.swarm.name;
+  }
+
   [[nodiscard]] Condition good_condition(const Counts& counts) const {
     const std::string& name = context_.swarm.name;
     const std::string tasks = count_of(counts.tasks.queued, "task") + " queued, " +
@@ -431,6 +471,9 @@ class Builder {
       ready.message = "0 agents asked for; " + tasks +
                       ", kept by the coordinators. Next: kubectl scale swarm " + name +
                       " --replicas=1";
+    } else if (const std::string stuck = stuck_text(); !stuck.empty()) {
+      ready.reason = "AgentsStuck";
+      ready.message = stuck;
     } else if (counts.tasks.queued + counts.tasks.running > 0) {
       ready.reason = "Working";
       ready.message = ready_text() + "; " + tasks + ".";
@@ -533,6 +576,10 @@ class Builder {
     }
     add_agent_exits(status, prior);
     add_mailbox_pressure(status, prior);
+    if (const std::string stuck = stuck_text(); !stuck.empty()) {
+      Condition still{"AgentsStuck", "True", "NoOutputNoCpu", stuck, context_.swarm.generation, 0};
+      status.conditions.push_back(stamped(std::move(still), prior, context_.now));
+    }
     if (is_exhausted(counts, context_.swarm.spec)) {
       Condition spent{"BudgetExhausted",         "True", "CostReached", exhausted_text(counts),
                       context_.swarm.generation, 0};
@@ -540,7 +587,7 @@ class Builder {
     }
     for (const Condition& one : prior.conditions) {  // somebody else's stay
       if (one.type != "Ready" && one.type != "Reconciling" && one.type != "Stalled" &&
-          one.type != "AgentExits" && one.type != "MailboxPressure" &&
+          one.type != "AgentExits" && one.type != "MailboxPressure" && one.type != "AgentsStuck" &&
           one.type != "BudgetExhausted") {
         status.conditions.push_back(one);
       }
@@ -604,6 +651,7 @@ class Builder {
 // The status without what may wait: what is left must be written at once when it differs.
 SwarmStatus urgent_part(SwarmStatus status) {
   status.agents.ready = status.agents.busy = 0;
+  status.agents.stuck = nameable(status.agents.stuck);
   status.agents.summary.clear();
   status.workers.replicas = status.workers.ready_replicas = status.workers.updated_replicas = 0;
   status.tasks = {};
@@ -637,9 +685,10 @@ std::vector<Event> condition_events(const SwarmStatus& prior, const SwarmStatus&
   if (prior.revision != fresh.revision) events.push_back(mailbox_event(context.swarm.spec));
   const Condition* after = find_condition(fresh, "Ready");
   const Condition* before = find_condition(prior, "Ready");
-  // (An exhausted budget has an Event of its own, below.)
+  // (An exhausted budget and stuck agents have Events of their own, below.)
   const auto quiet = [](const std::string& reason) {
-    return reason == "Working" || reason == "Idle" || reason == "BudgetExhausted";
+    return reason == "Working" || reason == "Idle" || reason == "BudgetExhausted" ||
+           reason == "AgentsStuck";
   };
   if (after != nullptr && (before == nullptr || before->reason != after->reason) &&
       !(before != nullptr && quiet(before->reason) && quiet(after->reason))) {
@@ -653,6 +702,10 @@ std::vector<Event> condition_events(const SwarmStatus& prior, const SwarmStatus&
     if (appeared != nullptr && find_condition(prior, type) == nullptr)
       events.push_back({"Warning", type, shorten(appeared->message, kMaxEventBytes)});
   }
+  // One Event for all that are stuck, and again when there are more of them.
+  if (const Condition* stuck = find_condition(fresh, "AgentsStuck");
+      stuck != nullptr && fresh.agents.stuck > prior.agents.stuck)
+    events.push_back({"Warning", "AgentStuck", shorten(stuck->message, kMaxEventBytes)});
   return events;
 }
 

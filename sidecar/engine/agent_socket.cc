@@ -655,6 +655,13 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                 {"leased", owner_.worker_ != nullptr ? owner_.worker_->leased() : 0}});
   }
 
+  void put_stuck_limit(json& object) {
+    const auto& limit = owner_.worker_->stuck_limit();
+    if (!limit) return;
+    object["stuckAfterMs"] = limit->after_ms;
+    if (limit->end) object["endStuck"] = true;
+  }
+
   void task(const std::string& rid, const json& request, const std::string& op) {
     Worker* worker = owner_.worker_;
     if (worker == nullptr) return fail(rid, {Code::kDenied, "a coordinator's pod takes no tasks"});
@@ -686,6 +693,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
                             {"leaseMs", leased->lease.count()},
                             {"maxResultBytes", self->owner_.config_.max_message_bytes},
                             {"labels", leased->labels}};
+                     self->put_stuck_limit(t);
                      put_bytes(t, "body", leased->body);
                      if (!leased->command.empty()) t["command"] = leased->command;
                      self->reply(rid, {{"task", t}});
@@ -699,11 +707,15 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       return fail(rid, invalid(op + " needs taskId and attempt, as task_next gave them"));
     if (op == "task_extend" || op == "task_progress") {
       const auto progress = text_of(request, "message");
-      worker->extend(
-          id, attempt, op == "task_progress" ? &progress : nullptr, flag_of(request, "confirm"),
-          once([rid](Connection* self, const Result<bool>& cancel) {
-            cancel ? self->reply(rid, {{"cancel", *cancel}}) : self->fail(rid, cancel.error());
-          }));
+      const Worker::Quiet quiet{number_of(request, "quietMs"), text_of(request, "stuck")};
+      worker->extend(id, attempt, op == "task_progress" ? &progress : nullptr,
+                     quiet.ms > 0 ? &quiet : nullptr, flag_of(request, "confirm"),
+                     once([rid](Connection* self, const Result<bool>& cancel) {
+                       if (!cancel) return self->fail(rid, cancel.error());
+                       json answer{{"cancel", *cancel}};
+                       self->put_stuck_limit(answer);
+                       self->reply(rid, std::move(answer));
+                     }));
       return;
     }
     if (op != "task_done" && op != "task_fail")

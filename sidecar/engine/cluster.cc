@@ -23,6 +23,8 @@ TeamSettings settings_of(const api::Swarm& swarm, const Config& config) {
   out.max_queued = static_cast<std::uint32_t>(swarm.spec.tasks.max_queued);
   out.result_retention =
       Milliseconds(std::int64_t{1000} * swarm.spec.tasks.result_retention_seconds);
+  out.stuck_after = Milliseconds(std::int64_t{1000} * swarm.spec.health.stuck_after_seconds);
+  out.end_stuck = swarm.spec.health.on_stuck == api::OnStuck::kRestart;
   if (swarm.spec.budget)
     out.budget_micro_usd = static_cast<std::uint64_t>(swarm.spec.budget->micro_usd);
   out.swarm_cost_micro_usd = static_cast<std::uint64_t>(swarm.status.usage.cost_micro_usd);

@@ -23,6 +23,7 @@ namespace {
 // Of a PEER_LIST: what is beyond is left out, the frame has a limit.
 constexpr std::size_t kMaxPeerListBytes = link::kMaxPayloadBytes - 4096;
 constexpr std::uint64_t kMaxMailCount = 1ULL << 32U;  // no pod holds more messages
+constexpr std::uint64_t kMaxQuietMs = 1ULL << 40U;    // no agent is older
 constexpr std::uint64_t kMaxEpoch = 1ULL << 31U;      // sessions carry it in their upper half
 
 std::uint64_t random_word(void*) {
@@ -644,11 +645,15 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       } else {
         const std::string progress = text_of(parsed->head, "progress");
         const bool has_progress = parsed->head.contains("progress");
+        const auto quiet = std::min(number_of(parsed->head, "quietMs"), kMaxQuietMs);
+        const tasks::Engine::Still still{wall - static_cast<WallTime>(quiet),
+                                         printable(text_of(parsed->head, "stuck"))};
         const auto extended =
             engine_->extend(now, wall, worker, TaskId{text_of(parsed->head, "id")},
                             static_cast<std::uint32_t>(number_of(parsed->head, "attempt")),
-                            has_progress ? &progress : nullptr);
+                            has_progress ? &progress : nullptr, quiet > 0 ? &still : nullptr);
         json answer{{"request", request}};
+        put_stuck_limit(answer);
         if (extended) {
           answer["cancel"] = extended->cancel;
         } else {
@@ -808,6 +813,7 @@ void Coordinator::perform() {
                 {"labels", json::object()}};
       for (const auto& [k, v] : l->labels) head["labels"][printable(k)] = printable(v);
       if (!l->command.empty()) head["command"] = l->command;
+      put_stuck_limit(head);
       send_to(l->worker, FrameType::kTaskLease, control(head, l->body));
     } else if (auto* n = std::get_if<tasks::NoTask>(&output)) {
       send_to(n->worker, FrameType::kTaskNone,
@@ -848,8 +854,17 @@ void Coordinator::perform() {
   note_complete();
   // The other teams learn it from the status.
   const bool over = engine_->budget_used().value_or(0) >= 1;
-  const bool soon = over != std::exchange(budget_spent_, over);
+  bool soon = over != std::exchange(budget_spent_, over);
+  // Somebody looks at it: at once.
+  auto stuck = engine_->stuck();
+  if (stuck != stuck_) soon = true;
+  stuck_ = std::move(stuck);
   if ((changed || soon) && on_change) on_change(soon);
+}
+
+void Coordinator::put_stuck_limit(json& head) const {
+  head["stuckAfterMs"] = settings_.stuck_after.count();
+  if (settings_.end_stuck) head["endStuck"] = true;
 }
 
 // ---- time

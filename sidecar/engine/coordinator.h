@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <set>
 #include <string>
 #include <vector>
@@ -41,6 +42,8 @@ struct TeamSettings {
   std::uint32_t coordinators = 1;
   std::optional<std::uint64_t> budget_micro_usd;
   std::uint64_t swarm_cost_micro_usd = 0;  // of all teams, as the status says
+  Milliseconds stuck_after{0};             // of an agent without a sign of life; 0: never
+  bool end_stuck = false;
 };
 
 class Coordinator {
@@ -85,6 +88,7 @@ class Coordinator {
   [[nodiscard]] tasks::Spent spent() const { return engine_->spent(); }
   [[nodiscard]] std::optional<double> budget_used() const { return engine_->budget_used(); }
   [[nodiscard]] std::size_t workers() const { return by_session_.size(); }
+  [[nodiscard]] std::size_t stuck() const { return engine_->stuck().size(); }
 
  private:
   struct Member {  // a connected worker
@@ -160,6 +164,7 @@ class Coordinator {
   void submit(const net::HttpRequest& request, const net::Respond& respond);
   void tick();
   void arm();
+  void put_stuck_limit(nlohmann::json& head) const;
   std::string agents_json();
   void later(const net::Respond& respond, net::HttpResponse response);  // after commit
 
@@ -190,9 +195,10 @@ class Coordinator {
   std::map<TaskId, tasks::Task> restored_;
   tasks::Expired expired_;  // what was erased has cost, and the record that says so
   log::Sequence spent_record_ = 0;
-  bool budget_spent_ = false;              // as it was last said to be
-  bool spent_unstored_ = false;            // the log was full
-  std::vector<log::Sequence> superseded_;  // records that a crash has left beside newer ones
+  bool budget_spent_ = false;                // as it was last said to be
+  std::vector<tasks::Engine::Stuck> stuck_;  // as it was last said to be
+  bool spent_unstored_ = false;              // the log was full
+  std::vector<log::Sequence> superseded_;    // records that a crash has left beside newer ones
   // The epoch in which the log was noted to have every task, and the note.
   std::uint64_t complete_epoch_ = 0;
   log::Sequence complete_record_ = 0;

@@ -378,21 +378,33 @@ std::string Coordinator::agents_json() {
                     {"inbox", books.inbox_live},
                     {"outbox", books.outbox_live},
                     {"version", SWARM_VERSION}});
+  const auto all_stuck = engine_->stuck();
   for (const auto& [number, m] : by_session_) {
     const auto running = running_of(m);
+    // With several agents in its pod, the one that is stuck for longest.
+    const auto stuck =
+        std::find_if(all_stuck.begin(), all_stuck.end(), [&, session = number](const auto& one) {
+          return one.worker == m.name && one.session == session;
+        });
     json agent{{"name", m.name.value},
                {"role", "worker"},
                {"pod", m.worker.pod},
                {"node", m.worker.node},
                {"team", config_.team},
-               {"state", m.leaving || m.superseded ? "leaving"
-                         : running                 ? "busy"
-                                                   : "idle"},
+               {"state", m.leaving || m.superseded  ? "leaving"
+                         : stuck != all_stuck.end() ? "stuck"
+                         : running                  ? "busy"
+                                                    : "idle"},
                {"sinceSeconds", (wall_now() - m.since) / 1000},
                {"tasksDone", m.tasks_done},
                {"version", m.version}};
     if (m.agents > 1) agent["agents"] = m.agents;
     if (running) agent["task"] = running->id.value;
+    if (stuck != all_stuck.end()) {
+      agent["task"] = stuck->running.id.value;
+      agent["stuckSeconds"] = (wall_now() - stuck->still.since) / 1000;
+      if (!stuck->still.why.empty()) agent["stuckWhy"] = stuck->still.why;
+    }
     agents.push_back(std::move(agent));
   }
   return json{{"agents", agents}}.dump() + "\n";
@@ -455,6 +467,13 @@ api::TeamReport Coordinator::report() const {
   const auto press = [&](const AgentName& name, const std::string& why) {
     if (!why.empty() && out.pressed.size() < api::kMaxReportPressed) out.pressed[name.value] = why;
   };
+  for (const auto& one : engine_->stuck()) {
+    ++out.stuck;
+    if (out.stuck_named.size() < api::kMaxReportStuck)
+      out.stuck_named.push_back({one.worker.value, one.running.id.value,
+                                 one.still.since / 1000 * 1000,
+                                 tasks::clipped(one.still.why, api::kMaxStuckBytes)});
+  }
   press(config_.name, mail_.pressed(mono_now()));
   for (const auto& [number, m] : by_session_) {
     if (m.superseded || !m.joined) continue;

@@ -23,8 +23,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 14> kMembers
      {"dead_redrive", " messageId all "},
      {"dead_purge", " messageId all "},
      {"task_next", " waitMs "},
-     {"task_extend", " taskId attempt confirm "},
-     {"task_progress", " taskId attempt message "},
+     {"task_extend", " taskId attempt confirm quietMs stuck "},
+     {"task_progress", " taskId attempt message quietMs stuck "},
      {"task_done",
       " taskId attempt result result64 exitCode truncated resultBytes branch commit usage "
       "lastLines "},
@@ -33,7 +33,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 14> kMembers
      {"stats", " "}}};
 
 MemberKind kind_of(std::string_view name) {
-  if (name == "waitMs" || name == "attempt" || name == "resultBytes") return MemberKind::kNumber;
+  if (name == "waitMs" || name == "attempt" || name == "resultBytes" || name == "quietMs")
+    return MemberKind::kNumber;
   if (name == "exitCode") return MemberKind::kInteger;
   if (name == "all" || name == "confirm" || name == "dead" || name == "truncated")
     return MemberKind::kFlag;

@@ -398,7 +398,7 @@ TEST_F(Team, OnlyTheCoordinatorConfirmsALease) {
   const auto extend = [&](bool confirm) {
     const auto at = answers.size();
     answers.emplace_back();
-    worker().extend(id, 1, nullptr, confirm, [&answers, at](const Result<bool>& cancel) {
+    worker().extend(id, 1, nullptr, nullptr, confirm, [&answers, at](const Result<bool>& cancel) {
       answers[at] = cancel ? (*cancel ? "cancel" : "go on") : code_name(cancel.error().code);
     });
   };
@@ -456,7 +456,8 @@ TEST_P(Grace, TheOldPodOfAWorkerFinishesWhateverHappensToTheCoordinator) {
   const auto again = invite(*worker_);
   ASSERT_TRUE(run_until([&] { return recovered() && worker().joined(); }));
   std::optional<Result<bool>> extended;
-  worker().extend(id, 1, nullptr, true, [&](Result<bool> answer) { extended = std::move(answer); });
+  worker().extend(id, 1, nullptr, nullptr, true,
+                  [&](Result<bool> answer) { extended = std::move(answer); });
   ASSERT_TRUE(run_until([&] { return extended.has_value(); }));
   ASSERT_TRUE(extended->ok()) << extended->error().message;
   EXPECT_FALSE(**extended) << "nobody ends it";
@@ -789,6 +790,56 @@ TEST_F(Team, AgentsSayWhatTheyDoSinceWhenAndWhatTheyHaveDone) {
     if (session->up()) coordinator().take(*session, frame);
   }
   EXPECT_EQ(agent()["tasksDone"], 1);
+}
+
+TEST_F(Team, AnAgentThatIsStuckIsNamedUntilItGoesOn) {
+  ASSERT_TRUE(begin());
+  TeamSettings settings;
+  settings.stuck_after = Milliseconds{8000};
+  coordinator().configure(settings);
+  int soon = 0;
+  coordinator().on_change = [&](bool awaited) { soon += awaited ? 1 : 0; };
+  const TaskId id{call("POST", "/v1/tasks", {{"body", "b"}})["id"].get<std::string>()};
+  ASSERT_EQ(lease().id, id);
+  const auto limit = [&] { return worker().stuck_limit().value_or(Worker::StuckLimit{1, true}); };
+  EXPECT_EQ(limit().after_ms, 8000U);
+  EXPECT_FALSE(limit().end);
+  const auto extend = [&](const Worker::Quiet* quiet) {
+    bool answered = false;
+    worker().extend(id, 1, nullptr, quiet, true,
+                    [&](const Result<bool>& cancel) { answered = cancel.ok(); });
+    EXPECT_TRUE(run_until([&] { return answered; }));
+  };
+  extend(nullptr);
+  soon = 0;
+  settings.end_stuck = true;
+  coordinator().configure(settings);
+  const Worker::Quiet quiet{9000, "1 TCP connection open"};
+  extend(&quiet);
+  EXPECT_TRUE(limit().end) << "a change reaches who is at work";
+  EXPECT_EQ(soon, 1) << "somebody looks";
+  auto a = agent();
+  EXPECT_EQ(a["state"], "stuck");
+  EXPECT_EQ(a["task"], id.value);
+  EXPECT_GE(a["stuckSeconds"], 9);
+  EXPECT_EQ(a["stuckWhy"], "1 TCP connection open");
+  auto told = coordinator().report();
+  EXPECT_EQ(told.stuck, 1);
+  ASSERT_EQ(told.stuck_named.size(), 1U);
+  EXPECT_EQ(told.stuck_named[0].agent, "worker-0");
+  EXPECT_EQ(told.stuck_named[0].task, id.value);
+  EXPECT_EQ(told.stuck_named[0].why, "1 TCP connection open");
+  EXPECT_TRUE(told.workers.at("worker-0").busy);
+  extend(&quiet);
+  EXPECT_EQ(soon, 1) << "no news";
+  extend(nullptr);
+  EXPECT_EQ(soon, 2);
+  EXPECT_EQ(agent()["state"], "busy");
+  EXPECT_EQ(coordinator().report().stuck, 0);
+  extend(&quiet);
+  EXPECT_TRUE(report(id, 1).ok());
+  EXPECT_EQ(agent()["state"], "idle");
+  EXPECT_EQ(coordinator().report().stuck, 0);
 }
 
 TEST_F(Team, APeerListStopsWhereAFrameDoes) {

@@ -616,6 +616,8 @@ std::string Sidecar::metrics_text() {
           "US dollars that the tasks of this team have cost", n(spent.cost_micro_usd) / 1e6);
     set("swarm_coordinator_budget_used_ratio", "Spent of spec.budget; 0 without one",
         coordinator_->budget_used().value_or(0));
+    set("swarm_agents_stuck", "Attempts of this team without a sign of life for too long",
+        n(coordinator_->stuck()));
     set("swarm_team_workers", "Connected workers of this team", n(coordinator_->workers()));
     set("swarm_team_epoch", "Epoch of this coordinator", n(coordinator_->epoch()));
   } else {

@@ -219,6 +219,10 @@ bool add_stats(json& all, json part) {
         pressed != messages->end() && pressed->is_object())
       all["messages"]["pressed"].update(*pressed);
   }
+  if (const auto stuck = number_of(part, "stuck"); stuck > 0) {
+    all["stuck"] = number_of(all, "stuck") + stuck;
+    for (json& one : part["stuckAgents"]) all["stuckAgents"].push_back(std::move(one));
+  }
   const auto effective = number_of(all["rollout"], "effective");
   add_counts(all, part, "rollout");
   const auto v1 = number_of(all["rollout"], "v1"), v2 = number_of(all["rollout"], "v2");

@@ -232,6 +232,12 @@ TEST(Stats, AreAddedUp) {
           "tasks":{"queued":11,"running":22,"done":33,"dead":1,"cancelled":2,"oldestQueuedSeconds":4,"singleCopy":5},
           "workers":{"worker-0":{"pod":"p0","busy":true},"worker-1":{"pod":"p1","busy":false}},
           "rollout":{"effective":50,"v1":4,"v2":4,"measured":50},"messages":{"deadLetters":3,"singleCopy":1,"pressed":{"worker-1":"full"}}})"));
+  const json still =
+      json::parse(R"({"tasks":{},"stuck":2,"stuckAgents":[{"agent":"worker-1","task":"t-0-1"}]})");
+  EXPECT_TRUE(add_stats(all, still));
+  EXPECT_TRUE(add_stats(all, still));
+  EXPECT_EQ(all["stuck"], 4);
+  EXPECT_EQ(all["stuckAgents"].size(), 2U);
   const json before = all;
   for (const char* bad : {"{}", R"({"tasks":7})", R"({"code":"unavailable"})"}) {
     EXPECT_FALSE(add_stats(all, json::parse(bad))) << bad;

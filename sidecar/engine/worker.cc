@@ -243,6 +243,7 @@ void Worker::take(Session& session, const link::Frame& frame) {
       if (found == extends_.end()) return;
       auto done = std::move(found->second.done);
       extends_.erase(found);
+      learn_stuck_limit(parsed->head);
       const auto code = text_of(parsed->head, "code");
       if (code.empty()) return done(flag_of(parsed->head, "cancel"));
       return done(Error{code_from_name(code), text_of(parsed->head, "message")});
@@ -385,6 +386,7 @@ void Worker::take_lease(Session& session, const link::Frame& frame) {
   auto parsed = parse_control(frame.payload);
   if (!parsed) return session.close(parsed.error());
   const json& head = parsed->head;
+  learn_stuck_limit(head);
   Leased lease;
   lease.id.value = text_of(head, "id");
   if (!is_task_id(lease.id.value)) return session.close(invalid("malformed TASK_LEASE"));
@@ -446,8 +448,14 @@ void Worker::make_room_for_lease() {
   }
 }
 
+// Comes with every lease and every extension, so that a change reaches those at work.
+void Worker::learn_stuck_limit(const json& head) {
+  if (!head.contains("stuckAfterMs")) return;
+  stuck_limit_ = StuckLimit{number_of(head, "stuckAfterMs"), flag_of(head, "endStuck")};
+}
+
 void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
-                    bool confirm, OnExtended done) {
+                    const Quiet* quiet, bool confirm, OnExtended done) {
   if (!confirm) {  // running work goes on while the coordinator can't be asked
     done = [done = std::move(done)](const Result<bool>& cancel) {
       done(!cancel && cancel.error().code == Code::kUnavailable ? Result<bool>(false) : cancel);
@@ -468,6 +476,10 @@ void Worker::extend(const TaskId& id, std::uint32_t attempt, const std::string* 
   json head{{"request", request}, {"id", id.value}, {"attempt", attempt}};
   if (progress != nullptr)
     head["progress"] = printable(tasks::clipped(*progress, tasks::kMaxLineBytes));
+  if (quiet != nullptr) {
+    head["quietMs"] = quiet->ms;
+    head["stuck"] = printable(tasks::clipped(quiet->why, tasks::kMaxLineBytes));
+  }
   session->send(FrameType::kTaskExtend, control(head));
   arm();
 }

@@ -15,6 +15,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,10 @@ class Worker {
     std::map<std::string, std::string> labels;
     std::vector<std::string> command;
   };
+  struct Quiet {  // an agent without a sign of life for so long
+    std::uint64_t ms = 0;
+    std::string why;
+  };
   struct Peer {
     std::string name, role, state, node;
     std::uint32_t team = 0;
@@ -69,8 +74,14 @@ class Worker {
   void forget_nexts(const void* who);
   // kDenied: the lease is lost; kUnavailable, if the coordinator itself is to `confirm` it: it
   // can't be asked.
-  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress, bool confirm,
-              OnExtended done);
+  void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
+              const Quiet* quiet, bool confirm, OnExtended done);
+  // What the Swarm asks for, as the coordinator has said it last; nullopt: one that says nothing.
+  struct StuckLimit {
+    std::uint64_t after_ms = 0;  // 0: never
+    bool end = false;
+  };
+  [[nodiscard]] const std::optional<StuckLimit>& stuck_limit() const { return stuck_limit_; }
   // kDenied: another attempt owns the task, or it was never leased to this pod; kNotFound: the
   // coordinator does not know the task, the lease stays; kFull: too many wait for the coordinator;
   // kUnknown: kept, but not confirmed in time; kUnavailable: not kept, nobody could be asked.
@@ -168,6 +179,8 @@ class Worker {
   std::map<std::uint64_t, Next> nexts_;
   std::map<std::uint64_t, Resolve> resolves_;
   std::map<std::uint64_t, Extend> extends_;
+  void learn_stuck_limit(const nlohmann::json& head);
+  std::optional<StuckLimit> stuck_limit_;
   std::map<std::uint64_t, PeersCall> peer_calls_;
   std::uint64_t last_request_ = 0, session_number_ = 0;
   log::Sequence session_record_ = 0;

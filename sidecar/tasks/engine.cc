@@ -150,6 +150,7 @@ class Engine::Impl {
     MonoTime deadline;
     bool confirmed;                 // false: restored, its worker has not come yet
     std::optional<MonoTime> since;  // handed out by this engine
+    std::optional<Still> still{};
   };
   struct Record {
     Task task;
@@ -556,6 +557,7 @@ class Engine::Impl {
     Member* m = member(r.task.history.back().agent);
     if (m != nullptr) m->leases.erase(r.task.id);
     r.lease.reset();
+    still_.erase(r.task.id);
   }
   void close_attempt(Record& r, WallTime wall, std::string_view reason, bool charged) {
     Attempt& a = r.task.history.back();
@@ -1144,6 +1146,7 @@ class Engine::Impl {
   std::map<std::pair<MonoTime, std::uint64_t>, Record*> finals_;
   std::set<EligibleKey> eligible_;
   std::set<TaskId> unmirrored_;              // nobody could be their mirror
+  std::set<TaskId> still_;                   // running, and said to be still
   std::map<std::uint64_t, Waiter> waiters_;  // next() calls in order
   std::set<std::pair<MonoTime, std::uint64_t>> waiter_deadlines_;
   std::set<std::pair<MonoTime, AgentName>> lost_timers_;
@@ -1533,7 +1536,7 @@ void Engine::forget_next(const Worker& worker, std::uint64_t request) {
 
 Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worker& worker,
                                         const TaskId& id, std::uint32_t attempt,
-                                        const std::string* progress) {
+                                        const std::string* progress, const Still* still) {
   Impl& e = *impl_;
   e.now_ = now;
   if (Status status = e.may_speak(worker); !status) return status.error();
@@ -1556,6 +1559,14 @@ Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worke
   if (progress != nullptr) {
     r->task.last_output = clipped(*progress, kMaxLineBytes);
     r->task.last_output_at = wall;
+  }
+  const std::optional<Still> before = std::exchange(r->lease->still, std::nullopt);
+  if (still != nullptr) {
+    const bool same = before && std::abs(still->since - before->since) < kStillJitter.count();
+    r->lease->still = {same ? before->since : still->since, clipped(still->why, kMaxLineBytes)};
+    e.still_.insert(id);
+  } else {
+    e.still_.erase(id);
   }
   // An agent that never ends what was cancelled must not hold the task for ever.
   if (!r->task.cancel_requested)
@@ -1919,6 +1930,19 @@ std::optional<Engine::Running> Engine::running_on(const AgentName& worker) const
     since = a.started_at;
   }
   return latest;
+}
+
+std::vector<Engine::Stuck> Engine::stuck() const {
+  std::vector<Stuck> out;
+  for (const TaskId& id : impl_->still_) {
+    const Impl::Record* r = impl_->lookup(id);
+    if (r == nullptr || !r->lease || !r->lease->still) continue;
+    const Attempt& a = r->task.history.back();
+    out.push_back({a.agent, a.session, {id, a.number}, *r->lease->still});
+  }
+  std::stable_sort(out.begin(), out.end(),
+                   [](const Stuck& a, const Stuck& b) { return a.still.since < b.still.since; });
+  return out;
 }
 
 // ---------------------------------------------------------------------- time

@@ -588,6 +588,41 @@ TEST(Lease, ExtendKeepsItProgressShowsAndExpiryFreesIt) {
   EXPECT_EQ(d.state(id), TaskState::kRunning);
 }
 
+TEST(Lease, WhoIsStillIsKnownUntilItWorksOrEnds) {
+  Desk d;
+  d.join(worker(1));
+  d.join(worker(2));
+  const TaskId a = d.submit();
+  d.lease(worker(1));
+  const TaskId b = d.submit();
+  d.lease(worker(2));
+  const auto extend = [&](int n, const TaskId& id, const Engine::Still* still) {
+    ASSERT_TRUE(d.engine->extend(d.now, d.wall(), worker(n), id, 1, nullptr, still).ok());
+  };
+  const Engine::Still later{2'000'000, "waits"}, first{1'000'000, ""};
+  extend(1, a, &later);
+  extend(2, b, &first);
+  const auto stuck = d.engine->stuck();
+  ASSERT_EQ(stuck.size(), 2U);
+  EXPECT_EQ(stuck[0].worker, worker(2).name);
+  EXPECT_EQ(stuck[0].running.id, b);
+  EXPECT_EQ(stuck[0].still, first);
+  EXPECT_EQ(stuck[1].still, later);
+  // Clocks do not tick together: it is the same silence.
+  const Engine::Still again{first.since + kStillJitter.count() - 1, ""};
+  extend(2, b, &again);
+  EXPECT_EQ(d.engine->stuck()[0].still, first);
+  const Engine::Still another{first.since + kStillJitter.count(), ""};
+  extend(2, b, &another);
+  EXPECT_EQ(d.engine->stuck()[0].still, another);
+  EXPECT_TRUE(d.take_all<Store>().empty());
+  extend(1, a, nullptr);  // it works again
+  EXPECT_EQ(d.engine->stuck().size(), 1U);
+  ASSERT_TRUE(d.report(worker(2), b, 1, FailKind::kIdleTimeout).ok());
+  EXPECT_TRUE(d.engine->stuck().empty());
+  EXPECT_TRUE(d.task(b).history[0].charged);
+}
+
 TEST(Lease, TenLostInARowAreEnough) {
   Desk d;
   d.join(worker(1));

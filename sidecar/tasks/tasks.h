@@ -354,6 +354,8 @@ inline constexpr std::size_t kMaxWaitersPerTask =
 inline constexpr std::size_t kMaxWorkers = 20000;
 inline constexpr std::size_t kMaxNamed = 40000;  // of running and held in one worker_joined()
 inline constexpr std::size_t kListLimit = 1000;
+// Two extensions that say of an attempt since when it is still differ by so much at most: the same.
+inline constexpr Milliseconds kStillJitter{2000};
 inline constexpr std::uint64_t kVersionStep = 1ULL << 32U;
 
 // hash of the key (or of the id when there is none) mod 100 < percentage: V2. Same key, same
@@ -421,10 +423,18 @@ class Engine {
   struct Extended {
     bool cancel = false;
   };
+  struct Still {
+    WallTime since = 0;
+    std::string why;  // what it waits for; "" when nothing is known. ≤ kMaxLineBytes
+    friend bool operator==(const Still&, const Still&) = default;
+  };
   // kDenied: the lease is lost or another's, end the work; kUnavailable (recovering, not joined):
   // go on and ask again; kNotFound: no such task. A cancelled lease is not prolonged.
+  // `still`: its agent gives no sign of life for longer than the Swarm allows; without it the agent
+  // works. Like `progress` neither stored nor replicated: the next extension says it again.
   Result<Extended> extend(MonoTime now, WallTime wall, const Worker& worker, const TaskId& id,
-                          std::uint32_t attempt, const std::string* progress);
+                          std::uint32_t attempt, const std::string* progress,
+                          const Still* still = nullptr);
   // Answered by Reported. Repeatable: a report that was applied is answered ok again. kDenied:
   // another attempt owns the task, or it is final; kUnavailable: keep it and repeat; kInvalid,
   // kNotFound: give up.
@@ -464,6 +474,18 @@ class Engine {
   [[nodiscard]] std::string_view survives(const TaskId& id) const;  // "node", "pod", "container"
   // What `worker` is leased now (the latest, if it took several).
   [[nodiscard]] std::optional<Running> running_on(const AgentName& worker) const;
+
+  struct Stuck {
+    AgentName worker;
+    std::uint64_t session = 0;
+    Running running;
+    Still still;
+    friend bool operator==(const Stuck& a, const Stuck& b) {
+      return a.worker == b.worker && a.running.id == b.running.id && a.still == b.still;
+    }
+  };
+  // Attempts that were said to be still, those for longest first.
+  [[nodiscard]] std::vector<Stuck> stuck() const;
 
   // ---- time
   void tick(MonoTime now, WallTime wall);

@@ -355,6 +355,15 @@ SwarmSpec read_spec(Reader& reader, const json& object) {
   const json& health = reader.object(value, "spec", "health");
   reader.read(health, "spec.health", "periodSeconds", 1, 60, spec.health.period_seconds);
   reader.read(health, "spec.health", "failureThreshold", 1, 20, spec.health.failure_threshold);
+  reader.read(health, "spec.health", "stuckAfterSeconds", 0, kMaxStuckAfterSeconds,
+              spec.health.stuck_after_seconds);
+  if (const auto what = reader.text(health, "spec.health", "onStuck")) {
+    if (*what == "Restart") {
+      spec.health.on_stuck = OnStuck::kRestart;
+    } else if (*what != "Report") {
+      reader.wrong_value("spec.health.onStuck", *what, "Report or Restart");
+    }
+  }
 
   reader.read(reader.object(value, "spec", "shutdown"), "spec.shutdown", "drainTimeoutSeconds", 1,
               600, spec.shutdown.drain_timeout_seconds);
@@ -471,6 +480,7 @@ json to_json(const SwarmStatus& status) {
        {{"desired", status.agents.desired},
         {"ready", status.agents.ready},
         {"busy", status.agents.busy},
+        {"stuck", status.agents.stuck},
         {"summary", status.agents.summary}}},
       {"workers",
        {{"replicas", status.workers.replicas},
@@ -515,7 +525,8 @@ SwarmStatus parse_status(const json& object) {
                      text_or(topology, "reason")};
   const json& agents = field(object, "agents");
   status.agents = {int_or(agents, "desired", 0), int_or(agents, "ready", 0),
-                   int_or(agents, "busy", 0), text_or(agents, "summary")};
+                   int_or(agents, "busy", 0), int_or(agents, "stuck", 0),
+                   text_or(agents, "summary")};
   const json& workers = field(object, "workers");
   status.workers = {int_or(workers, "replicas", 0), int_or(workers, "readyReplicas", 0),
                     int_or(workers, "updatedReplicas", 0), text_or(workers, "selector")};
@@ -712,6 +723,24 @@ Result<TeamReport> parse_report(std::string_view text) {
       }
     }
   }
+  read_count(reader, object, "", "stuck", report.stuck);
+  const json& stuck = field(object, "stuckAgents");
+  if (!stuck.is_null() && (!stuck.is_array() || stuck.size() > kMaxReportStuck)) {
+    reader.wrong("stuckAgents", "is not a list of at most 16 agents");
+  } else {
+    for (const json& value : stuck) {
+      StuckReport one;
+      one.agent = reader.text(value, "stuckAgents", "agent").value_or("");
+      one.task = reader.text(value, "stuckAgents", "task").value_or("");
+      one.since = parse_time(reader.text(value, "stuckAgents", "since").value_or("")).value_or(0);
+      one.why = reader.text(value, "stuckAgents", "why").value_or("");
+      if (!is_slot_name(one.agent) || !is_task_id(one.task) || one.why.size() > kMaxStuckBytes) {
+        reader.wrong("stuckAgents", "has a member that is not an agent, its task and its reason");
+      } else {
+        report.stuck_named.push_back(std::move(one));
+      }
+    }
+  }
   read_usage(reader, object, "usage", report.usage);
   read_usage(reader, object, "expiredUsage", report.expired_usage);
   if (!reader.ok()) return reader.error();
@@ -760,6 +789,16 @@ std::string to_text(const TeamReport& report) {
     object["tasks"]["tryLaterInARow"] = report.tasks.try_later_in_a_row;
   }
   if (!report.pressed.empty()) object["messages"]["pressed"] = report.pressed;
+  if (report.stuck > 0) {
+    json named = json::array();
+    for (const StuckReport& one : report.stuck_named) {
+      named.push_back(
+          {{"agent", one.agent}, {"task", one.task}, {"since", format_time(one.since)}});
+      if (!one.why.empty()) named.back()["why"] = one.why;
+    }
+    object["stuck"] = report.stuck;
+    object["stuckAgents"] = std::move(named);
+  }
   if (report.usage != UsageCounts{}) object["usage"] = to_json(report.usage);
   if (report.expired_usage != UsageCounts{}) object["expiredUsage"] = to_json(report.expired_usage);
   if (report.suspended) object["suspended"] = *report.suspended;

@@ -94,9 +94,15 @@ struct TasksSpec {
   int max_queued = 10'000;
 };
 
+enum class OnStuck { kReport, kRestart };
+std::string_view to_string(OnStuck what);  // "Report", "Restart"
+
+inline constexpr int kMaxStuckAfterSeconds = 7 * 86'400;
 struct HealthSpec {
   int period_seconds = 5;
   int failure_threshold = 2;
+  int stuck_after_seconds = 900;  // 0: never
+  OnStuck on_stuck = OnStuck::kReport;
 };
 
 struct ShutdownSpec {
@@ -155,6 +161,7 @@ struct AgentsStatus {
   int desired = 0;
   int ready = 0;
   int busy = 0;
+  int stuck = 0;
   std::string summary;  // "17/20"
   friend bool operator==(const AgentsStatus&, const AgentsStatus&) = default;
 };
@@ -257,6 +264,8 @@ inline constexpr std::size_t kMaxReportBytes =
 inline constexpr std::size_t kMaxReportWorkers = 2000;
 inline constexpr std::size_t kMaxReportPressed = 16;
 inline constexpr std::size_t kMaxPressedBytes = 200;  // bytes of the reason of each
+inline constexpr std::size_t kMaxReportStuck = 16;    // the stuck attempts that are named
+inline constexpr std::size_t kMaxStuckBytes = 200;    // bytes of what each waits for
 
 struct TaskCounts {
   std::int64_t queued = 0, running = 0, done = 0, dead = 0, cancelled = 0;
@@ -283,6 +292,14 @@ struct AwaitedPod {
   friend bool operator==(const AwaitedPod&, const AwaitedPod&) = default;
 };
 
+// An attempt whose agent has given no sign of life for longer than spec.health.stuckAfterSeconds.
+struct StuckReport {
+  std::string agent, task;
+  WallTime since = 0;  // whole seconds
+  std::string why;     // "" when nothing is known
+  friend bool operator==(const StuckReport&, const StuckReport&) = default;
+};
+
 struct TeamReport {
   WallTime time = 0;
   std::uint64_t epoch = 0;
@@ -299,8 +316,10 @@ struct TeamReport {
   std::int64_t single_copy_messages = 0;          // in the coordinator's own pod
   std::int64_t workers_single_copy_messages = 0;  // in its workers'
   std::map<std::string, std::string> pressed;     // pods that refuse mail for lack of room, and why
-  UsageCounts usage;                              // of all tasks that this team has had
-  UsageCounts expired_usage;                      // of those that were erased
+  std::int64_t stuck = 0;
+  std::vector<StuckReport> stuck_named;  // of these, those for longest
+  UsageCounts usage;                     // of all tasks that this team has had
+  UsageCounts expired_usage;             // of those that were erased
   friend bool operator==(const TeamReport&, const TeamReport&) = default;
 };
 

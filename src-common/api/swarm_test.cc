@@ -47,7 +47,7 @@ TEST(SwarmCodec, EveryFieldIsRead) {
     "mailbox":{"mountPath":"/mail","sizeLimit":"1.5Gi","maxInboxMessages":9,"maxMessageBytes":512,
                "backpressure":{"policy":"Reject","timeoutSeconds":8},"durability":"Node"},
     "tasks":{"maxAttempts":4,"resultRetentionSeconds":60,"maxQueued":5},
-    "health":{"periodSeconds":2,"failureThreshold":3},
+    "health":{"periodSeconds":2,"failureThreshold":3,"stuckAfterSeconds":0,"onStuck":"Restart"},
     "shutdown":{"drainTimeoutSeconds":9},
     "rollout":{"trafficPercentage":10,"v1":{"type":"InPlace","inPlace":{"command":["/opt/x","-a"]}}}})"));
   const auto parsed = parse(object);
@@ -67,6 +67,8 @@ TEST(SwarmCodec, EveryFieldIsRead) {
   EXPECT_EQ(spec.mailbox.durability, Durability::kNode);
   EXPECT_EQ(spec.tasks.max_attempts, 4);
   EXPECT_EQ(spec.health.failure_threshold, 3);
+  EXPECT_EQ(spec.health.stuck_after_seconds, 0);
+  EXPECT_EQ(spec.health.on_stuck, OnStuck::kRestart);
   EXPECT_EQ(spec.shutdown.drain_timeout_seconds, 9);
   ASSERT_TRUE(spec.rollout);
   EXPECT_EQ(ceiling(spec), 10);
@@ -207,7 +209,7 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
   SwarmStatus status;
   status.observed_generation = 4;
   status.topology = {"Hybrid", 7, "because"};
-  status.agents = {308, 307, 290, "307/308"};
+  status.agents = {308, 307, 290, 3, "307/308"};
   status.workers = {308, 307, 300, "a=b"};
   status.tasks = {114, 290, 5120, 1, 40};
   status.mailbox = {7, 2};
@@ -235,6 +237,7 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
  "awaited":[{"name":"worker-7","pod":"S-w7-cd34","address":"10.0.0.7"}],
  "rollout":{"effective":50,"v1":12,"v2":13,"measured":52},
  "messages":{"deadLetters":0,"singleCopy":0,"pressed":{"worker-3":"worker-3's inbox is full"}},
+ "stuck":1,"stuckAgents":[{"agent":"worker-3","task":"t-0-1f2","since":"2026-01-02T03:04:00Z","why":"1 TCP connection open"}],
  "usage":{"inputTokens":12,"outputTokens":678,"cacheReadTokens":45000,"cacheCreationTokens":3000,"costMicroUsd":12346,"tasks":1,"tasksWithCost":1},
  "expiredUsage":{"costMicroUsd":9007199254740993}})");
   ASSERT_TRUE(report.ok()) << report.error().message;
@@ -249,6 +252,10 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
   EXPECT_EQ(report->workers.at("worker-3"), (WorkerReport{"S-w3-ab12", true, "t-1f2", "10.0.0.3"}));
   EXPECT_EQ(report->measured, 52);
   EXPECT_EQ(report->pressed.at("worker-3"), "worker-3's inbox is full");
+  EXPECT_EQ(report->stuck, 1);
+  EXPECT_EQ(report->stuck_named,
+            (std::vector<StuckReport>{{"worker-3", "t-0-1f2", *parse_time("2026-01-02T03:04:00Z"),
+                                       "1 TCP connection open"}}));
   EXPECT_EQ(report->awaited, (std::vector<AwaitedPod>{{"worker-7", "S-w7-cd34", "10.0.0.7"}}));
   const auto again = parse_report(to_text(*report));
   ASSERT_TRUE(again.ok());
@@ -273,6 +280,11 @@ TEST(TeamReport, HostileTextIsRefused) {
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":["worker-3"]}})",
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":{"../x":"full"}}})",
         R"({"time":"2026-01-02T03:04:05Z","messages":{"pressed":{"worker-3":7}}})",
+        R"({"time":"2026-01-02T03:04:05Z","stuck":-1})",
+        R"({"time":"2026-01-02T03:04:05Z","stuckAgents":{}})",
+        R"({"time":"2026-01-02T03:04:05Z","stuckAgents":[7]})",
+        R"({"time":"2026-01-02T03:04:05Z","stuckAgents":[{"agent":"../x","task":"t-0-1"}]})",
+        R"({"time":"2026-01-02T03:04:05Z","stuckAgents":[{"agent":"worker-1","task":"x"}]})",
         R"({"time":"2026-01-02T03:04:05Z","usage":[]})",
         R"({"time":"2026-01-02T03:04:05Z","usage":{"costMicroUsd":-1}})",
         R"({"time":"2026-01-02T03:04:05Z","expiredUsage":{"tasks":"x"}})",
@@ -284,6 +296,12 @@ TEST(TeamReport, HostileTextIsRefused) {
     report.pressed["worker-" + std::to_string(i)] = "full";
   EXPECT_FALSE(parse_report(to_text(report)).ok());
   report.pressed = {{"worker-1", std::string(kMaxPressedBytes + 1, 'x')}};
+  EXPECT_FALSE(parse_report(to_text(report)).ok());
+  report = {};
+  report.stuck = 1;
+  report.stuck_named.assign(kMaxReportStuck + 1, {"worker-1", "t-0-1", 0, ""});
+  EXPECT_FALSE(parse_report(to_text(report)).ok());
+  report.stuck_named = {{"worker-1", "t-0-1", 0, std::string(kMaxStuckBytes + 1, 'x')}};
   EXPECT_FALSE(parse_report(to_text(report)).ok());
   EXPECT_FALSE(parse_report(std::string(kMaxReportBytes + 1, ' ')).ok());
 }

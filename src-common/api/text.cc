@@ -76,6 +76,10 @@ std::string_view to_string(Persistence type) {
   return type == Persistence::kJournal ? "Journal" : "None";
 }
 
+std::string_view to_string(OnStuck what) {
+  return what == OnStuck::kRestart ? "Restart" : "Report";
+}
+
 std::string to_string(IntOrPercent value) {
   return std::to_string(value.value) + (value.percent ? "%" : "");
 }

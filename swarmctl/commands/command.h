@@ -93,6 +93,7 @@ int fail_without_result(const nlohmann::json& task);
 int submit(const Options& options);
 int get(const Options& options);
 int describe(const Options& options);
+int why(const Options& options);
 int logs(const Options& options);
 int result(const Options& options);
 int cancel(const Options& options);

@@ -1,4 +1,4 @@
-// kubectl swarm get tasks|agents, and describe: what is there.
+// kubectl swarm get tasks|agents, describe and why: what is there.
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -142,8 +142,10 @@ int watch(cluster::Cluster& cluster, const Options& options, const std::string& 
     std::vector<Row> rows = first ? header(options, tasks) : std::vector<Row>{};
     for (const json& item : list->items) {
       Row row = tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide);
-      Row same = row;  // the time that passes is no change
-      same[tasks ? 5 : 3].clear();
+      json timeless = item;  // the time that passes is no change
+      for (const char* time : {"createdAt", "sinceSeconds", "stuckSeconds"}) timeless.erase(time);
+      const Row same =
+          tasks ? text::task_row(timeless, wall_now(), wide) : text::agent_row(timeless, wide);
       std::string& before = known[row[0]];
       std::string now;
       for (const std::string& cell : same) now += cell + "\n";
@@ -163,7 +165,8 @@ int describe_task(cluster::Cluster& cluster, const Options& options, const TaskI
   return print(text::describe_task(*place->task, wall_now())) ? 0 : 1;
 }
 
-int describe_agent(cluster::Cluster& cluster, const Options& options, const std::string& name) {
+int describe_agent(cluster::Cluster& cluster, const Options& options, const std::string& name,
+                   bool why) {
   const Result<std::string> swarm = cluster.only_swarm(options.swarm, options.deadline());
   if (!swarm) {
     Error error = swarm.error();
@@ -177,7 +180,8 @@ int describe_agent(cluster::Cluster& cluster, const Options& options, const std:
   for (const json& agent : text::get(*all, "agents")) {
     if (get_text(agent, "name") != name) continue;
     if (!options.output.empty()) return print_as(options.output, agent) ? 0 : 1;
-    return print(text::describe_agent(agent, *swarm)) ? 0 : 1;
+    return print(why ? text::why_agent(agent, *swarm) : text::describe_agent(agent, *swarm)) ? 0
+                                                                                             : 1;
   }
   cluster::Listing rest;
   rest.add(*all, "agents");
@@ -250,9 +254,16 @@ int get(const Options& options) {
   return show(options, *list, *swarm, tasks);
 }
 
-int describe(const Options& options) {
-  const Status output = check_output(options.output, {});
-  if (!output) return fail(output.error());
+namespace {
+
+// What describe and why take: task/T, agent/A or a swarm.
+struct Reference {
+  std::optional<TaskId> task;
+  std::string agent;  // one of the three is set
+  std::string swarm;
+};
+
+Result<Reference> reference_of(const Options& options, const std::string& verb) {
   std::string reference = options.arguments[0];
   if (options.arguments.size() > 1)
     reference += "/" + options.arguments[1];  // describe task t-0-1f
@@ -260,20 +271,63 @@ int describe(const Options& options) {
   const bool is_task = kind == "task" || kind == "tasks" || text::parse_task(reference);
   const bool is_agent = kind == "agent" || kind == "agents";
   if (!is_task && !is_agent && kind != reference && kind != "swarm" && kind != "swarms")
-    return fail(
-        invalid("describe " + reference + ": write task/T, agent/A or the name of a swarm"));
-  const Result<TaskId> task = text::parse_task(reference);
-  if (is_task && !task) return fail(task.error());
-  const Result<std::string> name = is_task    ? Result<std::string>("")
-                                   : is_agent ? text::parse_name("agent", reference)
-                                              : text::parse_swarm(reference);
-  if (!name) return fail(name.error());
+    return invalid(verb + " " + reference + ": write task/T, agent/A or the name of a swarm");
+  Reference out;
+  if (is_task) {
+    const Result<TaskId> task = text::parse_task(reference);
+    if (!task) return task.error();
+    out.task = *task;
+    return out;
+  }
+  const Result<std::string> name =
+      is_agent ? text::parse_name("agent", reference) : text::parse_swarm(reference);
+  if (!name) return name.error();
+  (is_agent ? out.agent : out.swarm) = *name;
+  return out;
+}
+
+int why_of(cluster::Cluster& cluster, const Options& options, const Reference& reference) {
+  if (!reference.agent.empty()) return describe_agent(cluster, options, reference.agent, true);
+  if (!reference.task) {
+    const Result<json> swarm = cluster.swarm(reference.swarm, options.deadline());
+    if (!swarm) return fail(swarm.error());
+    return print(text::why_swarm(*swarm, wall_now())) ? 0 : 1;
+  }
+  const Result<cluster::TaskPlace> place =
+      cluster.find_task(*reference.task, options.swarm, options.deadline());
+  if (!place) return fail(place.error());
+  // Who may not read these is told what the task says of itself.
+  const Result<json> swarm = cluster.swarm(place->swarm, options.deadline());
+  const Result<json> agents =
+      cluster.call_json(place->swarm, "GET", "/agents", "", true, options.deadline());
+  return print(text::why_task(*place->task, agents ? text::get(*agents, "agents") : json::array(),
+                              swarm ? *swarm : json(), wall_now()))
+             ? 0
+             : 1;
+}
+
+}  // namespace
+
+int describe(const Options& options) {
+  const Status output = check_output(options.output, {});
+  if (!output) return fail(output.error());
+  const Result<Reference> reference = reference_of(options, "describe");
+  if (!reference) return fail(reference.error());
   Session session(options);
   const Result<cluster::Cluster*> cluster = session.open();
   if (!cluster) return fail(cluster.error());
-  if (is_task) return describe_task(**cluster, options, *task);
-  if (is_agent) return describe_agent(**cluster, options, *name);
-  return describe_swarm(**cluster, options, *name);
+  if (reference->task) return describe_task(**cluster, options, *reference->task);
+  if (!reference->agent.empty()) return describe_agent(**cluster, options, reference->agent, false);
+  return describe_swarm(**cluster, options, reference->swarm);
+}
+
+int why(const Options& options) {
+  const Result<Reference> reference = reference_of(options, "why");
+  if (!reference) return fail(reference.error());
+  Session session(options);
+  const Result<cluster::Cluster*> cluster = session.open();
+  if (!cluster) return fail(cluster.error());
+  return why_of(**cluster, options, *reference);
 }
 
 }  // namespace swarm::commands

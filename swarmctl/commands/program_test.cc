@@ -187,6 +187,7 @@ TEST_F(Program, AnApiServerThatDoesNotAnswerIsNamed) {
                                            {"get", "agents"},
                                            {"describe", "hello"},
                                            {"describe", "task/t-0-1"},
+                                           {"why", "hello"},
                                            {"result", "t-0-1", "--wait"},
                                            {"logs", "t-0-1"},
                                            {"cancel", "t-0-1", "--swarm", "hello"},
@@ -576,6 +577,28 @@ TEST_F(Program, DescribeAndTop) {
   EXPECT_THAT(cluster_.run({"top"}).out, HasSubstr("queued 1"));
 }
 
+TEST_F(Program, WhyAsksTheSwarmAndItsAgents) {
+  cluster_.add_swarm("hello");
+  cluster_.on("GET", "/apis/cfn.dev/v1alpha1/namespaces/team/swarms/hello", 200,
+              R"({"metadata":{"name":"hello","namespace":"team"},"status":{"conditions":[
+                  {"type":"Ready","status":"True","reason":"Suspended","message":"No task is handed out. Next: resume"}]}})");
+  cluster_.task_api(
+      "hello", "GET", "/agents", 200,
+      R"({"agents":[{"name":"worker-3","state":"stuck","task":"t-0-1","stuckSeconds":9,"stuckWhy":"waits"}]})");
+  task("hello", R"("state":"running","agent":"worker-3")");
+  EXPECT_THAT(cluster_.run({"why", "hello"}).out,
+              HasSubstr("hello is Suspended for -: No task is handed out.\nNext:\n  resume\n"));
+  EXPECT_THAT(cluster_.run({"why", "agent/worker-3"}).out,
+              HasSubstr("worker-3 is stuck with t-0-1: no output and no CPU for 9s: waits\n"));
+  EXPECT_THAT(cluster_.run({"why", "task/t-0-1"}).out,
+              HasSubstr(", and stuck: no output and no CPU for 9s: waits\n"));
+  task("hello", R"("state":"queued")");
+  EXPECT_THAT(cluster_.run({"why", "t-0-1"}).out,
+              HasSubstr("Its swarm is Suspended: No task is handed out.\nNext:\n  resume\n"));
+  EXPECT_EQ(cluster_.run({"why", "agent/worker-9"}).code, 3);
+  EXPECT_EQ(cluster_.run({"why", "pod/x"}).code, 2);
+}
+
 TEST_F(Program, AnyFlagMayStandBeforeTheVerb) {
   cluster_.add_swarm("hello");
   cluster_.task_api("hello", "GET", "/tasks", 200, R"({"tasks":[]})");
@@ -584,7 +607,7 @@ TEST_F(Program, AnyFlagMayStandBeforeTheVerb) {
   EXPECT_EQ(json::parse(ran.out)["tasks"].size(), 0U);
   std::set<std::string> names;
   for (const char* verb :
-       {"submit", "get", "describe", "logs", "result", "cancel", "retry", "top"}) {
+       {"submit", "get", "describe", "why", "logs", "result", "cancel", "retry", "top"}) {
     std::istringstream help(cluster_.run({verb, "--help"}).out);
     const std::regex flag_line("^  (?:(-\\w), |    )--([a-z-]+)( [A-Z]\\S*)?   .*");
     std::smatch found;
@@ -657,7 +680,7 @@ TEST_F(Program, WrongCallsSayWhatToWrite) {
   EXPECT_EQ(cluster_.run({}).code, 2);
   EXPECT_EQ(cluster_.run({"--help"}).code, 0);
   for (const char* verb :
-       {"submit", "get", "describe", "logs", "result", "cancel", "retry", "top"}) {
+       {"submit", "get", "describe", "why", "logs", "result", "cancel", "retry", "top"}) {
     const auto help = cluster_.run({verb, "--help"});
     EXPECT_EQ(help.code, 0);
     EXPECT_THAT(help.out, HasSubstr(std::string("\nUsage:\n  kubectl swarm ") + verb));

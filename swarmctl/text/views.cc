@@ -16,6 +16,7 @@ constexpr std::size_t kOutputColumn = 40;
 constexpr std::size_t kMaxEvents = 20;
 constexpr std::size_t kMaxPressedShown = 3;
 constexpr std::size_t kTopAgents = 40;
+constexpr std::size_t kMaxWhy = 2000;
 
 std::string dash(std::string text) { return text.empty() ? "-" : text; }
 
@@ -26,6 +27,15 @@ std::string word(const json& object, const std::string& name, std::size_t limit 
 std::string number(const json& object, const std::string& name) {
   return object.is_object() && object.contains(name) ? std::to_string(get_number(object, name))
                                                      : "-";
+}
+
+// "5m: 1 TCP connection open, to 10.0.0.7:443"; "-" of an agent that is not stuck.
+std::string stuck_cell(const json& agent) {
+  if (get_text(agent, "state") != "stuck") return "-";
+  const std::string why = get_text(agent, "stuckWhy");
+  const std::string time =
+      agent.contains("stuckSeconds") ? age(get_number(agent, "stuckSeconds") * 1000) : "-";
+  return time + (why.empty() ? "" : ": " + shorten(why, 200));
 }
 
 std::string labels_text(const json& labels) {
@@ -160,6 +170,7 @@ Row task_row(const json& task, WallTime now, bool wide) {
 Row agent_header(bool wide) {
   Row row{"NAME", "STATE", "TASK", "SINCE", "DONE", "NODE", "POD"};
   if (wide) row.insert(row.end(), {"ROLE", "TEAM", "VERSION", "INBOX", "OUTBOX"});
+  row.emplace_back("STUCK");
   return row;
 }
 
@@ -174,6 +185,7 @@ Row agent_row(const json& agent, bool wide) {
   if (wide)
     row.insert(row.end(), {word(agent, "role"), number(agent, "team"), word(agent, "version"),
                            number(agent, "inbox"), number(agent, "outbox")});
+  row.push_back(stuck_cell(agent));
   return row;
 }
 
@@ -184,6 +196,7 @@ std::vector<json> agents_of_pod(const json& pod) {
     json& agent = out.emplace_back(pod);
     agent["name"] = get_text(pod, "name") + "." + std::to_string(n);
     for (const char* of_pod : {"task", "tasksDone", "sinceSeconds"}) agent.erase(of_pod);
+    if (get_text(agent, "state") == "stuck") agent["state"] = "busy";  // one of them is
   }
   return out;
 }
@@ -307,6 +320,8 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
                                     ? " for " + age(get_number(agent, "sinceSeconds") * 1000)
                                     : ""));
   field(out, "Task", word(agent, "task"));
+  const std::string stuck = stuck_cell(agent);
+  if (stuck != "-") field(out, "Stuck", "no output and no CPU for " + stuck);
   field(out, "Tasks done", number(agent, "tasksDone"));
   if (agent.contains("inbox"))
     field(out, "Mailbox", number(agent, "inbox") + " in, " + number(agent, "outbox") + " out");
@@ -315,6 +330,8 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
   out += "Next:\n  kubectl logs " + word(agent, "pod") + "\n";
   const std::string task = get_text(agent, "task");
   if (!task.empty()) out += "  kubectl swarm logs task/" + shorten(task, 128) + "\n";
+  if (stuck != "-" && !task.empty())
+    out += "  kubectl swarm cancel task/" + shorten(task, 128) + "\n";
   return out;
 }
 
@@ -349,7 +366,9 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
   if (get_flag(spec, "suspend"))
     field(out, "Suspended", "yes: no task is handed out once Ready says so; pods and queue stay");
   const json& agents = get(status, "agents");
-  field(out, "Agents", word(agents, "summary") + " ready, busy " + number(agents, "busy"));
+  field(out, "Agents",
+        word(agents, "summary") + " ready, busy " + number(agents, "busy") +
+            (get_number(agents, "stuck") > 0 ? ", stuck " + number(agents, "stuck") : ""));
   const json& tasks = get(status, "tasks");
   field(out, "Tasks",
         "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
@@ -405,6 +424,127 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
          "\n  kubectl swarm top " + name + "\n";
 }
 
+namespace {
+
+// A condition in one word, and its message, whose end names the next command.
+struct Reason {
+  std::string word, what, next;
+};
+Reason reason_of(const json& condition) {
+  const std::string message = shorten(get_text(condition, "message"), kMaxWhy);
+  const std::size_t at = message.rfind(" Next: ");
+  const std::string type = get_text(condition, "type");
+  Reason out{word(condition, type == "Ready" || type == "Stalled" ? "reason" : "type"),
+             message.substr(0, at), ""};
+  if (at != std::string::npos) out.next = message.substr(at + std::string_view(" Next: ").size());
+  return out;
+}
+
+// The condition that says most about what is wrong; if nothing is, Ready.
+const json& worst_condition(const json& swarm) {
+  static const json kNone = json::object();
+  const json& conditions = get(get(swarm, "status"), "conditions");
+  const auto find = [&](const std::string& type, bool is_true) -> const json* {
+    for (const json& one : conditions) {
+      if (conditions.is_array() && get_text(one, "type") == type &&
+          (get_text(one, "status") == "True") == is_true)
+        return &one;
+    }
+    return nullptr;
+  };
+  if (const json* stalled = find("Stalled", true)) return *stalled;
+  if (const json* unready = find("Ready", false)) return *unready;
+  for (const char* type : {"AgentsStuck", "BudgetExhausted", "MailboxPressure", "AgentExits"}) {
+    if (const json* one = find(type, true)) return *one;
+  }
+  const json* ready = find("Ready", true);
+  return ready != nullptr ? *ready : kNone;
+}
+
+std::string paragraph(const std::string& text, const std::vector<std::string>& next) {
+  std::string out = text + "\nNext:\n";
+  for (const std::string& one : next) {
+    if (!one.empty()) out += "  " + one + "\n";
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string why_swarm(const json& swarm, WallTime now) {
+  const std::string name = word(get(swarm, "metadata"), "name");
+  const json& condition = worst_condition(swarm);
+  const Reason reason = reason_of(condition);
+  return paragraph(name + " is " + reason.word + " for " +
+                       since(get_text(condition, "lastTransitionTime"), now) + ": " +
+                       dash(reason.what),
+                   {reason.next.empty() ? "kubectl swarm describe " + name : reason.next});
+}
+
+std::string why_agent(const json& agent, const std::string& swarm) {
+  const std::string name = word(agent, "name");
+  const std::string state = word(agent, "state");
+  const std::string task = shorten(get_text(agent, "task"), 128);
+  std::string text =
+      name + " is " + state +
+      (agent.contains("sinceSeconds") ? " for " + age(get_number(agent, "sinceSeconds") * 1000)
+                                      : "") +
+      (task.empty() ? "" : " with " + task);
+  if (state == "stuck") {
+    text += ": no output and no CPU for " + stuck_cell(agent);
+    return paragraph(text,
+                     {"kubectl swarm logs task/" + task, "kubectl swarm cancel task/" + task});
+  }
+  if (state == "idle") {
+    return paragraph(text + ": there is no task for it, or none is handed out",
+                     {"kubectl swarm why " + swarm});
+  }
+  return paragraph(text,
+                   {task.empty() ? "kubectl swarm describe agent/" + name + " --swarm " + swarm
+                                 : "kubectl swarm why task/" + task});
+}
+
+std::string why_task(const json& task, const json& agents, const json& swarm, WallTime now) {
+  const std::string id = word(task, "id", 128);
+  const std::string state = word(task, "state");
+  const std::string logs = "kubectl swarm logs task/" + id;
+  const json& history = get(task, "history");
+  const bool tried = history.is_array() && !history.empty();
+  std::string text = id + " is " + state;
+  if (state == "running") {
+    const std::string agent = get_text(task, "agent");
+    text += (tried ? " for " + span(history.back(), now) : "") + " on " + word(task, "agent") +
+            ", attempt " + number(task, "attempt") + " of " + number(task, "maxAttempts");
+    for (const json& one : agents) {
+      if (!agents.is_array()) break;
+      if (get_text(one, "name") == agent && get_text(one, "state") == "stuck" &&
+          get_text(one, "task") == get_text(task, "id")) {
+        return paragraph(text + ", and stuck: no output and no CPU for " + stuck_cell(one),
+                         {logs, "kubectl swarm cancel task/" + id});
+      }
+    }
+    if (get_number(task, "lastOutputAt") > 0)
+      text += "; its last output, " + age(now - get_number(task, "lastOutputAt")) +
+              " ago: " + word(task, "lastOutput", 200);
+    return paragraph(text, {logs + " -f"});
+  }
+  if (state == "queued") {
+    text += task.contains("createdAt") ? " for " + age(now - get_number(task, "createdAt")) : "";
+    if (tried)
+      text += "; attempt " + number(history.back(), "attempt") + " ended with " +
+              word(history.back(), "reason") + ": " + word(task, "lastOutput", 200);
+    const json& condition = worst_condition(swarm);
+    const Reason reason = reason_of(condition);
+    if (!condition.empty()) text += ". Its swarm is " + reason.word + ": " + reason.what;
+    return paragraph(text, {reason.next.empty() ? "kubectl swarm get agents" : reason.next});
+  }
+  if (state == "done") return paragraph(text, {"kubectl swarm result task/" + id});
+  text = id + " is " + failure(task);
+  const std::vector<std::string> lines = last_lines(task);
+  if (!lines.empty()) text += "; its last line: " + lines.back();
+  return paragraph(text, {logs, "kubectl swarm retry task/" + id});
+}
+
 std::string top(const std::string& swarm, const json& stats, const json& agents, WallTime now) {
   const json& tasks = get(stats, "tasks");
   const json& rollout = get(stats, "rollout");
@@ -443,17 +583,25 @@ std::string top(const std::string& swarm, const json& stats, const json& agents,
   }
   std::vector<const json*> sorted;
   std::size_t busy = 0;
+  std::size_t stuck = 0;
+  // Stuck ones first, then those at work.
+  const auto rank = [](const json& agent) {
+    const std::string state = get_text(agent, "state");
+    return state == "stuck" ? 2 : state == "busy" ? 1 : 0;
+  };
   for (const json& agent : agents) {
     if (!agents.is_array()) break;
     sorted.push_back(&agent);
-    if (get_text(agent, "state") == "busy") ++busy;
+    if (rank(agent) > 0) ++busy;
+    if (rank(agent) > 1) ++stuck;
   }
-  out += "agents " + std::to_string(sorted.size()) + ", busy " + std::to_string(busy) + "\n\n";
-  std::stable_sort(sorted.begin(), sorted.end(), [](const json* a, const json* b) {
-    const bool busy_a = get_text(*a, "state") == "busy";
-    const bool busy_b = get_text(*b, "state") == "busy";
-    if (busy_a != busy_b) return busy_a;
-    return busy_a && get_number(*a, "sinceSeconds") > get_number(*b, "sinceSeconds");
+  out += "agents " + std::to_string(sorted.size()) + ", busy " + std::to_string(busy) +
+         (stuck > 0 ? ", stuck " + std::to_string(stuck) : "") + "\n\n";
+  std::stable_sort(sorted.begin(), sorted.end(), [&](const json* a, const json* b) {
+    const int rank_a = rank(*a);
+    const int rank_b = rank(*b);
+    if (rank_a != rank_b) return rank_a > rank_b;
+    return rank_a > 0 && get_number(*a, "sinceSeconds") > get_number(*b, "sinceSeconds");
   });
   std::vector<Row> rows{agent_header(false)};
   for (std::size_t i = 0; i < std::min(sorted.size(), kTopAgents); ++i)

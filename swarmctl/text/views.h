@@ -14,7 +14,7 @@ namespace swarm::text {
 // TASK STATE ATTEMPT AGENT VERSION AGE LAST-OUTPUT RESULT; wide adds KEY POD LABELS.
 Row task_header(bool wide);
 Row task_row(const nlohmann::json& task, WallTime now, bool wide);
-// NAME STATE TASK SINCE DONE NODE POD; wide adds ROLE TEAM VERSION INBOX OUTBOX.
+// NAME STATE TASK SINCE DONE NODE POD STUCK; wide adds ROLE TEAM VERSION INBOX OUTBOX before STUCK.
 Row agent_header(bool wide);
 Row agent_row(const nlohmann::json& agent, bool wide);
 // A pod's entry as one for each of its agents; tasks are the pod's, so the first one has them.
@@ -30,6 +30,12 @@ std::string describe_task(const nlohmann::json& task, WallTime now);
 std::string describe_agent(const nlohmann::json& agent, const std::string& swarm);
 // `events`: the items of an EventList about this Swarm.
 std::string describe_swarm(const nlohmann::json& swarm, const nlohmann::json& events, WallTime now);
+// Why it is as it is: one paragraph, and the next commands. `agents`: those of its swarm, which
+// know who is stuck; `swarm`: the resource, or null.
+std::string why_task(const nlohmann::json& task, const nlohmann::json& agents,
+                     const nlohmann::json& swarm, WallTime now);
+std::string why_agent(const nlohmann::json& agent, const std::string& swarm);
+std::string why_swarm(const nlohmann::json& swarm, WallTime now);
 // The page of `top`: `stats` is /v1/stats, `agents` /v1/agents.
 std::string top(const std::string& swarm, const nlohmann::json& stats, const nlohmann::json& agents,
                 WallTime now);

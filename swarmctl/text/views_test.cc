@@ -11,6 +11,7 @@ namespace swarm::text {
 namespace {
 
 using nlohmann::json;
+using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr WallTime kNow = 1'735'689'660'000;
@@ -55,13 +56,36 @@ TEST(Views, TheTableOfAgents) {
       R"({"name":"worker-3","role":"worker","pod":"hello-w3-ab12","node":"n1","team":0,"state":"busy",
     "task":"t-0-1f","sinceSeconds":4,"tasksDone":7,"inbox":1,"outbox":0,"version":"0.1.0"})");
   EXPECT_EQ(table({agent_header(false), agent_row(agent, false)}),
-            "NAME       STATE   TASK     SINCE   DONE   NODE   POD\n"
-            "worker-3   busy    t-0-1f   4s      7      n1     hello-w3-ab12\n");
+            "NAME       STATE   TASK     SINCE   DONE   NODE   POD             STUCK\n"
+            "worker-3   busy    t-0-1f   4s      7      n1     hello-w3-ab12   -\n");
   EXPECT_EQ(table({agent_header(true), agent_row(agent, true)}),
             "NAME       STATE   TASK     SINCE   DONE   NODE   POD             ROLE     TEAM   "
-            "VERSION   INBOX   OUTBOX\n"
+            "VERSION   INBOX   OUTBOX   STUCK\n"
             "worker-3   busy    t-0-1f   4s      7      n1     hello-w3-ab12   worker   0      "
-            "0.1.0     1       0\n");
+            "0.1.0     1       0        -\n");
+}
+
+TEST(Views, AnAgentThatIsStuckSaysSinceWhenAndWhy) {
+  json agent = json::parse(
+      R"({"name":"worker-3","role":"worker","pod":"hello-w3-ab12","node":"n1","team":0,"state":"stuck","agents":2,
+    "task":"t-0-1f","sinceSeconds":400,"stuckSeconds":312,"stuckWhy":"1 TCP connection open, to 10.0.0.7:443","tasksDone":7})");
+  EXPECT_EQ(agent_row(agent, false),
+            (Row{"worker-3", "stuck", "t-0-1f", "6m40s", "7", "n1", "hello-w3-ab12",
+                 "5m12s: 1 TCP connection open, to 10.0.0.7:443"}));
+  EXPECT_EQ(agent_row(agents_of_pod(agent)[1], false),
+            (Row{"worker-3.1", "busy", "-", "-", "-", "n1", "hello-w3-ab12", "-"}));
+  EXPECT_THAT(
+      describe_agent(agent, "hello"),
+      AllOf(HasSubstr("Stuck:        no output and no CPU for 5m12s: 1 TCP connection open, "
+                      "to 10.0.0.7:443\n"),
+            HasSubstr("  kubectl swarm cancel task/t-0-1f\n")));
+  agent.erase("stuckWhy");
+  EXPECT_EQ(agent_row(agent, false).back(), "5m12s");
+  const std::string page = top(
+      "hello", json::object(),
+      json::array({{{"name", "worker-1"}, {"state", "busy"}, {"sinceSeconds", 900}}, agent}), kNow);
+  EXPECT_THAT(page, HasSubstr("agents 2, busy 2, stuck 1\n"));
+  EXPECT_LT(page.find("worker-3"), page.find("worker-1"));
 }
 
 TEST(Views, AgentsOfAPodAreShownOneByOne) {
@@ -69,13 +93,71 @@ TEST(Views, AgentsOfAPodAreShownOneByOne) {
                  {"task", "t-0-1"},    {"tasksDone", 4},  {"node", "n1"}};
   std::vector<Row> rows;
   for (const json& agent : agents_of_pod(pod)) rows.push_back(agent_row(agent, false));
-  EXPECT_EQ(rows, (std::vector<Row>{{"worker-3", "busy", "t-0-1", "-", "4", "n1", "p"},
-                                    {"worker-3.1", "busy", "-", "-", "-", "n1", "p"},
-                                    {"worker-3.2", "busy", "-", "-", "-", "n1", "p"}}));
+  EXPECT_EQ(rows, (std::vector<Row>{{"worker-3", "busy", "t-0-1", "-", "4", "n1", "p", "-"},
+                                    {"worker-3.1", "busy", "-", "-", "-", "n1", "p", "-"},
+                                    {"worker-3.2", "busy", "-", "-", "-", "n1", "p", "-"}}));
   EXPECT_EQ(agents_of_pod({{"name", "worker-3"}}).size(), 1U);
   EXPECT_EQ(agents_of_pod({{"name", "worker-3"}, {"agents", 1 << 30}}).size(), 1024U);
   EXPECT_EQ(agents_of_pod({{"name", "worker-3"}, {"agents", "many"}}).size(), 1U);
   EXPECT_EQ(agents_of_pod("x").size(), 1U);
+}
+
+TEST(Views, WhyIsOneParagraphAndTheNextCommand) {
+  const auto condition = [](const char* type, const char* status, const char* reason,
+                            const char* message) {
+    return json{{"type", type},
+                {"status", status},
+                {"reason", reason},
+                {"message", message},
+                {"lastTransitionTime", "2025-01-01T00:00:00Z"}};
+  };
+  json swarm{{"metadata", {{"name", "hello"}}},
+             {"status",
+              {{"conditions",
+                {condition("Ready", "True", "Working", "2 of 2 agents ready; 1 task queued."),
+                 condition("Stalled", "False", "NotStalled", "Nothing needs you.")}}}}};
+  json& conditions = swarm["status"]["conditions"];
+  const WallTime now = 1735689600000 + 60'000;  // a minute after these
+  EXPECT_EQ(why_swarm(swarm, now),
+            "hello is Working for 60s: 2 of 2 agents ready; 1 task queued.\n"
+            "Next:\n  kubectl swarm describe hello\n");
+  conditions.push_back(condition("AgentsStuck", "True", "NoOutputNoCpu",
+                                 "1 of 2 agents … Next: kubectl swarm get agents hello"));
+  EXPECT_EQ(why_swarm(swarm, now),
+            "hello is AgentsStuck for 60s: 1 of 2 agents …\n"
+            "Next:\n  kubectl swarm get agents hello\n");
+  conditions[1]["status"] = "True";
+  EXPECT_THAT(why_swarm(swarm, now), HasSubstr("hello is NotStalled"));
+
+  json task{{"id", "t-0-1f"},     {"state", "queued"},  {"createdAt", now - 5000},
+            {"attempt", 1},       {"maxAttempts", 3},   {"agent", "worker-3"},
+            {"lastOutput", "hm"}, {"lastOutputAt", now}};
+  EXPECT_EQ(why_task(task, json::array(), json(), now),
+            "t-0-1f is queued for 5s\nNext:\n  kubectl swarm get agents\n");
+  task["history"] = {{{"attempt", 1}, {"reason", "idle_timeout"}, {"startedAt", now - 3000}}};
+  EXPECT_THAT(why_task(task, json::array(), swarm, now),
+              HasSubstr("; attempt 1 ended with idle_timeout: hm. Its swarm is NotStalled: "));
+  task["state"] = "running";
+  EXPECT_EQ(why_task(task, json::array(), swarm, now),
+            "t-0-1f is running for 3s on worker-3, attempt 1 of 3; its last output, 0s ago: hm\n"
+            "Next:\n  kubectl swarm logs task/t-0-1f -f\n");
+  const json stuck{{"name", "worker-3"},  {"state", "stuck"},    {"task", "t-0-1f"},
+                   {"stuckSeconds", 312}, {"stuckWhy", "waits"}, {"sinceSeconds", 400}};
+  EXPECT_EQ(why_task(task, json::array({stuck}), swarm, now),
+            "t-0-1f is running for 3s on worker-3, attempt 1 of 3, and stuck: no output and no CPU "
+            "for 5m12s: waits\n"
+            "Next:\n  kubectl swarm logs task/t-0-1f\n  kubectl swarm cancel task/t-0-1f\n");
+  EXPECT_EQ(why_agent(stuck, "hello"),
+            "worker-3 is stuck for 6m40s with t-0-1f: no output and no CPU for 5m12s: waits\n"
+            "Next:\n  kubectl swarm logs task/t-0-1f\n  kubectl swarm cancel task/t-0-1f\n");
+  task["state"] = "dead";
+  task["history"][0]["lastLines"] = {"one", "two"};
+  EXPECT_EQ(why_task(task, json::array(), swarm, now),
+            "t-0-1f is dead after 1 attempt: idle_timeout; its last line: two\n"
+            "Next:\n  kubectl swarm logs task/t-0-1f\n  kubectl swarm retry task/t-0-1f\n");
+  EXPECT_EQ(why_agent({{"name", "worker-1"}, {"state", "idle"}, {"sinceSeconds", 9}}, "hello"),
+            "worker-1 is idle for 9s: there is no task for it, or none is handed out\n"
+            "Next:\n  kubectl swarm why hello\n");
 }
 
 json used_task() {
@@ -220,6 +302,9 @@ TEST(Views, NothingIsAssumedOfTheJson) {
     (void)describe_task(value, kNow);
     (void)describe_agent(value, "s");
     (void)describe_swarm(value, value, kNow);
+    (void)why_task(value, value, value, kNow);
+    (void)why_agent(value, "s");
+    (void)why_swarm(value, kNow);
     EXPECT_THAT(top("s", value, value, kNow), HasSubstr("swarm s"));
   }
 }
