@@ -38,7 +38,7 @@ func TestStuck(t *testing.T) {
 			`$c = IO::Socket::INET->new(PeerAddr => "127.0.0.1", PeerPort => $l->sockport) or die; sleep'`, `1 TCP connection open, to 127\.0\.0\.1:\d+`},
 		{"after its result", `echo '{"type":"result","total_cost_usd":0.1}'; sleep infinity`, `its result is printed, but it does not exit`},
 		{"input that never comes", `mkfifo f; exec 3<>f; cat <f`, `cat waits to read its standard input`},
-		{"quiet, but computes", `(while :; do :; done)`, ""},
+		{"quiet but computes", `(while :; do :; done)`, ""},
 	}
 	api := w.taskAPI("report")
 	begin := time.Now()
@@ -108,7 +108,7 @@ func TestStuck(t *testing.T) {
 	})
 
 	// Who computes is never named, and what is ended is no longer: the condition goes with the last of them.
-	quiet := ids["quiet, but computes"]
+	quiet := ids["quiet but computes"]
 	until := time.Now().Add(2 * limit)
 	wrong := 0
 	for time.Now().Before(until) {
