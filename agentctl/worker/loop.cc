@@ -559,7 +559,10 @@ void Loop::end_step(MonoTime now) {
     if (line.substr(0, blank) == "branch") job.branch = value;
     if (line.substr(0, blank) == "commit") job.commit = value;
   }
-  const std::string why = job.step == Step::kRun ? "" : job.step_errors.last(kLastLineBytes);
+  // Of a CLI that is known (--usage) the last line is its own word, not that of a program it ran.
+  const std::string why = job.step != Step::kRun ? job.step_errors.last(kLastLineBytes)
+                          : job.usage            ? job.last.last(kLastLineBytes)
+                                                 : "";
   if (job.step != Step::kRun && *job.exited != Exit{}) {
     for (const std::string& line : job.step_errors.lines()) job.last.add(line);
   }

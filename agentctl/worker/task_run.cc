@@ -47,6 +47,11 @@ std::string describe(const Exit& exit) {
          (name != nullptr ? std::string(" (") + name + ")" : "");
 }
 
+bool says_try_later(std::string_view line) {
+  return std::any_of(std::begin(kTryLaterWords), std::end(kTryLaterWords),
+                     [&](std::string_view words) { return line.find(words) != line.npos; });
+}
+
 TaskRun::TaskRun(const Settings& settings, Milliseconds lease, MonoTime now)
     : settings_(settings), lease_(lease), meter_(settings.ticks_per_second), extend_at_(now) {
   extend_at_ = now + extend_interval();
@@ -169,6 +174,11 @@ Actions TaskRun::on_exit(const Exit& exit, std::string_view last_line, MonoTime 
     case kExitTryLater:
       return report({Kind::kTryLater, "exit code 75: try again later", exit.code}, now);
     default:
+      if (says_try_later(last_line))
+        return report({Kind::kTryLater,
+                       describe(exit) + ", taken for 75: " + std::string(last_line.substr(0, 200)),
+                       exit.code},
+                      now);
       return report({Kind::kFailed, describe(exit), exit.code}, now);
   }
 }

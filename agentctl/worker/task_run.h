@@ -33,6 +33,21 @@ inline constexpr Milliseconds kExtendMost{10'000};
 inline constexpr int kExitBadTask = 65;   // EX_DATAERR
 inline constexpr int kExitTryLater = 75;  // EX_TEMPFAIL
 
+// What coding CLIs say last when their service is short of capacity: Claude Code and the errors of
+// its Messages API, Codex and those of its Responses API.
+inline constexpr std::string_view kTryLaterWords[] = {"API Error: 429",
+                                                      "API Error: 529",
+                                                      "\"api_error_status\":429",
+                                                      "\"api_error_status\":529",
+                                                      "rate_limit_error",
+                                                      "overloaded_error",
+                                                      "usage limit reached",
+                                                      "429 Too Many Requests",
+                                                      "rate_limit_exceeded",
+                                                      "Rate limit reached",
+                                                      "exceeded retry limit, last status: 429"};
+bool says_try_later(std::string_view line);
+
 struct Settings {
   Milliseconds run_timeout{0};   // 0: none
   Milliseconds idle_timeout{0};  // 0: none

@@ -43,6 +43,31 @@ TEST(TaskRun, ExitCodesDecideTheKind) {
   }
 }
 
+// A rate limit is not the task's fault, also when its CLI exits 1.
+TEST(TaskRun, TheLastWordOfAKnownCliMayBeTryLater) {
+  const struct {
+    int code;
+    const char* last;
+    Kind kind;
+  } rows[] = {
+      {1, R"({"type":"result","is_error":true,"result":"API Error: 429 {\"error\":1}"})",
+       Kind::kTryLater},
+      {1, R"({"type":"error","error":{"type":"overloaded_error"}})", Kind::kTryLater},
+      {1, "ERROR: exceeded retry limit, last status: 429 Too Many Requests", Kind::kTryLater},
+      {1, "Claude AI usage limit reached|1763800000", Kind::kTryLater},
+      {0, "Rate limit reached, and dealt with", Kind::kDone},
+      {65, "Rate limit reached", Kind::kBadTask},
+      {1, "test 429 failed", Kind::kFailed},
+      {1, "", Kind::kFailed}};
+  for (const auto& row : rows) {
+    TaskRun run({}, kLease, at(0));
+    (void)run.begin(at(0));
+    (void)run.on_exit({row.code, 0}, row.last, at(1));
+    EXPECT_EQ(run.verdict().kind, row.kind) << row.last;
+    EXPECT_EQ(run.verdict().exit_code, row.code);
+  }
+}
+
 TEST(TaskRun, GitStepsSurroundTheCommand) {
   TaskRun run({.git = true}, kLease, at(0));
   EXPECT_EQ(run.begin(at(0)), (Actions{{Type::kStart, Step::kPrepare, ""}}));

@@ -175,6 +175,19 @@ TEST_F(Work, UsageGoesWithAFailureToo) {
   EXPECT_EQ(fail.object("usage").number("costMicroUsd"), 250'000);
 }
 
+TEST_F(Work, ARateLimitThatACliMeetsIsNotTheTasksFault) {
+  const Object limited = run_script(
+      "echo '{\"type\":\"result\",\"is_error\":true,\"result\":\"API Error: 429 "
+      "rate_limit_error\"}'; "
+      "exit 1",
+      {"--usage=claude"});
+  EXPECT_EQ(limited.text("kind"), "try_later");
+  EXPECT_EQ(limited.number("exitCode"), 1);
+  EXPECT_THAT(limited.text("message"), HasSubstr("exit code 1, taken for 75: "));
+  const Object other = run_script("echo 'API Error: 429'; exit 1");
+  EXPECT_EQ(other.text("kind"), "failed") << "of a program that is not known it may be anything";
+}
+
 TEST_F(Work, UsageOfACliWithoutACostIsPriced) {
   engine_.add_task(task("t-0-1f", R"({"type":"turn.completed","usage":{"input_tokens":1000,)"
                                   R"("cached_input_tokens":600,"output_tokens":20}})"));
