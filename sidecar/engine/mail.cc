@@ -195,7 +195,7 @@ void Mail::retry_blocked() {
     const std::size_t before = queue.size();
     while (!queue.empty()) {
       auto& first = queue.front();
-      if (!box_.knows(first.message) && !box_.has_room(mono_now(), first.message, first.share)) {
+      if (!box_.knows(first.message) && !box_.has_room(mono_now(), first.message)) {
         if (queue.size() < before) turn_ends();
         break;
       }

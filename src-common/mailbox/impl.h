@@ -190,7 +190,7 @@ class Mailbox::Impl {
     AgentName from, to;
     Priority priority = Priority::kNormal;
     bool reply = false;
-    std::uint32_t body_bytes = 0, payload_bytes = 0;
+    std::uint32_t body_bytes = 0, payload_bytes = 0;  // the latter with the body in any case
     Sequence body = 0;  // the record that holds it for several; 0: its own does
     WallTime sent_at = 0;
     Out state = Out::kDue;
@@ -213,10 +213,6 @@ class Mailbox::Impl {
       body = of;
       body_bytes = bytes;
       payload_bytes += bytes;
-    }
-    // Of payload_bytes, what is in its record alone.
-    [[nodiscard]] std::uint64_t own_bytes() const {
-      return payload_bytes - (body == 0 ? 0 : body_bytes);
     }
     [[nodiscard]] Sequence origin_sequence() const {
       return kept ? kept->origin.sequence : sequence;
@@ -275,9 +271,9 @@ class Mailbox::Impl {
   Result<Sent> send(MonoTime now, const Message& message, std::uint64_t share);
   Result<Sent> send_local(MonoTime now, const Message& message);
   bool knows(const Message& message) const;
-  bool has_room(MonoTime now, const Message& message, std::uint64_t share);
-  [[nodiscard]] bool outbox_has_bytes(const Message& message, std::uint64_t share) const;
-  [[nodiscard]] std::string why_outbox_full(const Message& message, std::uint64_t share) const;
+  bool has_room(MonoTime now, const Message& message);
+  [[nodiscard]] bool outbox_has_bytes(const Message& message) const;
+  [[nodiscard]] std::string why_outbox_full(const Message& message) const;
   bool withdraw(Sequence sequence);
   std::vector<AgentName> destinations() const;
   std::vector<AgentName> destinations(const AgentName& pod) const;

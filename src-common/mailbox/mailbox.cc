@@ -129,8 +129,8 @@ Result<Mailbox::Sent> Mailbox::send(MonoTime now, const Message& message, std::u
   return impl_->send(now, message, share);
 }
 bool Mailbox::knows(const Message& message) const { return impl_->knows(message); }
-bool Mailbox::has_room(MonoTime now, const Message& message, std::uint64_t share) {
-  return impl_->has_room(now, message, share);
+bool Mailbox::has_room(MonoTime now, const Message& message) {
+  return impl_->has_room(now, message);
 }
 bool Mailbox::withdraw(Sequence sequence) { return impl_->withdraw(sequence); }
 bool Mailbox::is_local(const AgentName& agent) const { return impl_->is_local(agent); }

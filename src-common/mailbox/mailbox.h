@@ -265,7 +265,7 @@ class Mailbox {
   [[nodiscard]] bool knows(const Message& message) const;
   // Below the limits of the outbox or, to oneself, of the inbox; the log may be full all the same.
   // To oneself: if not, this pod waits for a place as other senders do.
-  [[nodiscard]] bool has_room(MonoTime now, const Message& message, std::uint64_t share = 0);
+  [[nodiscard]] bool has_room(MonoTime now, const Message& message);
   // Takes a message back: true when it was certainly never stored elsewhere (then it is gone),
   // false: it may be (unknown). What the custodian alone has is released first: again, when it is.
   bool withdraw(Sequence sequence);

@@ -29,9 +29,8 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   Destination& d = destination(o.to);
   d.all.insert(o.sequence);
   ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
-  if (const auto side = o.side()) this->*side += o.own_bytes();
-  if (const auto body = bodies_.find(o.body); body != bodies_.end() && body->second.holders++ == 0)
-    sent_bytes_ += body->second.bytes;
+  if (const auto side = o.side()) this->*side += o.payload_bytes;
+  if (const auto body = bodies_.find(o.body); body != bodies_.end()) ++body->second.holders;
   if (!o.kept && !o.reply) d.bytes += o.payload_bytes;
   OutStream& stream = stream_for(d, o);
   stream.unanswered[o.origin_sequence()] = o.sequence;
@@ -87,7 +86,7 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
-  if (const auto side = o.side()) take_off(this->*side, o.own_bytes());
+  if (const auto side = o.side()) take_off(this->*side, o.payload_bytes);
   if (!o.kept && !o.reply) take_off(d.bytes, o.payload_bytes);
   if (held->second.messages + held->second.replies == 0) d.held.erase(held);
   if (d.all.empty()) {
@@ -138,9 +137,7 @@ void Mailbox::Impl::let_go_of_body(Sequence body, bool ended) {
   const auto it = bodies_.find(body);
   if (it == bodies_.end()) return;  // of its own, or damaged
   it->second.stays = it->second.stays || !ended;
-  if (--it->second.holders != 0) return;
-  take_off(sent_bytes_, it->second.bytes);
-  end_body(it);
+  if (--it->second.holders == 0) end_body(it);
 }
 
 // Says whose log is full.
@@ -184,8 +181,8 @@ Result<Mailbox::Sent> Mailbox::Impl::send(MonoTime now, const Message& message,
 
   if (!handed_over_.empty())
     return unavailable(pod_.value + " has moved to another pod, which sends its mail");
-  if (!has_room(now, message, share)) {
-    return Error{Code::kFull, why_outbox_full(message, share)};
+  if (!has_room(now, message)) {
+    return Error{Code::kFull, why_outbox_full(message)};
   }
   Sequence id_record = 0;
   if (!is_generated(message.id)) {
@@ -233,30 +230,29 @@ bool Mailbox::Impl::knows(const Message& message) const {
 
 // No receiver takes the room of the others: it gets more only while it has no more than what is
 // left (dynamic thresholds: Choudhury and Hahne, 1998). One that reads nothing gets half of all,
-// two a third each.
-bool Mailbox::Impl::outbox_has_bytes(const Message& message, std::uint64_t share) const {
+// two a third each. A body that several share counts for each: so a successor, which stores each
+// message whole, has room for all.
+bool Mailbox::Impl::outbox_has_bytes(const Message& message) const {
   if (limits_.max_sent_bytes == 0 || !message.in_reply_to.empty()) return true;
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return true;
   const std::uint64_t inside = dest->second.bytes;
-  const auto more = shared_body(message, share) != 0 ? kMaxEnvelopeBytes : stored_bytes(message);
-  return inside == 0 || sent_bytes_ + inside + more <= limits_.max_sent_bytes;
+  return inside == 0 || sent_bytes_ + inside + stored_bytes(message) <= limits_.max_sent_bytes;
 }
 
-std::string Mailbox::Impl::why_outbox_full(const Message& message, std::uint64_t share) const {
+std::string Mailbox::Impl::why_outbox_full(const Message& message) const {
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return "the outbox has too many receivers";
   const std::string words = "the outbox for " + message.to.value + " is full (";
-  if (outbox_has_bytes(message, share))
+  if (outbox_has_bytes(message))
     return words + std::to_string(limits_.max_outbox_messages) + " messages)";
-  // It has bodies in full that it shares with the others.
-  const std::uint64_t others = sent_bytes_ - std::min(sent_bytes_, dest->second.bytes);
+  const std::uint64_t others = sent_bytes_ - dest->second.bytes;
   return words + kibibytes(dest->second.bytes) + " KiB, half of what others leave of " +
          kibibytes(limits_.max_sent_bytes) + ": " +
          kibibytes(limits_.max_sent_bytes - std::min(others, limits_.max_sent_bytes)) + ")";
 }
 
-bool Mailbox::Impl::has_room(MonoTime now, const Message& message, std::uint64_t share) {
+bool Mailbox::Impl::has_room(MonoTime now, const Message& message) {
   if (is_local(message.to)) {
     Inbox* inbox = find_inbox(message.to);
     if (inbox == nullptr || inbox_has_room(*inbox, message)) return true;
@@ -264,7 +260,7 @@ bool Mailbox::Impl::has_room(MonoTime now, const Message& message, std::uint64_t
     return false;
   }
   const bool reply = !message.in_reply_to.empty();
-  if (!outbox_has_bytes(message, share)) return false;
+  if (!outbox_has_bytes(message)) return false;
   const auto dest = destinations_.find(message.to);
   if (dest == destinations_.end()) return destinations_.size() < kMaxDestinations;
   const auto held = dest->second.held.find(message.from);
