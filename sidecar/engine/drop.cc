@@ -273,10 +273,14 @@ void Drop::send(const std::shared_ptr<Place>& place, const DropFiles::Claim& fil
         [this, alive = alive_, place, file, to = message.to,
          id = message.id](Result<Mail::Accepted> sent) {
           if (!*alive) return;
-          // Gone by what a former life has acked.
-          if (file.again && sent && sent->acked && !*sent->acked &&
-              sent->acked->error().code == Code::kNotFound)
-            sent->acked = Status();
+          // A former life may have acked it, behind the reply that it has sent; or somebody else.
+          if (file.again && sent && sent->duplicate && sent->acked && !*sent->acked &&
+              sent->acked->error().code == Code::kNotFound) {
+            sent->acked =
+                Error{Code::kUnknown,
+                      "the sidecar was started anew meanwhile: the reply is accepted, the "
+                      "ack may have been recorded"};
+          }
           const bool acked = sent && (!sent->acked || *sent->acked);
           const char* word = !sent || acked                                ? outcome_name(sent)
                              : sent->acked->error().code == Code::kUnknown ? "unknown"

@@ -214,7 +214,7 @@ void DropFiles::publish_left(const std::string& name, const std::set<std::string
   const std::string draft = std::string(kDraft) + name;
   struct stat seen {};
   if (::fstatat(fd(), draft.c_str(), &seen, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(seen.st_mode) ||
-      (seen.st_mode & kOutcomeMark) == 0)
+      (seen.st_mode & kOutcomeMark) == 0 || seen.st_uid != ::geteuid())
     return;
   for (const auto word : kOutcomes) {
     if (!name.ends_with(word)) continue;

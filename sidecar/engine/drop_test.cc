@@ -223,7 +223,12 @@ TEST_F(Drops, AReplyAcksWithItsOptions) {
   EXPECT_EQ(outcome("worker-0/first.partial")[0]["ackCode"], "not_found");
   std::ofstream(at("worker-0/.again.options")) << gone;
   fs::rename(at("worker-0/.first.partial"), at("worker-0/.sending-again"));
-  EXPECT_EQ(outcome("worker-0/again.accepted")[0]["acked"], true);
+  EXPECT_EQ(outcome("worker-0/again.unknown")[0]["ackCode"], "unknown")
+      << "the reply is there; who has acked is not";
+  // A reply that nobody has accepted yet has acked nothing.
+  std::ofstream(at("worker-0/.new.options")) << R"({"id":"n","inReplyTo":"gone","ackAttempt":1})";
+  std::ofstream(at("worker-0/.sending-new")) << "!";
+  EXPECT_EQ(outcome("worker-0/new.partial")[0]["ackCode"], "not_found");
   config.backpressure_timeout = Milliseconds{60'000};
   put("worker-9/late", "!", R"({"inReplyTo":"q","ackAttempt":1,"timeoutMs":3600000})");
   ASSERT_TRUE(run_until([&] { return drop->under_way() == 1; }));
