@@ -660,11 +660,21 @@ class Engine::Impl {
     }
     return sum;
   }
+  // The oldest; while only some are handed out, to see how the service is, one that was told to try
+  // later least often: it may be the task that is never served.
+  Record* next_ready(MonoTime now) {
+    auto best = ready_.begin();
+    if (throttle_.limits(now))
+      best = std::min_element(ready_.begin(), ready_.end(), [](const auto& a, const auto& b) {
+        return a.second->task.later_in_a_row < b.second->task.later_in_a_row;
+      });
+    return best->second;
+  }
   void hand_out(MonoTime now, WallTime wall) {
     if (recovering_ || settings_.suspended || over_budget()) return;
     while (!ready_.empty() && !waiters_.empty() && throttle_.may_hand_out(now)) {
       throttle_.on_handed_out(now);
-      Record& r = *ready_.begin()->second;
+      Record& r = *next_ready(now);
       const Waiter waiter = waiters_.begin()->second;
       drop_waiter(waiters_.begin()->first);
       Member& m = *member(waiter.worker.name);
@@ -1621,7 +1631,8 @@ void Engine::report(MonoTime now, WallTime wall, const Worker& worker, std::uint
   if (report.done)
     e.throttle_.on_done(r->lease->since);
   else if (report.kind == FailKind::kTryLater)
-    e.throttle_.on_try_later(now, r->lease->since, e.random_(e.context_));
+    e.throttle_.on_try_later(now, r->lease->since, t.id, worker.name, e.eligible_.size(),
+                             e.random_(e.context_));
   Attempt& a = t.history.back();
   e.spend(t, a, report);
   a.exit_code = report.exit_code;

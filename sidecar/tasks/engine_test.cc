@@ -919,15 +919,43 @@ TEST(Report, TwoThatAreToldToTryLaterHoldUpTheTeam) {
   ASSERT_TRUE(first);
   EXPECT_FALSE(d.lease(worker(5))) << "one finds out for all";
   ASSERT_TRUE(d.report(worker(4), first->id, first->attempt, FailKind::kTryLater).ok());
+  d.pass(seconds(5));
+  const auto second = d.lease(worker(5));
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->attempt, 1U) << "not one that was told so before";
+  ASSERT_TRUE(d.report(worker(5), second->id, second->attempt, FailKind::kTryLater).ok());
   const auto longer = waits();
   EXPECT_GE(longer, 5000);
   EXPECT_LE(longer, 10000);
-  EXPECT_FALSE(d.lease(worker(5)));
+  EXPECT_FALSE(d.lease(worker(6)));
   d.pass(Milliseconds(longer));
-  const auto second = d.lease(worker(5));
-  ASSERT_TRUE(second);
-  ASSERT_TRUE(d.report(worker(5), second->id, second->attempt).ok());
+  const auto third = d.lease(worker(6));
+  ASSERT_TRUE(third);
+  ASSERT_TRUE(d.report(worker(6), third->id, third->attempt).ok());
   for (int n = 1; n <= 3; ++n) EXPECT_TRUE(d.lease(worker(n))) << "it is over";
+}
+
+// Two tasks that are never served must not keep the others from being done.
+TEST(Report, TwoThatAlwaysTryLaterStopNobody) {
+  Desk d;
+  for (int n = 1; n <= 3; ++n) d.join(worker(n));
+  std::set<std::string> poison;
+  for (int n = 0; n < 2; ++n) poison.insert(d.submit().value);
+  std::vector<TaskId> good;
+  for (int n = 0; n < 30; ++n) good.push_back(d.submit());
+  for (int second = 0; second < 120; ++second, d.pass(seconds(1))) {
+    for (int n = 1; n <= 3; ++n) {
+      const auto lease = d.lease(worker(n));
+      if (!lease) continue;
+      const auto kind =
+          poison.contains(lease->id.value) ? std::optional(FailKind::kTryLater) : std::nullopt;
+      if (kind)
+        ASSERT_TRUE(d.report(worker(n), lease->id, lease->attempt, *kind).ok());
+      else
+        ASSERT_TRUE(d.report(worker(n), lease->id, lease->attempt).ok());
+    }
+  }
+  for (const TaskId& id : good) EXPECT_EQ(d.state(id), TaskState::kDone);
 }
 
 // Who waits in a call to next() is given the task when the wait is over, by the engine's own clock.
