@@ -502,10 +502,11 @@ func (v *verbs) exitCodes() {
 	id = regexp.MustCompile(`t-0-\w+`).FindString(later.err)
 	v.equal("exit code 75", v.look(id).attempts(), "try_later no, done yes")
 
-	// Two of them in a row are a rate limit, and everybody's: the team waits, says so, and goes on.
+	// Two of them in a row on different workers (both are at work at once) are a rate limit, and everybody's: the team waits,
+	// says so, and goes on.
 	var limited []string
 	for range 2 {
-		told := v.person(0, `^task/t-0-\w+ `, "^$", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || exit 75; printf now", "--label=kind=limited")
+		told := v.person(0, `^task/t-0-\w+ `, "^$", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || { sleep 4; exit 75; }; printf now", "--label=kind=limited")
 		limited = append(limited, regexp.MustCompile(`t-0-\w+`).FindString(told.out))
 	}
 	v.eventually(20*time.Second, "a team that waits", func() string {
