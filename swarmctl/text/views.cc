@@ -142,6 +142,16 @@ std::string span(const json& attempt, WallTime now) {
   return age((end == 0 ? now : end) - begin);
 }
 
+// Of the tasks' counts in stats and status: "" when tasks are handed out.
+std::string backing_off(const json& tasks, WallTime now) {
+  const WallTime until = parse_time(get_text(tasks, "backingOffUntil"));
+  if (until <= now) return "";
+  std::string out = "no task is handed out for " + age(until - now) + ": ";
+  const std::int64_t many = get_number(tasks, "tryLaterInARow");
+  return out + (many > 0 ? std::to_string(many) + " attempts" : "attempts") +
+         " in a row were told to try later (a rate limit, or exit code 75)";
+}
+
 }  // namespace
 
 Row task_header(bool wide) {
@@ -335,16 +345,6 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
   return out;
 }
 
-// Of the tasks' counts in stats and status: "" when tasks are handed out.
-static std::string backing_off(const json& tasks, WallTime now) {
-  const WallTime until = parse_time(get_text(tasks, "backingOffUntil"));
-  if (until <= now) return "";
-  std::string out = "no task is handed out for " + age(until - now) + ": ";
-  const std::int64_t many = get_number(tasks, "tryLaterInARow");
-  return out + (many > 0 ? std::to_string(many) + " attempts" : "attempts") +
-         " in a row were told to try later (a rate limit, or exit code 75)";
-}
-
 std::string describe_swarm(const json& swarm, const json& events, WallTime now) {
   std::string out;
   const json& meta = get(swarm, "metadata");
@@ -475,9 +475,10 @@ std::string why_swarm(const json& swarm, WallTime now) {
   const std::string name = word(get(swarm, "metadata"), "name");
   const json& condition = worst_condition(swarm);
   const Reason reason = reason_of(condition);
+  const std::string waits = backing_off(get(get(swarm, "status"), "tasks"), now);
   return paragraph(name + " is " + reason.word + " for " +
                        since(get_text(condition, "lastTransitionTime"), now) + ": " +
-                       dash(reason.what),
+                       dash(reason.what) + (waits.empty() ? "" : " Besides, " + waits + "."),
                    {reason.next.empty() ? "kubectl swarm describe " + name : reason.next});
 }
 
@@ -535,6 +536,8 @@ std::string why_task(const json& task, const json& agents, const json& swarm, Wa
               word(history.back(), "reason") + ": " + word(task, "lastOutput", 200);
     const json& condition = worst_condition(swarm);
     const Reason reason = reason_of(condition);
+    const std::string waits = backing_off(get(get(swarm, "status"), "tasks"), now);
+    if (!waits.empty()) text += "; " + waits;
     if (!condition.empty()) text += ". Its swarm is " + reason.word + ": " + reason.what;
     return paragraph(text, {reason.next.empty() ? "kubectl swarm get agents" : reason.next});
   }

@@ -336,6 +336,12 @@ TEST(Views, AWaitOfTheWholeTeamIsSeen) {
   const json swarm = {{"status", {{"tasks", {{"backingOffUntil", "2025-01-01T00:01:09Z"}}}}}};
   EXPECT_THAT(describe_swarm(swarm, json::array(), kNow),
               HasSubstr("Waits:        no task is handed out for 9s: attempts in a row"));
+  EXPECT_THAT(
+      why_swarm(swarm, kNow),
+      HasSubstr(" Besides, no task is handed out for 9s: attempts in a row were told to try "
+                "later (a rate limit, or exit code 75).\nNext:\n"));
+  EXPECT_THAT(why_task({{"id", "t-0-1"}, {"state", "queued"}}, json::array(), swarm, kNow),
+              HasSubstr("t-0-1 is queued; no task is handed out for 9s: "));
 }
 
 TEST(Views, TopSaysWhoIsFull) {
