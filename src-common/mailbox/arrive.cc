@@ -155,8 +155,10 @@ Result<Sequence> Mailbox::Impl::store(MonoTime now, const LogId& sender_log, Seq
 Answer Mailbox::Impl::deliver(MonoTime now, const LogId& sender_log, Sequence sequence,
                               Sequence prev, const Message& message) {
   expire_ids(now);
+  // What our own agents send each other comes over no link.
   if (sender_log.empty() || sequence == 0 || prev >= sequence || !is_of_pod(message.to) ||
-      !is_agent_name(message.from.value) || !is_message_id(message.id.value) ||
+      is_of_pod(message.from) || !is_agent_name(message.from.value) ||
+      !is_message_id(message.id.value) ||
       (!message.in_reply_to.empty() && !is_message_id(message.in_reply_to.value)) ||
       static_cast<int>(message.priority) >= kPriorities || !may_stream(message) ||
       // Not our limit: it may have been accepted when that was higher.

@@ -717,8 +717,9 @@ TEST(MailboxLimits, UserIdsAndStreamsAreBounded) {
   for (std::uint64_t i = 1; i <= 20; ++i) {
     const std::string id = "job-" + std::to_string(i);
     const LogId from = log_id(100 + i);
-    EXPECT_EQ(b.box->deliver(kStart, from, 1, 0, message(id, {"worker-" + std::to_string(i)}, kB)),
-              Answer::kStored);
+    EXPECT_EQ(
+        b.box->deliver(kStart, from, 1, 0, message(id, {"worker-" + std::to_string(100 + i)}, kB)),
+        Answer::kStored);
     auto d = b.box->receive(kStart, b.name, Milliseconds{100}, {});
     ASSERT_TRUE(d);
     auto r = b.box->ack(kStart, b.name, d->message.id, 1);
@@ -913,6 +914,12 @@ TEST_F(Mailboxes, AFullInboxIsAskedWithOneMessageAndThenWithMore) {
   EXPECT_FALSE(eager.box->on_grant(kB, kB, 2)) << "it has no use for it";
 }
 
+// Whoever has a pod's name on a link: its agents' mail to each other is in their own log.
+TEST_F(Mailboxes, NothingOfOurOwnComesOverALink) {
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), 1, 0, message("m1", kB, kB)), Answer::kRefused);
+  EXPECT_EQ(b.box->deliver(now, a.log->id(), 1, 0, message("m1", kA, kB)), Answer::kStored);
+}
+
 // Of three agents in a pod one reads nothing, then two: who reads has its share in any case.
 TEST_F(Mailboxes, BytesAreLimitedAsCountsAre) {
   Pod full{kB, {.max_received_bytes = 8U << 10U}, 1 << 20, 3};
@@ -1024,14 +1031,14 @@ TEST_F(Mailboxes, TransmitIsWeightedAndBounded) {
 // One inbox into which senders deliver as they like.
 struct Inbox {
   explicit Inbox(Limits limits) : pod(kB, limits) { EXPECT_TRUE(pod.start(kStart, 5)); }
-  // "<sender>-<priority>-<number in its stream>" from worker-<sender>.
+  // "<sender>-<priority>-<number in its stream>" from worker-<100 + sender>.
   void arrive(std::uint64_t sender, Priority priority) {
     const auto p = static_cast<std::uint64_t>(priority);
     std::uint64_t& last = sent[{sender, p}];
     char id[40];
     std::snprintf(id, sizeof id, "m-%04x%04x%08x", static_cast<unsigned>(sender),
                   static_cast<unsigned>(p), static_cast<unsigned>(last + 1));
-    Message m = message(id, {"worker-" + std::to_string(sender)}, kB, "b");
+    Message m = message(id, {"worker-" + std::to_string(100 + sender)}, kB, "b");
     m.priority = priority;
     ASSERT_EQ(pod.box->deliver(kStart, log_id(100 + sender), last + 1, last, m), Answer::kStored);
     ++last;

@@ -34,9 +34,10 @@ void Mailbox::Impl::restore(const log::Record& record) {
   } else if (record.kind == kInbox) {
     if (record.payload.size() < kInboxPrefix) return;
     auto m = decode(record.payload.substr(kInboxPrefix));
-    if (!m || !is_of_pod(m->to)) return;
-    r.entry = make_entry(record.sequence, get_log_id(record.payload, 0),
-                         log::get<Sequence>(record.payload, 16), *m, record.payload.size());
+    const LogId from = get_log_id(record.payload, 0);
+    if (!m || !is_of_pod(m->to) || (!from.empty() && is_of_pod(m->from))) return;
+    r.entry = make_entry(record.sequence, from, log::get<Sequence>(record.payload, 16), *m,
+                         record.payload.size());
   } else if (record.kind == kCursor || record.kind == kUserId) {
     r.head = std::string(record.payload);
   } else {
