@@ -146,8 +146,10 @@ class Team : public testing::Test {
  protected:
   Team() : token_file_(testing::TempDir() + "swarm-token-" + std::to_string(::getpid())) {
     std::ofstream(token_file_) << "token";
-    coordinator_ = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.1", 0, token_file_);
-    port_ = coordinator_->config.link_port;
+    // All addresses of a team listen at one port: none that the kernel gives to whoever connects,
+    // and none of another process's tests.
+    port_ = static_cast<std::uint16_t>(20'000 + ::getpid() % 10'000);
+    coordinator_ = std::make_unique<Pod>(io_, "coordinator-0", "127.0.0.1", port(), token_file_);
     worker_ = std::make_unique<Pod>(io_, "worker-0", "127.0.0.2", port(), token_file_);
   }
   ~Team() override { std::filesystem::remove(token_file_); }
