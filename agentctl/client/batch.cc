@@ -92,7 +92,9 @@ std::string Outcome::to_json() const {
   for (const auto& [name, value] : optional) {
     if (!value->empty()) texts[name] = *value;
   }
-  return Object::of(texts, {{"line", static_cast<std::int64_t>(line)}}).to_json();
+  std::map<std::string, bool> flags;
+  if (accepted()) flags["duplicate"] = duplicate;
+  return Object::of(texts, {{"line", static_cast<std::int64_t>(line)}}, flags).to_json();
 }
 
 std::uint64_t Outcomes::begin() {

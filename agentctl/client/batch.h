@@ -54,6 +54,7 @@ Result<BatchMessage> parse_batch_line(std::string_view line);
 struct Outcome {
   std::uint64_t line = 0;
   std::string to, id, survives, code, message;
+  bool duplicate = false;  // of one that is accepted: it had been before
   [[nodiscard]] bool accepted() const { return code.empty(); }
   // "accepted"; "refused": certainly never delivered; "unknown": anything else.
   [[nodiscard]] std::string_view word() const;

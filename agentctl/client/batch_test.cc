@@ -132,7 +132,7 @@ Outcome outcome(std::uint64_t line, const std::string& code) {
 TEST(BatchOutcome, IsOneLineOfJson) {
   EXPECT_EQ(
       outcome(2, "").to_json(),
-      R"({"line":2,"messageId":"m-2","outcome":"accepted","survives":"node","to":"worker-3"})");
+      R"({"duplicate":false,"line":2,"messageId":"m-2","outcome":"accepted","survives":"node","to":"worker-3"})");
   EXPECT_EQ(
       outcome(3, "full").to_json(),
       R"({"code":"full","line":3,"message":"because","messageId":"m-3","outcome":"refused","to":"worker-3"})");

@@ -44,10 +44,12 @@ Result<Object> Object::parse(std::string_view text) {
 }
 
 Object Object::of(const std::map<std::string, std::string>& texts,
-                  const std::map<std::string, std::int64_t>& numbers) {
+                  const std::map<std::string, std::int64_t>& numbers,
+                  const std::map<std::string, bool>& flags) {
   auto value = std::make_shared<json>(json::object());
   for (const auto& [name, text] : texts) (*value)[name] = text;
   for (const auto& [name, number] : numbers) (*value)[name] = number;
+  for (const auto& [name, flag] : flags) (*value)[name] = flag;
   return Object(std::move(value));
 }
 

@@ -34,7 +34,8 @@ class Object {
   explicit Object(std::shared_ptr<const nlohmann::json> value) : value_(std::move(value)) {}
   static Result<Object> parse(std::string_view text);  // kInvalid: not a JSON object
   static Object of(const std::map<std::string, std::string>& texts,
-                   const std::map<std::string, std::int64_t>& numbers);
+                   const std::map<std::string, std::int64_t>& numbers,
+                   const std::map<std::string, bool>& flags = {});
 
   [[nodiscard]] bool has(const std::string& name) const;
   [[nodiscard]] bool is_text(const std::string& name) const;

@@ -12,16 +12,9 @@ int finish(Context& context, Request request, const Arguments& arguments) {
   if (!attempt) return context.fail(attempt.error());
   request.set("messageId", arguments.positional[0]);
   if (arguments.has("from")) request.set("from", arguments.get("from"));
-  const Answer answer = context.call(std::move(request));
-  if (answer.ok) return 0;
-  if (answer.code == "not_found" && answer.repeated && context.verb != "extend") {
-    // The connection broke after the first try; that one counted, or the message would still be
-    // there.
-    std::fprintf(stderr, "agentctl %s: the message is gone already: the first try counted\n",
-                 context.verb.c_str());
-    return 0;
-  }
-  return context.fail(answer);
+  Answer answer = context.call(std::move(request));
+  if (context.verb != "extend") answer = doubted(std::move(answer));  // no lease: that is certain
+  return answer.ok ? 0 : context.fail(answer);
 }
 
 int run_ack(Context& context, const Arguments& arguments) {

@@ -119,12 +119,14 @@ Answer ack(Context& context, const Object& message) {
   request.set("messageId", message.text("messageId"))
       .set_number("attempt", message.number("attempt", 1));
   if (const std::string from = message.text("from"); !from.empty()) request.set("from", from);
-  Answer answer =
-      context.socket().call(std::move(request), mono_now() + kDefaultTimeout + kAnswerSlack);
-  if (answer.code == "not_found" && answer.repeated) {
-    answer.ok = true;
-    answer.code.clear();
-  }
+  return doubted(
+      context.socket().call(std::move(request), mono_now() + kDefaultTimeout + kAnswerSlack));
+}
+
+Answer doubted(Answer answer) {
+  if (answer.ok || answer.code != "not_found" || !answer.repeated) return answer;
+  answer.code = "unknown";
+  answer.message = kDoubted;
   return answer;
 }
 

@@ -36,8 +36,6 @@ int run(Context& context, const Arguments& arguments) {
   request.set_remaining("timeoutMs", of_ack + kAnswerSlack);
   const auto deadline = mono_now() + context.send_timeout() + of_ack + kAnswerSlack;
   const Answer answer = context.socket().call(std::move(request), deadline);
-  // An ack whose answer was lost and that finds nothing when it is repeated: the first one counted.
-  const bool ok = answer.ok || (answer.repeated && answer.fields.text("ackCode") == "not_found");
   const auto failed = [&] {
     return context.fail(answer.code, answer.message + " (message " + id + " to " + to + ")");
   };
@@ -49,7 +47,9 @@ int run(Context& context, const Arguments& arguments) {
                         "does not ack with it: agentctl ack " +
                             question);
   }
-  return ok ? 0 : failed();
+  if (answer.repeated && answer.fields.text("ackCode") == "not_found")
+    return context.fail("unknown", std::string("the reply was accepted; of the ack: ") + kDoubted);
+  return answer.ok ? 0 : failed();
 }
 
 }  // namespace

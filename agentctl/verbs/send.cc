@@ -9,14 +9,16 @@ namespace {
 
 // What became of the message to one of several receivers.
 std::string outcome_line(const Context& context, const Object& part, const std::string& id) {
+  const bool accepted = part.text("outcome") == "accepted";
   if (context.json) {
     std::map<std::string, std::string> texts{{"messageId", id}};
     for (const char* name : {"to", "outcome", "survives", "code", "message"}) {
       if (part.has(name)) texts[name] = printable(part.text(name), 1000);
     }
-    return Object::of(texts, {}).to_json() + "\n";
+    std::map<std::string, bool> flags;
+    if (accepted) flags["duplicate"] = part.flag("duplicate");
+    return Object::of(texts, {}, flags).to_json() + "\n";
   }
-  const bool accepted = part.text("outcome") == "accepted";
   return printable(part.text("to"), 40) + ": " + printable(part.text("outcome"), 20) +
          (accepted ? ", survives: " + printable(part.text("survives"), 20) +
                          (part.flag("duplicate") ? " (it had been accepted before)" : "")
@@ -109,7 +111,8 @@ Verb send_verb() {
           "messages are under way at a\n"
           "time. For each line one comes out, in the same order: {\"line\":1,\"to\":\"worker-3\","
           "\"messageId\":\"…\",\"outcome\":\n"
-          "\"accepted\",\"survives\":\"node\"}, or outcome refused or unknown with code and "
+          "\"accepted\",\"survives\":\"node\",\"duplicate\":false}, or outcome refused or unknown "
+          "with code and "
           "message. Blank lines are passed over,\n"
           "a wrong one is refused with its number and stops no other. Exit code 0: all accepted, "
           "8: some, else that of the\n"

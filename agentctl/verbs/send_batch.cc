@@ -109,11 +109,13 @@ class Batch {
     under_way_.erase(found);
     ids_.erase(done.id);
     bytes_ -= done.bytes;
-    Outcome outcome{done.line, std::move(done.to), std::move(done.id), "", answer.code, ""};
-    if (answer.ok)
+    Outcome outcome{done.line, std::move(done.to), std::move(done.id), "", answer.code, "", false};
+    if (answer.ok) {
       outcome.survives = answer.fields.text("survives");
-    else
+      outcome.duplicate = answer.fields.flag("duplicate");
+    } else {
       outcome.message = printable(answer.message, 1000);
+    }
     outcomes_.finish(done.place, std::move(outcome));
   }
 

@@ -99,9 +99,14 @@ int print_message(const Context& context, const Object& message);
 // What became of a message that was accepted: the id to stdout, the rest to stderr; as JSON: one
 // line on stdout. False when that is closed.
 bool print_accepted(const Context& context, const Object& answer, const std::string& id);
-// Acks a message of recv or request. An ack whose answer was lost and that finds nothing when it is
-// repeated is OK: the first one counted.
+// Acks a message of recv or request.
 Answer ack(Context& context, const Object& message);
+// An ack or nack whose answer was lost and that finds nothing when it is repeated has
+// become "unknown".
+inline constexpr const char* kDoubted =
+    "the connection broke after the first try, and the message is not here any more: that try has "
+    "ended it, or somebody else with a later attempt";
+Answer doubted(Answer answer);
 // --attempt into the request, as `name`. kInvalid: missing, or no number of an attempt.
 Status set_attempt(Request& request, const std::string& name, const Arguments& arguments);
 // A table with aligned columns and a header.

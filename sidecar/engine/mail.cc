@@ -492,6 +492,12 @@ Mail::Swept Mail::sweep(const AgentName& agent,
 bool Mail::take(Session& session, const link::Frame& frame) {
   link::PayloadReader in(frame.payload);
   const auto& peer = session.peer();
+  const bool is_mail = frame.type == FrameType::kMessage || frame.type == FrameType::kKeep ||
+                       frame.type == FrameType::kRelease;
+  if (is_mail && is_overtaken(session)) {
+    session.close(unavailable("its mail comes over a younger link"));
+    return true;
+  }
   switch (frame.type) {
     case FrameType::kMessage:
       take_message(session, frame);
@@ -860,8 +866,8 @@ bool Mail::take_handed(Session& session, const link::Frame& frame) {
 
 void Mail::session_up(const std::shared_ptr<Session>& session) {
   auto& sessions = by_log_[session->peer().log_id];
-  std::erase_if(sessions, [](const auto& known) { return known.expired(); });
-  sessions.push_back(session);
+  std::erase_if(sessions, [](const auto& known) { return known.session.expired(); });
+  sessions.push_back({session});
   silent_.erase(session->peer().name);
   strangers_.erase(session->peer().log_id);
   links_changed_ = true;
@@ -869,6 +875,18 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
     untold_.try_emplace(session->peer().log_id, mono_now());
   send_debts(session->peer().name);
   look_soon();
+}
+
+// A sender has one link for its mail. What is still on its way over one that it has given up comes
+// after the answers on the next: it may have told its agent "full" by then.
+bool Mail::is_overtaken(Session& session) {
+  const auto sessions = by_log_.find(session.peer().log_id);
+  if (sessions == by_log_.end()) return false;
+  for (auto& known : sessions->second) {
+    if (known.session.lock().get() == &session) return known.overtaken;
+    known.overtaken = true;
+  }
+  return false;
 }
 
 void Mail::session_down(Session& session) {
@@ -886,7 +904,7 @@ void Mail::session_down(Session& session) {
   if (found == by_log_.end()) return;
   links_changed_ = true;
   std::erase_if(found->second, [&](const auto& known) {
-    const auto live = known.lock();
+    const auto live = known.session.lock();
     return !live || live.get() == &session;
   });
   if (found->second.empty()) {
@@ -903,7 +921,7 @@ std::shared_ptr<Session> Mail::session_with(const LogId& log) const {
   const auto found = by_log_.find(log);
   if (found == by_log_.end()) return nullptr;
   for (auto it = found->second.rbegin(); it != found->second.rend(); ++it) {
-    if (auto live = it->lock(); live && live->up()) return live;
+    if (auto live = it->session.lock(); live && live->up()) return live;
   }
   return nullptr;
 }

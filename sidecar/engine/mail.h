@@ -375,6 +375,7 @@ class Mail {
   void settle(log::Sequence inbox);
   void settle(const std::vector<log::Sequence>& inboxes);  // and the debts of these
   void settle_strangers(MonoTime now);
+  bool is_overtaken(Session& session);  // and those before it are from now on
   void take_message(Session& session, const link::Frame& frame);
   void take_offer(Session& session, const link::Frame& frame);
   bool take_handed(Session& session, const link::Frame& frame);
@@ -429,7 +430,11 @@ class Mail {
   std::map<AgentName, Full> full_;
   std::map<AgentName, std::weak_ptr<Session>> told_full_;  // by pod: who wants to hear of places
   // The sessions of an incarnation, the youngest last: a short one must not hide the main one.
-  std::map<LogId, std::vector<std::weak_ptr<Session>>> by_log_;
+  struct Known {
+    std::weak_ptr<Session> session;
+    bool overtaken = false;  // its sender's mail comes over a younger one by now
+  };
+  std::map<LogId, std::vector<Known>> by_log_;
   std::map<log::Sequence, Waiting> sends_;
   std::map<std::uint64_t, Request> requests_;  // by a number of their own
   std::uint64_t next_request_ = 0;

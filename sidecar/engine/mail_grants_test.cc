@@ -75,5 +75,54 @@ TEST_F(FullInbox, APlaceThatIsNotNeededIsTheNextOnes) {
   EXPECT_EQ(read(), two.config.name);
 }
 
+// worker-1's pod, frame by frame.
+struct RawLinks : FullInbox {
+  std::shared_ptr<Session> connect() {
+    Session::Events events;
+    events.ready = [](Session&) {};
+    events.frame = [this](Session&, const link::Frame& frame) {
+      if (frame.type == link::FrameType::kAnswer && frame.payload.size() >= 9)
+        answers.push_back(static_cast<mailbox::Answer>(frame.payload[8]));
+    };
+    events.closed = [this](Session&, const Error&) { ++closed; };
+    const auto& to = net.where.at(reader.config.name);
+    auto session = Session::connect(one.loop, {boost::asio::ip::make_address(to.address), to.port},
+                                    one.options, to.expect, std::move(events));
+    EXPECT_TRUE(run_until([&] { return session->up(); }));
+    return session;
+  }
+  void send(Session& session, std::uint64_t sequence, const std::string& id) {
+    std::string payload;
+    link::put_u64(payload, sequence);
+    link::put_u64(payload, sequence - 1);
+    mailbox::Message m;
+    m.id.value = id;
+    m.from = one.config.name;
+    m.to = reader.config.name;
+    session.send(link::FrameType::kMessage, payload + mailbox::encode(m));
+  }
+  bool answered(std::size_t count) {
+    return run_until([&] { return answers.size() == count; });
+  }
+  std::vector<mailbox::Answer> answers;
+  int closed = 0;
+};
+
+TEST_F(RawLinks, WhatComesLateOverALinkThatWasGivenUpIsNotTakenAfterFull) {
+  const auto older = connect(), younger = connect();
+  send(*younger, 1, "first");
+  send(*younger, 2, "second");
+  ASSERT_TRUE(answered(2));
+  ASSERT_EQ(answers[1], mailbox::Answer::kFull);
+  EXPECT_EQ(read(), one.config.name);
+  send(*older, 2, "second");
+  ASSERT_TRUE(run_until([&] { return closed == 1; }));
+  EXPECT_EQ(reader.box.books().inbox_live, 0U) << "its sender has been told that it is refused";
+  send(*younger, 2, "second");
+  ASSERT_TRUE(answered(3));
+  EXPECT_EQ(answers[2], mailbox::Answer::kStored);
+  younger->close(unavailable("done"));
+}
+
 }  // namespace
 }  // namespace swarm::engine

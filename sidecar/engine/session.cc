@@ -93,6 +93,7 @@ void Session::take(const link::Frame& frame) {
     up_ = true;
     reader_.limit(link::kMaxPayloadBytes);
     ping();
+    heartbeat();
     events_.ready(*this);
     return;
   }

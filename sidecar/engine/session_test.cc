@@ -922,6 +922,45 @@ TEST(SessionTest, AConnectionThatIsNotAnsweredEndsLongBeforeAHandshake) {
   EXPECT_LT(mono_now() - begun, options.handshake_timeout - Milliseconds{1000});
 }
 
+TEST(SessionTest, AQuietLinkLastsLongerThanItsFirstPeriods) {
+  boost::asio::io_context io;
+  Loop loop(io);
+  tcp::acceptor acceptor(io, {boost::asio::ip::make_address("127.0.0.1"), 0});
+  Session::Options options;
+  options.secret = std::string(32, 's');
+  options.standing = [] { return link::Standing{}; };
+  options.ping_period = Milliseconds{50};
+  options.failure_threshold = 2;
+  options.handshake_timeout = Milliseconds{300};
+  const auto named = [&](const char* name) {
+    Session::Options of = options;
+    of.self.name.value = name;
+    of.self.log_id.bytes.fill(static_cast<std::uint8_t>(name[7]));
+    return of;
+  };
+  int ready = 0, closed = 0;
+  const auto events = [&] {
+    Session::Events all;
+    all.ready = [&](Session&) { ++ready; };
+    all.frame = [](Session&, const link::Frame&) {};
+    all.closed = [&](Session&, const Error& why) {
+      ++closed;
+      ADD_FAILURE() << why.message;
+    };
+    return all;
+  };
+  std::shared_ptr<Session> server;
+  acceptor.async_accept([&](boost::system::error_code e, tcp::socket socket) {
+    ASSERT_FALSE(e);
+    server = Session::accept(loop, std::move(socket), named("worker-1"), events());
+  });
+  const auto client = Session::connect(loop, acceptor.local_endpoint(), named("worker-2"),
+                                       {{"worker-1"}, {}}, events());
+  io.run_for(Milliseconds{900});
+  EXPECT_EQ(ready, 2);
+  EXPECT_EQ(closed, 0);
+}
+
 TEST(SessionTest, ThoseWhoDoNotSayWhoTheyAreAreFewAndSmall) {
   boost::asio::io_context io;
   Loop loop(io);

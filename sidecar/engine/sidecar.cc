@@ -555,6 +555,8 @@ std::string Sidecar::metrics_text() {
       n(books.received_bytes));
   set("swarm_mailbox_received_limit_bytes", "New messages fit into the inboxes up to so many",
       n(limits_.max_received_bytes));
+  set("swarm_mailbox_reply_bytes", "Bytes of the replies sent from here, not yet acknowledged",
+      n(books.reply_bytes));
   set("swarm_mailbox_sent_bytes", "Bytes of the messages sent from here, not yet acknowledged",
       n(books.sent_bytes));
   set("swarm_mailbox_sent_limit_bytes", "New messages are sent from here up to so many",

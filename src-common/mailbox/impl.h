@@ -56,6 +56,7 @@ constexpr std::size_t kMaxTransmit = 256;      // messages a call
 constexpr std::size_t kRecentFinished = 4096;  // of others, kept here, that were acked
 constexpr std::size_t kMaxElsewhere = 65536;   // copies at former custodians, to be released later
 constexpr std::uint32_t kWardShares = 2;  // of the room for copies one sender's log gets one share
+constexpr std::uint64_t kReplyShare = 4;  // of max_sent_bytes, beside it
 constexpr std::size_t kMaxListed = 2000;
 // Without a link, until a copy there does not count any more: a sidecar's restart takes less.
 constexpr Milliseconds kReceiverAbsentAfter{2000};
@@ -206,7 +207,7 @@ class Mailbox::Impl {
     std::unique_ptr<Kept> kept;
     // Which limit it counts against, if any.
     [[nodiscard]] std::uint64_t Impl::*side() const {
-      return kept ? &Impl::kept_bytes_ : reply ? nullptr : &Impl::sent_bytes_;
+      return kept ? &Impl::kept_bytes_ : reply ? &Impl::reply_bytes_ : &Impl::sent_bytes_;
     }
     // Its record, of which this is made, has no body.
     void share(Sequence of, std::uint32_t bytes) {
@@ -244,7 +245,8 @@ class Mailbox::Impl {
       std::uint32_t messages = 0, replies = 0;
     };
     std::map<AgentName, Held> held;  // by sender: none takes the room of a neighbour
-    std::uint64_t bytes = 0;         // of those that sent_bytes_ counts, each with its body
+    // Of those that sent_bytes_ and reply_bytes_ count, each with its body.
+    std::uint64_t bytes = 0, reply_bytes = 0;
     Turns turns;
   };
   // Of several records in the outbox, which end before it does.
@@ -272,6 +274,11 @@ class Mailbox::Impl {
   Result<Sent> send_local(MonoTime now, const Message& message);
   bool knows(const Message& message) const;
   bool has_room(MonoTime now, const Message& message);
+  struct Share {  // bytes: what the outbox has for messages of its kind, has of them, has for its
+                  // to
+    std::uint64_t most, all, inside;
+  };
+  [[nodiscard]] Share share_of(const Message& message) const;
   [[nodiscard]] bool outbox_has_bytes(const Message& message) const;
   [[nodiscard]] std::string why_outbox_full(const Message& message) const;
   bool withdraw(Sequence sequence);
@@ -402,7 +409,7 @@ class Mailbox::Impl {
   void retire(Entry& e);
   void drop_carrier(Stream& stream);
   void make_dead(Entry& e);
-  Entry* find_dead(const AgentName& agent, const MessageId& id);
+  Entry* find_dead(const AgentName& agent, const MessageId& id, bool whole = false);
   [[nodiscard]] bool used_up(const Entry& e) const {
     return e.attempt >= std::min<int>(e.round + limits_.max_attempts, kAttemptMask);
   }
@@ -573,8 +580,8 @@ class Mailbox::Impl {
   std::string shortage_;                                    // … and why, when it is less
   log::Log* log_ = nullptr;
   Books books_;
-  std::uint64_t received_bytes_ = 0;               // live, without awaited replies
-  std::uint64_t sent_bytes_ = 0, kept_bytes_ = 0;  // the former without replies
+  std::uint64_t received_bytes_ = 0;  // live, without awaited replies
+  std::uint64_t sent_bytes_ = 0, reply_bytes_ = 0, kept_bytes_ = 0;  // the first without replies
 
   std::unordered_map<Sequence, Entry> inbox_;
   std::map<StreamKey, Stream> streams_;

@@ -200,17 +200,25 @@ void Mailbox::Impl::make_dead(Entry& e) {
   ++books_.dead;
 }
 
-// The dead letter of that id; of several senders' the one that came first.
-Mailbox::Impl::Entry* Mailbox::Impl::find_dead(const AgentName& agent, const MessageId& id) {
-  Entry* first = nullptr;
+// The dead letter of that id; of several senders' the one that came first, `whole`: of those that
+// are not damaged, if there is one.
+Mailbox::Impl::Entry* Mailbox::Impl::find_dead(const AgentName& agent, const MessageId& id,
+                                               bool whole) {
+  std::vector<Entry*> found;
   const Inbox* inbox = find_inbox(agent);
   if (inbox == nullptr) return nullptr;
   const auto [begin, end] = inbox->by_id.equal_range(id);
   for (auto it = begin; it != end; ++it) {
     Entry& e = inbox_.at(it->second);
-    if (e.where == Where::kDead && (first == nullptr || e.sequence < first->sequence)) first = &e;
+    if (e.where == Where::kDead) found.push_back(&e);
   }
-  return first;
+  if (found.empty()) return nullptr;
+  std::sort(found.begin(), found.end(),
+            [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
+  if (!whole || found.size() == 1) return found.front();
+  const auto first = std::find_if(found.begin(), found.end(),
+                                  [this](const Entry* e) { return read_inbox(e->sequence).ok(); });
+  return first == found.end() ? found.front() : *first;
 }
 
 // Writes how often the message of `e`, which is not dead, was handed out. A record that begins a

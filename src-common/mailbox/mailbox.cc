@@ -87,6 +87,7 @@ Books Mailbox::Impl::books() const {
   Books out = books_;
   out.received_bytes = received_bytes_;
   out.sent_bytes = sent_bytes_;
+  out.reply_bytes = reply_bytes_;
   for (const auto& [number, inbox] : inboxes_) {
     out.inbox_live += inbox.live;
     out.dead_live += inbox.dead;

@@ -101,12 +101,13 @@ struct Limits {
   std::uint32_t max_inbox_messages =
       1000;  // per agent: ready, leased and dead ones; replies to a request do not count
   std::uint32_t max_outbox_messages = 1000;  // of one sender to one receiver
-  // As they are in the log; 0: what that has room for. A single message always fits.
+  // As they are in the log; 0: what that has room for. A message that is alone always fits.
   // Of all inboxes of the pod; of several, one gets no more than what is left, one message in each
   // at least.
   std::uint64_t max_received_bytes = 0;
-  std::uint64_t max_sent_bytes =
-      0;  // of its outbox, without replies, one for each receiver at least
+  // Of its outbox, without replies, which have a quarter as much beside it; one receiver gets no
+  // more than what is left.
+  std::uint64_t max_sent_bytes = 0;
   std::uint32_t max_message_bytes = kMostMessageBytes;  // that its own agents may send
   std::uint16_t max_attempts = 5;                       // in a row, then dead letter
   std::uint32_t max_user_ids = 65536;                   // ids remembered against repetition …
@@ -220,8 +221,9 @@ struct Books {  // appended = acked + dead + handed over + live, since open, for
   std::uint64_t adopted = 0, handed_over = 0;  // from a former pod, to the next one
   std::uint64_t stored = 0, duplicates = 0, delivered = 0, redelivered = 0, acked = 0, nacked = 0,
                 dead = 0, redriven = 0, full = 0;
-  std::uint64_t received_bytes = 0, sent_bytes = 0;  // live, as the limits count them
-  std::uint64_t wards = 0, ward_bytes = 0;           // kept for others
+  // Live, as the limits count them.
+  std::uint64_t received_bytes = 0, sent_bytes = 0, reply_bytes = 0;
+  std::uint64_t wards = 0, ward_bytes = 0;  // kept for others
   std::uint32_t inbox_live = 0, outbox_live = 0, dead_live = 0, single_copy = 0;
 };
 

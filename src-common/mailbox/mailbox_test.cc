@@ -1196,6 +1196,35 @@ TEST_F(Mailboxes, AReceiverThatReadsNothingLeavesHalfOfTheOutbox) {
   EXPECT_GE(fill({"worker-4"}), 6);
 }
 
+// Whether their questions have ever been asked is not known.
+TEST_F(Mailboxes, RepliesHaveRoomOfTheirOwnAndNoMore) {
+  Pod sender{kA, {.max_outbox_messages = 1000, .max_sent_bytes = 60'000}};
+  ASSERT_TRUE(sender.start(now, 7));
+  int id = 0;
+  const auto fill = [&](const AgentName& to, bool reply) {
+    int taken = 0;
+    for (;;) {
+      Message m = message("m" + std::to_string(++id), kA, to, std::string(1000, 'x'));
+      if (reply) m.in_reply_to.value = "q";
+      if (!sender.box->send(now, m)) return taken;
+      ++taken;
+    }
+  };
+  ASSERT_GE(fill(kB, false), 25);
+  EXPECT_GE(fill(kB, true), 6) << "though no message for it has room";
+  EXPECT_GE(fill({"worker-3"}, true), 3);
+  EXPECT_GE(fill({"worker-3"}, false), 12) << "replies are not in their way";
+  for (int i = 4; i < 100; ++i) fill({"worker-" + std::to_string(i)}, true);
+  EXPECT_LE(sender.box->books().reply_bytes, 15'000U);
+  Message more = message("more", kA, kB, std::string(1000, 'x'));
+  more.in_reply_to.value = "q";
+  EXPECT_EQ(sender.box->send(now, more).error().message.find(
+                "the outbox of replies for worker-2 is full ("),
+            0U);
+  for (int i = 4; i < 200; ++i) fill({"worker-" + std::to_string(i)}, false);
+  EXPECT_LE(sender.box->books().sent_bytes, 60'000U) << "one each for any number of receivers";
+}
+
 TEST_F(Mailboxes, ADamagedCopyIsFetchedAgain) {
   send(a, message("good", kA, kB));
   send(a, message("bad", kA, kB, "its body"));
@@ -1409,6 +1438,19 @@ TEST_F(Mailboxes, ADamagedDeadLetterIsNotRedriven) {
   EXPECT_EQ(receive(b), "-");
   ASSERT_EQ(b.box->dead_letters(b.name, 9).size(), 1U) << "set aside, not handed out";
   EXPECT_EQ(b.box->redrive(b.name, {"m-0123456789abcdef"}).error().code, Code::kDenied);
+  EXPECT_EQ(b.box->books().dead_live, 1U);
+  // It does not stand in the way of another sender's of that id.
+  ASSERT_EQ(b.box->deliver(now, log_id(8), 1, 0,
+                           message("m-0123456789abcdef", {"worker-8"}, kB, "whole")),
+            Answer::kStored);
+  for (std::uint16_t attempt = 1; attempt <= 2; ++attempt) {
+    EXPECT_EQ(receive(b), "m-0123456789abcdef/" + std::to_string(attempt));
+    ASSERT_TRUE(b.box->nack(now, b.name, {"m-0123456789abcdef"}, attempt, {}, {"worker-8"}));
+  }
+  EXPECT_EQ(receive(b), "-");
+  ASSERT_EQ(b.box->books().dead_live, 2U);
+  EXPECT_TRUE(b.box->redrive(b.name, {"m-0123456789abcdef"}));
+  EXPECT_EQ(receive(b), "m-0123456789abcdef/3");
   EXPECT_EQ(b.box->books().dead_live, 1U);
   EXPECT_TRUE(b.box->purge(b.name, {"m-0123456789abcdef"}));
 }

@@ -213,7 +213,7 @@ Result<AckResult> Mailbox::Impl::purge(const AgentName& agent, const MessageId& 
 // an ack from before finds none of its own; the record, its place in its stream and the sender's
 // copy stay what they are.
 Status Mailbox::Impl::redrive(const AgentName& agent, const MessageId& id) {
-  Entry* e = find_dead(agent, id);
+  Entry* e = find_dead(agent, id, true);
   if (e == nullptr) return not_found("no dead letter " + id.value + " here");
   const int most = limits_.max_attempts;
   const int round = (e->attempt + most - 1) / most * most;

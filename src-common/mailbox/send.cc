@@ -29,9 +29,9 @@ void Mailbox::Impl::insert_out(Outgoing o) {
   Destination& d = destination(o.to);
   d.all.insert(o.sequence);
   ++(o.reply ? d.held[o.from].replies : d.held[o.from].messages);
-  if (const auto side = o.side()) this->*side += o.payload_bytes;
+  this->*o.side() += o.payload_bytes;
   if (const auto body = bodies_.find(o.body); body != bodies_.end()) ++body->second.holders;
-  if (!o.kept && !o.reply) d.bytes += o.payload_bytes;
+  if (!o.kept) (o.reply ? d.reply_bytes : d.bytes) += o.payload_bytes;
   OutStream& stream = stream_for(d, o);
   stream.unanswered[o.origin_sequence()] = o.sequence;
   stream.due[o.origin_sequence()] = o.sequence;
@@ -86,11 +86,11 @@ void Mailbox::Impl::remove_out(Sequence sequence, After after) {
   d.all.erase(sequence);
   const auto held = d.held.find(o.from);
   --(o.reply ? held->second.replies : held->second.messages);
-  if (const auto side = o.side()) take_off(this->*side, o.payload_bytes);
-  if (!o.kept && !o.reply) take_off(d.bytes, o.payload_bytes);
+  take_off(this->*o.side(), o.payload_bytes);
+  if (!o.kept) take_off(o.reply ? d.reply_bytes : d.bytes, o.payload_bytes);
   if (held->second.messages + held->second.replies == 0) d.held.erase(held);
   if (d.all.empty()) {
-    check(d.bytes == 0, "nothing for a receiver has no bytes");
+    check(d.bytes + d.reply_bytes == 0, "nothing for a receiver has no bytes");
     destinations_.erase(dest);
     forget_idle_link(pod_of(o.to));
   }
@@ -228,28 +228,40 @@ bool Mailbox::Impl::knows(const Message& message) const {
   return twin != inbox->by_pair.end() && inbox_.at(twin->second).local();
 }
 
+// Replies have room of their own: whoever waits for one may take nothing else until it has it.
+Mailbox::Impl::Share Mailbox::Impl::share_of(const Message& message) const {
+  const bool reply = !message.in_reply_to.empty();
+  const auto dest = destinations_.find(message.to);
+  Share share{limits_.max_sent_bytes / (reply ? kReplyShare : 1),
+              reply ? reply_bytes_ : sent_bytes_, 0};
+  if (dest != destinations_.end())
+    share.inside = reply ? dest->second.reply_bytes : dest->second.bytes;
+  return share;
+}
+
 // No receiver takes the room of the others: it gets more only while it has no more than what is
 // left (dynamic thresholds: Choudhury and Hahne, 1998). One that reads nothing gets half of all,
 // two a third each. A body that several share counts for each: so a successor, which stores each
 // message whole, has room for all.
 bool Mailbox::Impl::outbox_has_bytes(const Message& message) const {
-  if (limits_.max_sent_bytes == 0 || !message.in_reply_to.empty()) return true;
-  const auto dest = destinations_.find(message.to);
-  if (dest == destinations_.end()) return true;
-  const std::uint64_t inside = dest->second.bytes;
-  return inside == 0 || sent_bytes_ + inside + stored_bytes(message) <= limits_.max_sent_bytes;
+  const Share share = share_of(message);
+  return share.most == 0 || share.all == 0 ||
+         share.all + share.inside + stored_bytes(message) <= share.most;
 }
 
 std::string Mailbox::Impl::why_outbox_full(const Message& message) const {
-  const auto dest = destinations_.find(message.to);
-  if (dest == destinations_.end()) return "the outbox has too many receivers";
-  const std::string words = "the outbox for " + message.to.value + " is full (";
+  const bool few = destinations_.size() < kMaxDestinations ||
+                   destinations_.find(message.to) != destinations_.end();
+  if (!few) return "the outbox has too many receivers";
+  const std::string words = std::string("the outbox") +
+                            (message.in_reply_to.empty() ? "" : " of replies") + " for " +
+                            message.to.value + " is full (";
   if (outbox_has_bytes(message))
     return words + std::to_string(limits_.max_outbox_messages) + " messages)";
-  const std::uint64_t others = sent_bytes_ - dest->second.bytes;
-  return words + kibibytes(dest->second.bytes) + " KiB, half of what others leave of " +
-         kibibytes(limits_.max_sent_bytes) + ": " +
-         kibibytes(limits_.max_sent_bytes - std::min(others, limits_.max_sent_bytes)) + ")";
+  const Share share = share_of(message);
+  const std::uint64_t others = share.all - share.inside;
+  return words + kibibytes(share.inside) + " KiB, half of what others leave of " +
+         kibibytes(share.most) + ": " + kibibytes(share.most - std::min(others, share.most)) + ")";
 }
 
 bool Mailbox::Impl::has_room(MonoTime now, const Message& message) {
