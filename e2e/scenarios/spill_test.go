@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,71 +14,82 @@ import (
 
 const spillCommand = "make e2e SCENARIO=spill"
 
-// TestSpill: a receiver that does not read is sent more than the memory of its mailbox holds, until the disk beside it is full,
-// too. What was accepted is there after restarts, acks go on at 100 %, and no pod is evicted for its mail.
+// spiltWay is mail that one pod sends another that does not read it.
+type spiltWay struct {
+	from, to string
+	accepted []int // by number
+	read     []spilt
+}
+
+// TestSpill: four pods that do not read are sent more than the memory of their mailboxes holds, until one's inbox and outbox are
+// both full, most of it on the disk. What was accepted is there after restarts, acks go on, and no pod is evicted for its mail.
 func TestSpill(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, restricted)
-	const swarm, memory, disk, body, sent = "spilt", 8 << 20, 48 << 20, 30_000, 1000
+	const swarm, memory, disk, body, sent, hub = "spilt", 8 << 20, 48 << 20, 30_000, 400, "worker-0"
 	// The kubelet measures disks once a minute, and looks every ten seconds.
 	watch := 90 * time.Second
 	if small() {
 		watch = 0
 	}
-	w.apply(swarmOf{name: swarm, replicas: 2, agent: object{"command": []string{"sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"}},
+	w.apply(swarmOf{name: swarm, replicas: 4, agent: object{"command": []string{"sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"}},
 		workers: object{"taskGraceSeconds": 1},
 		spec: object{"shutdown": object{"drainTimeoutSeconds": 5},
 			"mailbox": object{"sizeLimit": "8Mi", "spill": object{"sizeLimit": "48Mi"}, "backpressure": object{"policy": "Reject"}}}}.manifest())
-	w.readySwarm(swarm, 2)
+	w.readySwarm(swarm, 4)
 	before := map[string]corev1.Pod{}
 	for _, pod := range w.live(swarm, "worker") {
 		before[pod.Labels["cfn.dev/slot"]] = pod
 	}
-
-	// Twice what memory and disk hold together. The bodies are made there, each with its number and one letter of its own.
-	script := fmt.Sprintf(`for my $i (0 .. %d) { print qq({"to":"worker-1","body":"$i ), chr(97 + $i %% 26) x %d, qq("}\n) }`, sent-1, body)
-	out, err := w.try(2*time.Minute, "kubectl", "-n", w.ns, "exec", before["worker-0"].Name, "-c", "agent", "--", "sh", "-c",
-		"perl -e '"+script+"' | agentctl send --batch --timeout 30s; true")
-	if err != nil {
-		t.Fatal(err)
+	var ways []*spiltWay
+	for _, other := range []string{"worker-1", "worker-2", "worker-3"} {
+		ways = append(ways, &spiltWay{from: other, to: hub}, &spiltWay{from: hub, to: other})
 	}
-	var accepted []int // by number
+
+	// The bodies are made there, each with its number and one letter of its own.
 	outcomes := map[string]int{}
-	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
-		var one struct {
-			Line          int
-			Outcome, Code string
+	var mu sync.Mutex
+	each(len(ways), func(n int) {
+		way := ways[n]
+		script := fmt.Sprintf(`for my $i (0 .. %d) { print qq({"to":"%s","body":"$i ), chr(97 + $i %% 26) x %d, qq("}\n) }`, sent-1, way.to, body)
+		out, err := w.try(2*time.Minute, "kubectl", "-n", w.ns, "exec", before[way.from].Name, "-c", "agent", "--", "sh", "-c",
+			"perl -e '"+script+"' | agentctl send --batch --timeout 30s; true")
+		if err != nil {
+			w.Error(err)
+			return
 		}
-		if err := json.Unmarshal([]byte(line), &one); err != nil {
-			t.Fatalf("%v: %s", err, line)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+			var one struct {
+				Line          int
+				Outcome, Code string
+			}
+			if err := json.Unmarshal([]byte(line), &one); err != nil {
+				w.Errorf("%v: %s", err, line)
+				return
+			}
+			outcomes[strings.TrimSpace(one.Outcome+" "+one.Code)]++
+			if one.Outcome == "accepted" {
+				way.accepted = append(way.accepted, one.Line-1)
+			}
 		}
-		outcomes[strings.TrimSpace(one.Outcome+" "+one.Code)]++
-		if one.Outcome == "accepted" {
-			accepted = append(accepted, one.Line-1)
-		}
-	}
-	full := outcomes["refused full"]
-	w.result("messages of 30 kB to one who does not read, 8 MiB of memory and 48 MiB of disk: accepted, refused as full", spillCommand,
-		fmt.Sprintf("%d, %d of %d", len(accepted), full, sent), "more than 8 MiB accepted; no other outcome",
-		len(accepted)*body > memory && full > 0 && len(accepted)+full == sent)
+	})
+	all, full := outcomes["accepted"], outcomes["refused full"]
+	w.result("messages of 30 kB there and back among four that do not read, 8 MiB of memory and 48 MiB of disk each: accepted, refused as full", spillCommand,
+		fmt.Sprintf("%d, %d of %d", all, full, len(ways)*sent), "each full; no other outcome", full > 0 && all+full == len(ways)*sent)
 
-	spilled := map[string]int{}
-	onDisk := map[string]int{}
-	for slot, pod := range before {
-		spilled[slot] = w.gauge(pod, "swarm_mailbox_spilled_bytes")
-		text := w.kubectl("exec", pod.Name, "-c", "cfn-sidecar", "--", "du", "-s", "--block-size=1", "/var/lib/cfn/spill")
-		onDisk[slot], _ = strconv.Atoi(strings.Fields(text)[0])
-	}
-	least := len(accepted)*body - memory
-	w.result("swarm_mailbox_spilled_bytes, and the disk that is used, in the sender's and the receiver's pod", spillCommand,
-		fmt.Sprintf("%d, %d and %d, %d", spilled["worker-0"], onDisk["worker-0"], spilled["worker-1"], onDisk["worker-1"]),
-		fmt.Sprintf("%d (what memory does not hold) to %d; at most 16 MiB more on disk", least, disk),
-		min(spilled["worker-0"], spilled["worker-1"]) >= least && max(spilled["worker-0"], spilled["worker-1"]) <= disk &&
-			min(onDisk["worker-0"], onDisk["worker-1"]) > 0 && max(onDisk["worker-0"], onDisk["worker-1"]) <= disk+16<<20)
+	// Its limits leave an eighth of what both hold for acks, ids, replies and tasks; three receivers get three quarters of its outbox.
+	spilled := w.gauge(before[hub], "swarm_mailbox_spilled_bytes")
+	text := w.kubectl("exec", before[hub].Name, "-c", "cfn-sidecar", "--", "du", "-s", "--block-size=1", "/var/lib/cfn/spill")
+	onDisk, _ := strconv.Atoi(strings.Fields(text)[0])
+	w.result("swarm_mailbox_spilled_bytes, and the disk that is used, of the pod whose inbox and outbox are full", spillCommand,
+		fmt.Sprintf("%d, %d", spilled, onDisk), fmt.Sprintf("%d (6/10 of the disk) to %d; at most 16 MiB more on disk", disk/10*6, disk),
+		spilled >= disk/10*6 && spilled <= disk && onDisk >= spilled/2 && onDisk <= disk+16<<20)
 
 	// Full as it is: a few are read and acked.
-	read := w.readSpilt(swarm, 10, body)
-	w.result("acks while the outbox is full and mail lies on disk", spillCommand, fmt.Sprintf("%d of 10", len(read)), "10", len(read) == 10)
+	read := w.readSpilt(before[hub], 10, body)
+	w.result("acks while inbox and outbox are full and most lies on disk", spillCommand, fmt.Sprintf("%d of 10", len(read)), "10", len(read) == 10)
 
 	kept := time.Now()
 	for w.stays(before) == "" && time.Since(kept) < watch {
@@ -93,7 +105,7 @@ func TestSpill(t *testing.T) {
 			restarted = 1
 		}
 	}
-	w.eventually(time.Minute, "both pods are ready after their sidecars were killed", func() string {
+	w.eventually(time.Minute, "all pods are ready after their sidecars were killed", func() string {
 		for _, pod := range w.live(swarm, "worker") {
 			if !ready(pod) || restarts(pod) < restarted {
 				return fmt.Sprintf("%s: %d restarts", pod.Name, restarts(pod))
@@ -102,32 +114,47 @@ func TestSpill(t *testing.T) {
 		return w.stays(before)
 	})
 	w.eventually(30*time.Second, "what is on disk is found again", func() string {
-		for slot, pod := range before {
-			if now := w.gauge(pod, "swarm_mailbox_spilled_bytes"); now == 0 || now > disk {
-				return fmt.Sprintf("%s: %d", slot, now)
-			}
+		if now := w.gauge(before[hub], "swarm_mailbox_spilled_bytes"); now == 0 || now > disk {
+			return fmt.Sprint(now)
 		}
 		return ""
 	})
 
-	read = append(read, w.readSpilt(swarm, sent, body)...)
-	lost, torn, inversions := 0, 0, 0
-	for i, number := range accepted {
-		switch {
-		case i >= len(read):
-			lost++
-		case read[i].number != number:
-			inversions++
-		case !read[i].whole:
-			torn++
+	slots := []string{hub, "worker-1", "worker-2", "worker-3"}
+	of := map[string][]spilt{hub: read}
+	each(len(slots), func(n int) {
+		rest := w.readSpilt(before[slots[n]], len(ways)*sent, body)
+		mu.Lock()
+		defer mu.Unlock()
+		of[slots[n]] = append(of[slots[n]], rest...)
+	})
+	lost, torn, inversions, more := 0, 0, 0, 0
+	for _, way := range ways {
+		for _, one := range of[way.to] {
+			if one.from == way.from {
+				way.read = append(way.read, one)
+			}
 		}
+		for i, number := range way.accepted {
+			switch {
+			case i >= len(way.read):
+				lost++
+			case way.read[i].number != number:
+				inversions++
+			case !way.read[i].whole:
+				torn++
+			}
+		}
+		more += max(0, len(way.read)-len(way.accepted))
 	}
-	more := max(0, len(read)-len(accepted))
 	w.result("of these, after all sidecars were killed: lost, torn, not in their place, more than were accepted", spillCommand,
 		fmt.Sprintf("%d, %d, %d, %d", lost, torn, inversions, more), "0, 0, 0, 0", lost+torn+inversions+more == 0)
 	gone := w.stays(before)
-	w.result(fmt.Sprintf("pods evicted, or containers that ended but by our hand, with the disk full for %.0f s and more", watch.Seconds()), spillCommand,
-		strings.TrimSpace("0 "+gone), "0", gone == "")
+	what := "pods that were replaced, or containers that ended but by our hand"
+	if watch > 0 {
+		what = fmt.Sprintf("pods evicted, or containers that ended but by our hand, in %.0f s in which the kubelet measured the disk", watch.Seconds())
+	}
+	w.result(what, spillCommand, strings.TrimSpace("0 "+gone), "0", gone == "")
 }
 
 // stays: the pods are the same, and their sidecars have ended at most as often as we killed them; else why not.
@@ -149,27 +176,30 @@ func (w *world) stays(before map[string]corev1.Pod) string {
 }
 
 type spilt struct {
+	from   string
 	number int
 	whole  bool
 }
 
-// readSpilt reads and acks the next n messages of worker-1, or all there are; their bodies are looked at there.
-func (w *world) readSpilt(swarm string, n, body int) (read []spilt) {
+// readSpilt reads and acks the next n messages of a pod's agent, or all there are; their bodies are looked at there.
+func (w *world) readSpilt(pod corev1.Pod, n, body int) (read []spilt) {
 	w.Helper()
 	// 5: acked here, the sender's pod has not recorded it yet.
-	script := fmt.Sprintf(`i=0; while [ $i -lt %d ]; do agentctl recv --wait 10s --ack || [ $? = 5 ] || break; echo; i=$((i+1)); done |
-		perl -ne 'next unless /^(\d+) (.*)/; print "$1 ", ($2 eq chr(97 + $1 %% 26) x %d) ? 1 : 0, "\n"'`, n, body)
-	out, err := w.try(4*time.Minute, "kubectl", "-n", w.ns, "exec", w.inSlot(swarm, "worker-1").Name, "-c", "agent", "--", "sh", "-c", script)
+	script := fmt.Sprintf(`i=0; while [ $i -lt %d ]; do agentctl recv --wait 10s --ack 2>&1 || [ $? = 5 ] || break; echo; i=$((i+1)); done |
+		perl -ne '$from = $1 if /^message \S+ from (\S+),/; next unless /^(\d+) ([a-z]*)/; print "$from $1 ", ($2 eq chr(97 + $1 %% 26) x %d) ? 1 : 0, "\n"'`, n, body)
+	out, err := w.try(4*time.Minute, "kubectl", "-n", w.ns, "exec", pod.Name, "-c", "agent", "--", "sh", "-c", script)
 	if err != nil {
 		w.Error(err)
 	}
 	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
-		var number, whole int
-		if _, err := fmt.Sscan(line, &number, &whole); err != nil {
+		var one spilt
+		var whole int
+		if _, err := fmt.Sscan(line, &one.from, &one.number, &whole); err != nil {
 			w.Errorf("after %d messages: %v: %q", len(read), err, line)
 			break
 		}
-		read = append(read, spilt{number, whole == 1})
+		one.whole = whole == 1
+		read = append(read, one)
 	}
 	return read
 }
