@@ -38,12 +38,17 @@ constexpr Verb kVerbs[] = {
      "  task=$(kubectl swarm submit hello \"count the words\" -o name)\n"
      "  kubectl swarm submit fix --lines issues.jsonl --id-field id --key-field module",
      1, 2, swarm::commands::submit},
-    {"get", "tasks|agents [SWARM] | task/T", "List the tasks or the agents of a swarm",
+    {"get", "KIND [SWARM] | task/T", "List tasks, agents, messages or what is dead",
+     "KIND is tasks, agents, messages or dead: the tasks and the messages that were given up.\n"
      "SWARM may be left out where there is only one. The states of tasks: queued, running, done, "
-     "dead, cancelled.",
+     "dead, cancelled.\n"
+     "Messages are those that nobody has acked yet: ready, leased or delayed in their receiver's "
+     "inbox, or dead; outgoing:\n"
+     "not there yet. Exit code 8: a pod or a team did not answer.",
      "  kubectl swarm get tasks hello --state queued,running\n"
      "  kubectl swarm get task/t-0-1f2a -o yaml\n"
-     "  kubectl swarm get agents hello -o wide",
+     "  kubectl swarm get agents hello -o wide\n"
+     "  kubectl swarm get dead hello",
      1, 2, swarm::commands::get},
     {"describe", "task/T | agent/A | SWARM", "Show everything about one task, agent or swarm", "",
      "  kubectl swarm describe task/t-0-1f2a\n"

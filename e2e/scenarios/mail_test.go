@@ -3,6 +3,7 @@ package scenarios
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -183,6 +184,12 @@ func TestMail(t *testing.T) {
 		t.Errorf("after five attempts there is no dead letter %s: %s", poison, letters)
 	}
 	w.statusSays("mail", "deadLetters", "1")
+	if lost := w.swarm("get", "dead", "mail"); !regexp.MustCompile(`(?m)^` + poison + ` +worker-0 +worker-1 +dead +5 `).MatchString(lost) {
+		t.Errorf("kubectl swarm get dead does not show %s: %s", poison, lost)
+	}
+	if all := w.swarm("get", "messages", "mail", "-o", "name"); !strings.Contains(all, "message/"+poison+"\n") {
+		t.Errorf("kubectl swarm get messages does not show %s: %s", poison, all)
+	}
 	// It is kept over a restart of the engine, and so is what was decided.
 	w.killEngine(pods["worker-1"])
 	agentctl("worker-1", "--timeout", "30s", "dead", "redrive", poison)

@@ -10,6 +10,7 @@
 #include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/control_json.h"
+#include "engine/mail_list.h"
 #include "engine/members.h"
 #include "engine/write_now.h"
 #include "telemetry/log.h"
@@ -45,38 +46,6 @@ Result<std::string> result_of(const json& request) {
   auto bytes = from_base64(text_of(request, "result64"));
   if (!bytes) return invalid("result64 must be base64");
   return *std::move(bytes);
-}
-
-const char* where_name(mailbox::Summary::Where where) {
-  switch (where) {
-    case mailbox::Summary::Where::kReady:
-      return "ready";
-    case mailbox::Summary::Where::kLeased:
-      return "leased";
-    case mailbox::Summary::Where::kDelayed:
-      return "delayed";
-    case mailbox::Summary::Where::kDead:
-      return "dead";
-    case mailbox::Summary::Where::kOutgoing:
-      return "outgoing";
-  }
-  return "ready";
-}
-
-json summary_json(const mailbox::Summary& m) {
-  json out{{"messageId", m.id.value},
-           {"from", m.from.value},
-           {"to", m.to.value},
-           {"priority", priority_name(m.priority)},
-           {"state", where_name(m.where)},
-           {"attempt", m.attempt},
-           {"bytes", m.bytes},
-           {"ageMs", std::max<WallTime>(0, wall_now() - m.sent_at)}};
-  if (m.stream) {
-    out["stream"] = m.stream->stream.value;
-    out["part"] = m.stream->part;
-  }
-  return out;
 }
 
 }  // namespace
@@ -584,7 +553,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     json messages = json::array();
     mailbox::Listed there;
     for (const auto& m : owner_.mail_.box().list(agent_, &there))
-      messages.push_back(summary_json(m));
+      messages.push_back(summary_json(m, wall_now()));
     reply(rid, {{"messages", messages},
                 {"total", there.inbox + there.outgoing},
                 {"outgoing", there.outgoing}});
@@ -595,7 +564,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     if (op == "dead_ls") {
       json messages = json::array();
       for (const auto& m : mail.box().dead_letters(agent_, kMaxDeadListed))
-        messages.push_back(summary_json(m));
+        messages.push_back(summary_json(m, wall_now()));
       return reply(rid, {{"messages", messages}, {"total", mail.box().dead_letter_count(agent_)}});
     }
     const bool purge = op == "dead_purge";

@@ -7,6 +7,7 @@
 
 #include "base/encoding.h"
 #include "engine/control_json.h"
+#include "engine/mail_list.h"
 #include "engine/task_json.h"
 #include "engine/worker.h"
 #include "os/file.h"
@@ -76,7 +77,12 @@ tasks::Settings engine_settings(const Config& config, const TeamSettings& s) {
 
 Coordinator::Coordinator(Loop& loop, const Config& config, const Session::Options& options,
                          Mail& mail)
-    : loop_(loop), config_(config), options_(options), mail_(mail), timer_(loop.io()) {
+    : loop_(loop),
+      config_(config),
+      options_(options),
+      mail_(mail),
+      mail_lists_(std::make_unique<MailLists>()),
+      timer_(loop.io()) {
   settings_.coordinators = config.coordinators;
   engine_ =
       std::make_unique<tasks::Engine>(engine_settings(config_, settings_), random_word, nullptr);
@@ -339,6 +345,7 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   member.agents = static_cast<std::uint32_t>(
       std::clamp<std::uint64_t>(number_of(head, "agents", 1), 1, kMaxAgentsPerPod));
   member.leaving = flag_of(head, "leaving");
+  member.lists_mail = flag_of(head, "mailList");
   member.since = wall_now();
   member.tasks_done = tasks_done;
   auto& owner = owner_[peer.name];
@@ -357,6 +364,7 @@ void Coordinator::join(Session& session, const link::Frame& frame) {
   for (const auto& [id, version] : member.held) {
     if (engine_->wants(id, version)) member.pulls.want(id, told.bytes[id]);
   }
+  away_.erase(peer.name);
   session_of_[&session] = number;
   auto& placed = by_session_[number] = std::move(member);
   gathering_.heard(mono_now());
@@ -464,6 +472,8 @@ void Coordinator::session_down(Session& session) {
   if (member == nullptr) return;
   if (member->joined && !member->standby)
     engine_->worker_disconnected(mono_now(), wall_now(), member->worker);
+  mail_lists_->gone(member->worker.session);
+  if (!member->leaving && !member->superseded) away_.insert(member->name);
   by_session_.erase(member->worker.session);
   session_of_.erase(&session);
   look_at_recovery();
@@ -616,6 +626,15 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       member->single_copy = single_copy;
       member->dead_letters = dead_letters;
       if (on_change) on_change(soon);
+      break;
+    }
+    case FrameType::kMailListed: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) {
+        session.close(parsed.error());
+        return true;
+      }
+      mail_lists_->take(worker.session, number_of(parsed->head, "request"), parsed->head);
       break;
     }
     case FrameType::kLeaving:
@@ -890,6 +909,7 @@ void Coordinator::tick() {
     answer_task(it->id, it->respond);
     it = waiters_.erase(it);
   }
+  mail_lists_->tick(now);
   perform();
   arm();
   if (given_up && on_change) on_change(false);  // they stood in the report
@@ -901,6 +921,7 @@ void Coordinator::arm() {
   const auto sooner = [&](MonoTime t) { next = std::min(next, t); };
   if (const auto t = engine_->next_deadline(); t && active_) sooner(*t);
   for (const auto& waiter : waiters_) sooner(waiter.deadline);
+  if (const auto t = mail_lists_->next_deadline()) sooner(*t);
   if (const auto t = gathering_.next_deadline(now); t && active_) sooner(*t);
   if (!announcing_.empty()) sooner(announce_until_);
   for (const auto& [worker, announcement] : announcing_) {

@@ -24,6 +24,8 @@
 
 namespace swarm::engine {
 
+class MailLists;
+
 inline constexpr std::uint64_t kTaskReserveBytes =
     6U << 20U;  // of the log: new tasks leave this much for changes of old ones
 inline constexpr std::size_t kMaxToldCopies = 200000;  // copies that one worker may tell of
@@ -102,6 +104,7 @@ class Coordinator {
     tasks::PullWindow pulls;
     std::vector<tasks::Engine::Running> running;
     bool joined = false, leaving = false, superseded = false;
+    bool lists_mail = false;  // knows MAIL_LIST
     // Mail goes here already, the engine does not know it yet. Either its predecessor in the same
     // slot is shutting down but still at work, until it has finished or gone: otherwise this one's
     // arrival would end that work. Or, as long as tasks are collected, nobody knows whether that is
@@ -161,6 +164,7 @@ class Coordinator {
   // The same question to every other team; `own` is our part of the answer's list `field`.
   void gather(const net::HttpRequest& request, const std::string& field, const std::string& own,
               const net::Respond& respond);
+  void list_mail(const net::HttpRequest& request, const net::Respond& respond);
   void submit(const net::HttpRequest& request, const net::Respond& respond);
   void tick();
   void arm();
@@ -192,6 +196,8 @@ class Coordinator {
   std::map<std::uint64_t, net::Respond> tickets_;
   std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;  // under way in the engine
   std::vector<Waiter> waiters_;
+  std::unique_ptr<MailLists> mail_lists_;
+  std::set<AgentName> away_;  // whose link ended without LEAVING: their mail can't be listed
   std::map<TaskId, tasks::Task> restored_;
   tasks::Expired expired_;  // what was erased has cost, and the record that says so
   log::Sequence spent_record_ = 0;

@@ -8,6 +8,7 @@
 #include "base/encoding.h"
 #include "engine/control_json.h"
 #include "engine/coordinator.h"
+#include "engine/mail_list.h"
 #include "engine/task_api_json.h"
 #include "engine/task_json.h"
 #include "os/file.h"
@@ -174,15 +175,18 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
   constexpr std::string_view kPrefix = "/v1/tasks/";
   const bool reads = request.method == "GET";
   const bool lists = reads && request.path == "/v1/tasks";
+  const bool lists_mail = reads && request.path == "/v1/messages";
   const bool looks = reads && request.path.starts_with(kPrefix) &&
                      request.path.find('/', kPrefix.size()) == std::string::npos;
-  const auto known = lists   ? check_parameters(request.query, {"state", "limit", "after"})
-                     : looks ? check_parameters(request.query, {"waitSeconds"})
-                             : check_parameters(request.query, {});
+  const auto known = lists        ? check_parameters(request.query, {"state", "limit", "after"})
+                     : lists_mail ? check_parameters(request.query, {"state"})
+                     : looks      ? check_parameters(request.query, {"waitSeconds"})
+                                  : check_parameters(request.query, {});
   if (!known) return respond(net::error_response(known.error()));
 
   if (request.path == "/v1/tasks" && request.method == "POST") return submit(request, respond);
   if (lists) return list_tasks(request, respond);
+  if (lists_mail) return list_mail(request, respond);
   const bool everywhere = settings_.coordinators > 1 && request.header(kForwarded).empty();
   if (request.path == "/v1/agents" && request.method == "GET") {
     if (!everywhere) return respond({200, "application/json", agents_json(), {}});
@@ -195,8 +199,8 @@ void Coordinator::http(net::HttpRequest request, net::Respond respond) {
   }
 
   if (!request.path.starts_with(kPrefix))
-    return respond(
-        net::error_response(not_found("no such path; see /v1/tasks, /v1/agents, /v1/stats")));
+    return respond(net::error_response(
+        not_found("no such path; see /v1/tasks, /v1/agents, /v1/messages, /v1/stats")));
   std::string id = request.path.substr(kPrefix.size());
   std::string verb;
   if (const auto slash = id.find('/'); slash != std::string::npos) {
@@ -364,6 +368,42 @@ void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond
       ->go_on();
 }
 
+// What lies in this team's pods, and then in the other teams'.
+void Coordinator::list_mail(const net::HttpRequest& request, const net::Respond& respond) {
+  const auto state = request.parameter("state");
+  if (state && *state != "dead") {
+    return respond(net::error_response(
+        invalid("state: \"" + printable(state->substr(0, 40)) + "\", allowed: dead")));
+  }
+  if (mail_lists_->full()) return respond(busy(kOverloaded));
+  std::map<std::uint64_t, std::string> asked;
+  json own = listed_mail(mail_.box(), state.has_value(), wall_now());
+  for (const auto& [number, member] : by_session_) {
+    if (member.lists_mail && !member.session.expired())
+      asked.emplace(number, member.name.value);
+    else
+      own["missing"].push_back(member.name.value);
+  }
+  auto away = away_;
+  for (const auto& worker : gathering_.awaited(mono_now())) away.insert(worker.name);
+  for (const auto& name : away) own["missing"].push_back(name.value);
+  const bool everywhere = settings_.coordinators > 1 && request.header(kForwarded).empty();
+  const auto sessions = asked;
+  const auto number =
+      mail_lists_->begin(mono_now(), std::move(own), std::move(asked),
+                         [this, alive = alive_, everywhere, request, respond](const json& all) {
+                           if (!*alive) return;
+                           if (everywhere) return gather(request, "messages", all.dump(), respond);
+                           respond(ok_json(all));
+                         });
+  for (const auto& [session, name] : sessions) {
+    if (auto to = by_session_.at(session).session.lock())
+      to->send(link::FrameType::kMailList,
+               control(json{{"request", number}, {"dead", state.has_value()}}));
+  }
+  arm();
+}
+
 std::string Coordinator::agents_json() {
   json agents = json::array();
   const auto books = mail_.box().books();
@@ -504,7 +544,7 @@ void Coordinator::gather(const net::HttpRequest& request, const std::string& fie
     if (team != config_.team) others.insert(team);
   }
   gathering->missing = others.size();
-  const auto add = field == "agents" ? add_agents : add_stats;
+  const auto add = field == "agents" ? add_agents : field == "messages" ? add_messages : add_stats;
   const auto call = call_of(request, config_.name);
   for (const auto team : others) {
     forwarders_.ask(team, call, [gathering, add, team, respond](const net::HttpResponse& part) {

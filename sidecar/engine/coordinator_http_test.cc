@@ -104,6 +104,13 @@ TEST_F(TaskApi, ASubmissionOfTheWrongTypeIsRefused) {
   EXPECT_EQ(ask("POST", "/v1/tasks", {}, R"({"body":"x","key":7})").status, 400);
 }
 
+TEST_F(TaskApi, OnlyDeadMessagesAreAState) {
+  EXPECT_EQ(json::parse(ask("GET", "/v1/messages", {}).body)["messages"], json::array());
+  const auto wrong = ask("GET", "/v1/messages", {{"state", "done"}});
+  EXPECT_EQ(wrong.status, 400);
+  EXPECT_THAT(wrong.body, HasSubstr("allowed: dead"));
+}
+
 TEST_F(TaskApi, AListIsReadPageByPage) {
   std::vector<std::string> ids;
   std::string after;

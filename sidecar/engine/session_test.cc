@@ -552,6 +552,26 @@ TEST_F(Team, AnAttemptGoesOnThoughBothEnginesWereRestarted) {
   EXPECT_EQ(done["history"].size(), 1U);
 }
 
+TEST_F(Team, TheMailOfAllPodsIsListed) {
+  ASSERT_TRUE(begin());
+  mailbox::Message note;
+  note.id.value = "note";
+  note.from = note.to = worker_->config.name;
+  note.body = "abc";
+  ASSERT_TRUE(worker_->mail->box().send(mono_now(), note));
+  json all = call("GET", "/v1/messages");
+  ASSERT_EQ(all["messages"].size(), 1U) << all;
+  EXPECT_EQ(all["messages"][0]["messageId"], "note");
+  EXPECT_EQ(all["messages"][0]["state"], "ready");
+  EXPECT_FALSE(all.contains("missing")) << all;
+  worker_->cut_off();
+  worker_.reset();
+  ASSERT_TRUE(run_until([&] { return call("GET", "/v1/agents")["agents"].size() == 1; }));
+  all = call("GET", "/v1/messages");
+  EXPECT_EQ(all["messages"], json::array());
+  EXPECT_EQ(all["missing"], json{"worker-0"});
+}
+
 TEST_F(Team, APodThatWasReplacedDoesNotComeBackAsTheNewer) {
   ASSERT_TRUE(begin());
   Pod heir(io_, "worker-0", "127.0.0.4", port(), token_file_);

@@ -4,6 +4,7 @@
 
 #include "base/encoding.h"
 #include "engine/control_json.h"
+#include "engine/mail_list.h"
 #include "telemetry/log.h"
 
 namespace swarm::engine {
@@ -133,6 +134,7 @@ void Worker::join(Session& session) {
   json head{{"session", session_number_},
             {"running", running},
             {"leaving", leaving_},
+            {"mailList", true},
             {"version", SWARM_VERSION}};
   if (config_.agents_per_pod > 1) head["agents"] = config_.agents_per_pod;
   session.send(FrameType::kJoin, control(head));
@@ -223,6 +225,13 @@ void Worker::take(Session& session, const link::Frame& frame) {
                                          : log_->read(copy->second.record);
       std::string payload = bytes ? *std::move(bytes) : copy_payload(0, id, {});
       return session.send(FrameType::kCopy, payload);
+    }
+    case FrameType::kMailList: {
+      auto parsed = parse_control(frame.payload);
+      if (!parsed) return session.close(parsed.error());
+      auto answer = listed_mail(mail_.box(), flag_of(parsed->head, "dead"), wall_now());
+      answer["request"] = number_of(parsed->head, "request");
+      return session.send(FrameType::kMailListed, control(answer));
     }
     case FrameType::kTaskLease:
       return take_lease(session, frame);

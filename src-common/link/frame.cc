@@ -41,6 +41,8 @@ bool known(std::uint8_t type) {
     case FrameType::kHanded:
     case FrameType::kGrant:
     case FrameType::kMailCounts:
+    case FrameType::kMailList:
+    case FrameType::kMailListed:
     case FrameType::kHeld:
     case FrameType::kJoin:
     case FrameType::kJoined:

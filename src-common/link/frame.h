@@ -49,8 +49,10 @@ enum class FrameType : std::uint8_t {
   kHanded = 25,
   // a place in an inbox that was full, to one that waits for it; and back: not needed any more
   kGrant = 29,
-  // a worker's mail, to its coordinator
+  // a worker's mail, to its coordinator; a coordinator's question what is there, and the answer
   kMailCounts = 26,
+  kMailList = 27,
+  kMailListed = 28,
   // a worker and its team's coordinator
   kHeld = 30,
   kJoin = 31,

@@ -325,6 +325,7 @@ class Mailbox::Impl {
   Result<AckResult> purge(const AgentName& agent, const MessageId& id);
   Status redrive(const AgentName& agent, const MessageId& id);
   std::vector<Summary> dead_letters(const AgentName& agent, std::size_t most) const;
+  std::vector<Summary> list_all(bool dead, std::size_t most, std::size_t& there) const;
   std::uint32_t dead_letter_count(const AgentName& agent) const {
     const Inbox* inbox = find_inbox(agent);
     return inbox == nullptr ? 0 : inbox->dead;
@@ -414,7 +415,8 @@ class Mailbox::Impl {
     return e.attempt >= std::min<int>(e.round + limits_.max_attempts, kAttemptMask);
   }
   Status mark_attempts(Sequence sequence, const Entry& e);
-  Summary summary_of(const Entry& e) const;
+  static Summary summary_of(const Entry& e);
+  static Summary summary_of(const Outgoing& o);
   Entry* find_attempt(const Inbox& inbox, const MessageId& id, std::uint16_t attempt,
                       const AgentName& from);
   [[nodiscard]] Status one_sender(const Inbox& inbox, const MessageId& id,

@@ -2,7 +2,7 @@
 
 namespace swarm::mailbox {
 
-Summary Mailbox::Impl::summary_of(const Entry& e) const {
+Summary Mailbox::Impl::summary_of(const Entry& e) {
   const auto where = e.where == Where::kReady     ? Summary::Where::kReady
                      : e.where == Where::kLeased  ? Summary::Where::kLeased
                      : e.where == Where::kDelayed ? Summary::Where::kDelayed
@@ -10,6 +10,10 @@ Summary Mailbox::Impl::summary_of(const Entry& e) const {
   return {e.id,         e.from,    e.inbox->name,
           e.priority,   where,     e.attempt,
           e.body_bytes, e.sent_at, e.stream ? std::optional(*e.stream) : std::nullopt};
+}
+
+Summary Mailbox::Impl::summary_of(const Outgoing& o) {
+  return {o.id, o.from, o.to, o.priority, Summary::Where::kOutgoing, 0, o.body_bytes, o.sent_at};
 }
 
 std::vector<Summary> Mailbox::Impl::dead_letters(const AgentName& agent, std::size_t most) const {
@@ -24,6 +28,31 @@ std::vector<Summary> Mailbox::Impl::dead_letters(const AgentName& agent, std::si
   if (entries.size() > most) entries.resize(most);
   std::vector<Summary> out;
   for (const Entry* e : entries) out.push_back(summary_of(*e));
+  return out;
+}
+
+std::vector<Summary> Mailbox::Impl::list_all(bool dead, std::size_t most,
+                                             std::size_t& there) const {
+  there = 0;
+  if (dead && books().dead_live == 0) return {};
+  std::vector<Summary> out;
+  const auto add_oldest = [&](auto& all) {
+    const auto room = static_cast<std::ptrdiff_t>(std::min(most - out.size(), all.size()));
+    std::partial_sort(all.begin(), all.begin() + room, all.end(),
+                      [](const auto* a, const auto* b) { return a->sequence < b->sequence; });
+    std::transform(all.begin(), all.begin() + room, std::back_inserter(out),
+                   [&](const auto* one) { return summary_of(*one); });
+    there += all.size();
+  };
+  std::vector<const Entry*> entries;
+  for (const auto& [sequence, e] : inbox_) {
+    if (dead ? e.where == Where::kDead : is_unread(e)) entries.push_back(&e);
+  }
+  add_oldest(entries);
+  if (dead) return out;
+  std::vector<const Outgoing*> outgoing;
+  for (const auto& [sequence, o] : out_) outgoing.push_back(&o);
+  add_oldest(outgoing);
   return out;
 }
 
@@ -48,8 +77,7 @@ std::vector<Summary> Mailbox::Impl::list(const AgentName& agent, Listed* there) 
       if (o.from != agent) continue;
       ++all.outgoing;
       if (out.size() >= kMaxListed) continue;
-      out.push_back(
-          {o.id, o.from, o.to, o.priority, Summary::Where::kOutgoing, 0, o.body_bytes, o.sent_at});
+      out.push_back(summary_of(o));
     }
   }
   if (there != nullptr) *there = all;
@@ -267,6 +295,9 @@ Status Mailbox::redrive(const AgentName& agent, const MessageId& id) {
 }
 std::vector<Summary> Mailbox::dead_letters(const AgentName& agent, std::size_t most) const {
   return impl_->dead_letters(agent, most);
+}
+std::vector<Summary> Mailbox::list_all(bool dead, std::size_t most, std::size_t& there) const {
+  return impl_->list_all(dead, most, there);
 }
 std::uint32_t Mailbox::dead_letter_count(const AgentName& agent) const {
   return impl_->dead_letter_count(agent);

@@ -456,6 +456,10 @@ class Mailbox {
   [[nodiscard]] std::vector<Summary> list(const AgentName& agent, Listed* there = nullptr) const;
   [[nodiscard]] std::vector<Summary> dead_letters(const AgentName& agent,
                                                   std::size_t most) const;  // the oldest first
+  // Of all agents of the pod: dead letters alone, or all that is in their inboxes, the oldest
+  // first, then what they have sent. `there`: how many there are.
+  [[nodiscard]] std::vector<Summary> list_all(bool dead, std::size_t most,
+                                              std::size_t& there) const;
   [[nodiscard]] std::uint32_t dead_letter_count(const AgentName& agent) const;
   // Without taking it; of any sender, or of `from`; `dead`: of dead letters only.
   [[nodiscard]] Result<Delivery> look(const AgentName& agent, const MessageId& id,

@@ -354,6 +354,10 @@ void Listing::add(const json& answer, const std::string& name) {
     if (team.is_number_unsigned()) missing_teams.insert(team.get<std::int64_t>());
   }
   recovering = recovering || text::get_flag(answer, "recovering");
+  for (const json& pod : text::get(answer, "missing")) {
+    if (pod.is_string()) missing_pods.insert(pod.get<std::string>());
+  }
+  more += static_cast<std::uint64_t>(std::max<std::int64_t>(0, text::get_number(answer, "more")));
 }
 
 Result<Listing> Cluster::tasks(const std::string& name, const std::string& query,

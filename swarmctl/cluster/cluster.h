@@ -54,7 +54,11 @@ struct Listing {
   std::vector<nlohmann::json> items;
   std::set<std::int64_t> missing_teams;  // their coordinators did not answer
   bool recovering = false;               // a coordinator is still collecting its tasks
-  [[nodiscard]] bool complete() const { return missing_teams.empty() && !recovering; }
+  std::set<std::string> missing_pods;    // of messages: these did not answer
+  std::uint64_t more = 0;                // of messages: beyond those that are listed
+  [[nodiscard]] bool complete() const {
+    return missing_teams.empty() && !recovering && missing_pods.empty();
+  }
   // Adds the member `name` of one answer and what it says is missing.
   void add(const nlohmann::json& answer, const std::string& name);
 };

@@ -1,7 +1,8 @@
-// kubectl swarm get tasks|agents, describe and why: what is there.
+// kubectl swarm get tasks|agents|messages|dead, describe and why: what is there.
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 #include <tuple>
 
@@ -16,6 +17,27 @@ namespace {
 using nlohmann::json;
 using text::get_text;
 using text::Row;
+
+enum class Kind { kTasks, kAgents, kMessages };
+
+const char* plural(Kind kind) {
+  return kind == Kind::kTasks ? "tasks" : kind == Kind::kAgents ? "agents" : "messages";
+}
+Row header_row(Kind kind, bool wide) {
+  return kind == Kind::kTasks    ? text::task_header(wide)
+         : kind == Kind::kAgents ? text::agent_header(wide)
+                                 : text::message_header(wide);
+}
+Row row_of(Kind kind, const json& item, WallTime now, bool wide) {
+  return kind == Kind::kTasks    ? text::task_row(item, now, wide)
+         : kind == Kind::kAgents ? text::agent_row(item, wide)
+                                 : text::message_row(item, wide);
+}
+std::string name_of(Kind kind, const json& item) {
+  return kind == Kind::kTasks    ? "task/" + text::shorten(get_text(item, "id"), 128)
+         : kind == Kind::kAgents ? "agent/" + text::shorten(get_text(item, "name"), 128)
+                                 : "message/" + text::shorten(get_text(item, "messageId"), 128);
+}
 
 const std::vector<std::string> kStates{"queued", "running", "done", "dead", "cancelled"};
 
@@ -35,10 +57,27 @@ Status check_states(const std::string& states) {
   return {};
 }
 
-Result<cluster::Listing> fetch(cluster::Cluster& cluster, const Options& options,
-                               const std::string& swarm, bool tasks) {
+Result<cluster::Listing> fetch_messages(cluster::Cluster& cluster, const Options& options,
+                                        const std::string& swarm, bool dead) {
+  const Result<json> all = cluster.call_json(
+      swarm, "GET", dead ? "/messages?state=dead" : "/messages", "", true, options.deadline());
+  if (!all && all.error().message.find("no such path") != std::string::npos) {
+    Error error = all.error();
+    error.message += " (a coordinator of an earlier release lists no messages)";
+    return error;
+  }
+  if (!all) return all.error();
   cluster::Listing list;
-  if (tasks) {
+  list.add(*all, "messages");
+  list.items = text::messages_once(std::move(list.items));
+  return list;
+}
+
+Result<cluster::Listing> fetch(cluster::Cluster& cluster, const Options& options,
+                               const std::string& swarm, Kind kind) {
+  if (kind == Kind::kMessages) return fetch_messages(cluster, options, swarm, false);
+  cluster::Listing list;
+  if (kind == Kind::kTasks) {
     Result<cluster::Listing> all = cluster.tasks(
         swarm, options.states.empty() ? "" : "state=" + options.states, options.deadline());
     if (!all) return all;
@@ -76,47 +115,89 @@ Result<cluster::Listing> fetch(cluster::Cluster& cluster, const Options& options
 }
 
 // A table's first line, unless nobody wants it.
-std::vector<Row> header(const Options& options, bool tasks) {
+std::vector<Row> header(const Options& options, Kind kind) {
   if (options.no_headers) return {};
-  const bool wide = options.output == "wide";
-  return {tasks ? text::task_header(wide) : text::agent_header(wide)};
+  return {header_row(kind, options.output == "wide")};
+}
+
+// Everything that is missing in the list, in words for stderr.
+std::string missing_in(const cluster::Listing& list, Kind kind) {
+  std::string out = missing(list, plural(kind));
+  for (const std::string& pod : list.missing_pods)
+    out += "warning: " + text::shorten(pod, 128) + " did not answer: what lies in its pod is not " +
+           "in this list\n";
+  if (list.more > 0) {
+    out += "warning: " + std::to_string(list.more) +
+           " more are there; of each pod the oldest are listed\n";
+  }
+  return out;
 }
 
 bool print_items(const Options& options, const cluster::Listing& listing, const std::string& swarm,
-                 bool tasks) {
+                 Kind kind) {
   const std::vector<json>& items = listing.items;
   if (options.output == "json" || options.output == "yaml") {
     json list = json::object();
-    list[tasks ? "tasks" : "agents"] = items;
+    list[plural(kind)] = items;
     if (!listing.missing_teams.empty()) list["missingTeams"] = listing.missing_teams;
+    if (!listing.missing_pods.empty()) list["missing"] = listing.missing_pods;
+    if (listing.more > 0) list["more"] = listing.more;
     return print_as(options.output, list);
   }
   if (options.output == "name") {
     std::string out;
-    for (const json& item : items) {
-      out += tasks ? "task/" + text::shorten(get_text(item, "id"), 128)
-                   : "agent/" + text::shorten(get_text(item, "name"), 128);
-      out += "\n";
-    }
+    for (const json& item : items) out += name_of(kind, item) + "\n";
     return print(out);
   }
   if (items.empty()) {
     if (listing.complete())
-      std::fprintf(stderr, "No %s in swarm %s.\n", tasks ? "tasks" : "agents", swarm.c_str());
+      std::fprintf(stderr, "No %s in swarm %s.\n", plural(kind), swarm.c_str());
     return true;
   }
-  const bool wide = options.output == "wide";
-  std::vector<Row> rows = header(options, tasks);
+  std::vector<Row> rows = header(options, kind);
   for (const json& item : items)
-    rows.push_back(tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide));
+    rows.push_back(row_of(kind, item, wall_now(), options.output == "wide"));
   return print(text::table(rows));
 }
 
 int show(const Options& options, const cluster::Listing& list, const std::string& swarm,
-         bool tasks) {
-  if (!print_items(options, list, swarm, tasks)) return 1;
-  std::fputs(missing(list, tasks ? "tasks" : "agents").c_str(), stderr);
+         Kind kind) {
+  if (!print_items(options, list, swarm, kind)) return 1;
+  std::fputs(missing_in(list, kind).c_str(), stderr);
   return list.complete() ? 0 : kExitPartial;
+}
+
+// What was given up: tasks and messages.
+int show_dead(cluster::Cluster& cluster, const Options& options, const std::string& swarm) {
+  const Result<cluster::Listing> tasks = cluster.tasks(swarm, "state=dead", options.deadline());
+  if (!tasks) return fail(tasks.error());
+  const Result<cluster::Listing> messages = fetch_messages(cluster, options, swarm, true);
+  if (!messages) return fail(messages.error());
+  const bool complete = tasks->complete() && messages->complete();
+  const std::string warnings =
+      missing_in(*tasks, Kind::kTasks) + missing_in(*messages, Kind::kMessages);
+  bool printed = true;
+  if (options.output == "json" || options.output == "yaml") {
+    json list{{"tasks", tasks->items}, {"messages", messages->items}};
+    std::set<std::int64_t> teams = tasks->missing_teams;
+    teams.insert(messages->missing_teams.begin(), messages->missing_teams.end());
+    if (!teams.empty()) list["missingTeams"] = teams;
+    if (!messages->missing_pods.empty()) list["missing"] = messages->missing_pods;
+    if (messages->more > 0) list["more"] = messages->more;
+    printed = print_as(options.output, list);
+  } else if (tasks->items.empty() && messages->items.empty()) {
+    if (complete && options.output != "name")
+      std::fprintf(stderr, "Nothing was given up in swarm %s.\n", swarm.c_str());
+  } else {
+    if (!tasks->items.empty()) printed = print_items(options, *tasks, swarm, Kind::kTasks);
+    if (!tasks->items.empty() && !messages->items.empty() && options.output != "name")
+      printed = printed && print("\n");
+    if (!messages->items.empty())
+      printed = printed && print_items(options, *messages, swarm, Kind::kMessages);
+  }
+  if (!printed) return 1;
+  std::fputs(warnings.c_str(), stderr);
+  return complete ? 0 : kExitPartial;
 }
 
 // get task/T: one row, or the task itself.
@@ -125,27 +206,28 @@ int show_task(cluster::Cluster& cluster, const Options& options, const TaskId& i
   if (!place) return fail(place.error());
   if (options.output == "json" || options.output == "yaml")
     return print_as(options.output, *place->task) ? 0 : 1;
-  return show(options, {{*place->task}, {}, false}, place->swarm, true);
+  cluster::Listing one;
+  one.items = {*place->task};
+  return show(options, one, place->swarm, Kind::kTasks);
 }
 
 // As kubectl -w: everything once, then a line whenever something has changed.
-int watch(cluster::Cluster& cluster, const Options& options, const std::string& swarm, bool tasks) {
+int watch(cluster::Cluster& cluster, const Options& options, const std::string& swarm, Kind kind) {
   std::map<std::string, std::string> known;
   const bool wide = options.output == "wide";
   std::string before_missing;
   for (bool first = true;; first = false) {
-    const Result<cluster::Listing> list = fetch(cluster, options, swarm, tasks);
+    const Result<cluster::Listing> list = fetch(cluster, options, swarm, kind);
     if (!list) return fail(list.error());
-    const std::string now_missing = missing(*list, tasks ? "tasks" : "agents");
+    const std::string now_missing = missing_in(*list, kind);
     if (now_missing != before_missing) std::fputs(now_missing.c_str(), stderr);
     before_missing = now_missing;
-    std::vector<Row> rows = first ? header(options, tasks) : std::vector<Row>{};
+    std::vector<Row> rows = first ? header(options, kind) : std::vector<Row>{};
     for (const json& item : list->items) {
-      Row row = tasks ? text::task_row(item, wall_now(), wide) : text::agent_row(item, wide);
+      Row row = row_of(kind, item, wall_now(), wide);
       json timeless = item;  // the time that passes is no change
       for (const char* time : {"createdAt", "sinceSeconds", "stuckSeconds"}) timeless.erase(time);
-      const Row same =
-          tasks ? text::task_row(timeless, wall_now(), wide) : text::agent_row(timeless, wide);
+      const Row same = row_of(kind, timeless, wall_now(), wide);
       std::string& before = known[row[0]];
       std::string now;
       for (const std::string& cell : same) now += cell + "\n";
@@ -213,13 +295,16 @@ int get(const Options& options) {
     what.resize(slash);
   }
   const bool tasks = what == "tasks" || what == "task";
+  const bool dead = what == "dead";
+  const bool messages = what == "messages" || what == "message";
+  const Kind kind = tasks ? Kind::kTasks : messages ? Kind::kMessages : Kind::kAgents;
   const Result<TaskId> one =
       tasks ? text::parse_task(name) : Result<TaskId>(invalid("no task is named"));
-  if (!tasks && what != "agents" && what != "agent") {
-    const std::string near = text::nearest(what, {"tasks", "agents"});
+  if (!tasks && !dead && !messages && what != "agents" && what != "agent") {
+    const std::string near = text::nearest(what, {"tasks", "agents", "messages", "dead"});
     return fail(invalid("get " + what + ": " + (near.empty() ? "" : "did you mean " + near + "? ") +
-                        "Write: kubectl swarm get tasks SWARM, get task/T, or get agents SWARM "
-                        "(swarms themselves: kubectl get swarms)"));
+                        "Write: kubectl swarm get tasks SWARM, get task/T, or get agents, messages "
+                        "or dead SWARM (swarms themselves: kubectl get swarms)"));
   }
   for (const Status& checked :
        {check_output(options.output, {"wide", "name"}), check_states(options.states)}) {
@@ -228,12 +313,14 @@ int get(const Options& options) {
   const Result<bool> selector = text::matches(json::object(), options.selector);
   if (!selector) return fail(selector.error());
   if (!tasks && (!options.states.empty() || !options.selector.empty())) {
-    return fail(invalid("--state and -l choose tasks; get agents takes neither"));
+    return fail(invalid("--state and -l choose tasks; get " + what + " takes neither"));
   }
   if (options.watch &&
       (options.output == "json" || options.output == "yaml" || options.output == "name")) {
     return fail(invalid("-w shows a table: it goes without -o, or with -o wide"));
   }
+  if (options.watch && (dead || messages))
+    return fail(invalid("-w shows tasks or agents; get " + what + " goes without it"));
   if (one && (options.watch || !options.states.empty() || !options.selector.empty()))
     return fail(invalid("get task/T shows one task: it goes without --state, -l and -w"));
   std::string given = options.swarm;
@@ -248,10 +335,11 @@ int get(const Options& options) {
   if (one) return show_task(**cluster, options, *one);
   const Result<std::string> swarm = (*cluster)->only_swarm(given, options.deadline());
   if (!swarm) return fail(swarm.error());
-  if (options.watch) return watch(**cluster, options, *swarm, tasks);
-  const Result<cluster::Listing> list = fetch(**cluster, options, *swarm, tasks);
+  if (dead) return show_dead(**cluster, options, *swarm);
+  if (options.watch) return watch(**cluster, options, *swarm, kind);
+  const Result<cluster::Listing> list = fetch(**cluster, options, *swarm, kind);
   if (!list) return fail(list.error());
-  return show(options, *list, *swarm, tasks);
+  return show(options, *list, *swarm, kind);
 }
 
 namespace {

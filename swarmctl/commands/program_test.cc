@@ -466,6 +466,63 @@ TEST_F(Program, ATeamThatDoesNotAnswerIsNamed) {
   EXPECT_THAT(recovering.err, testing::Not(HasSubstr("No tasks")));
 }
 
+TEST_F(Program, GetDeadShowsTasksAndMessagesThatWereGivenUp) {
+  cluster_.add_swarm("hello");
+  cluster_.task_api("hello", "GET", "/tasks", 200,
+                    R"({"tasks":[{"id":"t-0-1","state":"dead","attempt":3,"maxAttempts":3}]})");
+  cluster_.task_api(
+      "hello", "GET", "/messages", 200,
+      R"({"messages":[{"messageId":"m-1","from":"worker-1","to":"worker-2","state":"dead","attempt":5,"bytes":7,"ageMs":61000,"priority":"low"}]})");
+  const auto table = cluster_.run({"get", "dead", "hello"});
+  EXPECT_EQ(table.code, 0) << table.err;
+  EXPECT_EQ(table.out,
+            "TASK    STATE   ATTEMPT   AGENT   VERSION   AGE   LAST-OUTPUT   RESULT\n"
+            "t-0-1   dead    3/3       -       -         -     -             dead\n"
+            "\n"
+            "MESSAGE   FROM       TO         STATE   ATTEMPT   BYTES   AGE\n"
+            "m-1       worker-1   worker-2   dead    5         7       61s\n");
+  EXPECT_EQ(cluster_.run({"get", "dead", "hello", "-o", "name"}).out, "task/t-0-1\nmessage/m-1\n");
+  const auto all = nlohmann::json::parse(cluster_.run({"get", "dead", "hello", "-o", "json"}).out);
+  EXPECT_EQ(all["tasks"].size() + all["messages"].size(), 2U);
+  EXPECT_EQ(cluster_.run({"get", "dead", "hello", "-w"}).code, 2);
+  EXPECT_EQ(cluster_.run({"get", "dead", "hello", "--state=done"}).code, 2);
+
+  cluster_.task_api("hello", "GET", "/tasks", 200, R"({"tasks":[]})");
+  cluster_.task_api("hello", "GET", "/messages", 200, R"({"messages":[]})");
+  const auto none = cluster_.run({"get", "dead", "hello"});
+  EXPECT_EQ(none.code, 0);
+  EXPECT_EQ(none.err, "Nothing was given up in swarm hello.\n");
+  cluster_.task_api("hello", "GET", "/messages", 200,
+                    R"({"messages":[],"missing":["worker-3"],"missingTeams":[1]})");
+  const auto partly = cluster_.run({"get", "dead", "hello"});
+  EXPECT_EQ(partly.code, 8);
+  EXPECT_THAT(partly.err, HasSubstr("worker-3 did not answer"));
+  EXPECT_THAT(partly.err, HasSubstr("team 1 did not answer: its messages"));
+  EXPECT_THAT(partly.err, testing::Not(HasSubstr("Nothing")));
+}
+
+TEST_F(Program, GetMessagesShowsEachOnce) {
+  cluster_.add_swarm("hello");
+  cluster_.task_api("hello", "GET", "/messages", 200,
+                    R"({"messages":[
+        {"messageId":"young","from":"worker-1","to":"worker-2","state":"outgoing","ageMs":1000},
+        {"messageId":"old","from":"worker-1","to":"worker-2","state":"outgoing","ageMs":9000},
+        {"messageId":"old","from":"worker-1","to":"worker-2","state":"leased","attempt":2,"ageMs":9000,"stream":"s","part":4}],
+       "more":12})");
+  const auto table = cluster_.run({"get", "messages", "hello", "-o", "wide"});
+  EXPECT_EQ(table.code, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("PRIORITY"));
+  EXPECT_THAT(table.out, HasSubstr("s/4"));
+  EXPECT_THAT(table.err, HasSubstr("12 more are there"));
+  EXPECT_EQ(cluster_.run({"get", "messages", "hello", "-o", "name"}).out,
+            "message/old\nmessage/young\n");
+  cluster_.task_api("hello", "GET", "/messages", 404,
+                    R"({"code":"not_found","message":"no such path"})");
+  const auto older = cluster_.run({"get", "messages", "hello"});
+  EXPECT_EQ(older.code, 3);
+  EXPECT_THAT(older.err, HasSubstr("an earlier release"));
+}
+
 TEST_F(Program, ATaskIsFoundInItsSwarm) {
   cluster_.add_swarm("a");
   cluster_.add_swarm("b");

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <tuple>
 
 #include "base/encoding.h"
 #include "text/json.h"
@@ -197,6 +199,41 @@ Row agent_row(const json& agent, bool wide) {
                            number(agent, "inbox"), number(agent, "outbox")});
   row.push_back(stuck_cell(agent));
   return row;
+}
+
+Row message_header(bool wide) {
+  Row row{"MESSAGE", "FROM", "TO", "STATE", "ATTEMPT", "BYTES", "AGE"};
+  if (wide) row.insert(row.end(), {"PRIORITY", "STREAM"});
+  return row;
+}
+
+Row message_row(const json& message, bool wide) {
+  Row row{word(message, "messageId"),       word(message, "from"),      word(message, "to"),
+          word(message, "state"),           number(message, "attempt"), number(message, "bytes"),
+          age(get_number(message, "ageMs"))};
+  if (wide) {
+    const std::string stream = get_text(message, "stream");
+    row.push_back(word(message, "priority"));
+    row.push_back(stream.empty() ? "-" : word(message, "stream") + "/" + number(message, "part"));
+  }
+  return row;
+}
+
+std::vector<json> messages_once(std::vector<json> messages) {
+  const auto key = [](const json& m) {
+    return std::tuple(get_text(m, "messageId"), get_text(m, "from"), get_text(m, "to"));
+  };
+  std::set<std::tuple<std::string, std::string, std::string>> received;
+  for (const json& m : messages) {
+    if (get_text(m, "state") != "outgoing") received.insert(key(m));
+  }
+  std::erase_if(messages, [&](const json& m) {
+    return get_text(m, "state") == "outgoing" && received.contains(key(m));
+  });
+  std::stable_sort(messages.begin(), messages.end(), [](const json& a, const json& b) {
+    return get_number(a, "ageMs") > get_number(b, "ageMs");
+  });
+  return messages;
 }
 
 std::vector<json> agents_of_pod(const json& pod) {

@@ -20,6 +20,13 @@ Row agent_row(const nlohmann::json& agent, bool wide);
 // A pod's entry as one for each of its agents; tasks are the pod's, so the first one has them.
 std::vector<nlohmann::json> agents_of_pod(const nlohmann::json& pod);
 
+// MESSAGE FROM TO STATE ATTEMPT BYTES AGE; wide adds PRIORITY STREAM.
+Row message_header(bool wide);
+Row message_row(const nlohmann::json& message, bool wide);
+// A message that lies in its receiver's pod and, until the ack is recorded, in its sender's is
+// shown once: as its receiver has it. The oldest first.
+std::vector<nlohmann::json> messages_once(std::vector<nlohmann::json> messages);
+
 bool is_final(const nlohmann::json& task);
 // Why a task that is over has no result: "dead after 3 attempts: exit code 2 (failed)".
 std::string failure(const nlohmann::json& task);
