@@ -96,7 +96,10 @@ Result<Arguments> parse_arguments(const std::vector<Flag>& flags,
       name = flag->name;
       if (word.size() > 2) value = word.substr(word[2] == '=' ? 3 : 2);
     }
-    if (flag->value_name.empty()) {
+    const bool is_switch =
+        flag->value_name.empty() || (!flag->switch_of.empty() && !out.positional.empty() &&
+                                     out.positional[0] == flag->switch_of);
+    if (is_switch) {
       if (value) return invalid("--" + name + " takes no value");
       value = "true";
     } else if (!value) {
@@ -105,6 +108,7 @@ Result<Arguments> parse_arguments(const std::vector<Flag>& flags,
       }
       value = words[++i];
     }
+    if (flag->list && out.values.contains(name)) value = out.values[name] + "\n" + *value;
     out.values[name] = *value;
   }
   return out;

@@ -16,7 +16,9 @@ struct Flag {
   std::string name;        // "timeout": written --timeout
   std::string value_name;  // "DURATION"; "" = a switch
   std::string help;
-  char letter = '\0';  // 'o': written -o
+  char letter = '\0';       // 'o': written -o
+  std::string switch_of{};  // an action of the verb for which it takes no value
+  bool list = false;        // may be written several times: the values with '\n' between them
 };
 
 struct Arguments {

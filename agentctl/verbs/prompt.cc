@@ -21,6 +21,8 @@ constexpr std::string_view kPrompt =
   agentctl dead ls                         messages given up after 5 attempts; `dead redrive ID` brings one back
   agentctl ls                              what waits in your inbox
   agentctl task progress T "where I am"    if you work on task T: say so now and then (T is in $SWARM_TASK_ID)
+  agentctl task submit "what to do"        a task for another agent; its id is printed; --id ID: the same again is the same task
+  agentctl task wait T…                    until these have ended; prints the result of one, a line for each of several
 
 Exit codes: 0 done; 1 failed; 2 wrong call, the message says what to write; 3 nothing there; 4 full, try later;
 5 may have been delivered, repeat with the same --id; 6 unreachable now, try later; 7 refused, do not repeat;

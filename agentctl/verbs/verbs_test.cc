@@ -863,6 +863,89 @@ TEST_F(Verbs, TaskReportsTakeTheAttemptFromTheEnvironment) {
   EXPECT_EQ(engine_.received("task_fail")[0].text("kind"), "bad_task");
 }
 
+TEST_F(Verbs, ASubtaskNamesItsParentAndPrintsItsId) {
+  const std::map<std::string, std::string> inside{{"SWARM_TASK_ID", "t-0-1"},
+                                                  {"SWARM_TASK_ATTEMPT", "4"}};
+  answer("task_submit", R"("ok":true,"taskId":"t-0-7","survives":"node","duplicate":false)");
+  const Ran ran = run({"task", "submit", "part 1", "--id=p-1", "--key=k", "--label", "a=b",
+                       "--label=c=d,e", "--max-attempts=2"},
+                      "", inside);
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.out, "t-0-7\n");
+  EXPECT_EQ(ran.err, "task t-0-7 submitted, survives: node\n");
+  const Object asked = engine_.received("task_submit")[0];
+  EXPECT_EQ(asked.text("taskId"), "t-0-1");
+  EXPECT_EQ(asked.number("attempt"), 4);
+  EXPECT_EQ(asked.text("body"), "part 1");
+  EXPECT_EQ(asked.text("id"), "p-1");
+  EXPECT_EQ(asked.text("key"), "k");
+  EXPECT_EQ(asked.number("maxAttempts"), 2);
+  EXPECT_EQ(asked.object("labels").to_json(), R"({"a":"b","c":"d,e"})");
+  EXPECT_GT(asked.number("timeoutMs"), 20'000);
+
+  EXPECT_EQ(run({"task", "submit", "-"}, "from input").code, 0);
+  const Object alone = engine_.received("task_submit")[1];
+  EXPECT_FALSE(alone.has("taskId")) << "nobody's";
+  EXPECT_EQ(alone.text("body"), "from input");
+  EXPECT_EQ(alone.text("id").size(), 34U) << "so that it can be repeated";
+  EXPECT_EQ(run({"task", "submit", "x", "--label", "=b"}).code, 2);
+  EXPECT_EQ(run({"task", "submit", "x", "--attempt=1"}).code, 2);
+  EXPECT_EQ(run({"task", "submit", "x", "y"}).code, 2);
+  EXPECT_EQ(run({"task", "submit", "x"}, "", {{"SWARM_TASK_ID", "t-0-1"}}).code, 2);
+}
+
+TEST_F(Verbs, AnUnknownSubmissionSaysHowItIsResolved) {
+  answer("task_submit", R"("ok":false,"code":"unknown","message":"perhaps")");
+  const Ran ran = run({"task", "submit", "x", "--id=p-1"});
+  EXPECT_EQ(ran.code, 5);
+  EXPECT_THAT(ran.err, HasSubstr("perhaps; the same again with --id p-1 resolves it"));
+}
+
+TEST_F(Verbs, AWaitPrintsTheResultOfOneAsItIs) {
+  const std::map<std::string, std::string> inside{{"SWARM_TASK_ID", "t-0-1"},
+                                                  {"SWARM_TASK_ATTEMPT", "4"}};
+  answer("task_wait", R"("ok":true,"tasks":[{"id":"t-0-7","state":"done"}],"result64":"/wA=")");
+  const Ran one = run({"task", "wait", "t-0-7"}, "", inside);
+  EXPECT_EQ(one.code, 0) << one.err;
+  EXPECT_EQ(one.out, std::string("\xFF\0", 2));
+  const Object asked = engine_.received("task_wait")[0];
+  EXPECT_EQ(asked.text("taskId"), "t-0-1");
+  EXPECT_EQ(asked.texts("tasks"), std::vector<std::string>{"t-0-7"});
+
+  answer("task_submit", R"("ok":true,"taskId":"t-0-7","survives":"node","duplicate":false)");
+  const Ran both = run({"task", "submit", "--wait", "part"}, "", inside);
+  EXPECT_EQ(both.code, 0) << both.err;
+  EXPECT_EQ(both.out, std::string("\xFF\0", 2));
+}
+
+TEST_F(Verbs, AWaitForSeveralPrintsALineForEach) {
+  answer("task_wait",
+         R"("ok":true,"tasks":[{"id":"t-0-7","state":"done","preview":"12\nx"},)"
+         R"({"id":"t-0-8","state":"dead","reason":"failed","message":"no such file"}])");
+  const Ran several = run({"task", "wait", "t-0-7", "t-0-8"});
+  EXPECT_EQ(several.code, 1);
+  EXPECT_EQ(several.out, "t-0-7 done 12 x\nt-0-8 dead\n");
+  EXPECT_EQ(several.err, "agentctl task: t-0-8 is dead: failed (no such file)\n");
+  EXPECT_EQ(run({"task", "wait"}).code, 2);
+  EXPECT_EQ(run({"task", "wait", "seven"}).code, 2);
+}
+
+TEST_F(Verbs, AWaitSaysWhyItDoesNotWait) {
+  const std::tuple<const char*, int> rows[] = {
+      {"refused", 7}, {"not_found", 3}, {"unavailable", 6}, {"invalid", 2}};
+  for (const auto& [code, expected] : rows) {
+    answer("task_wait", std::string(R"("ok":false,"message":"t-1 -> t-1","code":")") + code + "\"");
+    const Ran ran = run({"task", "wait", "t-0-7"});
+    EXPECT_EQ(ran.code, expected) << code;
+    EXPECT_THAT(ran.err, HasSubstr("t-1 -> t-1"));
+  }
+  // The sidecar's own time is over first; it is asked again until ours is.
+  answer("task_wait", R"("ok":false,"message":"not yet","code":"unknown")");
+  const Ran late = run({"task", "wait", "t-0-7", "--timeout=50ms"});
+  EXPECT_EQ(late.code, 5);
+  EXPECT_THAT(late.err, HasSubstr("not yet"));
+}
+
 TEST_F(Verbs, ACancelledTaskIsSaidSo) {
   answer("task_progress", R"("ok":true,"cancel":true)");
   const Ran ran = run({"task", "progress", "t-0-1", "x", "--attempt=1"});

@@ -80,14 +80,27 @@ class Watched {
       const auto since = run_.stuck_since();
       if (since && !told_) told_at_ = now_;
       told_ = since;
-      act(run_.on_extend(ExtendAnswer::kAlive, now_));
+      act(run_.on_extend(waits_ ? ExtendAnswer::kWaits : ExtendAnswer::kAlive, now_));
     }
   }
   TaskRun run_;
   MonoTime now_ = at(0), told_at_{};
   std::optional<MonoTime> told_;  // since when it is stuck
   bool ended_ = false;
+  bool waits_ = false;  // as the sidecar says
 };
+
+TEST(Stuck, WhoWaitsForOtherTasksIsNotStuckHoweverShortTheLimit) {
+  Watched w(Milliseconds(400), true);  // extensions are 10 s apart
+  w.waits_ = true;
+  w.until(60'000, {});
+  EXPECT_FALSE(w.told_);
+  EXPECT_FALSE(w.ended_);
+  w.waits_ = false;  // over, and silent all the same
+  w.until(61'000, {});
+  EXPECT_TRUE(w.told_);
+  EXPECT_TRUE(w.ended_);
+}
 
 TEST(Stuck, SilenceWithoutCpuIsToldAtItsLimitAndNotBefore) {
   Watched w(Milliseconds(8000));

@@ -469,7 +469,9 @@ void Loop::on_answer(const Answer& answer, MonoTime now) {
     job.extend_rid.reset();
     ExtendAnswer meaning = ExtendAnswer::kNone;
     if (answer.ok)
-      meaning = answer.fields.flag("cancel") ? ExtendAnswer::kCancel : ExtendAnswer::kAlive;
+      meaning = answer.fields.flag("cancel")    ? ExtendAnswer::kCancel
+                : answer.fields.flag("waiting") ? ExtendAnswer::kWaits
+                                                : ExtendAnswer::kAlive;
     if (answer.code == "refused") meaning = ExtendAnswer::kLost;
     if (answer.ok) job.set_stuck(answer.fields);
     perform(job.run.on_extend(meaning, now), now);

@@ -72,12 +72,22 @@ void TaskRun::watch(MonoTime now) {
   sample_at_ = now + sample_interval();
 }
 
-Milliseconds TaskRun::sample_interval() const {
+Milliseconds TaskRun::shortest_limit() const {
   Milliseconds shortest = Milliseconds::max();
   for (const Milliseconds limit : {settings_.idle_timeout, stuck_after_}) {
     if (limit.count() > 0) shortest = std::min(shortest, limit);
   }
-  return std::clamp(shortest / 10, kCpuSampleLeast, kCpuSampleMost);
+  return shortest;
+}
+
+Milliseconds TaskRun::sample_interval() const {
+  return std::clamp(shortest_limit() / 10, kCpuSampleLeast, kCpuSampleMost);
+}
+
+// Half way to being idle or stuck: perhaps it waits for other tasks, which the sidecar knows.
+MonoTime TaskRun::ask_at() const {
+  if (!watched() || asked_for_ == last_activity_) return MonoTime::max();
+  return last_activity_ + shortest_limit() / 2;
 }
 
 Actions TaskRun::begin(MonoTime now) {
@@ -211,6 +221,7 @@ Actions TaskRun::on_extend(ExtendAnswer answer, MonoTime now) {
   extending_ = false;
   extend_at_ = now + extend_interval();
   if (phase_ != Phase::kStep) return actions;  // the report's own answer decides
+  if (answer == ExtendAnswer::kWaits) on_activity(now);
   if (answer == ExtendAnswer::kLost) {
     end_step(actions, std::nullopt, now);
   } else if (answer == ExtendAnswer::kCancel) {
@@ -266,6 +277,10 @@ Actions TaskRun::on_tick(MonoTime now) {
     if (sample_at_ == MonoTime::max()) watch(now);  // the limit came while it runs
     const bool stuck = stuck_after_.count() > 0 && now >= last_activity_ + stuck_after_;
     if (stuck != std::exchange(stuck_, stuck)) tell_ = true;
+    if (now >= ask_at()) {
+      asked_for_ = last_activity_;
+      tell_ = true;
+    }
   }
   if (!extending_ && (now >= extend_at_ || tell_)) {
     extending_ = true;
@@ -338,7 +353,7 @@ MonoTime TaskRun::wake_at() const {
     at = std::min(at, last_activity_ + settings_.idle_timeout);
   if (step_ == Step::kRun && stuck_after_.count() > 0 && !stuck_)
     at = std::min(at, last_activity_ + stuck_after_);
-  if (step_ == Step::kRun) at = std::min(at, sample_at_);
+  if (step_ == Step::kRun) at = std::min({at, sample_at_, ask_at()});
   if (stopped_at_) at = std::min(at, *stopped_at_ + settings_.task_grace);
   return at;
 }

@@ -89,7 +89,7 @@ struct Verdict {
   friend bool operator==(const Verdict&, const Verdict&) = default;
 };
 
-enum class ExtendAnswer { kAlive, kCancel, kLost, kNone };
+enum class ExtendAnswer { kAlive, kWaits, kCancel, kLost, kNone };  // kWaits: for other tasks
 enum class ReportAnswer { kAccepted, kRefused, kInvalid, kNotFound, kAgain };
 
 struct Action {
@@ -152,7 +152,9 @@ class TaskRun {
   [[nodiscard]] Milliseconds extend_interval() const;
   [[nodiscard]] bool watched() const;  // there is a limit to silence
   void watch(MonoTime now);
+  [[nodiscard]] Milliseconds shortest_limit() const;
   [[nodiscard]] Milliseconds sample_interval() const;
+  [[nodiscard]] MonoTime ask_at() const;
 
   Settings settings_;
   Milliseconds lease_;
@@ -163,6 +165,7 @@ class TaskRun {
 
   MonoTime step_deadline_ = MonoTime::max();
   MonoTime last_activity_{};
+  MonoTime asked_for_ = MonoTime::max();  // that activity: whether it waits
   CpuMeter meter_;
   MonoTime sample_at_ = MonoTime::max(), sampled_{};
   Milliseconds stuck_after_{0};  // 0: never

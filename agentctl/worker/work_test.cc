@@ -238,6 +238,13 @@ TEST_F(Work, SilenceWithoutCpuIsIdle) {
   EXPECT_THAT(fail.texts("lastLines"), testing::ElementsAre("hello"));
 }
 
+TEST_F(Work, SilenceOfOneThatWaitsForOtherTasksIsNotIdle) {
+  engine_.on("task_extend",
+             [](const Object&) { return R"("ok":true,"cancel":false,"waiting":true)"; });
+  const Object done = run_script("sleep 2; echo over", {"--idle-timeout=600ms"});
+  EXPECT_EQ(done.text("op"), "task_done") << done.to_json();
+}
+
 TEST_F(Work, CpuTimeAndOutputAreNotIdle) {
   const Object done = run_script(
       "i=0; while [ $i -lt 8 ]; do echo $i; sleep 0.2; i=$((i+1)); done; "

@@ -192,6 +192,9 @@ func (w *world) metrics(hand, work string) {
 	}
 	within(who, e, "swarm_team_workers", 2, 2)
 	within(who, e, "swarm_agents_stuck", 0, 0)
+	within(who, e, "swarm_team_tasks_waiting", 0, 0)
+	within(who, e, "swarm_team_tasks_starved", 0, 0)
+	within(who, e, "swarm_team_wait_cycles_total", 0, 0)
 	within(who, e, "swarm_team_epoch", 1, many)
 	within(who, e, "swarm_tasks_oldest_queued_seconds", 0, 0)
 

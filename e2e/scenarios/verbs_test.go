@@ -413,6 +413,20 @@ func (v *verbs) byHand() {
 	v.person(1, "^$", "is done already", "cancel", id)
 	v.person(0, `(?m)^Key: +k-1\nLabels: +kind=hand,who=me\n(.*\n)*Branch: +topic at c0ffee`, "^$", "describe", "task/"+id)
 
+	// A task of the agent's own, and waiting for it.
+	own := strings.TrimSpace(v.in(me, 0, `^t-0-\w+\n$`, `^task t-0-\w+ submitted, survives: (node|pod)\n$`, "task", "submit", "own", "--id=own", "--key=k-2",
+		"--label=kind=own", "--label", "who=agent", "--max-attempts=2").out)
+	v.in(me, 0, "^"+own+"\n$", "it had been submitted before", "task", "submit", "own", "--id=own")
+	v.person(0, `(?m)^Attempt: +0 of 2\n(.*\n)*Key: +k-2\nLabels: +kind=own,who=agent\n`, "^$", "describe", "task/"+own)
+	v.in(me, 5, "^$", "not all of these tasks have ended in time", "task", "wait", own, "--timeout=1s")
+	v.in(me, 3, "^$", "no task t-0-nosuch", "task", "wait", "t-0-nosuch")
+	v.in(me, 0, "^own$", "attempt 1", "task", "next", "--wait=20s")
+	v.in(me, 0, "^$", "^$", "task", "done", own, "a sum", "--attempt=1")
+	v.in(me, 0, "^a sum$", "^$", "task", "wait", own)
+	other := regexp.MustCompile(`t-0-\w+`).FindString(v.in(me, 5, "^$", "(?s)^task t-0-\\w+ submitted.*not all of these tasks have ended", "task", "submit", "other", "--wait", "--timeout=2s").err)
+	v.person(0, "^task/"+other+" cancelled\n$", "^$", "cancel", "task/"+other)
+	v.in(me, 1, "^"+own+" done a sum\n"+other+" cancelled\n$", other+" is cancelled", "task", "wait", own, other)
+
 	// Later is not counted, failures are.
 	id = v.give("hand", "second", "--max-attempts=2")
 	v.in(me, 0, "^second$", "^task "+id+", attempt 1\n$", "task", "next", "--wait=20s")

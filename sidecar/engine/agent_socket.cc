@@ -12,6 +12,7 @@
 #include "engine/control_json.h"
 #include "engine/mail_list.h"
 #include "engine/members.h"
+#include "engine/task_api_json.h"
 #include "engine/write_now.h"
 #include "telemetry/log.h"
 
@@ -25,7 +26,8 @@ namespace {
 constexpr Milliseconds kAcceptRetry{100};
 constexpr int kMaxUnaccepted = 1024;           // connections; all agents of a pod may come at once
 constexpr std::size_t kMaxPeersListed = 2000;  // a line: each at most 400 bytes
-constexpr std::size_t kMaxDeadListed = 1000;   // a line: 1000 × at most 400 bytes
+constexpr std::uint64_t kSubmitTimeoutMs = 30000;
+constexpr std::size_t kMaxDeadListed = 1000;  // a line: 1000 × at most 400 bytes
 
 Milliseconds milliseconds_of(const json& request, const char* key, std::uint64_t fallback) {
   return Milliseconds(std::min(number_of(request, key, fallback), kMaxWaitMs));
@@ -187,7 +189,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
   void forget() {
     if (!*alive_) return;
     owner_.mail_.forget(this);
-    if (owner_.worker_ != nullptr) owner_.worker_->forget_nexts(this);
+    if (owner_.worker_ != nullptr) owner_.worker_->forget(this);
   }
 
   void reply(const std::string& rid, json fields) {
@@ -317,7 +319,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
          invalid("unknown op \"" + printable(op.substr(0, 40)) +
                  "\", allowed: hello, send, request, recv, watch, ack, nack, extend, ls, "
                  "cat, dead_ls, dead_redrive, dead_purge, task_next, task_extend, task_progress, "
-                 "task_done, task_fail, peers, stats"));
+                 "task_done, task_fail, task_submit, task_wait, peers, stats"));
   }
 
   void handle(const MailRequest& request) {
@@ -672,6 +674,15 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     }
     const TaskId id{text_of(request, "taskId")};
     const auto attempt = static_cast<std::uint32_t>(number_of(request, "attempt"));
+    if (op == "task_submit" || op == "task_wait") {
+      if (request.contains("taskId") != request.contains("attempt") ||
+          (request.contains("taskId") && (!is_task_id(id.value) || attempt == 0)))
+        return fail(rid, invalid(op + " takes taskId and attempt, as task_next gave them, of the "
+                                      "task at work, or neither"));
+      std::optional<std::pair<TaskId, std::uint32_t>> self;
+      if (request.contains("taskId")) self = {id, attempt};
+      return op == "task_submit" ? submit(rid, request, self) : wait(rid, request, self);
+    }
     if (!is_task_id(id.value) || attempt == 0)
       return fail(rid, invalid(op + " needs taskId and attempt, as task_next gave them"));
     if (op == "task_extend" || op == "task_progress") {
@@ -679,9 +690,10 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
       const Worker::Quiet quiet{number_of(request, "quietMs"), text_of(request, "stuck")};
       worker->extend(id, attempt, op == "task_progress" ? &progress : nullptr,
                      quiet.ms > 0 ? &quiet : nullptr, flag_of(request, "confirm"),
-                     once([rid](Connection* self, const Result<bool>& cancel) {
+                     once([rid, id, attempt](Connection* self, const Result<bool>& cancel) {
                        if (!cancel) return self->fail(rid, cancel.error());
                        json answer{{"cancel", *cancel}};
+                       if (self->owner_.worker_->waits(id, attempt)) answer["waiting"] = true;
                        self->put_stuck_limit(answer);
                        self->reply(rid, std::move(answer));
                      }));
@@ -714,6 +726,48 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
     worker->report(*std::move(report), once([rid](Connection* self, const Status& status) {
       status ? self->reply_ok(rid) : self->fail(rid, status.error());
     }));
+  }
+
+  using Self = std::optional<std::pair<TaskId, std::uint32_t>>;
+  void submit(const std::string& rid, const json& request, const Self& self) {
+    if (request.contains("body") == request.contains("body64"))
+      return fail(rid, invalid("one of body (text) and body64 (base64) is required"));
+    auto body = request.contains("body") ? std::optional(text_of(request, "body"))
+                                         : from_base64(text_of(request, "body64"));
+    if (!body) return fail(rid, invalid("body64 must be base64"));
+    json fields = json::object();
+    for (const char* name : {"id", "key", "labels", "maxAttempts"}) {
+      if (request.contains(name)) fields[name] = request[name];
+    }
+    // What is wrong is said here, by the same words as the coordinator's.
+    const auto checked = parse_submission(fields, *body, owner_.config_.max_message_bytes);
+    if (!checked) return fail(rid, checked.error());
+    if (!fields.contains("id")) fields["id"] = "s" + owner_.next_id().substr(1);
+    owner_.worker_->submit(fields, *body, self,
+                           milliseconds_of(request, "timeoutMs", kSubmitTimeoutMs),
+                           once([rid](Connection* to, const Result<Worker::Submitted>& done) {
+                             if (!done) return to->fail(rid, done.error());
+                             to->reply(rid, {{"taskId", done->id.value},
+                                             {"survives", done->survives},
+                                             {"duplicate", done->duplicate}});
+                           }));
+  }
+
+  void wait(const std::string& rid, const json& request, const Self& self) {
+    const auto tasks = request.value("tasks", std::vector<std::string>());
+    if (tasks.empty() || tasks.size() > tasks::kMaxAwaited ||
+        !std::all_of(tasks.begin(), tasks.end(), [](const auto& id) { return is_task_id(id); }))
+      return fail(rid, invalid("task_wait needs tasks: 1 to " + std::to_string(tasks::kMaxAwaited) +
+                               " tasks' ids, as task_submit gave them"));
+    owner_.worker_->wait(
+        tasks, self, milliseconds_of(request, "waitMs", 0), this,
+        once([rid](Connection* to, const Result<json>& ended, std::string_view result) {
+          if (!ended) return to->fail(rid, ended.error());
+          json answer{{"tasks", *ended}};
+          if (ended->size() == 1 && text_of((*ended)[0], "state") == "done")
+            put_bytes(answer, "result", std::string(result));
+          to->reply(rid, std::move(answer));
+        }));
   }
 
   AgentSocket& owner_;

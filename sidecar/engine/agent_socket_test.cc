@@ -203,6 +203,9 @@ TEST_F(Agents, AMemberThatIsNotUnderstoodIsRefusedInOneClearWord) {
       {with(done, {{"truncated", 1}}), "truncated must be true or false"},
       {with(done, {{"lastLines", {1}}}), "lastLines must be a list of texts"},
       {with(done, {{"kind", "failed"}}), "unknown member \"kind\" of task_done"},
+      {{{"op", "task_submit"}, {"body", "x"}, {"labels", "a=b"}}, "labels must be an object"},
+      {{{"op", "task_submit"}, {"body", "x"}, {"parent", "t-0-1"}}, "unknown member \"parent\""},
+      {{{"op", "task_wait"}, {"tasks", "t-0-1"}}, "tasks must be a list of texts"},
       {{{"op", "task_next"}, {"waitMs", -1}}, "waitMs must be a whole number from 0"}};
   for (const auto& [request, words] : rows) {
     const json answer = ask(request);

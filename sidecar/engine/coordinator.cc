@@ -8,6 +8,7 @@
 #include "base/encoding.h"
 #include "engine/control_json.h"
 #include "engine/mail_list.h"
+#include "engine/task_api_json.h"
 #include "engine/task_json.h"
 #include "engine/worker.h"
 #include "os/file.h"
@@ -411,6 +412,7 @@ void Coordinator::finish_join(Member& member) {
     session->send(FrameType::kJoined, control(json{{"session", member.worker.session},
                                                    {"epoch", epoch_},
                                                    {"mailCounts", true},
+                                                   {"subtasks", true},
                                                    {"mailPressure", true}}));
   }
   note_work(member);
@@ -708,12 +710,76 @@ bool Coordinator::take(Session& session, const link::Frame& frame) {
       }
       break;
     }
+    case FrameType::kTaskSubmit:
+    case FrameType::kTaskWait:
+    case FrameType::kTaskForgetWait:
+      take_subtasks(worker, session, frame);
+      break;
     default:
       return false;
   }
   perform();
   arm();
   return true;
+}
+
+void Coordinator::take_subtasks(const tasks::Worker& worker, Session& session,
+                                const link::Frame& frame) {
+  auto parsed = parse_control(frame.payload);
+  if (!parsed) return session.close(parsed.error());
+  const json& head = parsed->head;
+  const auto request = number_of(head, "request");
+  if (frame.type == FrameType::kTaskForgetWait) return engine_->forget_wait(worker, request);
+  const TaskId id{text_of(head, "id")};
+  const auto attempt = static_cast<std::uint32_t>(number_of(head, "attempt"));
+  if (frame.type == FrameType::kTaskWait) {
+    std::vector<TaskId> tasks;
+    if (const auto list = head.find("tasks"); list != head.end() && list->is_array()) {
+      for (const auto& one : *list) {  // one too many is enough to be refused
+        if (tasks.size() <= tasks::kMaxAwaited)
+          tasks.push_back({one.is_string() ? one.get<std::string>() : ""});
+      }
+    }
+    return engine_->wait(
+        mono_now(), wall_now(), worker, request,
+        id.empty() ? std::nullopt : std::optional(tasks::Engine::Running{id, attempt}), tasks);
+  }
+  auto submission = parse_submission(head.value("task", json::object()), parsed->bytes,
+                                     config_.max_message_bytes);
+  const auto answer = [this, worker, request](json fields) {
+    fields["request"] = request;
+    send_to(worker, FrameType::kTaskSubmitted, control(fields));
+  };
+  const auto refuse = [answer](const Error& error) {
+    answer({{"code", code_name(error.code)}, {"message", error.message}});
+  };
+  if (!submission) return refuse(submission.error());
+  if (!id.empty()) submission->parent = tasks::AtWork{worker, id, attempt};
+  submit(*std::move(submission), [answer, refuse](const tasks::Submitted& submitted) {
+    if (!submitted.result) return refuse(submitted.result.error());
+    answer({{"id", submitted.result->value},
+            {"survives", submitted.survives},
+            {"duplicate", submitted.duplicate}});
+  });
+}
+
+// Each task in a few words; of a single one that is done the result as well.
+void Coordinator::answer_wait(const tasks::Waited& waited) {
+  json head{{"request", waited.request}};
+  std::string bytes;
+  const bool alone = waited.tasks.size() == 1;
+  if (!waited.status) {
+    head["code"] = code_name(waited.status.error().code);
+    head["message"] = waited.status.error().message;
+    return send_to(waited.worker, FrameType::kTaskWaited, control(head));
+  }
+  head["tasks"] = json::array();
+  for (const auto& id : waited.tasks) {
+    const auto task = engine_->find(id);
+    head["tasks"].push_back(ended_json(id, task ? *task : nullptr, alone));
+    if (alone && task && (*task)->result) bytes = (*task)->result->bytes;
+  }
+  send_to(waited.worker, FrameType::kTaskWaited, control(head, bytes));
 }
 
 void Coordinator::locate(const AgentName& name, const Located& done) {
@@ -804,23 +870,11 @@ void Coordinator::perform() {
     } else if (auto* s = std::get_if<tasks::Submitted>(&output)) {
       const auto ticket = tickets_.find(s->ticket);
       if (ticket == tickets_.end()) continue;
-      auto respond = std::move(ticket->second);
+      const auto done = std::move(ticket->second);
       tickets_.erase(ticket);
-      if (!s->result) {
-        later(respond, net::error_response(s->result.error()));
-        continue;
-      }
-      json mirrors = json::array();
-      for (const auto& m : s->mirrors) mirrors.push_back(m.value);
-      later(respond, {201,
-                      "application/json",
-                      json{{"id", s->result->value},
-                           {"survives", s->survives},
-                           {"duplicate", s->duplicate},
-                           {"mirrors", mirrors}}
-                              .dump() +
-                          "\n",
-                      {}});
+      done(*s);
+    } else if (auto* w = std::get_if<tasks::Waited>(&output)) {
+      answer_wait(*w);
     } else if (auto* l = std::get_if<tasks::Lease>(&output)) {
       json head{{"request", l->request},
                 {"id", l->id.value},

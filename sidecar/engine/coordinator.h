@@ -166,6 +166,11 @@ class Coordinator {
               const net::Respond& respond);
   void list_mail(const net::HttpRequest& request, const net::Respond& respond);
   void submit(const net::HttpRequest& request, const net::Respond& respond);
+  using OnSubmitted = std::function<void(const tasks::Submitted&)>;
+  void submit(tasks::Submission submission, OnSubmitted done);
+  // TASK_SUBMIT, TASK_WAIT and TASK_FORGET_WAIT of a worker.
+  void take_subtasks(const tasks::Worker& worker, Session& session, const link::Frame& frame);
+  void answer_wait(const tasks::Waited& waited);
   void tick();
   void arm();
   void put_stuck_limit(nlohmann::json& head) const;
@@ -193,7 +198,7 @@ class Coordinator {
   std::map<AgentName, std::uint64_t> owner_;
   std::map<TaskId, log::Sequence> records_;
   std::map<TaskId, tasks::Store> unstored_;  // the log was full: tried again at every tick
-  std::map<std::uint64_t, net::Respond> tickets_;
+  std::map<std::uint64_t, OnSubmitted> tickets_;
   std::map<std::uint64_t, std::pair<TaskId, std::uint32_t>> reports_;  // under way in the engine
   std::vector<Waiter> waiters_;
   std::unique_ptr<MailLists> mail_lists_;

@@ -139,7 +139,9 @@ void Coordinator::answer_task(const TaskId& id, const net::Respond& respond) {
     if (survives == "container") survives = "pod";
     if (member.worker.node != config_.node) survives = "node";
   }
-  later(respond, ok_json(task_json(**task, mirrors, survives, false)));
+  json out = task_json(**task, mirrors, survives, false);
+  put_family(out, engine_->subtasks_of(id), engine_->waits_of(id), engine_->cycle_of(id));
+  later(respond, ok_json(out));
 }
 
 void Coordinator::http(net::HttpRequest request, net::Respond respond) {
@@ -290,24 +292,38 @@ void Coordinator::submit(const net::HttpRequest& request, const net::Respond& re
     const auto team = spread.empty() ? config_.team : team_for(spread, settings_.coordinators);
     if (team != config_.team) return forward(team, request, respond);
   }
-  if (leaving_)
-    return respond(net::error_response(
-        unavailable("this coordinator is shutting down; its successor takes tasks in a moment")));
-  if (recovering())
-    return respond(net::error_response(unavailable(
-        "the coordinator was replaced and is collecting its tasks; try again in a moment")));
-  if (log_->available_bytes() < kTaskReserveBytes) {
-    return respond(net::error_response(
-        {Code::kFull,
-         "the coordinator's mailbox is full (" + std::to_string(log_->stats().live_bytes >> 20U) +
-             " MiB in use); raise spec.mailbox.sizeLimit or wait until tasks are done"}));
-  }
-  if (overloaded()) return respond(busy(kOverloaded));
-  const auto ticket = next_ticket_++;
-  tickets_[ticket] = respond;
-  engine_->submit(mono_now(), wall_now(), ticket, *std::move(submission));
+  if (!leaving_ && !recovering() && overloaded()) return respond(busy(kOverloaded));
+  submit(*std::move(submission), [this, respond](const tasks::Submitted& submitted) {
+    if (!submitted.result) return later(respond, net::error_response(submitted.result.error()));
+    json mirrors = json::array();
+    for (const auto& m : submitted.mirrors) mirrors.push_back(m.value);
+    later(respond, ok_json({{"id", submitted.result->value},
+                            {"survives", submitted.survives},
+                            {"duplicate", submitted.duplicate},
+                            {"mirrors", mirrors}},
+                           201));
+  });
   perform();
   arm();
+}
+
+void Coordinator::submit(tasks::Submission submission, OnSubmitted done) {
+  const auto refuse = [&](Error error) { done({0, std::move(error), "", false, {}}); };
+  if (leaving_)
+    return refuse(
+        unavailable("this coordinator is shutting down; its successor takes tasks in a moment"));
+  if (recovering())
+    return refuse(unavailable(
+        "the coordinator was replaced and is collecting its tasks; try again in a moment"));
+  if (log_->available_bytes() < kTaskReserveBytes) {
+    return refuse({Code::kFull,
+                   "the coordinator's mailbox is full (" +
+                       std::to_string(log_->stats().live_bytes >> 20U) +
+                       " MiB in use); raise spec.mailbox.sizeLimit or wait until tasks are done"});
+  }
+  const auto ticket = next_ticket_++;
+  tickets_[ticket] = std::move(done);
+  engine_->submit(mono_now(), wall_now(), ticket, std::move(submission));
 }
 
 void Coordinator::list_tasks(const net::HttpRequest& request, const net::Respond& respond) {
@@ -468,6 +484,8 @@ api::TeamReport Coordinator::report() const {
   out.tasks.single_copy = n(counts.single_copy);
   out.tasks.backing_off_until = counts.backing_off_until;
   out.tasks.try_later_in_a_row = n(counts.try_later_in_a_row);
+  out.tasks.waiting = n(counts.waiting);
+  out.tasks.starved = n(counts.starved);
   const auto full = [&] {
     return out.workers.size() + out.awaited.size() >= api::kMaxReportWorkers;
   };

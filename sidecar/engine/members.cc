@@ -14,7 +14,7 @@ using nlohmann::json;
 constexpr std::size_t kShown = 40;  // bytes of foreign text in an error
 
 // With blanks between the names, and at both ends.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 14> kMembers{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kMembers{
     {{"hello", " agent "},
      {"watch", " waitMs "},
      {"ls", " "},
@@ -29,17 +29,20 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 14> kMembers
       " taskId attempt result result64 exitCode truncated resultBytes branch commit usage "
       "lastLines "},
      {"task_fail", " taskId attempt kind exitCode message usage lastLines "},
+     {"task_submit", " taskId attempt body body64 id key labels maxAttempts timeoutMs "},
+     {"task_wait", " taskId attempt tasks waitMs "},
      {"peers", " "},
      {"stats", " "}}};
 
 MemberKind kind_of(std::string_view name) {
-  if (name == "waitMs" || name == "attempt" || name == "resultBytes" || name == "quietMs")
+  if (name == "waitMs" || name == "attempt" || name == "resultBytes" || name == "quietMs" ||
+      name == "maxAttempts" || name == "timeoutMs")
     return MemberKind::kNumber;
   if (name == "exitCode") return MemberKind::kInteger;
   if (name == "all" || name == "confirm" || name == "dead" || name == "truncated")
     return MemberKind::kFlag;
-  if (name == "usage") return MemberKind::kObject;
-  return name == "lastLines" ? MemberKind::kTexts : MemberKind::kText;
+  if (name == "usage" || name == "labels") return MemberKind::kObject;
+  return name == "lastLines" || name == "tasks" ? MemberKind::kTexts : MemberKind::kText;
 }
 
 bool is_of(const json& value, MemberKind kind) {

@@ -112,6 +112,10 @@ struct Pod {
       events.ready = [this](Session& from) { mail->session_up(from.shared_from_this()); };
       events.frame = [this](Session& from, const link::Frame& frame) {
         if (mail->take(from, frame)) return;
+        if (answers_as_older && frame.type == link::FrameType::kJoin) {
+          const json joined{{"session", 1ULL << 32U | 1U}, {"epoch", 1}, {"mailCounts", true}};
+          return from.send(link::FrameType::kJoined, control(joined));
+        }
         if (coordinator && coordinator->take(from, frame)) return;
         if (worker && frame.type == link::FrameType::kSuccessor) return worker->successor_at(from);
         from.close(invalid("a frame that has no place here"));
@@ -130,7 +134,7 @@ struct Pod {
   Loop loop;
   tcp::acceptor acceptor;
   std::string path;
-  bool volume_stays = false;
+  bool volume_stays = false, answers_as_older = false;
   std::unique_ptr<os::Directory> directory;
   std::unique_ptr<log::Log> log;
   std::unique_ptr<mailbox::Mailbox> box;
@@ -862,6 +866,190 @@ TEST_F(Team, AnAgentThatIsStuckIsNamedUntilItGoesOn) {
   EXPECT_TRUE(report(id, 1).ok());
   EXPECT_EQ(agent()["state"], "idle");
   EXPECT_EQ(coordinator().report().stuck, 0);
+}
+
+// An agent of the worker's pod, that submits tasks and waits for some.
+struct Subtasks : Team {
+  void start() {
+    ASSERT_TRUE(begin());
+    open_socket();
+  }
+  void open_socket() {
+    post_ = std::make_unique<Post>(worker_->loop, *worker_->mail, worker_->config);
+    socket_ = std::make_unique<AgentSocket>(worker_->loop, worker_->config, *worker_->mail, *post_,
+                                            &worker());
+    ASSERT_TRUE(socket_->start(worker_->path + "/agent.sock"));
+    connect();
+  }
+  void connect() {
+    agent_ = std::make_unique<boost::asio::local::stream_protocol::socket>(io_);
+    agent_->connect(worker_->path + "/agent.sock");
+    agent_->non_blocking(true);
+    text_.clear();
+  }
+  ~Subtasks() override {
+    if (socket_) socket_->stop();
+    agent_.reset();
+    wait(Milliseconds{20});
+  }
+  void say(json request) {
+    request["rid"] = ++rid_;
+    boost::asio::write(*agent_, boost::asio::buffer(request.dump() + "\n"));
+  }
+  // The next line that comes, within `limit`; null: none.
+  json hear(Milliseconds limit = Milliseconds{20000}) {
+    const auto whole = [&] {
+      char buffer[65536];
+      error_code none_yet;
+      text_.append(buffer, agent_->read_some(boost::asio::buffer(buffer), none_yet));
+      return text_.find('\n') != std::string::npos;
+    };
+    if (!run_until(whole, limit)) return {};
+    const auto end = text_.find('\n');
+    json out = json::parse(text_.substr(0, end));
+    text_.erase(0, end + 1);
+    return out;
+  }
+  json ask(json request) {
+    say(std::move(request));
+    return hear();
+  }
+  // A task at work in this pod.
+  Worker::Leased work() {
+    EXPECT_EQ(call("POST", "/v1/tasks", {{"body", "b"}})["status"], 201);
+    return lease();
+  }
+  static json of(const Worker::Leased& task, json request) {
+    request["taskId"] = task.id.value;
+    request["attempt"] = task.attempt;
+    return request;
+  }
+  json task(const std::string& id) { return call("GET", "/v1/tasks/" + id); }
+  Status done(const Worker::Leased& leased, const std::string& result) {
+    tasks::Report report;
+    report.id = leased.id;
+    report.attempt = leased.attempt;
+    report.done = true;
+    report.result.bytes = result;
+    std::optional<Status> answer;
+    worker().report(report, [&](Status status) { answer = status; });
+    EXPECT_TRUE(run_until([&] { return answer.has_value(); }));
+    return answer.value_or(Status(internal_error("no answer")));
+  }
+
+  std::unique_ptr<Post> post_;
+  std::unique_ptr<AgentSocket> socket_;
+  std::unique_ptr<boost::asio::local::stream_protocol::socket> agent_;
+  std::string text_;
+  int rid_ = 0;
+};
+
+TEST_F(Subtasks, AreSubmittedAndWaitedForByTheirParent) {
+  start();
+  const auto parent = work();
+  const json submitted = ask(of(
+      parent, {{"op", "task_submit"}, {"body", "part"}, {"id", "p-1"}, {"labels", {{"a", "b"}}}}));
+  ASSERT_EQ(submitted["ok"], true) << submitted;
+  EXPECT_EQ(submitted["survives"], "node");
+  EXPECT_EQ(submitted["duplicate"], false);
+  const std::string id = submitted["taskId"];
+  EXPECT_EQ(ask(of(parent, {{"op", "task_submit"}, {"body", "part"}, {"id", "p-1"}}))["taskId"], id)
+      << "the same id is the same task";
+  EXPECT_EQ(task(id)["parent"], parent.id.value);
+  EXPECT_EQ(task(id)["labels"]["a"], "b");
+  EXPECT_EQ(task(parent.id.value)["subtasks"], json({{{"id", id}, {"state", "queued"}}}));
+
+  say(of(parent, {{"op", "task_wait"}, {"tasks", {id}}, {"waitMs", 600000}}));
+  EXPECT_TRUE(hear(Milliseconds{300}).is_null());
+  EXPECT_EQ(task(parent.id.value)["waitsFor"], json({id}));
+  EXPECT_EQ(task(parent.id.value)["state"], "running") << "the states are a closed set";
+  EXPECT_EQ(ask(of(parent, {{"op", "task_extend"}}))["waiting"], true);
+  EXPECT_EQ(call("GET", "/v1/stats")["tasks"]["starved"], 1);
+  const auto child = lease();
+  EXPECT_EQ(child.id.value, id);
+  ASSERT_TRUE(done(child, "sum 7"));
+  const json ended = hear();
+  EXPECT_EQ(ended["ok"], true) << ended;
+  EXPECT_EQ(ended["result"], "sum 7");
+  EXPECT_EQ(ended["tasks"][0]["state"], "done");
+  EXPECT_FALSE(task(parent.id.value).contains("waitsFor"));
+  EXPECT_FALSE(ask(of(parent, {{"op", "task_extend"}})).contains("waiting"));
+}
+
+TEST_F(Subtasks, OfAnAttemptThatIsNotLeasedHereAreRefused) {
+  start();
+  const auto parent = work();
+  const json other{
+      {"op", "task_submit"}, {"body", "x"}, {"taskId", parent.id.value}, {"attempt", 2}};
+  const json answer = ask(other);
+  EXPECT_EQ(answer["code"], "refused");
+  EXPECT_NE(answer["message"].get<std::string>().find("is not leased to worker-0"),
+            std::string::npos)
+      << answer;
+  EXPECT_EQ(ask({{"op", "task_submit"}, {"body", "x"}, {"attempt", 2}})["code"], "invalid");
+  EXPECT_EQ(ask({{"op", "task_submit"}, {"body", "x"}, {"body64", "eA=="}})["code"], "invalid");
+  EXPECT_EQ(ask({{"op", "task_submit"}, {"body", "x"}, {"labels", {{"a", 1}}}})["code"], "invalid");
+  EXPECT_EQ(ask({{"op", "task_wait"}, {"tasks", json::array()}})["code"], "invalid");
+  EXPECT_EQ(ask({{"op", "task_wait"}, {"tasks", {"t-0-zz"}}})["code"], "not_found");
+  EXPECT_EQ(ask({{"op", "task_submit"}, {"body64", "eA=="}})["ok"], true) << "without a parent";
+}
+
+TEST_F(Subtasks, ACycleOfWaitsIsRefusedAndSeen) {
+  start();
+  const auto a = work();
+  const auto b = work();
+  say(of(a, {{"op", "task_wait"}, {"tasks", {b.id.value}}, {"waitMs", 600000}}));
+  ASSERT_TRUE(hear(Milliseconds{200}).is_null());
+  const json refused = ask(of(b, {{"op", "task_wait"}, {"tasks", {a.id.value}}}));
+  EXPECT_EQ(refused["code"], "refused");
+  const std::string way = b.id.value + " -> " + a.id.value + " -> " + b.id.value;
+  EXPECT_NE(refused["message"].get<std::string>().find(way), std::string::npos) << refused;
+  EXPECT_EQ(task(b.id.value)["cycle"], way);
+  EXPECT_EQ(coordinator().counts().cycles, 1U);
+  // Who waited has gone: there is no cycle any more.
+  connect();
+  ASSERT_TRUE(run_until([&] { return !task(a.id.value).contains("waitsFor"); }));
+  say(of(b, {{"op", "task_wait"}, {"tasks", {a.id.value}}, {"waitMs", 300}}));
+  const json late = hear();
+  EXPECT_EQ(late["code"], "unknown") << late;
+  EXPECT_TRUE(run_until([&] { return !task(b.id.value).contains("waitsFor"); }))
+      << "a wait that is over in time is no wait";
+}
+
+TEST_F(Subtasks, GoOnWithTheNextCoordinator) {
+  start();
+  const auto parent = work();
+  const std::string id = ask(of(parent, {{"op", "task_submit"}, {"body", "part"}}))["taskId"];
+  const auto child = lease();
+  say(of(parent, {{"op", "task_wait"}, {"tasks", {id}}, {"waitMs", 600000}}));
+  ASSERT_TRUE(run_until([&] { return task(parent.id.value).contains("waitsFor"); }));
+  replace_coordinator();
+  say(of(parent, {{"op", "task_submit"}, {"body", "more"}, {"id", "p-2"}}));  // nobody is there now
+  EXPECT_TRUE(hear(Milliseconds{200}).is_null());
+  coordinator().activate(2, reported({worker_.get()}, 1));
+  const json more = hear();
+  EXPECT_EQ(more["ok"], true) << more;
+  EXPECT_EQ(task(more["taskId"])["parent"], parent.id.value);
+  ASSERT_TRUE(run_until([&] { return task(parent.id.value).contains("waitsFor"); }))
+      << "the wait was said again";
+  ASSERT_TRUE(done(child, "7"));
+  EXPECT_EQ(hear()["result"], "7");
+}
+
+TEST_F(Subtasks, AreRefusedInClearWordsByAnOlderCoordinator) {
+  worker_->start();
+  activate();
+  coordinator_->answers_as_older = true;
+  ASSERT_TRUE(run_until([&] { return worker().joined(); }));
+  open_socket();
+  for (const json& request : {json{{"op", "task_submit"}, {"body", "x"}},
+                              json{{"op", "task_wait"}, {"tasks", {"t-0-1"}}, {"waitMs", 60000}}}) {
+    const json answer = ask(request);
+    EXPECT_EQ(answer["code"], "refused");
+    EXPECT_NE(answer["message"].get<std::string>().find("update it first"), std::string::npos)
+        << answer;
+  }
+  EXPECT_TRUE(worker().joined()) << "no frame was sent that it does not know";
 }
 
 TEST_F(Team, APeerListStopsWhereAFrameDoes) {

@@ -604,6 +604,11 @@ std::string Sidecar::metrics_text() {
     set("swarm_team_backing_off",
         "1 while no task is handed out, since attempts were told to try later",
         counts.backing_off_until == 0 ? 0 : 1);
+    set("swarm_team_tasks_waiting", "Tasks at work that wait for other tasks", n(counts.waiting));
+    set("swarm_team_tasks_starved", "Of these, while nobody is left to do what they wait for",
+        n(counts.starved));
+    total("swarm_team_wait_cycles_total", "Waits that were refused, each would have closed a cycle",
+          n(counts.cycles));
     const auto spent = coordinator_->spent();
     constexpr const char* kTokensHelp = "Tokens that the tasks of this team have cost";
     for (const auto& [kind, value] : {std::pair{"input", spent.input_tokens},

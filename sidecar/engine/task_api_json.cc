@@ -44,6 +44,13 @@ void add_counts(json& all, const json& part, const char* name) {
 
 }  // namespace
 
+namespace {
+
+Result<tasks::Submission> read_submission(const json& object, std::string body,
+                                          std::uint32_t max_bytes);
+
+}  // namespace
+
 Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_t max_bytes) {
   auto object = parse_object(body);
   if (!object)
@@ -57,7 +64,6 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
   }
   if (object->contains("body") == object->contains("body64"))
     return invalid("one of body (a string) and body64 (base64) is required");
-  tasks::Submission out;
   auto text = text_field(*object, "body", "the task's text; for other bytes write body64");
   if (!text) return text.error();
   auto coded = text_field(*object, "body64", "base64");
@@ -65,33 +71,44 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
   if (object->contains("body64")) {
     auto bytes = from_base64(*coded);
     if (!bytes) return invalid("body64 must be base64");
-    out.body = *std::move(bytes);
-  } else {
-    out.body = *std::move(text);
+    text = *std::move(bytes);
   }
+  return read_submission(*object, *std::move(text), max_bytes);
+}
+
+Result<tasks::Submission> parse_submission(const json& fields, std::string_view body,
+                                           std::uint32_t max_bytes) {
+  return read_submission(fields, std::string(body), max_bytes);
+}
+
+namespace {
+
+Result<tasks::Submission> read_submission(const json& object, std::string body,
+                                          std::uint32_t max_bytes) {
+  tasks::Submission out;
+  out.body = std::move(body);
   if (out.body.size() > max_bytes) {
     return invalid(
         "the task's body has " + std::to_string(out.body.size()) + " bytes, at most " +
         std::to_string(max_bytes) +
         " (spec.mailbox.maxMessageBytes); put larger input into a file or repository and name it");
   }
-  auto key =
-      text_field(*object, "key", "at most " + std::to_string(tasks::kMaxKeyBytes) + " bytes");
+  auto key = text_field(object, "key", "at most " + std::to_string(tasks::kMaxKeyBytes) + " bytes");
   if (!key) return key.error();
-  auto id = text_field(*object, "id", "^[A-Za-z0-9._:-]{1,128}$");
+  auto id = text_field(object, "id", "^[A-Za-z0-9._:-]{1,128}$");
   if (!id) return id.error();
   out.key = *std::move(key);
   out.idempotency_id = *std::move(id);
-  if (object->contains("id") && !is_message_id(out.idempotency_id))
+  if (object.contains("id") && !is_message_id(out.idempotency_id))
     return invalid("id must match ^[A-Za-z0-9._:-]{1,128}$");
-  if (const auto labels = object->find("labels"); labels != object->end()) {
+  if (const auto labels = object.find("labels"); labels != object.end()) {
     if (!labels->is_object()) return invalid("labels: an object of strings");
     for (const auto& [name, value] : labels->items()) {
       if (!value.is_string()) return invalid("labels: names and values are strings");
       out.labels[name] = value.get<std::string>();
     }
   }
-  if (const auto n = object->find("maxAttempts"); n != object->end()) {
+  if (const auto n = object.find("maxAttempts"); n != object.end()) {
     if (!n->is_number_unsigned() || n->get<std::uint64_t>() < 1 ||
         n->get<std::uint64_t>() > tasks::kMaxMaxAttempts)
       return invalid("maxAttempts: a number, 1 to " + std::to_string(tasks::kMaxMaxAttempts));
@@ -100,6 +117,8 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
   if (auto checked = tasks::check_submission(out); !checked) return checked.error();
   return out;
 }
+
+}  // namespace
 
 Status check_parameters(const std::map<std::string, std::string>& query,
                         std::initializer_list<std::string_view> allowed) {

@@ -1,5 +1,7 @@
 #include "engine/task_json.h"
 
+#include <algorithm>
+
 #include "engine/control_json.h"
 #include "engine/usage_json.h"
 
@@ -49,6 +51,10 @@ json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors,
     out["lastOutputAt"] = task.last_output_at;
   }
   if (task.cancel_requested) out["cancelRequested"] = true;
+  if (!task.parent.empty()) {
+    out["parent"] = task.parent.value;
+    out["depth"] = task.depth;
+  }
   if (task.usage.known()) out["usage"] = usage_json(task.usage);
   if (task.result) {
     out["result"] = {{"bytes", task.result->total_bytes},
@@ -81,6 +87,38 @@ json task_json(const tasks::Task& task, const std::vector<AgentName>& mirrors,
     out["history"].push_back(std::move(entry));
   }
   if (task.history_dropped > 0) out["historyDropped"] = task.history_dropped;
+  return out;
+}
+
+void put_family(json& task, const std::vector<const tasks::Task*>& subtasks,
+                const std::vector<TaskId>& waits, const std::string& cycle) {
+  for (const auto* one : subtasks)
+    task["subtasks"].push_back({{"id", one->id.value}, {"state", tasks::state_name(one->state)}});
+  if (!waits.empty()) {
+    task["waitsFor"] = json::array();
+    for (std::size_t i = 0; i < std::min(waits.size(), kMaxWaitsShown); ++i)
+      task["waitsFor"].push_back(waits[i].value);
+    task["waitsForTasks"] = waits.size();
+  }
+  if (!cycle.empty()) task["cycle"] = cycle;
+}
+
+json ended_json(const TaskId& id, const tasks::Task* task, bool alone) {
+  json out{{"id", id.value},
+           {"state", task != nullptr ? tasks::state_name(task->state) : "expired"}};
+  if (task == nullptr) return out;
+  if (task->result) {
+    out["bytes"] = task->result->total_bytes;
+    out["truncated"] = task->result->truncated;
+    out["preview"] = preview(task->result->bytes);
+    if (alone && !task->result->branch.empty()) {
+      out["branch"] = printable(task->result->branch);
+      out["commit"] = printable(task->result->commit);
+    }
+  } else {
+    out["reason"] = task->history.empty() ? "" : task->history.back().reason;
+    out["message"] = preview(task->last_output);
+  }
   return out;
 }
 

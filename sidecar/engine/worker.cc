@@ -18,6 +18,7 @@ Error replaced() { return unavailable("the coordinator is being replaced"); }
 constexpr Milliseconds kCallTimeout{10000};   // resolve, extend, peers
 constexpr Milliseconds kReportAnswer{25000};  // then the agent hears "unknown" and asks again
 constexpr Milliseconds kRepeatReport{5000};   // unanswered so long: sent again
+constexpr Milliseconds kAskAgain{500};        // a submission or wait that was refused for now
 constexpr std::size_t kNamedPerFrame = 2000;  // of HELD and JOIN: far below the limit of a frame
 constexpr std::size_t kRememberedReports = 1000;
 constexpr std::size_t kMaxPeers = 65536;  // taken of one team, whatever its coordinator says
@@ -161,6 +162,15 @@ void Worker::lost() {
   answer(resolves_);
   answer(extends_);
   answer(peer_calls_);
+  // These are said again, to the next coordinator.
+  for (auto& [request, call] : submissions_) {
+    call.unsettled = call.unsettled || std::exchange(call.sent, false);
+    call.again_at = {};
+  }
+  for (auto& [request, call] : waits_) {
+    call.sent = false;
+    call.again_at = {};
+  }
 }
 
 void Worker::take(Session& session, const link::Frame& frame) {
@@ -182,6 +192,8 @@ void Worker::take(Session& session, const link::Frame& frame) {
       };
       counts_mail_ = knows("mailCounts");
       tells_pressure_ = knows("mailPressure");
+      takes_subtasks_ = knows("subtasks");
+      send_subtasks();
       send_mail_counts();
       if (on_joined) on_joined();
       return;
@@ -297,6 +309,10 @@ void Worker::take(Session& session, const link::Frame& frame) {
       if (leased_.contains(key)) cancels_[key] = "cancelled";
       return;
     }
+    case FrameType::kTaskSubmitted:
+      return take_submitted(session, frame);
+    case FrameType::kTaskWaited:
+      return take_waited(session, frame);
     case FrameType::kResolved: {
       auto parsed = parse_control(frame.payload);
       if (!parsed) return session.close(parsed.error());
@@ -378,7 +394,135 @@ void Worker::next(Milliseconds wait, const void* who, OnLease done) {
   arm();
 }
 
-void Worker::forget_nexts(const void* who) {
+void Worker::submit(const json& fields, std::string_view body,
+                    const std::optional<TaskAttempt>& parent, Milliseconds timeout,
+                    OnSubmitted done) {
+  if (submissions_.size() >= kMaxSubmissions) {
+    return done(Error{Code::kFull, "more than " + std::to_string(kMaxSubmissions) +
+                                       " submissions of this pod are under way"});
+  }
+  const auto request = ++last_request_;
+  json head{{"request", request}, {"task", fields}};
+  if (parent) {
+    head["id"] = parent->first.value;
+    head["attempt"] = parent->second;
+  }
+  submissions_[request] = {mono_now() + timeout, std::move(done), control(head, body)};
+  send_subtasks();
+  arm();
+}
+
+void Worker::wait(const std::vector<std::string>& tasks, const std::optional<TaskAttempt>& self,
+                  Milliseconds limit, const void* who, OnWaited done) {
+  if (waits_.size() >= kMaxWaitingTaskCalls) {
+    return done(Error{Code::kFull, "more than " + std::to_string(kMaxWaitingTaskCalls) +
+                                       " calls of this pod wait for tasks"},
+                {});
+  }
+  const auto request = ++last_request_;
+  json head{{"request", request}, {"tasks", tasks}};
+  if (self) {
+    head["id"] = self->first.value;
+    head["attempt"] = self->second;
+  }
+  // The coordinator is to answer for those that have ended, however short the wait.
+  const auto deadline = mono_now() + std::max(limit, kAskAgain);
+  waits_[request] = {deadline, std::move(done), control(head), who, self};
+  send_subtasks();
+  arm();
+}
+
+bool Worker::waits(const TaskId& id, std::uint32_t attempt) const {
+  return std::any_of(waits_.begin(), waits_.end(), [&](const auto& one) {
+    return one.second.self == TaskAttempt{id, attempt};
+  });
+}
+
+// What was not said on this link, and what is to be said again.
+void Worker::send_subtasks() {
+  Session* session = home();
+  if (session == nullptr) return;
+  const auto now = mono_now();
+  if (!takes_subtasks_) {
+    const Error old{Code::kDenied, "the coordinator of team " + std::to_string(config_.team) +
+                                       " is of a release that takes no tasks from agents and lets "
+                                       "nobody wait: update it first"};
+    for (auto& [request, call] : std::exchange(submissions_, {}))
+      call.done(call.unsettled ? Error{Code::kUnknown, old.message} : old);
+    for (auto& [request, call] : std::exchange(waits_, {})) call.done(old, {});
+    return;
+  }
+  const auto send = [&](auto& calls, FrameType type) {
+    for (auto& [request, call] : calls) {
+      if (call.sent || call.again_at > now || session->queued_bytes() >= kReportWindowBytes)
+        continue;
+      call.sent = true;
+      session->send(type, call.payload);
+    }
+  };
+  send(submissions_, FrameType::kTaskSubmit);
+  send(waits_, FrameType::kTaskWait);
+}
+
+void Worker::take_submitted(Session& session, const link::Frame& frame) {
+  const auto parsed = parse_control(frame.payload);
+  if (!parsed) return session.close(parsed.error());
+  const json& head = parsed->head;
+  const auto found = submissions_.find(number_of(head, "request"));
+  if (found == submissions_.end()) return;
+  auto& call = found->second;
+  call.sent = false;
+  if (const auto code = text_of(head, "code"); !code.empty()) {
+    call.last = Error{code_from_name(code), text_of(head, "message")};
+    if (call.last->code == Code::kUnknown) call.unsettled = true;
+    if (call.last->code == Code::kUnknown || call.last->code == Code::kUnavailable) {
+      call.again_at = mono_now() + kAskAgain;
+      return arm();
+    }
+    // What becomes of a try that was not answered is not known by this.
+    if (call.unsettled) call.last->code = Code::kUnknown;
+  }
+  auto done = std::move(call.done);
+  const auto failed = std::move(call.last);
+  const bool ok = text_of(head, "code").empty();
+  submissions_.erase(found);
+  if (!ok) return done(*failed);
+  done(Submitted{{text_of(head, "id")}, text_of(head, "survives"), flag_of(head, "duplicate")});
+}
+
+void Worker::take_waited(Session& session, const link::Frame& frame) {
+  const auto parsed = parse_control(frame.payload);
+  if (!parsed) return session.close(parsed.error());
+  const json& head = parsed->head;
+  const auto found = waits_.find(number_of(head, "request"));
+  if (found == waits_.end()) return;
+  const auto code = text_of(head, "code");
+  if (!code.empty() && code_from_name(code) == Code::kUnavailable) {
+    found->second.sent = false;
+    found->second.again_at = mono_now() + kAskAgain;
+    return arm();
+  }
+  const json ended = head.value("tasks", json());
+  if (code.empty() &&
+      (!ended.is_array() || ended.empty() ||
+       !std::all_of(ended.begin(), ended.end(), [](const json& one) { return one.is_object(); })))
+    return session.close(invalid("malformed TASK_WAITED"));
+  auto done = std::move(found->second.done);
+  waits_.erase(found);
+  if (!code.empty()) return done(Error{code_from_name(code), text_of(head, "message")}, {});
+  done(ended, parsed->bytes);
+}
+
+void Worker::forget(const void* who) {
+  for (auto it = waits_.begin(); it != waits_.end();) {
+    if (it->second.who != who) {
+      ++it;
+      continue;
+    }
+    if (Session* session = home(); session != nullptr && it->second.sent)
+      session->send(FrameType::kTaskForgetWait, control(json{{"request", it->first}}));
+    it = waits_.erase(it);
+  }
   for (auto it = nexts_.begin(); it != nexts_.end();) {
     if (it->second.who != who) {
       ++it;
@@ -652,6 +796,20 @@ void Worker::tick() {
   expire(resolves_, now, unanswered);
   expire(extends_, now, unanswered);
   expire(peer_calls_, now, unanswered);
+  expire(submissions_, now, [](Submission& call) {
+    const std::string why = call.last ? call.last->message : "the coordinator can't be reached now";
+    if (call.sent || call.unsettled)
+      return call.done(Error{Code::kUnknown, "it may have been submitted: " + why});
+    call.done(unavailable(why));
+  });
+  for (const auto& [request, call] : waits_) {
+    if (Session* session = home(); session != nullptr && call.sent && call.deadline <= now)
+      session->send(FrameType::kTaskForgetWait, control(json{{"request", request}}));
+  }
+  expire(waits_, now, [](Wait& call) {
+    call.done(Error{Code::kUnknown, "not all of these tasks have ended in time"}, {});
+  });
+  send_subtasks();
   std::vector<std::pair<Mail::OnStatus, Error>> late;
   for (auto it = reports_.begin(); it != reports_.end();) {
     auto& pending = it->second;
@@ -681,6 +839,14 @@ void Worker::arm() {
   for (const auto& [r, call] : resolves_) sooner(call.deadline);
   for (const auto& [r, call] : extends_) sooner(call.deadline);
   for (const auto& [r, call] : peer_calls_) sooner(call.deadline);
+  const auto soon = [&](const auto& calls) {
+    for (const auto& [r, call] : calls) {
+      sooner(call.deadline);
+      if (!call.sent && home() != nullptr) sooner(std::max(call.again_at, mono_now() + kAskAgain));
+    }
+  };
+  soon(submissions_);
+  soon(waits_);
   for (const auto& [key, pending] : reports_) {
     if (!pending.waiting.empty()) sooner(swarm_deleted_ ? MonoTime{} : pending.answer_by);
   }

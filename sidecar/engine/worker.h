@@ -33,6 +33,7 @@ inline constexpr std::size_t kMaxWaitingTaskCalls = 1024;
 // without a word leaves one behind; the one that was not extended for longest makes room.
 inline constexpr std::size_t kMaxLeased = 8 * tasks::kMaxCallsPerWorker;
 inline constexpr std::size_t kMaxKeptReports = 1024;  // not answered; beyond: kFull
+inline constexpr std::size_t kMaxSubmissions = 64;    // of this pod's agents, under way
 inline constexpr std::size_t kReportWindowBytes =
     4U << 20U;  // of what a link has unsent: more reports wait
 
@@ -59,6 +60,14 @@ class Worker {
       std::function<bool(Result<Leased>)>;  // false: the agent is gone, the lease goes back
   using OnExtended = std::function<void(Result<bool>)>;  // true: cancel
   using OnPeers = std::function<void(Result<std::vector<Peer>>)>;
+  struct Submitted {
+    TaskId id;
+    std::string survives;
+    bool duplicate = false;
+  };
+  using OnSubmitted = std::function<void(const Result<Submitted>&)>;
+  // `tasks`: as TASK_WAITED has them; of a single one that is done `bytes` is the result.
+  using OnWaited = std::function<void(const Result<nlohmann::json>& tasks, std::string_view bytes)>;
 
   Worker(Loop& loop, const Config& config, const Session::Options& options, Mail& mail);
   ~Worker();
@@ -70,8 +79,9 @@ class Worker {
 
   // `who` waits, as in Mail::receive().
   void next(Milliseconds wait, const void* who, OnLease done);
-  // It has gone: its calls are not answered any more, here or by the coordinator.
-  void forget_nexts(const void* who);
+  // It has gone: its calls of next() and wait() are not answered any more, here or by the
+  // coordinator.
+  void forget(const void* who);
   // kDenied: the lease is lost; kUnavailable, if the coordinator itself is to `confirm` it: it
   // can't be asked.
   void extend(const TaskId& id, std::uint32_t attempt, const std::string* progress,
@@ -82,6 +92,20 @@ class Worker {
     bool end = false;
   };
   [[nodiscard]] const std::optional<StuckLimit>& stuck_limit() const { return stuck_limit_; }
+  // A task for the team's coordinator. `fields` are those of a submission without the body, with an
+  // id: it is said again, to the next coordinator as well, until `timeout`. `parent`: the attempt
+  // that it comes from. kUnknown: may have been accepted, the same id resolves it; kDenied also:
+  // that coordinator is too old.
+  void submit(const nlohmann::json& fields, std::string_view body,
+              const std::optional<std::pair<TaskId, std::uint32_t>>& parent, Milliseconds timeout,
+              OnSubmitted done);
+  // Until all of `tasks` have ended; `who` waits, as in next(). `self`: its attempt, if it has one.
+  // kUnknown: one had not ended in time; else as tasks::Engine::wait().
+  void wait(const std::vector<std::string>& tasks,
+            const std::optional<std::pair<TaskId, std::uint32_t>>& self, Milliseconds limit,
+            const void* who, OnWaited done);
+  // Whether somebody in this pod waits for tasks on behalf of that attempt.
+  [[nodiscard]] bool waits(const TaskId& id, std::uint32_t attempt) const;
   // kDenied: another attempt owns the task, or it was never leased to this pod; kNotFound: the
   // coordinator does not know the task, the lease stays; kFull: too many wait for the coordinator;
   // kUnknown: kept, but not confirmed in time; kUnavailable: not kept, nobody could be asked.
@@ -138,12 +162,33 @@ class Worker {
     MonoTime deadline;
     OnExtended done;
   };
+  struct Submission {
+    MonoTime deadline;
+    OnSubmitted done;
+    std::string payload;
+    MonoTime again_at{};     // not answered for good: not before
+    bool sent = false;       // on this link, and not answered
+    bool unsettled = false;  // a try before this one has no answer, and will have none
+    std::optional<Error> last{};
+  };
+  struct Wait {
+    MonoTime deadline;
+    OnWaited done;
+    std::string payload;
+    const void* who = nullptr;
+    std::optional<TaskAttempt> self{};
+    MonoTime again_at{};
+    bool sent = false;
+  };
   struct PeersCall {
     MonoTime deadline;
     OnPeers done;
     std::vector<Peer> found{};
   };
 
+  void send_subtasks();
+  void take_submitted(Session& session, const link::Frame& frame);
+  void take_waited(Session& session, const link::Frame& frame);
   void join(Session& session);
   void take(Session& session, const link::Frame& frame);
   void lost();
@@ -182,11 +227,14 @@ class Worker {
   void learn_stuck_limit(const nlohmann::json& head);
   std::optional<StuckLimit> stuck_limit_;
   std::map<std::uint64_t, PeersCall> peer_calls_;
+  std::map<std::uint64_t, Submission> submissions_;
+  std::map<std::uint64_t, Wait> waits_;
   std::uint64_t last_request_ = 0, session_number_ = 0;
   log::Sequence session_record_ = 0;
   bool joined_ = false, leaving_ = false, swarm_deleted_ = false;
   boost::asio::steady_timer timer_, counts_timer_;
   bool counting_ = false, counts_mail_ = false, tells_pressure_ = false;
+  bool takes_subtasks_ = false;  // the coordinator
   MailCounts told_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

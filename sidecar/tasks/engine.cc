@@ -151,6 +151,7 @@ class Engine::Impl {
     bool confirmed;                 // false: restored, its worker has not come yet
     std::optional<MonoTime> since;  // handed out by this engine
     std::optional<Still> still{};
+    std::string cycle{};  // that it would have closed, as its refusal has named it
   };
   struct Record {
     Task task;
@@ -208,6 +209,12 @@ class Engine::Impl {
     Worker worker;
     std::uint64_t request;
     MonoTime deadline;
+  };
+  using WaitKey = std::tuple<AgentName, std::uint64_t, std::uint64_t>;  // session, request
+  struct Wait {
+    Worker worker;
+    std::optional<Running> self;
+    std::vector<TaskId> tasks;
   };
   struct Erased {
     WallTime created_at;
@@ -461,6 +468,7 @@ class Engine::Impl {
     return true;
   }
   void put(Record& r, Task task) {
+    if (!task.parent.empty()) subtasks_[task.parent].insert(task.id);
     r.task = std::move(task);
     account(r, encode(r.task).size());
   }
@@ -490,8 +498,133 @@ class Engine::Impl {
     } else {
       assign_mirror(r, now);
     }
-    out(Changed{r.task.id});
+    tell(r.task.id);
     retime(r);
+  }
+  void tell(const TaskId& id) {
+    out(Changed{id});
+    if (const auto found = awaited_.find(id); found != awaited_.end()) {
+      for (const WaitKey& key : std::set(found->second)) look_at_wait(key);
+    }
+  }
+
+  // ------------------------------------------------------------------ waits
+  bool has_ended(const TaskId& id) const {
+    const Record* r = lookup(id);
+    return r == nullptr || is_final(r->task.state);
+  }
+  void end_wait(const WaitKey& key, const Status* answer) {
+    const auto found = waits_.find(key);
+    if (found == waits_.end()) return;
+    Wait wait = std::move(found->second);
+    waits_.erase(found);
+    const auto unlink = [&](std::unordered_map<TaskId, std::set<WaitKey>>& index,
+                            const TaskId& id) {
+      const auto entry = index.find(id);
+      if (entry == index.end()) return;
+      entry->second.erase(key);
+      if (entry->second.empty()) index.erase(entry);
+    };
+    for (const TaskId& id : wait.tasks) unlink(awaited_, id);
+    if (wait.self) unlink(waiting_, wait.self->id);
+    if (answer != nullptr)
+      out(Waited{wait.worker, std::get<2>(key), *answer, std::move(wait.tasks)});
+  }
+  void look_at_wait(const WaitKey& key) {
+    const Wait& wait = waits_.at(key);
+    if (!std::all_of(wait.tasks.begin(), wait.tasks.end(),
+                     [&](const TaskId& id) { return has_ended(id); }))
+      return;
+    const Status over;
+    end_wait(key, &over);
+  }
+  // The attempt of `id` waits no longer, whatever it asked for.
+  void end_waits_of(const TaskId& id, const std::string& why) {
+    const auto found = waiting_.find(id);
+    if (found == waiting_.end()) return;
+    const Status over = Error{Code::kDenied, why};
+    for (const WaitKey& key : std::set(found->second)) end_wait(key, &over);
+  }
+  // Nobody hears an answer.
+  void drop_waits(const Worker& worker) {
+    for (const WaitKey& key : waits_by(worker)) end_wait(key, nullptr);
+  }
+  std::vector<WaitKey> waits_by(const Worker& worker) const {
+    std::vector<WaitKey> out;
+    for (auto it = waits_.lower_bound({worker.name, worker.session, 0});
+         it != waits_.end() && it->second.worker.name == worker.name &&
+         it->second.worker.session == worker.session;
+         ++it)
+      out.push_back(it->first);
+    return out;
+  }
+  std::set<TaskId> edges_of(const TaskId& id) const {
+    std::set<TaskId> out;
+    const auto found = waiting_.find(id);
+    if (found == waiting_.end()) return out;
+    for (const WaitKey& key : found->second) {
+      for (const TaskId& to : waits_.at(key).tasks) {
+        if (!has_ended(to)) out.insert(to);
+      }
+    }
+    return out;
+  }
+  // The tasks from `self` over one of `tasks` back to `self`; empty: there is no such way.
+  std::vector<TaskId> cycle(const TaskId& self, const std::vector<TaskId>& tasks) const {
+    std::unordered_map<TaskId, TaskId> came_from;  // which has been looked at, or will be
+    std::deque<TaskId> left;
+    const auto reach = [&](const TaskId& id, const TaskId& from) {
+      if (!has_ended(id) && came_from.emplace(id, from).second) left.push_back(id);
+    };
+    for (const TaskId& id : tasks) reach(id, self);
+    while (!left.empty()) {
+      const TaskId at = std::move(left.front());
+      left.pop_front();
+      if (at == self) {
+        std::vector<TaskId> way{self};
+        for (TaskId id = came_from.at(self); id != self; id = came_from.at(id)) way.push_back(id);
+        way.push_back(self);
+        std::reverse(way.begin(), way.end());
+        return way;
+      }
+      for (const TaskId& id : edges_of(at)) reach(id, at);
+    }
+    return {};
+  }
+  static std::string names_of(const std::vector<TaskId>& way) {
+    std::string out;
+    for (std::size_t i = 0; i < way.size(); ++i) {
+      if (i + 1 < way.size() && i >= kMaxCycleNamed) {
+        if (i == kMaxCycleNamed)
+          out += " -> … " + std::to_string(way.size() - 1 - kMaxCycleNamed) + " more";
+        continue;
+      }
+      out += (i == 0 ? "" : " -> ") + way[i].value;
+    }
+    return out;
+  }
+  // Whether `by` may speak for its attempt; it may be its again, as for an extension.
+  Status is_at_work(const AtWork& by, MonoTime now, WallTime wall) {
+    if (Status status = may_speak(by.worker); !status) return status;
+    Member& m = *present(by.worker);
+    if (!m.connected) return unavailable("not connected");
+    Record* r = visible(by.id);
+    if (r == nullptr) return missing(by.id);
+    switch (claim(*r, m, by.attempt, now, wall)) {
+      case Claim::kNo:
+        return Error{Code::kDenied, "attempt " + std::to_string(by.attempt) + " of " + by.id.value +
+                                        " is not leased to " + by.worker.name.value +
+                                        " (the task is " + std::string(state_name(r->task.state)) +
+                                        ")"};
+      case Claim::kTaken:
+        changed(*r, now, wall);
+        break;
+      case Claim::kHas:
+        break;
+    }
+    if (r->task.cancel_requested)
+      return Error{Code::kDenied, "task " + by.id.value + " is cancelled: stop working on it"};
+    return {};
   }
   void make_ready(Record& r) {
     r.ready_at.reset();
@@ -558,6 +691,7 @@ class Engine::Impl {
     if (m != nullptr) m->leases.erase(r.task.id);
     r.lease.reset();
     still_.erase(r.task.id);
+    end_waits_of(r.task.id, "the attempt of " + r.task.id.value + " that waits has ended");
   }
   void close_attempt(Record& r, WallTime wall, std::string_view reason, bool charged) {
     Attempt& a = r.task.history.back();
@@ -728,7 +862,7 @@ class Engine::Impl {
       queued_count_++;
       make_ready(r);
       answer_submits(r);
-      out(Changed{r.task.id});
+      tell(r.task.id);
     } else {
       answer_submits(r);
     }
@@ -808,9 +942,14 @@ class Engine::Impl {
       const auto it = by_idempotency_.find(r.task.idempotency_id);
       if (it != by_idempotency_.end() && it->second == id) by_idempotency_.erase(it);
     }
+    if (const auto family = subtasks_.find(r.task.parent); family != subtasks_.end()) {
+      family->second.erase(id);
+      if (family->second.empty()) subtasks_.erase(family);
+    }
     total_bytes_ -= r.bytes;
-    if (!r.pending) out(Changed{id});
+    const bool known = !r.pending;
     records_.erase(id);
+    if (known) tell(id);
   }
   void trim_finals() {
     while (finals_.size() > kMaxFinal) erase(*finals_.begin()->second);
@@ -880,6 +1019,9 @@ class Engine::Impl {
     }
     if (!recovering_) {
       if (r.ready_at && *r.ready_at <= now) make_ready(r);
+      if (r.lease && r.lease->deadline <= now && waiting_.contains(r.task.id) &&
+          !r.task.cancel_requested)
+        r.lease->deadline = now + settings_.lease;  // who waits is there: its worker would say else
       if (r.lease && r.lease->deadline <= now) {
         const Member* m = member(r.task.history.back().agent);
         lose(r, now, wall, m != nullptr && m->connected ? kLeaseExpired : kWorkerLost);
@@ -927,6 +1069,7 @@ class Engine::Impl {
     rank(m);
     set_lost_at(m, std::nullopt);
     drop_waiters(m);
+    drop_waits(m.worker);
     m.claims.clear();
     lose_leases(m, now, wall);
     drop_copies(m, now);
@@ -1161,6 +1304,11 @@ class Engine::Impl {
   std::set<std::pair<MonoTime, std::uint64_t>> waiter_deadlines_;
   std::set<std::pair<MonoTime, AgentName>> lost_timers_;
   std::unordered_map<std::string, TaskId> by_idempotency_;
+  std::unordered_map<TaskId, std::set<TaskId>> subtasks_;  // by parent, pending ones included
+  std::map<WaitKey, Wait> waits_;
+  std::unordered_map<TaskId, std::set<WaitKey>> awaited_,
+      waiting_;  // by what is awaited; who waits
+  std::uint64_t cycles_ = 0;
   std::unordered_map<TaskId, Erased> erased_;
   std::deque<TaskId> erased_order_;
   Throttle throttle_;
@@ -1323,7 +1471,7 @@ void Engine::restore(MonoTime now, WallTime wall, Task task, const std::optional
     e.settle(*r, now, wall);
     e.resolve_claims_on(id, now, wall);
     e.merge_duplicates(*r, now, wall);
-    e.out(Changed{id});
+    e.tell(id);
     e.trim_finals();
     e.hand_out(now, wall);
   }
@@ -1383,6 +1531,7 @@ void Engine::worker_joined(MonoTime now, WallTime wall, const Worker& worker,
   m.connected = true;
   e.set_lost_at(m, std::nullopt);
   e.drop_waiters(m);
+  e.drop_waits(m.worker);
   e.clear_transfers(m);
   e.rank(m);
 
@@ -1439,6 +1588,7 @@ void Engine::worker_disconnected(MonoTime now, WallTime wall, const Worker& work
   m->connected = false;
   e.rank(*m);
   e.drop_waiters(*m);
+  e.drop_waits(m->worker);
   e.set_lost_at(*m, now + e.settings_.worker_lost_after);
   for (const TaskId& id : m->leases) {
     Impl::Record& r = *e.lookup(id);
@@ -1571,7 +1721,7 @@ Result<Engine::Extended> Engine::extend(MonoTime now, WallTime wall, const Worke
     r->task.last_output_at = wall;
   }
   const std::optional<Still> before = std::exchange(r->lease->still, std::nullopt);
-  if (still != nullptr) {
+  if (still != nullptr && !e.waiting_.contains(id)) {
     const bool same = before && std::abs(still->since - before->since) < kStillJitter.count();
     r->lease->still = {same ? before->since : still->since, clipped(still->why, kMaxLineBytes)};
     e.still_.insert(id);
@@ -1710,6 +1860,12 @@ void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submissio
   if (Status status = check_submission(submission); !status) return refuse(status.error());
   if (e.recovering_)
     return refuse(unavailable("the coordinator is collecting its tasks; try again"));
+  std::uint32_t depth = 0;
+  if (submission.parent) {
+    if (Status status = e.is_at_work(*submission.parent, now, wall); !status)
+      return refuse(status.error());
+    depth = e.lookup(submission.parent->id)->task.depth + 1;
+  }
   const MonoTime deadline = now + e.settings_.mirror_timeout;
   if (!submission.idempotency_id.empty()) {
     const auto known = e.by_idempotency_.find(submission.idempotency_id);
@@ -1728,6 +1884,18 @@ void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submissio
     if (e.refuse_ids_)
       return refuse(unavailable(
           "a worker that may hold the task of this id has not come back yet; try again"));
+  }
+  if (depth > kMaxDepth) {
+    return refuse(invalid("task " + submission.parent->id.value + " is a subtask of depth " +
+                          std::to_string(depth - 1) + ", the deepest that is allowed"));
+  }
+  if (submission.parent) {
+    const auto family = e.subtasks_.find(submission.parent->id);
+    if (family != e.subtasks_.end() && family->second.size() >= kMaxSubtasks) {
+      return refuse({Code::kFull, "task " + submission.parent->id.value + " has " +
+                                      std::to_string(kMaxSubtasks) +
+                                      " subtasks, more are not allowed"});
+    }
   }
   if (e.queued_count_ + e.pending_count_ >= e.settings_.max_queued) {
     return refuse({Code::kFull, std::to_string(e.queued_count_ + e.pending_count_) +
@@ -1764,6 +1932,11 @@ void Engine::submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submissio
   t.labels = std::move(submission.labels);
   t.max_attempts = submission.max_attempts.value_or(e.settings_.default_max_attempts);
   t.created_at = t.updated_at = wall;
+  if (submission.parent) {
+    t.parent = submission.parent->id;
+    t.depth = depth;
+    e.subtasks_[t.parent].insert(id);
+  }
   if (!t.idempotency_id.empty()) e.by_idempotency_.emplace(t.idempotency_id, id);
   r.submits.push_back({ticket, deadline, false});
   e.store(r);
@@ -1792,6 +1965,7 @@ Result<Task> Engine::cancel(MonoTime now, WallTime wall, const TaskId& id) {
     if (!t.cancel_requested) {
       t.cancel_requested = true;
       e.changed(*r, now, wall);
+      e.end_waits_of(id, "task " + id.value + " is cancelled: stop working on it");
     }
     const Attempt& a = t.history.back();
     const Impl::Member* m = e.member(a.agent);
@@ -1801,6 +1975,85 @@ Result<Task> Engine::cancel(MonoTime now, WallTime wall, const TaskId& id) {
   if (t.state == TaskState::kCancelled) return t;
   return Error{Code::kConflict,
                "task " + id.value + " is " + std::string(state_name(t.state)) + " already"};
+}
+
+void Engine::wait(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request,
+                  const std::optional<Running>& self, const std::vector<TaskId>& tasks) {
+  Impl& e = *impl_;
+  e.now_ = now;
+  const Impl::WaitKey key{worker.name, worker.session, request};
+  const auto answer = [&](Status status) {
+    e.out(Waited{worker, request, std::move(status), tasks});
+  };
+  if (Status status = e.may_speak(worker); !status) return answer(status);
+  if (!e.present(worker)->connected) return answer(unavailable("not connected"));
+  e.end_wait(key, nullptr);
+  if (e.recovering_)
+    return answer(unavailable("the coordinator is collecting its tasks; try again"));
+  if (tasks.empty() || tasks.size() > kMaxAwaited)
+    return answer(invalid("a wait names 1 to " + std::to_string(kMaxAwaited) + " tasks, not " +
+                          std::to_string(tasks.size())));
+  if (self) {
+    if (Status status = e.is_at_work({worker, self->id, self->attempt}, now, wall); !status)
+      return answer(status);
+  }
+  for (const TaskId& id : tasks) {
+    const auto team = team_of(id);
+    if (team && *team != e.settings_.team)
+      return answer(invalid("task " + id.value + " is another team's (this one is team " +
+                            std::to_string(e.settings_.team) +
+                            "): agents wait for tasks of their own team"));
+    if (e.visible(id) == nullptr) return answer(e.missing(id));
+  }
+  if (self) {
+    if (const auto way = e.cycle(self->id, tasks); !way.empty()) {
+      const std::string named = Impl::names_of(way);
+      e.lookup(self->id)->lease->cycle = named;
+      e.cycles_++;
+      return answer(
+          Error{Code::kDenied, "this wait would close a cycle, and none of its tasks could end: " +
+                                   named + ". Do not wait for " + way[1].value + " here: end " +
+                                   self->id.value + " with what is known, or cancel one of them"});
+    }
+  }
+  if (e.waits_by(worker).size() >= kMaxWaitsPerWorker)
+    return answer(Error{Code::kFull, "more than " + std::to_string(kMaxWaitsPerWorker) +
+                                         " calls of " + worker.name.value + " wait for tasks"});
+  e.waits_.emplace(key, Impl::Wait{worker, self, tasks});
+  for (const TaskId& id : tasks) e.awaited_[id].insert(key);
+  if (self) {
+    e.waiting_[self->id].insert(key);
+    e.lookup(self->id)->lease->still.reset();
+    e.still_.erase(self->id);
+  }
+  e.look_at_wait(key);
+}
+
+void Engine::forget_wait(const Worker& worker, std::uint64_t request) {
+  impl_->end_wait({worker.name, worker.session, request}, nullptr);
+}
+
+std::vector<TaskId> Engine::waits_of(const TaskId& id) const {
+  const auto edges = impl_->edges_of(id);
+  return {edges.begin(), edges.end()};
+}
+
+std::string Engine::cycle_of(const TaskId& id) const {
+  const Impl::Record* r = impl_->lookup(id);
+  return r != nullptr && r->lease ? r->lease->cycle : "";
+}
+
+std::vector<const Task*> Engine::subtasks_of(const TaskId& id) const {
+  std::vector<const Task*> out;
+  const auto family = impl_->subtasks_.find(id);
+  if (family == impl_->subtasks_.end()) return out;
+  std::map<Impl::Place, const Task*> sorted;
+  for (const TaskId& child : family->second) {
+    const Impl::Record* r = impl_->lookup(child);
+    if (r != nullptr && !r->pending) sorted.emplace(r->place(), &r->task);
+  }
+  for (const auto& [place, task] : sorted) out.push_back(task);
+  return out;
 }
 
 Result<Task> Engine::retry(MonoTime now, WallTime wall, const TaskId& id) {
@@ -1905,6 +2158,16 @@ Counts Engine::counts(WallTime wall) const {
   for (Version v : e.firsts_) (v == Version::kV1 ? c.v1_first : c.v2_first)++;
   c.retries = e.retries_;
   c.worker_lost = e.worker_lost_;
+  c.waiting = e.waiting_.size();
+  c.cycles = e.cycles_;
+  // Waits have no cycle: if all that are at work wait, the last of each way is queued.
+  const bool all_wait = c.waiting > 0 && c.waiting == c.running && c.queued > 0 && !e.recovering_ &&
+                        !e.settings_.suspended && e.waiters_.empty();
+  const bool none_idle = std::none_of(e.members_.begin(), e.members_.end(), [](const auto& one) {
+    const Impl::Member& m = one.second;
+    return m.connected && !m.leaving && m.leases.empty();
+  });
+  if (all_wait && none_idle) c.starved = c.waiting;
   if (const auto until = e.throttle_.waits_until(e.now_)) {
     c.backing_off_until = wall + std::chrono::ceil<Milliseconds>(*until - e.now_).count();
     c.try_later_in_a_row = e.throttle_.in_a_row();

@@ -1951,5 +1951,230 @@ TEST(Recovery, KeepsRetentionAndPauses) {
   EXPECT_FALSE(d.engine->find(a).ok());
 }
 
+// ---- subtasks and waits
+
+// A desk where attempts submit and wait.
+struct Family : testing::Test {
+  Family() {
+    for (int i = 1; i <= 4; ++i) desk.join(worker(i));
+  }
+  // A task at work on worker `n`.
+  Lease begin(int n, Submission s = {"body", "", "", {}, {}}) {
+    desk.submit(std::move(s));
+    return *desk.lease(worker(n));
+  }
+  static AtWork at(const Lease& lease) { return {lease.worker, lease.id, lease.attempt}; }
+  Submission of(const Lease& lease, const std::string& id = "") {
+    return {"part", "", id, {}, {}, at(lease)};
+  }
+  Submitted submit(Submission s) {
+    desk.engine->submit(desk.now, desk.wall(), ++desk.tickets, std::move(s));
+    return Desk::only<Submitted>(desk.settle()).at(0);
+  }
+  // What is answered at once; nullopt: it waits.
+  std::optional<Status> wait(const Lease& lease, const std::vector<TaskId>& tasks) {
+    desk.engine->wait(desk.now, desk.wall(), lease.worker, ++desk.requests,
+                      Engine::Running{lease.id, lease.attempt}, tasks);
+    const auto answers = Desk::only<Waited>(desk.settle());
+    return answers.empty() ? std::nullopt : std::optional(answers[0].status);
+  }
+  void send_report(const Worker& w, const TaskId& id, bool done) {
+    Report report;
+    report.id = id;
+    report.attempt = 1;
+    report.done = done;
+    report.kind = FailKind::kBadTask;
+    desk.engine->report(desk.now, desk.wall(), w, ++desk.requests, report);
+  }
+  Desk desk;
+};
+
+TEST_F(Family, ASubtaskNamesItsParentThroughARestart) {
+  const Lease parent = begin(1);
+  const TaskId child = *submit(of(parent)).result;
+  EXPECT_EQ(desk.task(child).parent, parent.id);
+  EXPECT_EQ(desk.task(child).depth, 1U);
+  ASSERT_EQ(desk.engine->subtasks_of(parent.id).size(), 1U);
+  EXPECT_EQ(desk.engine->subtasks_of(parent.id)[0]->id, child);
+
+  desk.renew();
+  desk.engine->begin_recovery(desk.now);
+  for (const auto& [id, task] : std::map(desk.log))
+    desk.engine->restore(desk.now, desk.wall(), task, std::nullopt);
+  desk.engine->end_recovery(desk.now, desk.wall());
+  EXPECT_EQ(desk.task(child).parent, parent.id);
+  EXPECT_EQ(desk.engine->subtasks_of(parent.id).size(), 1U);
+}
+
+TEST_F(Family, OnlyTheAttemptAtWorkHasSubtasks) {
+  const Lease parent = begin(1);
+  const auto code = [&](AtWork by) {
+    return submit({"part", "", "", {}, {}, std::move(by)}).result.error().code;
+  };
+  EXPECT_EQ(code({worker(2), parent.id, 1}), Code::kDenied) << "another worker's";
+  EXPECT_EQ(code({worker(1), parent.id, 2}), Code::kDenied) << "no such attempt";
+  EXPECT_EQ(code({worker(1), TaskId{"t-0-zz"}, 1}), Code::kNotFound);
+  EXPECT_EQ(code({worker(9), parent.id, 1}), Code::kUnavailable) << "it has not joined";
+  ASSERT_TRUE(desk.engine->cancel(desk.now, desk.wall(), parent.id).ok());
+  EXPECT_EQ(code(at(parent)), Code::kDenied) << "it is cancelled";
+  EXPECT_TRUE(desk.engine->subtasks_of(parent.id).empty());
+}
+
+TEST_F(Family, TheSameIdOfTheNextAttemptIsTheSameTask) {
+  const Lease first = begin(1);
+  const TaskId child = *submit(of(first, "part-1")).result;
+  ASSERT_TRUE(desk.report(worker(1), first.id, 1, FailKind::kReleased));
+  const Lease other = *desk.lease(worker(1));
+  const Lease again = other.id == first.id ? other : *desk.lease(worker(2));
+  ASSERT_EQ(again.id, first.id);
+  const Submitted twice = submit(of(again, "part-1"));
+  EXPECT_EQ(*twice.result, child);
+  EXPECT_TRUE(twice.duplicate);
+}
+
+TEST_F(Family, SubtasksOfOneParentAndTheirDepthAreBounded) {
+  desk.settings.max_queued = 2 * kMaxSubtasks;
+  desk.engine->configure(desk.now, desk.wall(), desk.settings);
+  const Lease parent = begin(1);
+  for (std::size_t i = 0; i < kMaxSubtasks; ++i) ASSERT_TRUE(submit(of(parent)).result.ok());
+  EXPECT_EQ(submit(of(parent)).result.error().code, Code::kFull);
+
+  desk.renew();
+  for (int i = 1; i <= 4; ++i) desk.join(worker(i));
+  Lease deepest = begin(1);
+  for (std::uint32_t depth = 1; depth <= kMaxDepth; ++depth) {
+    ASSERT_TRUE(submit(of(deepest)).result.ok());
+    deepest = *desk.lease(worker(1));
+  }
+  EXPECT_EQ(submit(of(deepest)).result.error().code, Code::kInvalid);
+}
+
+TEST_F(Family, AWaitEndsWithTheLastOfItsTasks) {
+  const Lease parent = begin(1);
+  const TaskId a = *submit(of(parent)).result;
+  const TaskId b = *submit(of(parent)).result;
+  EXPECT_EQ(wait(parent, {a, b}), std::nullopt);
+  EXPECT_EQ(desk.engine->waits_of(parent.id).size(), 2U);
+  EXPECT_EQ(desk.engine->counts(desk.wall()).waiting, 1U);
+  ASSERT_TRUE(desk.lease(worker(2)) && desk.report(worker(2), a, 1));
+  EXPECT_EQ(desk.engine->waits_of(parent.id), std::vector<TaskId>{b});
+  ASSERT_TRUE(desk.lease(worker(2)));
+  send_report(worker(2), b, false);
+  const auto over = Desk::only<Waited>(desk.settle());
+  ASSERT_EQ(over.size(), 1U) << "dead is an end, too";
+  EXPECT_TRUE(over[0].status.ok());
+  EXPECT_EQ(over[0].tasks, (std::vector<TaskId>{a, b}));
+  EXPECT_EQ(desk.engine->counts(desk.wall()).waiting, 0U);
+  EXPECT_TRUE(wait(parent, {a})->ok()) << "at once";
+}
+
+TEST_F(Family, AWaitForWhatIsNotHereIsRefused) {
+  const Lease parent = begin(1);
+  const TaskId child = *submit(of(parent)).result;
+  EXPECT_EQ(wait(parent, {TaskId{"t-0-zz"}})->error().code, Code::kNotFound);
+  EXPECT_EQ(wait(parent, {TaskId{"t-1-zz"}})->error().code, Code::kInvalid) << "another team's";
+  EXPECT_EQ(wait(parent, {})->error().code, Code::kInvalid);
+  EXPECT_EQ(wait(parent, std::vector<TaskId>(kMaxAwaited + 1, child))->error().code,
+            Code::kInvalid);
+  Lease stranger = parent;
+  stranger.worker = worker(2);
+  EXPECT_EQ(wait(stranger, {child})->error().code, Code::kDenied);
+  for (std::size_t i = 0; i < kMaxWaitsPerWorker; ++i)
+    EXPECT_EQ(wait(parent, {child}), std::nullopt);
+  EXPECT_EQ(wait(parent, {child})->error().code, Code::kFull);
+}
+
+TEST_F(Family, ACycleOfWaitsIsRefusedAndNamed) {
+  const Lease a = begin(1);
+  const Lease b = begin(2);
+  const Lease c = begin(3);
+  EXPECT_EQ(wait(a, {a.id})->error().code, Code::kDenied) << "for itself";
+  EXPECT_EQ(wait(a, {b.id}), std::nullopt);
+  EXPECT_EQ(wait(b, {c.id}), std::nullopt);
+  const auto refused = wait(c, {a.id});
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->error().code, Code::kDenied);
+  const std::string way =
+      c.id.value + " -> " + a.id.value + " -> " + b.id.value + " -> " + c.id.value;
+  EXPECT_NE(refused->error().message.find(way), std::string::npos) << refused->error().message;
+  EXPECT_EQ(desk.engine->cycle_of(c.id), way);
+  EXPECT_EQ(desk.engine->counts(desk.wall()).cycles, 2U);
+  EXPECT_TRUE(desk.engine->waits_of(c.id).empty()) << "it does not wait";
+  ASSERT_TRUE(desk.report(worker(3), c.id, 1));
+  EXPECT_EQ(desk.engine->cycle_of(c.id), "") << "said while it is at work";
+  EXPECT_EQ(desk.engine->waits_of(a.id), std::vector<TaskId>{b.id}) << "others wait on";
+}
+
+TEST_F(Family, ASubtaskThatWaitsForItsAncestorIsRefused) {
+  const Lease parent = begin(1);
+  submit(of(parent));
+  const Lease child = *desk.lease(worker(2));
+  EXPECT_EQ(wait(parent, {child.id}), std::nullopt);
+  EXPECT_EQ(wait(child, {parent.id})->error().code, Code::kDenied);
+}
+
+TEST_F(Family, AWaitIsOverWithItsAttemptItsLinkOrItsCall) {
+  const Lease a = begin(1);
+  const Lease b = begin(2);
+  ASSERT_EQ(wait(a, {b.id}), std::nullopt);
+  desk.engine->forget_wait(worker(1), desk.requests);
+  EXPECT_TRUE(desk.engine->waits_of(a.id).empty()) << "the call";
+  ASSERT_EQ(wait(a, {b.id}), std::nullopt);
+  desk.engine->worker_disconnected(desk.now, desk.wall(), worker(1));
+  EXPECT_TRUE(desk.engine->waits_of(a.id).empty()) << "the link";
+  desk.engine->worker_joined(desk.now, desk.wall(), worker(1), {{a.id, 1}}, {});
+  ASSERT_EQ(wait(a, {b.id}), std::nullopt);
+  send_report(worker(1), a.id, true);
+  const auto ended = Desk::only<Waited>(desk.settle());
+  ASSERT_EQ(ended.size(), 1U) << "the attempt";
+  EXPECT_EQ(ended[0].status.error().code, Code::kDenied);
+  EXPECT_TRUE(desk.engine->waits_of(a.id).empty());
+}
+
+TEST_F(Family, AWaitThatIsSaidAgainMeetsTheOthers) {
+  const Lease a = begin(1);
+  const Lease b = begin(2);
+  ASSERT_EQ(wait(a, {b.id}), std::nullopt);
+  desk.engine->worker_disconnected(desk.now, desk.wall(), worker(1));
+  EXPECT_EQ(wait(b, {a.id}), std::nullopt) << "nobody knows of a's wait now";
+  desk.engine->worker_joined(desk.now, desk.wall(), worker(1), {{a.id, 1}}, {});
+  EXPECT_EQ(wait(a, {b.id})->error().code, Code::kDenied);
+}
+
+TEST_F(Family, WhoWaitsKeepsItsLeaseAndIsNotStill) {
+  const Lease a = begin(1);
+  const Lease b = begin(2);
+  ASSERT_EQ(wait(a, {b.id}), std::nullopt);
+  const Engine::Still still{desk.wall() - 1000, "nothing is known"};
+  ASSERT_TRUE(desk.engine->extend(desk.now, desk.wall(), worker(1), a.id, 1, nullptr, &still).ok());
+  EXPECT_TRUE(desk.engine->stuck().empty());
+  for (int i = 0; i < 10; ++i) {
+    desk.pass(Milliseconds(10000));
+    ASSERT_TRUE(desk.engine->extend(desk.now, desk.wall(), worker(2), b.id, 1, nullptr).ok());
+  }
+  EXPECT_EQ(desk.state(a.id), TaskState::kRunning) << "nobody has extended it";
+  ASSERT_TRUE(desk.engine->cancel(desk.now, desk.wall(), a.id).ok());
+  const auto ended = Desk::only<Waited>(desk.settle());
+  ASSERT_EQ(ended.size(), 1U) << "who is cancelled is told so";
+  EXPECT_EQ(ended[0].status.error().code, Code::kDenied);
+  for (int i = 0; i < 4; ++i) {
+    desk.pass(Milliseconds(10000));
+    ASSERT_TRUE(desk.engine->extend(desk.now, desk.wall(), worker(2), b.id, 1, nullptr).ok());
+  }
+  EXPECT_EQ(desk.state(a.id), TaskState::kCancelled) << "and holds it no longer";
+}
+
+TEST_F(Family, ThatAllWaitForWhatNobodyIsLeftForIsSaid) {
+  desk.renew();
+  desk.join(worker(1));
+  const Lease parent = begin(1);
+  const TaskId child = *submit(of(parent)).result;
+  EXPECT_EQ(desk.engine->counts(desk.wall()).starved, 0U);
+  ASSERT_EQ(wait(parent, {child}), std::nullopt);
+  EXPECT_EQ(desk.engine->counts(desk.wall()).starved, 1U);
+  desk.join(worker(2));
+  EXPECT_EQ(desk.engine->counts(desk.wall()).starved, 0U) << "somebody has come";
+}
+
 }  // namespace
 }  // namespace swarm::tasks

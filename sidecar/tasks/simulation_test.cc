@@ -63,6 +63,9 @@ struct Work {
   std::uint32_t attempt = 0;
   bool hangs = false;
   std::optional<Report> report;  // finished, not confirmed yet
+  // It goes on when these have ended, or it is told that it does not wait.
+  std::vector<TaskId> awaited{};
+  std::optional<std::uint64_t> wait_request{};  // said on this link
 };
 
 struct Pod {
@@ -102,6 +105,7 @@ class World {
 
   std::string run() {
     const std::size_t wanted = 3 + random_.below(10);
+    most_tickets_ = 2 * wanted;
     const std::size_t steps = 60 + random_.below(120);
     for (std::size_t i = 0; i < steps && ok(); ++i) {
       if (tickets_ < wanted || random_.percent(3)) submit();
@@ -114,8 +118,10 @@ class World {
       if (!pod.connected) join(pod);
     }
     faults_ = false;
+    most_tickets_ = 0;
     for (int i = 0; i < 600 && ok(); ++i) {
       step(false);
+      end_starvation();
       for (Pod& pod : pods_) {
         if (!pod.connected) join(pod);  // a crash that was under way has left it outside
       }
@@ -132,6 +138,11 @@ class World {
   std::size_t recoveries = 0;
   std::size_t cut_short = 0;  // of them
   std::size_t twins = 0;      // accepted under an id that another task has or had
+  std::size_t waits = 0;      // that were taken
+  std::size_t waits_over = 0;
+  std::size_t cycles = 0;  // waits that were refused for one
+  std::size_t starved = 0;
+  std::size_t subtasks() const { return parents_.size(); }
   std::size_t forked() const { return forked_.size(); }
 
  private:
@@ -165,6 +176,7 @@ class World {
         settings_, [](void* context) { return static_cast<Random*>(context)->next(); }, &random_);
     granted_.clear();
     shown_.clear();
+    waits_.clear();
     if (!recovery) return push_report();
     recoveries++;
     tickets_open_.clear();
@@ -232,7 +244,8 @@ class World {
   void look_whom_to_await() {
     const bool awaits = gathering_.awaits(now_, false);
     engine_->await_copies(awaits, gathering_.refuses_ids(now_, false));
-    if (!awaits) log_epoch_ = epoch_;
+    // (Of a batch that it dies in the log has not all.)
+    if (!awaits && !crash_pending_) log_epoch_ = epoch_;
     push_report();
     check_known();
   }
@@ -279,12 +292,15 @@ class World {
 
   void perform() {
     for (Output& output : engine_->take_outputs()) {
-      if (crash_pending_) return;
-      if (trace_) describe(output);
-      std::visit([&](auto& o) { handle(o); }, output);
-      if (faults_ && !replacing_ && random_.next() % 3000 == 0) {  // dies in the middle of a batch
-        crash_pending_ = true;
-      }
+      perform_one(output);
+    }
+  }
+  void perform_one(Output& output) {
+    if (crash_pending_) return;
+    if (trace_) describe(output);
+    std::visit([&](auto& o) { handle(o); }, output);
+    if (faults_ && !replacing_ && random_.next() % 3000 == 0) {  // dies in the middle of a batch
+      crash_pending_ = true;
     }
   }
   void describe(const Output& output) const {
@@ -349,6 +365,9 @@ class World {
       return;
     }
     const TaskId& id = *o.result;
+    if (const auto parent = asked_parents_.find(o.ticket);
+        parent != asked_parents_.end() && !o.duplicate)
+      parents_[id] = parent->second;
     require(log_.contains(id), "accepted without a record in the log: " + id.value);
     require(held_.contains(id), "accepted without a second pod: " + id.value);
     require(!o.mirrors.empty() && o.survives != "container", "accepted, but says so badly");
@@ -416,6 +435,85 @@ class World {
     send(o.worker, o);
   }
   void handle(Cancel& o) { send(o.worker, o); }
+  void handle(Waited& o) {
+    const auto known = waits_.find({o.worker.session, o.request});
+    if (known != waits_.end()) waits_.erase(known);
+    if (o.status.ok()) {
+      waits_over++;
+      for (const TaskId& id : o.tasks) {
+        const auto found = engine_->find(id);
+        require(!found.ok() || is_final((*found)->state),
+                "a wait is over, " + id.value + " is not");
+      }
+    }
+    send(o.worker, o);
+  }
+
+  // ---- waits, as this world knows them: what was taken and not answered, of attempts that are
+  // open and whose worker is connected since
+  std::set<TaskId> edges_of(const TaskId& id) {
+    std::set<TaskId> out;
+    const auto from = engine_->find(id);
+    if (!from.ok() || (*from)->state != TaskState::kRunning) return out;
+    for (const auto& [key, wait] : waits_) {
+      if (wait.self.id != id || (*from)->history.back().number != wait.self.attempt ||
+          (*from)->history.back().session != key.first)
+        continue;
+      for (const TaskId& to : wait.tasks) {
+        const auto found = engine_->find(to);
+        if (found.ok() && !is_final((*found)->state)) out.insert(to);
+      }
+    }
+    return out;
+  }
+  bool closes_cycle(const TaskId& self, const std::vector<TaskId>& tasks) {
+    std::set<TaskId> seen;
+    std::vector<TaskId> left = tasks;
+    while (!left.empty()) {
+      const TaskId id = left.back();
+      left.pop_back();
+      const auto found = engine_->find(id);
+      if (!found.ok() || is_final((*found)->state) || !seen.insert(id).second) continue;
+      if (id == self) return true;
+      for (const TaskId& to : edges_of(id)) left.push_back(to);
+    }
+    return false;
+  }
+  void say_wait(Pod& pod, Work& work) {
+    const std::uint64_t request = ++pod.requests;
+    work.wait_request = request;
+    const bool closes = closes_cycle(work.id, work.awaited);
+    const std::pair key{pod.worker.session, request};
+    waits_[key] = {{work.id, work.attempt}, work.awaited};
+    // The answer may change works.
+    const auto self = waits_[key].self;
+    const auto tasks = work.awaited;
+    engine_->wait(now_, wall(), pod.worker, request, self, tasks);
+    const auto outputs = engine_->take_outputs();
+    std::optional<Status> answer;
+    for (const Output& o : outputs) {
+      if (const auto* w = std::get_if<Waited>(&o);
+          w != nullptr && w->request == request && w->worker == pod.worker)
+        answer = w->status;
+    }
+    const bool refused =
+        answer && !answer->ok() && answer->error().message.find("cycle") != std::string::npos;
+    const bool otherwise = answer && !answer->ok() && !refused;  // not at work, recovering, …
+    require(refused == closes || otherwise,
+            closes ? "a cycle of waits was not refused: " + self.id.value
+                   : "a wait that closes no cycle was refused: " + self.id.value);
+    if (refused) cycles++;
+    if (!answer) waits++;
+    for (Output output : outputs) perform_one(output);
+  }
+  void give_up_wait(Pod& pod, Work& work) {
+    if (work.wait_request) {
+      if (pod.connected) engine_->forget_wait(pod.worker, *work.wait_request);
+      waits_.erase({pod.worker.session, *work.wait_request});
+    }
+    work.wait_request.reset();
+    work.awaited.clear();
+  }
   void handle(Changed& o) {
     const auto found = engine_->find(o.id);
     if (!found.ok()) return;
@@ -431,6 +529,7 @@ class World {
     require(b.version > a.version, "a version that does not grow: " + id);
     require(a.body == b.body && a.key == b.key && a.created_at == b.created_at,
             "a task changed its nature: " + id);
+    require(a.parent == b.parent && a.depth == b.depth, "a task changed its parent: " + id);
     require(a.route == Version::kUndecided || a.route == b.route || settings_.v1_command.empty(),
             "rerouted: " + id);
     std::uint32_t charged = 0;
@@ -488,6 +587,10 @@ class World {
     pod.confirms.clear();
     pod.calls.clear();
     pod.asked.reset();
+    for (Work& work : pod.works) work.wait_request.reset();
+    for (auto it = waits_.lower_bound({pod.worker.session, 0});
+         it != waits_.end() && it->first.first == pod.worker.session;)
+      it = waits_.erase(it);
   }
   void join(Pod& pod) {
     if (trace_) {
@@ -569,12 +672,24 @@ class World {
   }
   void act(Pod& pod) {
     if (!pod.alive) return;
+    std::vector<Engine::Running> to_say, to_submit;
     for (Work& work : pod.works) {
       if (work.report) {
         if (pod.connected && random_.percent(40)) send_report(pod, *work.report);
+      } else if (!work.awaited.empty() && !(faults_ && random_.percent(12))) {
+        if (pod.connected && !work.wait_request && random_.percent(60))
+          to_say.push_back({work.id, work.attempt});
+        else if (faults_ && random_.percent(3))
+          give_up_wait(pod, work);
+        if (pod.connected && random_.percent(30))  // its lease is kept without that, too
+          pod.calls.emplace_back(Extend{work.id, work.attempt});
       } else if (work.hangs && faults_) {
         continue;
-      } else if (random_.percent(25)) {
+      } else if (work.awaited.empty() && pod.connected && random_.percent(12)) {
+        begin_wait(work);
+      } else if (pod.connected && tickets_ < most_tickets_ && random_.percent(12)) {
+        to_submit.push_back({work.id, work.attempt});
+      } else if (random_.percent(25)) {  // even if something of it still waits
         Report report;
         report.id = work.id;
         report.attempt = work.attempt;
@@ -597,6 +712,26 @@ class World {
       pod.calls.emplace_back(Next{*pod.asked});
     }
     if (pod.asked && random_.percent(5)) pod.asked.reset();  // gave up waiting
+    for (const auto& one : to_submit) {
+      asked_parents_[tickets_ + 1] = one.id;
+      submit(AtWork{pod.worker, one.id, one.attempt});
+    }
+    for (const auto& one : to_say) {
+      for (Work& work : pod.works) {
+        if (work.id != one.id || work.attempt != one.attempt || work.report ||
+            work.awaited.empty() || crash_pending_)
+          continue;
+        say_wait(pod, work);
+        break;
+      }
+    }
+  }
+  void begin_wait(Work& work) {
+    for (std::size_t n = 1 + random_.below(3); n > 0 && !accepted_.empty(); --n) {
+      auto it = accepted_.begin();
+      std::advance(it, static_cast<std::ptrdiff_t>(random_.below(accepted_.size())));
+      work.awaited.push_back(*it);
+    }
   }
   void send_report(Pod& pod, const Report& report) {
     const std::uint64_t request = ++pod.requests;
@@ -649,11 +784,19 @@ class World {
       });
     } else if (auto* c = std::get_if<Cancel>(&output)) {
       end_work(pod, c->id, c->attempt);
+    } else if (auto* w = std::get_if<Waited>(&output)) {
+      for (Work& work : pod.works) {
+        if (work.wait_request != w->request) continue;
+        work.wait_request.reset();
+        const bool later = !w->status.ok() && w->status.error().code == Code::kUnavailable;
+        if (!later) work.awaited.clear();
+      }
     }
   }
   void end_work(Pod& pod, const TaskId& id, std::uint32_t attempt) {
     for (Work& work : pod.works) {
       if (work.id != id || work.attempt != attempt || work.report || work.hangs) continue;
+      give_up_wait(pod, work);
       Report report;
       report.id = id;
       report.attempt = attempt;
@@ -736,8 +879,20 @@ class World {
       require(!deadline || *deadline > now_ - Milliseconds(1), "a deadline in the past");
     }
   }
-  void submit() {
+  // Everybody waits for what nobody is left to do: one gives up.
+  void end_starvation() {
+    if (engine_->counts(wall()).starved == 0) return;
+    starved++;
+    for (Pod& pod : pods_) {
+      for (Work& work : pod.works) {
+        if (work.awaited.empty()) continue;
+        return give_up_wait(pod, work);
+      }
+    }
+  }
+  void submit(std::optional<AtWork> parent = {}) {
     Submission s;
+    s.parent = std::move(parent);
     s.body = "b" + std::to_string(tickets_ + 1);
     if (random_.percent(50)) s.key = "k" + std::to_string(random_.below(5));
     if (random_.percent(40)) s.idempotency_id = "i" + std::to_string(random_.below(6));
@@ -845,6 +1000,8 @@ class World {
                 "completed, but ends as " + std::string(state_name(t.state)));
       }
       require(t.state != TaskState::kDone || t.result, "done without a result");
+      if (const auto parent = parents_.find(id); parent != parents_.end())
+        require(t.parent == parent->second, "a subtask of another one: " + id.value);
       if (t.history_dropped == 0 && !adopted_.contains(id)) {
         std::set<std::uint32_t> numbers;
         for (const Attempt& a : t.history) numbers.insert(a.number);
@@ -864,6 +1021,7 @@ class World {
               "an old record in the end: " + id.value);
     }
     require(engine_->counts(wall()).single_copy == 0, "single copies in the end");
+    require(engine_->counts(wall()).waiting == 0, "somebody waits in the end");
   }
 
   const bool trace_ = std::getenv("SWARM_TRACE") != nullptr;
@@ -890,6 +1048,14 @@ class World {
   std::map<TaskId, std::tuple<AgentName, std::uint64_t, std::uint32_t>> completed_;
   std::map<TaskId, std::set<std::uint32_t>> granted_;
   std::map<TaskId, TaskState> shown_;
+  struct Wait {
+    Engine::Running self;
+    std::vector<TaskId> tasks;
+  };
+  std::map<std::pair<std::uint64_t, std::uint64_t>, Wait> waits_;  // session, request
+  std::map<std::uint64_t, TaskId> asked_parents_;                  // by ticket
+  std::map<TaskId, TaskId> parents_;
+  std::uint64_t most_tickets_ = 0;
   std::map<std::tuple<AgentName, std::uint64_t, std::uint64_t>, Report> asked_reports_;
   std::ostringstream problem_;
 };
@@ -909,7 +1075,7 @@ TEST_P(TasksSimulation, KeepsItsPromisesWhateverFails) {
   const std::uint64_t first = one != 0 ? one : GetParam() * per_part + 1;
   const std::uint64_t last = one != 0 ? one : first + per_part - 1;
   std::size_t accepted = 0, excused = 0, completed = 0, recoveries = 0, forked = 0, twins = 0,
-              cut_short = 0;
+              cut_short = 0, subtasks = 0, waits = 0, waits_over = 0, cycles = 0, starved = 0;
   for (std::uint64_t seed = first; seed <= last; ++seed) {
     World world(seed);
     const std::string problem = world.run();
@@ -921,18 +1087,28 @@ TEST_P(TasksSimulation, KeepsItsPromisesWhateverFails) {
     forked += world.forked();
     twins += world.twins;
     cut_short += world.cut_short;
+    subtasks += world.subtasks();
+    waits += world.waits;
+    waits_over += world.waits_over;
+    cycles += world.cycles;
+    starved += world.starved;
   }
   std::printf(
       "seeds %llu accepted %zu completed %zu recoveries %zu, cut short %zu; both holders died %zu, "
       "outcome's "
-      "holders away %zu; two tasks of one id %zu\n",
+      "holders away %zu; two tasks of one id %zu; subtasks %zu, waits %zu, over %zu, cycles %zu, "
+      "starved %zu\n",
       static_cast<unsigned long long>(last - first + 1), accepted, completed, recoveries, cut_short,
-      excused, forked, twins);
+      excused, forked, twins, subtasks, waits, waits_over, cycles, starved);
   if (one == 0) {  // the world must not be so hostile that nothing happens
     EXPECT_GT(completed, accepted / 3);
     EXPECT_LT(excused, accepted / 5);
     EXPECT_GT(recoveries, per_part);
     EXPECT_GT(cut_short, per_part / 10);
+    EXPECT_GT(subtasks, per_part);
+    EXPECT_GT(waits_over, per_part);
+    EXPECT_GT(cycles, per_part / 10);
+    EXPECT_GT(starved, 0U);
   }
 }
 

@@ -10,10 +10,11 @@ namespace {
 
 // Layout: u8 format, then the fields of Task in order; integers little-endian, strings and lists
 // with a u32 length in front, optionals with a u8 0 or 1. A new field goes to the end and gets a
-// new format number; decode() of this release reads kFormat and the one before it. Format 2 is
-// format 1 and what the task and each of its attempts have cost; a task of which nothing is known
-// is written as format 1.
-constexpr std::uint8_t kFormat = 2;
+// new format number; each is written only where it says more than the one before it, so that the
+// release before reads the rest. Format 2 is format 1 and what the task and each of its attempts
+// have cost; format 3 is format 2 and whose subtask it is.
+constexpr std::uint8_t kFormat = 3;
+constexpr std::uint8_t kFormatWithoutParent = 2;
 constexpr std::uint8_t kFormatWithoutUsage = 1;
 constexpr std::uint8_t kSpentFormat = 1;
 
@@ -185,6 +186,9 @@ const char* contradiction(const Task& t) {
   if (open != (t.state == TaskState::kRunning)) return "state and last attempt disagree";
   if (t.state == TaskState::kDone && !t.result) return "done without a result";
   if (is_final(t.state) == (t.finished_at == 0)) return "state and time of the end disagree";
+  if (t.parent.empty() ? t.depth != 0
+                       : !is_task_id(t.parent.value) || t.depth == 0 || t.depth > kMaxDepth)
+    return "a parent that is none";
   return nullptr;
 }
 
@@ -251,8 +255,9 @@ Version route(std::string_view key_or_id, int v2_percentage) {
 
 std::string encode(const Task& t) {
   Writer out(512 + t.body.size() + (t.result ? t.result->bytes.size() : 0));
-  const bool used = has_usage(t);
-  out.integer(used ? kFormat : kFormatWithoutUsage);
+  const bool child = !t.parent.empty();
+  const bool used = child || has_usage(t);
+  out.integer(child ? kFormat : used ? kFormatWithoutParent : kFormatWithoutUsage);
   out.text(t.id.value);
   out.integer(t.version);
   out.integer(static_cast<std::uint8_t>(t.state));
@@ -291,6 +296,10 @@ std::string encode(const Task& t) {
       out.text(a.cli_session);
     }
   }
+  if (child) {
+    out.text(t.parent.value);
+    out.integer(t.depth);
+  }
   return out.take();
 }
 
@@ -300,7 +309,7 @@ Result<Task> decode(std::string_view bytes) {
   };
   Reader in(bytes);
   const auto format = in.integer<std::uint8_t>();
-  if (format != kFormat && format != kFormatWithoutUsage) {
+  if (format < kFormatWithoutUsage || format > kFormat) {
     return corrupt("a task of format " + std::to_string(format) + ", known is " +
                    std::to_string(kFormat));
   }
@@ -340,16 +349,22 @@ Result<Task> decode(std::string_view bytes) {
   t.cancel_requested = in.flag();
   t.losses_in_a_row = in.integer<std::uint32_t>();
   t.later_in_a_row = in.integer<std::uint32_t>();
-  if (format == kFormat) {
+  if (format >= kFormatWithoutParent) {
     t.usage = get_usage(in);
     for (Attempt& a : t.history) {
       a.usage = get_usage(in);
       a.cli_session = in.text(kMaxIdempotencyBytes);
     }
   }
+  if (format == kFormat) {
+    t.parent.value = in.text(kMaxTaskIdBytes);
+    t.depth = in.integer<std::uint32_t>();
+  }
   if (!in.ok()) return corrupt("a task that is cut off or out of bounds");
-  if (format == kFormat && !has_usage(t))
+  if (format == kFormatWithoutParent && !has_usage(t))
     return corrupt("a task without usage in the form with it");
+  if (format == kFormat && t.parent.empty())
+    return corrupt("a task without parent in the form with it");
   if (!in.at_end()) return corrupt("bytes after the end of a task");
   if (const char* what = contradiction(t))
     return corrupt(std::string("a task that contradicts itself: ") + what);

@@ -1,6 +1,7 @@
 // The record format and the small pure functions.
 #include <gtest/gtest.h>
 
+#include "base/encoding.h"
 #include "tasks/tasks.h"
 
 namespace swarm::tasks {
@@ -113,6 +114,36 @@ TEST(TaskRecord, WithoutUsageItIsFormat1AndUsageFollowsBehindIt) {
   EXPECT_EQ(encode(used_sample()), expected);
 }
 
+TEST(TaskRecord, ASubtaskIsFormat3AndItsParentFollowsBehindTheRest) {
+  for (Task t : {sample(), used_sample()}) {
+    const std::string alone = encode(t);
+    t.parent.value = "t-3-1";
+    t.depth = 2;
+    const std::string bytes = encode(t);
+    EXPECT_EQ(bytes[0], 3);
+    EXPECT_EQ(bytes.substr(bytes.size() - 13), std::string("\5\0\0\0t-3-1\2\0\0\0", 13));
+    EXPECT_EQ(bytes.substr(1, alone.size() - 1), alone.substr(1));
+    const auto back = decode(bytes);
+    ASSERT_TRUE(back.ok()) << back.error().message;
+    EXPECT_EQ(back->parent, t.parent);
+    EXPECT_EQ(back->depth, 2U);
+    EXPECT_EQ(back->usage, t.usage);
+    EXPECT_EQ(encode(*back), bytes);
+    for (const std::size_t cut : {bytes.size() - 1, bytes.size() - 4, bytes.size() - 13})
+      EXPECT_FALSE(decode(bytes.substr(0, cut)).ok());
+    std::string other = bytes;
+    other[0] = 2;
+    EXPECT_FALSE(decode(other).ok());
+    other = bytes;
+    other[other.size() - 4] = 0;
+    EXPECT_FALSE(decode(other).ok()) << "of no depth";
+    other[other.size() - 4] = static_cast<char>(kMaxDepth + 1);
+    EXPECT_FALSE(decode(other).ok()) << "deeper than there is";
+    other = bytes.substr(0, bytes.size() - 13) + std::string(8, '\0');
+    EXPECT_FALSE(decode(other).ok()) << "nobody's, in the form of a subtask";
+  }
+}
+
 TEST(TaskRecord, LayoutOfFormat1IsFrozen) {
   Task t;
   t.id.value = "t-0-a";
@@ -162,6 +193,8 @@ TEST(TaskRecord, TheLargestFitsIntoOneRecordOfTheLog) {
   t.result->branch.assign(kMaxRefBytes, 'b');
   t.result->commit.assign(kMaxRefBytes, 'c');
   t.last_output.assign(kMaxLineBytes, 'o');
+  t.parent.value = "t-3-" + std::string(kMaxTaskIdBytes - 4, 'p');
+  t.depth = kMaxDepth;
   const std::string bytes = encode(t);
   EXPECT_LE(bytes.size(), kMaxEncodedBytes);
   EXPECT_TRUE(decode(bytes).ok());

@@ -46,6 +46,13 @@
 // stays when it is retried, and is spent when it is erased: spent() only grows. (A task that is
 // done again because nobody knew it any more, below, costs again.)
 //
+// A submission may come from an attempt that is at work here: the task is its subtask, and says so
+// for ever; what becomes of the one changes nothing about the other. Who waits for tasks is known
+// here, and nothing durable: a wait is over with the attempt that waits and with the link to its
+// worker, and is said again by whoever still waits. Waits of attempts are edges from task to task;
+// a wait that would close a cycle is refused, so that there never is one: of tasks that all wait
+// for each other none would end. While an attempt waits its lease is kept and it is not still.
+//
 // What is known of tasks that were erased, and of submissions that were given up, is kept in memory
 // only. A worker that is away when its copy becomes useless, and comes back to a later coordinator,
 // brings it as a task that nobody knows: it is done (again). So a submission is only said not to be
@@ -166,7 +173,9 @@ struct Task {
   std::uint32_t losses_in_a_row =
       0;  // attempts ended by worker_lost, lease_expired, released since the last other end
   std::uint32_t later_in_a_row = 0;  // attempts ended by try_later since the last charged one
-  Usage usage;  // of all attempts, those that were dropped from the history included
+  Usage usage;              // of all attempts, those that were dropped from the history included
+  TaskId parent;            // whose subtask it is; empty: nobody's
+  std::uint32_t depth = 0;  // of its parent, and one; 0: it has none
 };
 
 // The whole task, for log and mirror. decode() accepts what encode() of this and the previous
@@ -203,10 +212,18 @@ struct Settings {
       32U << 20U;  // of all tasks, encoded; beyond it submissions are answered kFull
 };
 
+// An attempt of a worker that says something about another task.
+struct AtWork {
+  Worker worker;
+  TaskId id;
+  std::uint32_t attempt = 0;
+};
+
 struct Submission {
   std::string body, key, idempotency_id;
   std::map<std::string, std::string> labels;
   std::optional<std::uint32_t> max_attempts;
+  std::optional<AtWork> parent{};
 };
 // kInvalid: what of it is beyond its limit, in the words that its sender reads.
 Status check_submission(const Submission& submission);
@@ -279,8 +296,14 @@ struct Cancel {
 struct Changed {
   TaskId id;
 };  // for waiters
+struct Waited {
+  Worker worker;
+  std::uint64_t request;  // of wait()
+  Status status;          // ok: none of them is queued or at work any more
+  std::vector<TaskId> tasks;
+};
 using Output = std::variant<Store, Erase, Replicate, Forget, Submitted, Lease, NoTask, Reported,
-                            Cancel, Changed>;
+                            Cancel, Changed, Waited>;
 
 enum class FailKind : std::uint8_t {
   kFailed,
@@ -316,6 +339,11 @@ struct Counts {
   std::int64_t oldest_queued_seconds = 0;
   std::uint64_t v1_first = 0, v2_first = 0;  // of the last 1000 finished first attempts
   std::uint64_t retries = 0, worker_lost = 0;
+  std::uint64_t waiting = 0;  // of the running ones: their attempts wait for other tasks
+  // Of those, when there is nobody else at work, nobody asks for a task, and tasks are queued,
+  // which are what they wait for: as many as there are; else 0.
+  std::uint64_t starved = 0;
+  std::uint64_t cycles = 0;  // waits that were refused since each would have closed a cycle
   // Not 0: until then nothing is handed out, since so many attempts in a row were told to try later
   // (throttle.h). As of the last call that has a time.
   WallTime backing_off_until = 0;
@@ -349,6 +377,11 @@ inline constexpr std::size_t kReplicationWindow = 64;  // copies on their way to
 inline constexpr std::size_t kReplicationWindowBytes =
     4U << 20U;  // of them; the one that crosses it still goes
 inline constexpr std::size_t kMaxCallsPerWorker = 64;  // leases plus waiting next() of one worker
+inline constexpr std::size_t kMaxSubtasks = 1000;      // kept of one parent
+inline constexpr std::uint32_t kMaxDepth = 8;          // of a subtask
+inline constexpr std::size_t kMaxAwaited = 256;        // tasks of one wait()
+inline constexpr std::size_t kMaxWaitsPerWorker = 64;  // wait()
+inline constexpr std::size_t kMaxCycleNamed = 20;      // tasks of a cycle that its refusal names
 inline constexpr std::size_t kMaxWaitersPerTask =
     64;  // submissions, and reports, waiting for one task's mirror
 inline constexpr std::size_t kMaxWorkers = 20000;
@@ -443,12 +476,27 @@ class Engine {
 
   // ---- clients
   // Answered by Submitted: ok, kInvalid, kFull, kUnavailable (nothing was accepted), kUnknown (a
-  // worker that was sent the copy has not confirmed it). The same idempotency id gives the same
-  // task again, until that is erased (duplicate = true).
+  // worker that was sent the copy has not confirmed it), kDenied (its parent is not at work there).
+  // The same idempotency id gives the same task again, until that is erased (duplicate = true).
   void submit(MonoTime now, WallTime wall, std::uint64_t ticket, Submission submission);
   // Queued: cancelled at once. Running: the worker gets Cancel, the task is cancelled when it
   // reports or its lease ends. kConflict: already final otherwise.
   Result<Task> cancel(MonoTime now, WallTime wall, const TaskId& id);
+  // Answered by Waited, at once or when the last of `tasks` has ended: kDenied would close a cycle
+  // (the message names it), or `self` is not at work (any more) or is cancelled; kNotFound,
+  // kInvalid (none, too many, another team's), kFull, kUnavailable (recovering, not joined).
+  // `self`: the attempt that waits, of that worker; without it somebody waits who keeps nobody
+  // waiting. A repeated (worker, request) replaces the wait. The worker says it again after it has
+  // joined.
+  void wait(MonoTime now, WallTime wall, const Worker& worker, std::uint64_t request,
+            const std::optional<Running>& self, const std::vector<TaskId>& tasks);
+  void forget_wait(const Worker& worker, std::uint64_t request);
+  // What the attempt of `id` waits for and that has not ended, in order of the ids.
+  [[nodiscard]] std::vector<TaskId> waits_of(const TaskId& id) const;
+  // The last cycle that the attempt at work would have closed, "t-0-a -> t-0-b -> t-0-a"; "": none.
+  [[nodiscard]] std::string cycle_of(const TaskId& id) const;
+  // Its subtasks that are kept, oldest first.
+  [[nodiscard]] std::vector<const Task*> subtasks_of(const TaskId& id) const;
   // From failed, dead, cancelled to queued with all attempts. kConflict otherwise, and while
   // another task of the same idempotency id is queued, running or done; kFull. An attempt that was
   // lost is fenced: it ends as cancelled.

@@ -661,6 +661,8 @@ Result<TeamReport> parse_report(std::string_view text) {
   read_count(reader, tasks, "tasks", "oldestQueuedSeconds", report.tasks.oldest_queued_seconds);
   read_count(reader, tasks, "tasks", "singleCopy", report.tasks.single_copy);
   read_count(reader, tasks, "tasks", "tryLaterInARow", report.tasks.try_later_in_a_row);
+  read_count(reader, tasks, "tasks", "waiting", report.tasks.waiting);
+  read_count(reader, tasks, "tasks", "starved", report.tasks.starved);
   report.tasks.backing_off_until =
       parse_time(reader.text(tasks, "tasks", "backingOffUntil").value_or("")).value_or(0);
 
@@ -788,6 +790,8 @@ std::string to_text(const TeamReport& report) {
     object["tasks"]["backingOffUntil"] = format_time(report.tasks.backing_off_until);
     object["tasks"]["tryLaterInARow"] = report.tasks.try_later_in_a_row;
   }
+  if (report.tasks.waiting != 0) object["tasks"]["waiting"] = report.tasks.waiting;
+  if (report.tasks.starved != 0) object["tasks"]["starved"] = report.tasks.starved;
   if (!report.pressed.empty()) object["messages"]["pressed"] = report.pressed;
   if (report.stuck > 0) {
     json named = json::array();

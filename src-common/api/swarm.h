@@ -273,6 +273,8 @@ struct TaskCounts {
   std::int64_t single_copy = 0;
   WallTime backing_off_until = 0;  // 0: it does not wait
   std::int64_t try_later_in_a_row = 0;
+  std::int64_t waiting = 0;  // of the running ones: for other tasks
+  std::int64_t starved = 0;  // of these, where nobody is left for what they wait for
   friend bool operator==(const TaskCounts&, const TaskCounts&) = default;
 };
 

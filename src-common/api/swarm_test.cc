@@ -232,7 +232,7 @@ TEST(SwarmCodec, StatusSurvivesTheRoundTrip) {
 TEST(TeamReport, TheDocumentsExampleIsRead) {
   const auto report = parse_report(
       R"({"time":"2026-01-02T03:04:05Z","epoch":3,"ready":true,"recovering":false,"suspended":true,
- "tasks":{"queued":1,"running":2,"done":3,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0,"backingOffUntil":"2026-01-02T03:04:45Z","tryLaterInARow":7},
+ "tasks":{"queued":1,"running":2,"done":3,"dead":0,"cancelled":0,"oldestQueuedSeconds":4,"singleCopy":0,"backingOffUntil":"2026-01-02T03:04:45Z","tryLaterInARow":7,"waiting":2,"starved":1},
  "workers":{"worker-3":{"pod":"S-w3-ab12","busy":true,"task":"t-1f2","address":"10.0.0.3"}},
  "awaited":[{"name":"worker-7","pod":"S-w7-cd34","address":"10.0.0.7"}],
  "rollout":{"effective":50,"v1":12,"v2":13,"measured":52},
@@ -249,6 +249,8 @@ TEST(TeamReport, TheDocumentsExampleIsRead) {
   EXPECT_EQ(report->tasks.running, 2);
   EXPECT_EQ(report->tasks.backing_off_until - report->time, 40'000);
   EXPECT_EQ(report->tasks.try_later_in_a_row, 7);
+  EXPECT_EQ(report->tasks.waiting, 2);
+  EXPECT_EQ(report->tasks.starved, 1);
   EXPECT_EQ(report->workers.at("worker-3"), (WorkerReport{"S-w3-ab12", true, "t-1f2", "10.0.0.3"}));
   EXPECT_EQ(report->measured, 52);
   EXPECT_EQ(report->pressed.at("worker-3"), "worker-3's inbox is full");

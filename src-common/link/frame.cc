@@ -67,6 +67,11 @@ bool known(std::uint8_t type) {
     case FrameType::kTaskReport:
     case FrameType::kTaskReported:
     case FrameType::kTaskCancel:
+    case FrameType::kTaskSubmit:
+    case FrameType::kTaskSubmitted:
+    case FrameType::kTaskWait:
+    case FrameType::kTaskWaited:
+    case FrameType::kTaskForgetWait:
       return true;
   }
   return false;

@@ -80,6 +80,12 @@ enum class FrameType : std::uint8_t {
   kTaskReport = 56,
   kTaskReported = 57,
   kTaskCancel = 58,
+  // of an agent: a task of its own, and waiting for tasks
+  kTaskSubmit = 59,
+  kTaskSubmitted = 60,
+  kTaskWait = 61,
+  kTaskWaited = 62,
+  kTaskForgetWait = 63,
 };
 
 struct Frame {

@@ -18,6 +18,8 @@ using nlohmann::json;
 using text::get_text;
 using text::Row;
 
+constexpr Milliseconds kExtraTime{3000};  // for what is shown beside what was asked for
+
 enum class Kind { kTasks, kAgents, kMessages };
 
 const char* plural(Kind kind) {
@@ -274,13 +276,25 @@ int describe_agent(cluster::Cluster& cluster, const Options& options, const std:
                         ": kubectl swarm get agents " + *swarm + " lists them"));
 }
 
+// An extra as well: who has no token is told the rest.
+json stats_of(cluster::Cluster& cluster, const Options& options, const std::string& swarm) {
+  cluster::Cluster quick(cluster);
+  quick.set_on_wait(nullptr);
+  const MonoTime deadline = std::min(options.deadline(), mono_now() + kExtraTime);
+  Result<json> stats = quick.call_json(swarm, "GET", "/stats", "", false, deadline);
+  return stats ? *std::move(stats) : json();
+}
+
 int describe_swarm(cluster::Cluster& cluster, const Options& options, const std::string& name) {
   const Result<json> swarm = cluster.swarm(name, options.deadline());
   if (!swarm) return fail(swarm.error());
   if (!options.output.empty()) return print_as(options.output, *swarm) ? 0 : 1;
   // Events are an extra: who may not read them sees the rest.
   const Result<json> events = cluster.swarm_events(name, options.deadline());
-  return print(text::describe_swarm(*swarm, events ? *events : json::array(), wall_now())) ? 0 : 1;
+  return print(text::describe_swarm(*swarm, events ? *events : json::array(),
+                                    stats_of(cluster, options, name), wall_now()))
+             ? 0
+             : 1;
 }
 
 }  // namespace
@@ -379,7 +393,9 @@ int why_of(cluster::Cluster& cluster, const Options& options, const Reference& r
   if (!reference.task) {
     const Result<json> swarm = cluster.swarm(reference.swarm, options.deadline());
     if (!swarm) return fail(swarm.error());
-    return print(text::why_swarm(*swarm, wall_now())) ? 0 : 1;
+    return print(text::why_swarm(*swarm, stats_of(cluster, options, reference.swarm), wall_now()))
+               ? 0
+               : 1;
   }
   const Result<cluster::TaskPlace> place =
       cluster.find_task(*reference.task, options.swarm, options.deadline());
@@ -389,7 +405,8 @@ int why_of(cluster::Cluster& cluster, const Options& options, const Reference& r
   const Result<json> agents =
       cluster.call_json(place->swarm, "GET", "/agents", "", true, options.deadline());
   return print(text::why_task(*place->task, agents ? text::get(*agents, "agents") : json::array(),
-                              swarm ? *swarm : json(), wall_now()))
+                              swarm ? *swarm : json(), stats_of(cluster, options, place->swarm),
+                              wall_now()))
              ? 0
              : 1;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <tuple>
@@ -19,6 +20,7 @@ constexpr std::size_t kMaxEvents = 20;
 constexpr std::size_t kMaxPressedShown = 3;
 constexpr std::size_t kTopAgents = 40;
 constexpr std::size_t kMaxWhy = 2000;
+constexpr std::size_t kMaxSubtasksShown = 20;
 
 std::string dash(std::string text) { return text.empty() ? "-" : text; }
 
@@ -152,6 +154,41 @@ std::string backing_off(const json& tasks, WallTime now) {
   const std::int64_t many = get_number(tasks, "tryLaterInARow");
   return out + (many > 0 ? std::to_string(many) + " attempts" : "attempts") +
          " in a row were told to try later (a rate limit, or exit code 75)";
+}
+
+// "6: done 4, queued 2"; "" without any.
+std::string family_text(const json& subtasks) {
+  std::map<std::string, std::size_t> states;
+  for (const json& one : subtasks) {
+    if (subtasks.is_array()) ++states[word(one, "state")];
+  }
+  std::string out;
+  for (const auto& [state, count] : states)
+    out += (out.empty() ? std::to_string(subtasks.size()) + ": " : ", ") + state + " " +
+           std::to_string(count);
+  return out;
+}
+
+// "t-0-1f, t-0-2a and 3 more"; "" of one that waits for none.
+std::string waits_text(const json& task) {
+  const json& waits = get(task, "waitsFor");
+  std::string out;
+  if (!waits.is_array() || waits.empty()) return out;
+  for (const json& one : waits) {
+    if (one.is_string()) out += (out.empty() ? "" : ", ") + shorten(one.get<std::string>(), 64);
+  }
+  const auto all = get_number(task, "waitsForTasks");
+  const auto shown = static_cast<std::int64_t>(waits.size());
+  return out + (all > shown ? " and " + std::to_string(all - shown) + " more" : "");
+}
+
+// Of the tasks' counts in stats: "" while somebody is left to do what others wait for.
+std::string starved(const json& tasks) {
+  const std::int64_t many = get_number(tasks, "starved");
+  if (many <= 0) return "";
+  return "every agent of a team is at work on a task that waits for queued ones (" +
+         std::to_string(many) + (many == 1 ? " task" : " tasks") +
+         "), and nobody is left to do these: raise spec.workers.replicas, or cancel one that waits";
 }
 
 }  // namespace
@@ -293,6 +330,13 @@ std::string describe_task(const json& task, WallTime now) {
   field(out, "Key", word(task, "key", 200));
   field(out, "Labels", dash(labels_text(get(task, "labels"))));
   field(out, "Survives", word(task, "survives"));
+  if (!get_text(task, "parent").empty()) field(out, "Parent", word(task, "parent"));
+  const json& subtasks = get(task, "subtasks");
+  if (const std::string family = family_text(subtasks); !family.empty())
+    field(out, "Subtasks", family);
+  if (const std::string waits = waits_text(task); !waits.empty()) field(out, "Waits for", waits);
+  if (!get_text(task, "cycle").empty())
+    field(out, "Cycle", word(task, "cycle", kMaxWhy) + ": that wait was refused");
   if (task.contains("createdAt")) field(out, "Age", age(now - get_number(task, "createdAt")));
   if (get_number(task, "lastOutputAt") > 0) {
     field(out, "Last output",
@@ -349,6 +393,15 @@ std::string describe_task(const json& task, WallTime now) {
       for (const std::string& line : lines) out += "  " + line + "\n";
     }
   }
+  if (subtasks.is_array() && !subtasks.empty()) {
+    out += "Subtasks:\n";
+    std::vector<Row> rows{{"  TASK", "STATE"}};
+    for (std::size_t i = 0; i < std::min(subtasks.size(), kMaxSubtasksShown); ++i)
+      rows.push_back({"  " + word(subtasks[i], "id"), word(subtasks[i], "state")});
+    out += table(rows);
+    if (subtasks.size() > kMaxSubtasksShown)
+      out += "  … and " + std::to_string(subtasks.size() - kMaxSubtasksShown) + " more\n";
+  }
   out += "Next:\n  kubectl swarm logs task/" + id + "\n";
   const std::string plain = get_text(task, "state");
   if (plain == "done") out += "  kubectl swarm result task/" + id + "\n";
@@ -382,7 +435,7 @@ std::string describe_agent(const json& agent, const std::string& swarm) {
   return out;
 }
 
-std::string describe_swarm(const json& swarm, const json& events, WallTime now) {
+std::string describe_swarm(const json& swarm, const json& events, const json& stats, WallTime now) {
   std::string out;
   const json& meta = get(swarm, "metadata");
   const json& spec = get(swarm, "spec");
@@ -411,6 +464,8 @@ std::string describe_swarm(const json& swarm, const json& events, WallTime now) 
         "queued " + number(tasks, "queued") + ", running " + number(tasks, "running") + ", done " +
             number(tasks, "done") + ", dead " + number(tasks, "dead"));
   if (const std::string waits = backing_off(tasks, now); !waits.empty()) field(out, "Waits", waits);
+  if (const std::string all = starved(get(stats, "tasks")); !all.empty())
+    field(out, "Starved", all);
   if (json usage = get(status, "usage"); get_number(usage, "tasks") > 0) {
     usage["costMicroUsd"] = micro_usd(get_text(usage, "costUSD"));
     field(out, "Cost", total_text(usage));
@@ -508,14 +563,16 @@ std::string paragraph(const std::string& text, const std::vector<std::string>& n
 
 }  // namespace
 
-std::string why_swarm(const json& swarm, WallTime now) {
+std::string why_swarm(const json& swarm, const json& stats, WallTime now) {
   const std::string name = word(get(swarm, "metadata"), "name");
   const json& condition = worst_condition(swarm);
   const Reason reason = reason_of(condition);
   const std::string waits = backing_off(get(get(swarm, "status"), "tasks"), now);
+  const std::string all = starved(get(stats, "tasks"));
   return paragraph(name + " is " + reason.word + " for " +
                        since(get_text(condition, "lastTransitionTime"), now) + ": " +
-                       dash(reason.what) + (waits.empty() ? "" : " Besides, " + waits + "."),
+                       dash(reason.what) + (waits.empty() ? "" : " Besides, " + waits + ".") +
+                       (all.empty() ? "" : " Besides, " + all + "."),
                    {reason.next.empty() ? "kubectl swarm describe " + name : reason.next});
 }
 
@@ -542,7 +599,8 @@ std::string why_agent(const json& agent, const std::string& swarm) {
                                  : "kubectl swarm why task/" + task});
 }
 
-std::string why_task(const json& task, const json& agents, const json& swarm, WallTime now) {
+std::string why_task(const json& task, const json& agents, const json& swarm, const json& stats,
+                     WallTime now) {
   const std::string id = word(task, "id", 128);
   const std::string state = word(task, "state");
   const std::string logs = "kubectl swarm logs task/" + id;
@@ -561,6 +619,15 @@ std::string why_task(const json& task, const json& agents, const json& swarm, Wa
                          {logs, "kubectl swarm cancel task/" + id});
       }
     }
+    if (const std::string waits = waits_text(task); !waits.empty()) {
+      const std::string all = starved(get(stats, "tasks"));
+      return paragraph(
+          text + ", and waits for " + waits + (all.empty() ? "" : "; " + all),
+          {"kubectl swarm why task/" + shorten(get(task, "waitsFor")[0].get<std::string>(), 64)});
+    }
+    if (!get_text(task, "cycle").empty())
+      text += "; a wait of it was refused, since it would have closed the cycle " +
+              word(task, "cycle", kMaxWhy);
     if (get_number(task, "lastOutputAt") > 0)
       text += "; its last output, " + age(now - get_number(task, "lastOutputAt")) +
               " ago: " + word(task, "lastOutput", 200);
@@ -575,6 +642,7 @@ std::string why_task(const json& task, const json& agents, const json& swarm, Wa
     const Reason reason = reason_of(condition);
     const std::string waits = backing_off(get(get(swarm, "status"), "tasks"), now);
     if (!waits.empty()) text += "; " + waits;
+    if (const std::string all = starved(get(stats, "tasks")); !all.empty()) text += "; " + all;
     if (!condition.empty()) text += ". Its swarm is " + reason.word + ": " + reason.what;
     return paragraph(text, {reason.next.empty() ? "kubectl swarm get agents" : reason.next});
   }
@@ -606,6 +674,7 @@ std::string top(const std::string& swarm, const json& stats, const json& agents,
   out += line + "\n";
   if (const std::string waits = backing_off(tasks, now); !waits.empty())
     out += "wait   " + waits + "\n";
+  if (const std::string all = starved(tasks); !all.empty()) out += "wait   " + all + "\n";
   if (!messages.empty()) {
     out += "mail   dead letters " + number(messages, "deadLetters") + "  single copy " +
            number(messages, "singleCopy") + "\n";

@@ -35,14 +35,16 @@ std::vector<std::string> last_lines(const nlohmann::json& task);
 
 std::string describe_task(const nlohmann::json& task, WallTime now);
 std::string describe_agent(const nlohmann::json& agent, const std::string& swarm);
-// `events`: the items of an EventList about this Swarm.
-std::string describe_swarm(const nlohmann::json& swarm, const nlohmann::json& events, WallTime now);
+// `events`: the items of an EventList about this Swarm; `stats`: /v1/stats, or null, here and
+// below.
+std::string describe_swarm(const nlohmann::json& swarm, const nlohmann::json& events,
+                           const nlohmann::json& stats, WallTime now);
 // Why it is as it is: one paragraph, and the next commands. `agents`: those of its swarm, which
 // know who is stuck; `swarm`: the resource, or null.
 std::string why_task(const nlohmann::json& task, const nlohmann::json& agents,
-                     const nlohmann::json& swarm, WallTime now);
+                     const nlohmann::json& swarm, const nlohmann::json& stats, WallTime now);
 std::string why_agent(const nlohmann::json& agent, const std::string& swarm);
-std::string why_swarm(const nlohmann::json& swarm, WallTime now);
+std::string why_swarm(const nlohmann::json& swarm, const nlohmann::json& stats, WallTime now);
 // The page of `top`: `stats` is /v1/stats, `agents` /v1/agents.
 std::string top(const std::string& swarm, const nlohmann::json& stats, const nlohmann::json& agents,
                 WallTime now);

@@ -118,32 +118,32 @@ TEST(Views, WhyIsOneParagraphAndTheNextCommand) {
                  condition("Stalled", "False", "NotStalled", "Nothing needs you.")}}}}};
   json& conditions = swarm["status"]["conditions"];
   const WallTime now = 1735689600000 + 60'000;  // a minute after these
-  EXPECT_EQ(why_swarm(swarm, now),
+  EXPECT_EQ(why_swarm(swarm, json(), now),
             "hello is Working for 60s: 2 of 2 agents ready; 1 task queued.\n"
             "Next:\n  kubectl swarm describe hello\n");
   conditions.push_back(condition("AgentsStuck", "True", "NoOutputNoCpu",
                                  "1 of 2 agents … Next: kubectl swarm get agents hello"));
-  EXPECT_EQ(why_swarm(swarm, now),
+  EXPECT_EQ(why_swarm(swarm, json(), now),
             "hello is AgentsStuck for 60s: 1 of 2 agents …\n"
             "Next:\n  kubectl swarm get agents hello\n");
   conditions[1]["status"] = "True";
-  EXPECT_THAT(why_swarm(swarm, now), HasSubstr("hello is NotStalled"));
+  EXPECT_THAT(why_swarm(swarm, json(), now), HasSubstr("hello is NotStalled"));
 
   json task{{"id", "t-0-1f"},     {"state", "queued"},  {"createdAt", now - 5000},
             {"attempt", 1},       {"maxAttempts", 3},   {"agent", "worker-3"},
             {"lastOutput", "hm"}, {"lastOutputAt", now}};
-  EXPECT_EQ(why_task(task, json::array(), json(), now),
+  EXPECT_EQ(why_task(task, json::array(), json(), json(), now),
             "t-0-1f is queued for 5s\nNext:\n  kubectl swarm get agents\n");
   task["history"] = {{{"attempt", 1}, {"reason", "idle_timeout"}, {"startedAt", now - 3000}}};
-  EXPECT_THAT(why_task(task, json::array(), swarm, now),
+  EXPECT_THAT(why_task(task, json::array(), swarm, json(), now),
               HasSubstr("; attempt 1 ended with idle_timeout: hm. Its swarm is NotStalled: "));
   task["state"] = "running";
-  EXPECT_EQ(why_task(task, json::array(), swarm, now),
+  EXPECT_EQ(why_task(task, json::array(), swarm, json(), now),
             "t-0-1f is running for 3s on worker-3, attempt 1 of 3; its last output, 0s ago: hm\n"
             "Next:\n  kubectl swarm logs task/t-0-1f -f\n");
   const json stuck{{"name", "worker-3"},  {"state", "stuck"},    {"task", "t-0-1f"},
                    {"stuckSeconds", 312}, {"stuckWhy", "waits"}, {"sinceSeconds", 400}};
-  EXPECT_EQ(why_task(task, json::array({stuck}), swarm, now),
+  EXPECT_EQ(why_task(task, json::array({stuck}), swarm, json(), now),
             "t-0-1f is running for 3s on worker-3, attempt 1 of 3, and stuck: no output and no CPU "
             "for 5m12s: waits\n"
             "Next:\n  kubectl swarm logs task/t-0-1f\n  kubectl swarm cancel task/t-0-1f\n");
@@ -152,7 +152,7 @@ TEST(Views, WhyIsOneParagraphAndTheNextCommand) {
             "Next:\n  kubectl swarm logs task/t-0-1f\n  kubectl swarm cancel task/t-0-1f\n");
   task["state"] = "dead";
   task["history"][0]["lastLines"] = {"one", "two"};
-  EXPECT_EQ(why_task(task, json::array(), swarm, now),
+  EXPECT_EQ(why_task(task, json::array(), swarm, json(), now),
             "t-0-1f is dead after 1 attempt: idle_timeout; its last line: two\n"
             "Next:\n  kubectl swarm logs task/t-0-1f\n  kubectl swarm retry task/t-0-1f\n");
   EXPECT_EQ(why_agent({{"name", "worker-1"}, {"state", "idle"}, {"sinceSeconds", 9}}, "hello"),
@@ -211,12 +211,12 @@ TEST(Views, WhatASwarmHasCost) {
   const json swarm = json::parse(
       R"({"metadata":{"name":"hello"},"status":{"usage":{"costUSD":"12.345678","inputTokens":1,"outputTokens":2,
           "cacheReadTokens":0,"cacheCreationTokens":0,"tasks":1,"tasksWithCost":1}}})");
-  EXPECT_THAT(describe_swarm(swarm, json::array(), kNow),
+  EXPECT_THAT(describe_swarm(swarm, json::array(), json(), kNow),
               HasSubstr("\nCost:         $12.35 (1 tokens in, 2 out) in 1 task\n"));
-  EXPECT_EQ(describe_swarm(swarm, json::array(), kNow).find("Budget"), std::string::npos);
+  EXPECT_EQ(describe_swarm(swarm, json::array(), json(), kNow).find("Budget"), std::string::npos);
   json limited = swarm;
   limited["spec"]["budget"]["usd"] = "200";
-  EXPECT_THAT(describe_swarm(limited, json::array(), kNow),
+  EXPECT_THAT(describe_swarm(limited, json::array(), json(), kNow),
               HasSubstr("in 1 task\nBudget:       $200; then no task is handed out\n"));
 }
 
@@ -266,7 +266,7 @@ TEST(Views, ADescribedSwarm) {
   const json events = json::parse(
       R"([{"type":"Normal","reason":"Later","message":"b","lastTimestamp":"2025-01-01T00:00:50Z","count":3},
     {"type":"Normal","reason":"Earlier","message":"a","eventTime":"2025-01-01T00:00:10.000000Z"}])");
-  EXPECT_EQ(describe_swarm(swarm, events, kNow),
+  EXPECT_EQ(describe_swarm(swarm, events, json(), kNow),
             "Name:         hello\n"
             "Namespace:    team\n"
             "Age:          60s\n"
@@ -301,10 +301,10 @@ TEST(Views, NothingIsAssumedOfTheJson) {
     (void)last_lines(value);
     (void)describe_task(value, kNow);
     (void)describe_agent(value, "s");
-    (void)describe_swarm(value, value, kNow);
-    (void)why_task(value, value, value, kNow);
+    (void)describe_swarm(value, value, value, kNow);
+    (void)why_task(value, value, value, value, kNow);
     (void)why_agent(value, "s");
-    (void)why_swarm(value, kNow);
+    (void)why_swarm(value, value, kNow);
     EXPECT_THAT(top("s", value, value, kNow), HasSubstr("swarm s"));
   }
 }
@@ -334,13 +334,13 @@ TEST(Views, AWaitOfTheWholeTeamIsSeen) {
                 "later (a rate limit, or exit code 75)\n"));
   EXPECT_EQ(top("hello", stats, json::array(), kNow + 44'000).find("wait"), std::string::npos);
   const json swarm = {{"status", {{"tasks", {{"backingOffUntil", "2025-01-01T00:01:09Z"}}}}}};
-  EXPECT_THAT(describe_swarm(swarm, json::array(), kNow),
+  EXPECT_THAT(describe_swarm(swarm, json::array(), json(), kNow),
               HasSubstr("Waits:        no task is handed out for 9s: attempts in a row"));
   EXPECT_THAT(
-      why_swarm(swarm, kNow),
+      why_swarm(swarm, json(), kNow),
       HasSubstr(" Besides, no task is handed out for 9s: attempts in a row were told to try "
                 "later (a rate limit, or exit code 75).\nNext:\n"));
-  EXPECT_THAT(why_task({{"id", "t-0-1"}, {"state", "queued"}}, json::array(), swarm, kNow),
+  EXPECT_THAT(why_task({{"id", "t-0-1"}, {"state", "queued"}}, json::array(), swarm, json(), kNow),
               HasSubstr("t-0-1 is queued; no task is handed out for 9s: "));
 }
 
@@ -398,6 +398,38 @@ TEST(Submission, OfALine) {
   options.labels = {"nothing"};
   EXPECT_FALSE(commands::submission("x", options).ok());
   EXPECT_EQ(commands::submission("\xFF", {})->at("body64"), "/w==");
+}
+
+TEST(Views, ATaskSaysItsFamilyAndWhatItWaitsFor) {
+  json task = json::parse(R"({"id":"t-0-1","state":"running","agent":"worker-3","attempt":1,
+    "maxAttempts":3,"parent":"t-0-0","subtasks":[{"id":"t-0-2","state":"queued"},
+    {"id":"t-0-3","state":"done"},{"id":"t-0-4","state":"queued"}],
+    "waitsFor":["t-0-2","t-0-4"],"waitsForTasks":5})");
+  const std::string shown = describe_task(task, kNow);
+  EXPECT_THAT(shown, HasSubstr("Parent:       t-0-0\nSubtasks:     3: done 1, queued 2\n"
+                               "Waits for:    t-0-2, t-0-4 and 3 more\n"));
+  EXPECT_THAT(shown, HasSubstr("Subtasks:\n  TASK    STATE\n  t-0-2   queued\n"));
+  const std::string why = why_task(task, json::array(), json(), json(), kNow);
+  EXPECT_THAT(why, HasSubstr("and waits for t-0-2, t-0-4 and 3 more\nNext:\n"
+                             "  kubectl swarm why task/t-0-2\n"));
+  const json stats = json::parse(R"({"tasks":{"starved":2}})");
+  const std::string starved =
+      "every agent of a team is at work on a task that waits for queued ones (2 tasks), and nobody "
+      "is left to do these: raise spec.workers.replicas";
+  EXPECT_THAT(why_task(task, json::array(), json(), stats, kNow), HasSubstr("; " + starved));
+  EXPECT_THAT(why_swarm(json::object(), stats, kNow), HasSubstr(" Besides, " + starved));
+  EXPECT_THAT(describe_swarm(json::object(), json::array(), stats, kNow),
+              HasSubstr("Starved:      " + starved));
+  EXPECT_THAT(why_task({{"id", "t-0-2"}, {"state", "queued"}}, json::array(), json(), stats, kNow),
+              HasSubstr("; " + starved));
+
+  for (const char* waits : {"waitsFor", "waitsForTasks"}) task.erase(waits);
+  task["cycle"] = "t-0-1 -> t-0-0 -> t-0-1";
+  EXPECT_THAT(why_task(task, json::array(), json(), json(), kNow),
+              HasSubstr("; a wait of it was refused, since it would have closed the cycle "
+                        "t-0-1 -> t-0-0 -> t-0-1\n"));
+  EXPECT_THAT(describe_task(task, kNow),
+              HasSubstr("Cycle:        t-0-1 -> t-0-0 -> t-0-1: that wait was refused\n"));
 }
 
 }  // namespace
