@@ -72,12 +72,16 @@ void TaskRun::watch(MonoTime now) {
   sample_at_ = now + sample_interval();
 }
 
-Milliseconds TaskRun::sample_interval() const {
+Milliseconds TaskRun::shortest_limit() const {
   Milliseconds shortest = Milliseconds::max();
   for (const Milliseconds limit : {settings_.idle_timeout, stuck_after_}) {
     if (limit.count() > 0) shortest = std::min(shortest, limit);
   }
-  return std::clamp(shortest / 10, kCpuSampleLeast, kCpuSampleMost);
+  return shortest;
+}
+
+Milliseconds TaskRun::sample_interval() const {
+  return std::clamp(shortest_limit() / 10, kCpuSampleLeast, kCpuSampleMost);
 }
 
 Actions TaskRun::begin(MonoTime now) {
@@ -191,7 +195,9 @@ void TaskRun::on_sample(const std::vector<ProcessTime>& processes, MonoTime now)
   // We were stopped, or starved, and so perhaps was CMD.
   if (since > interval * kSampleGap)
     last_activity_ = std::min(now, last_activity_ + (since - interval));
-  if (meter_.sample(now, processes) >= kIdleCpuShare) on_activity(now);
+  const auto looks = static_cast<std::size_t>(shortest_limit() / interval);
+  if (meter_.alive(now, processes, std::clamp(looks, kIdleLooksLeast, kIdleLooksMost)))
+    on_activity(now);
   sampled_ = now;
   sample_at_ = watched() ? now + interval : MonoTime::max();
 }

@@ -152,6 +152,7 @@ class TaskRun {
   [[nodiscard]] Milliseconds extend_interval() const;
   [[nodiscard]] bool watched() const;  // there is a limit to silence
   void watch(MonoTime now);
+  [[nodiscard]] Milliseconds shortest_limit() const;  // to silence
   [[nodiscard]] Milliseconds sample_interval() const;
 
   Settings settings_;
