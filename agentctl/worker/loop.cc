@@ -560,9 +560,13 @@ void Loop::end_step(MonoTime now) {
     if (line.substr(0, blank) == "commit") job.commit = value;
   }
   // Of a CLI that is known (--usage) the last line is its own word, not that of a program it ran.
-  const std::string why = job.step != Step::kRun ? job.step_errors.last(kLastLineBytes)
-                          : job.usage            ? job.last.last(kLastLineBytes)
-                                                 : "";
+  std::string why;
+  if (job.step != Step::kRun) {
+    why = job.step_errors.last(kLastLineBytes);
+  } else if (job.usage) {
+    why = job.usage->failure();
+    if (why.empty()) why = job.last.last(kLastLineBytes);
+  }
   if (job.step != Step::kRun && *job.exited != Exit{}) {
     for (const std::string& line : job.step_errors.lines()) job.last.add(line);
   }

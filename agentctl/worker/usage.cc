@@ -90,9 +90,10 @@ void UsageReader::line() {
   const bool whole = !std::exchange(too_long_, false);
   // Most lines of a stream are of no interest; only those that may be are parsed.
   const auto names = [&](const char* type) { return text.find(type) != std::string::npos; };
-  const bool wanted = cli_ == UsageOf::kClaude
-                          ? names("\"result\"")
-                          : names("\"turn.completed\"") || names("\"thread.started\"");
+  const bool wanted =
+      cli_ == UsageOf::kClaude
+          ? names("\"result\"")
+          : names("\"turn.completed\"") || names("\"turn.failed\"") || names("\"thread.started\"");
   if (!whole || !wanted) return;
   if (too_deep(text)) {
     unreadable_ = true;
@@ -111,6 +112,13 @@ void UsageReader::line() {
 
 void UsageReader::claude(const Object& object) {
   if (object.text("type") != "result") return;
+  failure_.clear();
+  if (object.flag("is_error")) {
+    failure_ = agent::printable(object.text("result"), kMaxFailureBytes);
+    // Its text names the cause in words that change from version to version.
+    if (const std::string cause = object.text("api_error_type"); !cause.empty())
+      failure_ += " (" + agent::printable(cause, kMaxFailureBytes) + ")";
+  }
   const Object counts = object.object("usage");
   Usage usage;
   usage.input_tokens = count(counts, "input_tokens");
@@ -124,7 +132,10 @@ void UsageReader::claude(const Object& object) {
 void UsageReader::codex(const Object& object) {
   const std::string type = object.text("type");
   if (type == "thread.started") thread_ = object.text("thread_id");
+  if (type == "turn.failed")
+    failure_ = agent::printable(object.object("error").text("message"), kMaxFailureBytes);
   if (type != "turn.completed") return;
+  failure_.clear();
   const Object counts = object.object("usage");
   Usage usage;
   usage.input_tokens = count(counts, "input_tokens");

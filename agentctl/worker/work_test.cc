@@ -188,6 +188,16 @@ TEST_F(Work, ARateLimitThatACliMeetsIsNotTheTasksFault) {
   EXPECT_EQ(other.text("kind"), "failed") << "of a program that is not known it may be anything";
 }
 
+TEST_F(Work, TheRateLimitsOfRealCliAreKnown) {
+  for (const auto& [cli, file] :
+       {std::pair{"claude", "claude-2.1.330"}, {"codex", "codex-0.169.0"}}) {
+    const std::string output = CLI_OUTPUT + std::string(file) + "-rate-limit.jsonl";
+    const Object limited =
+        run_script("cat " + output + "; exit 1", {std::string("--usage=") + cli});
+    EXPECT_EQ(limited.text("kind"), "try_later") << limited.to_json();
+  }
+}
+
 TEST_F(Work, UsageOfACliWithoutACostIsPriced) {
   engine_.add_task(task("t-0-1f", R"({"type":"turn.completed","usage":{"input_tokens":1000,)"
                                   R"("cached_input_tokens":600,"output_tokens":20}})"));
