@@ -3,6 +3,8 @@ package scenarios
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,6 +55,7 @@ func (e *errand) body(first string) string {
 func TestStockCli(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, restricted)
+	w.stockExamples()
 	w.stockServers()
 	agent := func(command []string, wrapper ...string) object {
 		run := append(wrapper, "agentctl", "work", "--git=git://lab/project", "--grace=2s", "--idle-timeout=60s")
@@ -284,6 +287,22 @@ func (w *world) refusedAsRoot(agent func(command []string, wrapper ...string) ob
 	}
 	w.result("a task in a pod that runs Claude Code as root is not charged, and says why", stockCliCommand, one.State+": "+one.attempts(), "no attempt charged",
 		told && !strings.Contains(one.attempts(), "yes"))
+}
+
+// stockExamples: what is shown is what is run here.
+func (w *world) stockExamples() {
+	w.Helper()
+	codex := append(slices.Clone(codexCommand[:4]), codexCommand[len(codexCommand)-1])
+	for file, command := range map[string][]string{"coding-agent.yaml": claudeCommand, "codex.yaml": codex} {
+		text, err := os.ReadFile(filepath.Join(root, "examples", file))
+		if err != nil {
+			w.Fatal(err)
+		}
+		shown := strings.NewReplacer(" ", "", "\n", "", `"`, "").Replace(string(text))
+		if want := "--," + strings.Join(command, ",") + "]"; !strings.Contains(shown, want) {
+			w.Errorf("examples/%s does not run %s", file, want)
+		}
+	}
 }
 
 // stockServers starts git://lab/project and the model, http://lab:8080.
