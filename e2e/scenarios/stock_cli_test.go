@@ -43,8 +43,8 @@ type errand struct {
 	seen     bool // stuck
 }
 
-func (e *errand) body(first string) string {
-	return "Mark item " + e.item + " as done; keep the tests green.\n" + first +
+func (e *errand) body() string {
+	return "Mark item " + e.item + " as done; keep the tests green.\n" +
 		"model: edit list.txt item " + e.item + ": todo => item " + e.item + ": done\n" +
 		"model: run echo " + e.item + " >>journal.txt\n" + e.trouble +
 		"model: run sh test.sh " + e.item + "\nmodel: say item " + e.item + " is done\n"
@@ -79,25 +79,19 @@ func TestStockCli(t *testing.T) {
 	const plain, storm = 20, 8
 	claude, codex := stockErrands(w, plain)
 	items := 0
-	give := func(api taskAPI, all []*errand, first string) {
+	give := func(api taskAPI, all []*errand) {
 		for _, one := range all {
 			items++
 			one.item = fmt.Sprintf("%02d", items)
-			one.id = api.submit(one.name, one.body(first)).ID
+			one.id = api.submit(one.name, one.body()).ID
 		}
 	}
 	apis := map[string]taskAPI{"claude": w.taskAPI("claude"), "codex": w.taskAPI("codex")}
 
 	// The storm comes first: whoever is refused has cost nothing yet, so that the sums below are exact.
 	begin := time.Now()
-	give(apis["claude"], claude[:1], fmt.Sprintf("model: storm %d\n", storm))
-	w.eventually(time.Minute, "the storm has begun", func() string {
-		if got := w.modelStats(); got.Refused == 0 {
-			return fmt.Sprintf("%+v", got)
-		}
-		return ""
-	})
-	give(apis["claude"], claude[1:plain], "")
+	w.must(w.model("POST", "storm", fmt.Sprint(storm)))
+	give(apis["claude"], claude[:plain])
 	w.eventually(time.Minute, "the team waits", func() string {
 		if got, _ := w.trySwarm("top", "claude", "--once"); !strings.Contains(got, "wait ") {
 			return got
@@ -112,8 +106,8 @@ func TestStockCli(t *testing.T) {
 	})
 	w.Logf("the storm was over after %.0f s", time.Since(begin).Seconds())
 
-	give(apis["claude"], claude[plain:], "")
-	give(apis["codex"], codex, "")
+	give(apis["claude"], claude[plain:])
+	give(apis["codex"], codex)
 	called := 0
 	ended := map[string]bool{"done": true, "failed": true, "dead": true, "cancelled": true}
 	w.eventually(8*time.Minute, "all tasks over", func() string {
@@ -330,20 +324,26 @@ func (w *world) stockServers() {
 		if _, err := w.try(20*time.Second, "kubectl", "-n", w.ns, "exec", "lab", "-c", "git", "--", "git", "ls-remote", "--exit-code", "git://localhost/project", "main"); err != nil {
 			return err.Error()
 		}
-		_, err := w.tryModel("healthz")
+		_, err := w.model("GET", "healthz", "")
 		return errorText(err)
 	})
 }
 
-func (w *world) tryModel(path string) (string, error) {
-	return w.try(20*time.Second, "kubectl", "get", "--raw", "/api/v1/namespaces/"+w.ns+"/services/lab:model/proxy/"+path)
+// model is a request to the model server itself, through the API server.
+func (w *world) model(method, path, requests string) (string, error) {
+	request := clientset.CoreV1().RESTClient().Verb(method).Namespace(w.ns).Resource("services").Name("lab:model").SubResource("proxy").Suffix(path)
+	if requests != "" {
+		request = request.Param("requests", requests)
+	}
+	answer, err := request.Timeout(20 * time.Second).DoRaw(w.ctx)
+	return string(answer), err
 }
 
 type modelStats struct{ Answered, Refused, Hung int }
 
 func (w *world) modelStats() (out modelStats) {
 	w.Helper()
-	text := w.must(w.tryModel("stats"))
+	text := w.must(w.model("GET", "stats", ""))
 	if err := json.Unmarshal([]byte(text), &out); err != nil {
 		w.Fatalf("the model's stats: %v: %s", err, text)
 	}

@@ -8,9 +8,10 @@
 //	model: run COMMAND              in a shell, whatever its exit code
 //	model: say TEXT                 the last word; "done" without
 //	model: refuse N                 429 to N requests that get here, then it goes on
-//	model: storm N                  429 to the next N requests of anybody, once
 //	model: hang N                   N requests that get here have the beginning of an answer, and no end
 //	model: pause SECONDS            before the answer
+//
+// POST /storm?requests=N: 429 to the next N requests, whoever asks. GET /stats: what was answered, refused and never ended.
 //
 // How far a conversation has come is what the CLI sends of it: there is no state but these counters, which belong to the
 // prompt, so that a later attempt at the same task finds them used up.
@@ -76,7 +77,7 @@ type api interface {
 
 type server struct {
 	mutex sync.Mutex
-	used  map[string]int // of refuse, hang and storm, by the prompt and the step
+	used  map[string]int // of refuse and hang, by the prompt and the step
 	storm int            // requests still to be refused
 	stats struct{ Answered, Refused, Hung int }
 }
@@ -148,13 +149,6 @@ func (s *server) serve(of api) http.HandlerFunc {
 					return
 				}
 				continue
-			case "storm":
-				if s.spend(talk.prompt, at, 1) {
-					s.mutex.Lock()
-					s.storm = n
-					s.mutex.Unlock()
-				}
-				continue
 			case "refuse":
 				if s.spend(talk.prompt, at, n) {
 					s.count(&s.stats.Refused)
@@ -215,6 +209,17 @@ func handler() http.Handler {
 	mux.HandleFunc("POST /v1/responses", s.serve(responses{}))
 	mux.HandleFunc("POST /v1/messages/count_tokens", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, `{"input_tokens":1000}`) })
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("POST /storm", func(w http.ResponseWriter, r *http.Request) {
+		requests, err := strconv.Atoi(r.FormValue("requests"))
+		if err != nil || requests < 0 {
+			http.Error(w, "requests: how many", http.StatusBadRequest)
+			return
+		}
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		s.storm = requests
+		fmt.Fprintln(w, "ok")
+	})
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
 		s.mutex.Lock()
 		defer s.mutex.Unlock()

@@ -67,13 +67,17 @@ func TestSelfAPromptIsFollowedStepByStep(t *testing.T) {
 	}
 }
 
-func TestSelfAStormIsEverybodysAndComesOnce(t *testing.T) {
+func TestSelfAStormIsEverybodys(t *testing.T) {
 	server := httptest.NewServer(handler())
 	defer server.Close()
-	const storm = "model: storm 3\nmodel: say over"
+	for requests, want := range map[string]int{"3": 200, "": 400, "-1": 400} {
+		if answer, err := http.Post(server.URL+"/storm?requests="+requests, "", nil); err != nil || answer.StatusCode != want {
+			t.Errorf("a storm of %q: %v %v", requests, answer.StatusCode, err)
+		}
+	}
 	var got []int
-	for _, prompt := range []string{storm, "model: say a", "model: say b", "model: say c", storm, storm} {
-		status, _ := asked(t, server.URL, "messages", prompt, 0)
+	for i, prompt := range []string{"model: say a", "model: run b", "model: say c", "model: say a", "model: run b", "model: say c"} {
+		status, _ := asked(t, server.URL, []string{"messages", "responses"}[i%2], prompt, 0)
 		got = append(got, status)
 	}
 	if fmt.Sprint(got) != "[429 429 429 200 200 200]" {
