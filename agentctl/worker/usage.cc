@@ -90,10 +90,10 @@ void UsageReader::line() {
   const bool whole = !std::exchange(too_long_, false);
   // Most lines of a stream are of no interest; only those that may be are parsed.
   const auto names = [&](const char* type) { return text.find(type) != std::string::npos; };
-  const bool wanted =
-      cli_ == UsageOf::kClaude
-          ? names("\"result\"")
-          : names("\"turn.completed\"") || names("\"turn.failed\"") || names("\"thread.started\"");
+  const bool wanted = cli_ == UsageOf::kClaude
+                          ? names("\"result\"")
+                          : names("\"turn.completed\"") || names("\"turn.failed\"") ||
+                                names("\"thread.started\"") || names("\"agent_message\"");
   if (!whole || !wanted) return;
   if (too_deep(text)) {
     unreadable_ = true;
@@ -113,8 +113,9 @@ void UsageReader::line() {
 void UsageReader::claude(const Object& object) {
   if (object.text("type") != "result") return;
   failure_.clear();
+  answer_ = object.text("result");
   if (object.flag("is_error")) {
-    failure_ = agent::printable(object.text("result"), kMaxFailureBytes);
+    failure_ = agent::printable(answer_, kMaxFailureBytes);
     // Its text names the cause in words that change from version to version.
     if (const std::string cause = object.text("api_error_type"); !cause.empty())
       failure_ += " (" + agent::printable(cause, kMaxFailureBytes) + ")";
@@ -132,6 +133,8 @@ void UsageReader::claude(const Object& object) {
 void UsageReader::codex(const Object& object) {
   const std::string type = object.text("type");
   if (type == "thread.started") thread_ = object.text("thread_id");
+  if (type == "item.completed" && object.object("item").text("type") == "agent_message")
+    answer_ = object.object("item").text("text");
   if (type == "turn.failed")
     failure_ = agent::printable(object.object("error").text("message"), kMaxFailureBytes);
   if (type != "turn.completed") return;

@@ -9,8 +9,8 @@
 // Counted is the last word of each session, and sessions are added: a command may call its CLI
 // several times. Input tokens are those that came from no cache, with either CLI.
 //
-// And why it has failed, in its own words, if its last word is that: whose fault that is, the text
-// alone tells (task_run.h).
+// And what it has to say in the end: its answer, or why it has failed, in its own words: whose
+// fault that is, the text alone tells (task_run.h).
 //
 // Hostile input costs no more than a line and its parsed form. What can't be read is absent, never
 // zero. It is not: a judge of the task; that is the exit code's.
@@ -63,6 +63,8 @@ class UsageReader {
   [[nodiscard]] std::string why() const;
   // In one line; "": its last word is no failure.
   [[nodiscard]] const std::string& failure() const { return failure_; }
+  // The text that it ends with, so far: the worth of an output that is too long to be kept.
+  [[nodiscard]] const std::string& answer() const { return answer_; }
 
  private:
   void line();
@@ -76,7 +78,7 @@ class UsageReader {
   bool passed_over_ = false, unreadable_ = false, too_many_ = false;
   std::string thread_;  // codex: the last one that has begun
   std::string last_;    // session
-  std::string failure_;
+  std::string failure_, answer_;
   std::map<std::string, Usage> sessions_;
 };
 

@@ -73,6 +73,7 @@ TEST(Usage, RealOutputOfClaudeCodeIsRead) {
   EXPECT_EQ(done.usage(),
             used(4000, 400, 8000, 1200, 31'600, "2d00b19a-5836-477b-bee4-3dfbdb1e83e2"));
   EXPECT_EQ(done.failure(), "");
+  EXPECT_EQ(done.answer(), "all green");
   const UsageReader limited = read(UsageOf::kClaude, printed("claude-2.1.330-rate-limit.jsonl"));
   EXPECT_EQ(limited.usage(), used(0, 0, 0, 0, 0, "90514d5c-8ae5-408e-a531-c68c03f06910"));
   EXPECT_EQ(limited.failure(),
@@ -85,6 +86,7 @@ TEST(Usage, RealOutputOfCodexIsRead) {
   EXPECT_EQ(done.usage(), used(3000, 300, 6000, std::nullopt, std::nullopt,
                                "01a2048c-a740-7cc0-a4b1-57109bbe06c3"));
   EXPECT_EQ(done.failure(), "");
+  EXPECT_EQ(done.answer(), "all green");
   const UsageReader limited = read(UsageOf::kCodex, printed("codex-0.169.0-rate-limit.jsonl"));
   EXPECT_EQ(limited.usage(), std::nullopt);
   EXPECT_EQ(limited.failure(), "exceeded retry limit, last status: 429 Too Many Requests");
