@@ -1,6 +1,7 @@
 #include "worker/activity.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "client/protocol.h"
@@ -25,11 +26,21 @@ double CpuMeter::sample(MonoTime now, const std::vector<ProcessTime>& processes)
   at_ = now;
   if (first || seconds <= 0) return 0;
   const double share = static_cast<double>(used) / ticks_per_second_ / seconds;
-  return runnable ? std::max(share, 1.0) : share;
+  return runnable ? std::max(share, kStarvedCpuShare) : share;
+}
+
+bool CpuMeter::alive(MonoTime now, const std::vector<ProcessTime>& processes, std::size_t looks) {
+  looks_.push_back(sample(now, processes));
+  while (looks_.size() > looks) looks_.pop_front();
+  const double sum = std::accumulate(looks_.begin(), looks_.end(), 0.0);
+  if (sum < kIdleCpuShare * static_cast<double>(looks)) return false;
+  looks_.clear();
+  return true;
 }
 
 void CpuMeter::reset() {
   seen_.clear();
+  looks_.clear();
   first_ = true;
 }
 

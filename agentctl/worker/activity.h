@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <deque>
 #include <map>
 #include <string>
 #include <vector>
@@ -17,7 +18,15 @@
 
 namespace swarm::worker {
 
-inline constexpr double kIdleCpuShare = 0.02;  // of one CPU; less is no activity
+// Of one CPU, on average over the latest looks; less is no sign of life. Over several, because a
+// coding CLI that hangs still wakes up: Claude Code and Codex use 0.1 to 0.5 %, and 3 to 8 % for
+// some seconds every few minutes. As many looks as the limit has, within these.
+inline constexpr double kIdleCpuShare = 0.02;
+inline constexpr std::size_t kIdleLooksLeast = 10;
+inline constexpr std::size_t kIdleLooksMost = 20;
+// What a look counts at least that finds a process ready to run: who is found so at a third of them
+// is starved of CPU; who is at one has just woken up on a busy machine.
+inline constexpr double kStarvedCpuShare = 3 * kIdleCpuShare;
 inline constexpr Milliseconds kCpuSampleMost{2000};
 inline constexpr Milliseconds kCpuSampleLeast{100};
 // Looks are a tenth of the shortest limit apart, within these two. Two looks that are further
@@ -32,13 +41,16 @@ struct ProcessTime {
 };
 
 // CPU time used since the last look, as a share of one CPU. A process that could run but gets no
-// CPU (a busy machine) counts as one that has it: starved is not idle. The time of a child counts
-// once more when its parent has waited for it: its end is a sign of life of its own.
+// CPU (a busy machine) is not idle. The time of a child counts once more when its parent has waited
+// for it: its end is a sign of life of its own.
 class CpuMeter {
  public:
   explicit CpuMeter(double ticks_per_second) : ticks_per_second_(ticks_per_second) {}
   // 0..n (n CPUs busy). The first call measures nothing: 0.
   double sample(MonoTime now, const std::vector<ProcessTime>& processes);
+  // The same look, judged together with the latest ones, `looks` in all, since the last sign of
+  // life: is there one now?
+  bool alive(MonoTime now, const std::vector<ProcessTime>& processes, std::size_t looks);
   void reset();
 
  private:
@@ -50,6 +62,7 @@ class CpuMeter {
   std::map<pid_t, Seen> seen_;
   MonoTime at_{};
   bool first_ = true;
+  std::deque<double> looks_;  // none older than the last sign of life
 };
 
 // What is known of a command that gives no sign of life. What could not be read is empty or 0.

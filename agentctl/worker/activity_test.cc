@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <span>
 
 #include "worker/task_run.h"
 
@@ -25,7 +26,47 @@ TEST(CpuMeter, AddsUpWhatAllProcessesHaveUsed) {
 TEST(CpuMeter, WhoCouldRunButGetsNoCpuIsNotIdle) {
   CpuMeter meter(kTicks);
   EXPECT_EQ(meter.sample(at(0), {}), 0);
-  EXPECT_EQ(meter.sample(at(1000), {{1, 7, 0, true}}), 1);
+  EXPECT_EQ(meter.sample(at(1000), {{1, 7, 0, true}}), kStarvedCpuShare);
+  const std::vector<ProcessTime> starved = {{1, 7, 0, true}}, asleep = {{1, 7, 0, false}};
+  int looks = 0;
+  for (std::int64_t t = 2000; !meter.alive(at(t), starved, kIdleLooksLeast); t += 1000)
+    ASSERT_LT(++looks, 4);
+  meter.reset();
+  for (std::int64_t t = 0; t < 100; ++t)  // it happens to be waking up at every fifth
+    ASSERT_FALSE(meter.alive(at(t * 2000), t % 5 == 0 ? starved : asleep, kIdleLooksMost)) << t;
+}
+
+// A stock Claude Code whose model had begun an answer and never ended it, in hundredths of a second
+// by looks two seconds apart, beside busy neighbours; then Codex.
+TEST(CpuMeter, ACliThatHangsAndWakesUpNowAndThenIsIdle) {
+  const int claude[] = {1, 1, 1, 1, 9, 1, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0,
+                        0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1,
+                        0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 3, 0, 7, 3, 0, 0, 0, 0, 0, 0, 0, 0,
+                        1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 2, 2, 0, 0, 1,
+                        1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 1, 0, 1, 0, 2, 0, 0, 1, 1};
+  const int codex[] = {
+      1, 1, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 9, 6, 0, 0, 0, 0, 0, 0, 1, 0,  0,  0, 0, 1, 1,
+      4, 1, 4, 1, 0, 0, 1, 4, 3, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 3, 2, 2,  4,  1, 0, 0, 0,
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,  1,  0, 0, 0, 0,
+      0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 4, 3,  0,  0, 0, 1, 0,
+      2, 2, 2, 3, 0, 0, 0, 2, 2, 3, 2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 6, 2, 0, 0,  0,  0, 0, 4, 12,
+      1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0,  0,  0, 0, 0, 0,
+      3, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 8, 11, 15, 5, 0, 0, 0,
+      1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,  0,  0, 1};
+  for (const std::span<const int> used : {std::span<const int>(claude), {codex}}) {
+    CpuMeter meter(kTicks);
+    unsigned long long ticks = 0;
+    std::int64_t t = 0;
+    for (const int more : used) {
+      ticks += static_cast<unsigned long long>(more);
+      ASSERT_FALSE(meter.alive(at(t += 2000), {{1, 7, ticks, false}}, kIdleLooksMost)) << t;
+    }
+    // Whoever uses more than a fiftieth of a CPU is not.
+    int looks = 0;
+    do ticks += 5;
+    while (!meter.alive(at(t += 2000), {{1, 7, ticks, false}}, kIdleLooksMost) && ++looks < 21);
+    EXPECT_LE(looks, 20);
+  }
 }
 
 TEST(Stillness, SaysOnlyWhatIsKnown) {
@@ -183,7 +224,7 @@ TEST(Stuck, TimeInWhichNobodyLookedIsNoSilence) {
 }
 
 // 3,000 windows of a child that works quietly beside burners that leave it little: at least twice a
-// window it has half a second of CPU, itself or by children that come and go between two looks, or
+// window it has a second of CPU, itself or by children that come and go between two looks, or
 // is seen waiting for its turn, or prints. Never stuck. Once it does none of this, it is.
 TEST(Stuck, ThousandsOfWindowsBesideBurnersNameNobodyThatWorks) {
   std::mt19937_64 random(20240817);
@@ -195,7 +236,7 @@ TEST(Stuck, ThousandsOfWindowsBesideBurnersNameNobodyThatWorks) {
     const std::int64_t pause = 1 + below(static_cast<std::uint64_t>(limit / 2));  // between bursts
     unsigned long long ticks = 0;
     pid_t pid = 1;
-    std::int64_t work_at = 0;
+    std::int64_t work_at = 0, starved_until = 0;
     std::int64_t end = limit * 10;
     std::vector<ProcessTime> found;
     for (std::int64_t t = 100; t <= end; t += 100) {
@@ -203,21 +244,20 @@ TEST(Stuck, ThousandsOfWindowsBesideBurnersNameNobodyThatWorks) {
         work_at = t + pause;
         switch (below(4)) {
           case 0:  // a burst of its own, after which it sleeps again
-            ticks += 50;
+            ticks += 100;
             break;
           case 1:  // a child that lives and dies between two looks: its parent has waited for it
             ++pid;
-            ticks += 50;
+            ticks += 100;
             break;
-          case 2:  // starved: runnable for as long as it takes to be seen, hardly any time
+          case 2:  // starved: runnable for as long as it takes to be seen so, hardly any time
+            starved_until = t + 8 * kCpuSampleMost.count();
             break;
           default:  // prints
             w.output();
         }
       }
-      // A look meets a starved one at its burst; kept for one sample interval.
-      const bool starved = t < work_at - pause + kCpuSampleMost.count();
-      found = {{1, 1, ticks, starved}, {pid + 1, 1, 0, false}};
+      found = {{1, 1, ticks, t < starved_until}, {pid + 1, 1, 0, false}};
       w.until(t, found);
       ASSERT_FALSE(w.told_) << "limit " << limit << ", pause " << pause << ", at " << t;
     }

@@ -438,7 +438,11 @@ void Loop::send_report(MonoTime now) {
   request.set("taskId", job.id.value).set_number("attempt", job.attempt);
   if (verdict.exit_code) request.set_number("exitCode", *verdict.exit_code);
   if (done) {
-    request.set_bytes("result", job.result.kept());
+    // A stream of all that a CLI does is long, and what it says of it stands at the end.
+    const bool answered = job.usage && !job.usage->answer().empty();
+    request.set_bytes("result", job.result.truncated() && answered
+                                    ? agent::utf8_prefix(job.usage->answer(), job.result.limit())
+                                    : job.result.kept());
     if (job.result.truncated()) {
       request.set_flag("truncated", true);
       request.set_number("resultBytes", static_cast<std::int64_t>(job.result.total()));
@@ -562,9 +566,13 @@ void Loop::end_step(MonoTime now) {
     if (line.substr(0, blank) == "commit") job.commit = value;
   }
   // Of a CLI that is known (--usage) the last line is its own word, not that of a program it ran.
-  const std::string why = job.step != Step::kRun ? job.step_errors.last(kLastLineBytes)
-                          : job.usage            ? job.last.last(kLastLineBytes)
-                                                 : "";
+  std::string why;
+  if (job.step != Step::kRun) {
+    why = job.step_errors.last(kLastLineBytes);
+  } else if (job.usage) {
+    why = job.usage->failure();
+    if (why.empty()) why = job.last.last(kLastLineBytes);
+  }
   if (job.step != Step::kRun && *job.exited != Exit{}) {
     for (const std::string& line : job.step_errors.lines()) job.last.add(line);
   }

@@ -49,6 +49,7 @@ class Capture {
   [[nodiscard]] std::string_view kept() const;
   [[nodiscard]] std::size_t total() const { return total_; }
   [[nodiscard]] bool truncated() const { return total_ > limit_; }
+  [[nodiscard]] std::size_t limit() const { return limit_; }
 
  private:
   std::size_t limit_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
 
 namespace swarm::worker {
@@ -15,6 +16,13 @@ std::string seconds(Milliseconds duration) {
 std::string_view step_name(Step step) {
   return step == Step::kPrepare ? "git clone" : step == Step::kFinish ? "git push" : "the command";
 }
+
+bool says_any(std::span<const std::string_view> known, std::string_view line) {
+  return std::any_of(known.begin(), known.end(),
+                     [&](std::string_view words) { return line.find(words) != line.npos; });
+}
+
+constexpr std::size_t kSaidBytes = 200;  // of a CLI's last word, in a verdict
 
 }  // namespace
 
@@ -47,10 +55,8 @@ std::string describe(const Exit& exit) {
          (name != nullptr ? std::string(" (") + name + ")" : "");
 }
 
-bool says_try_later(std::string_view line) {
-  return std::any_of(std::begin(kTryLaterWords), std::end(kTryLaterWords),
-                     [&](std::string_view words) { return line.find(words) != line.npos; });
-}
+bool says_try_later(std::string_view line) { return says_any(kTryLaterWords, line); }
+bool says_wrong_place(std::string_view line) { return says_any(kWrongPlaceWords, line); }
 
 TaskRun::TaskRun(const Settings& settings, Milliseconds lease, MonoTime now)
     : settings_(settings), lease_(lease), meter_(settings.ticks_per_second), extend_at_(now) {
@@ -183,13 +189,15 @@ Actions TaskRun::on_exit(const Exit& exit, std::string_view last_line, MonoTime 
       return report({Kind::kBadTask, "exit code 65: bad task", exit.code}, now);
     case kExitTryLater:
       return report({Kind::kTryLater, "exit code 75: try again later", exit.code}, now);
-    default:
+    default: {
+      const std::string said(last_line.substr(0, kSaidBytes));
+      if (says_wrong_place(last_line)) return on_start_failed(said, now);
       if (says_try_later(last_line))
-        return report({Kind::kTryLater,
-                       describe(exit) + ", taken for 75: " + std::string(last_line.substr(0, 200)),
-                       exit.code},
+        return report({Kind::kTryLater, describe(exit) + ", taken for 75: " + said, exit.code},
                       now);
-      return report({Kind::kFailed, describe(exit), exit.code}, now);
+      const bool words = !said.empty() && said[0] != '{';  // JSON is for programs
+      return report({Kind::kFailed, describe(exit) + (words ? ": " + said : ""), exit.code}, now);
+    }
   }
 }
 
@@ -201,7 +209,9 @@ void TaskRun::on_sample(const std::vector<ProcessTime>& processes, MonoTime now)
   // We were stopped, or starved, and so perhaps was CMD.
   if (since > interval * kSampleGap)
     last_activity_ = std::min(now, last_activity_ + (since - interval));
-  if (meter_.sample(now, processes) >= kIdleCpuShare) on_activity(now);
+  const auto looks = static_cast<std::size_t>(shortest_limit() / interval);
+  if (meter_.alive(now, processes, std::clamp(looks, kIdleLooksLeast, kIdleLooksMost)))
+    on_activity(now);
   sampled_ = now;
   sample_at_ = watched() ? now + interval : MonoTime::max();
 }

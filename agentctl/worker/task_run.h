@@ -48,6 +48,10 @@ inline constexpr std::string_view kTryLaterWords[] = {"API Error: 429",
                                                       "exceeded retry limit, last status: 429"};
 bool says_try_later(std::string_view line);
 
+// What they say when the pod is wrong for them, not the task: Claude Code as root.
+inline constexpr std::string_view kWrongPlaceWords[] = {"cannot be used with root/sudo privileges"};
+bool says_wrong_place(std::string_view line);
+
 struct Settings {
   Milliseconds run_timeout{0};   // 0: none
   Milliseconds idle_timeout{0};  // 0: none
@@ -113,8 +117,8 @@ class TaskRun {
   TaskRun(const Settings& settings, Milliseconds lease, MonoTime now);
 
   Actions begin(MonoTime now);
-  // The step's main process has ended and its group is gone. `last_line` explains a failed git
-  // step.
+  // The step's main process has ended and its group is gone. `last_line` explains it: that of a git
+  // step, the last word of a CLI that is known, else "".
   Actions on_exit(const Exit& exit, std::string_view last_line, MonoTime now);
   // The step could not be started at all: the fault of this place, not of the task.
   Actions on_start_failed(std::string_view why, MonoTime now);
@@ -152,7 +156,7 @@ class TaskRun {
   [[nodiscard]] Milliseconds extend_interval() const;
   [[nodiscard]] bool watched() const;  // there is a limit to silence
   void watch(MonoTime now);
-  [[nodiscard]] Milliseconds shortest_limit() const;
+  [[nodiscard]] Milliseconds shortest_limit() const;  // to silence
   [[nodiscard]] Milliseconds sample_interval() const;
   [[nodiscard]] MonoTime ask_at() const;
 

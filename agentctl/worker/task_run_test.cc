@@ -68,6 +68,31 @@ TEST(TaskRun, TheLastWordOfAKnownCliMayBeTryLater) {
   }
 }
 
+TEST(TaskRun, AFailureIsToldInTheWordsOfItsCli) {
+  const struct {
+    const char *last, *message;
+  } rows[] = {{"error: no such model", "exit code 1: error: no such model"},
+              {R"({"type":"result"})", "exit code 1"},
+              {"", "exit code 1"}};
+  for (const auto& row : rows) {
+    TaskRun run({}, kLease, at(0));
+    (void)run.begin(at(0));
+    (void)run.on_exit({1, 0}, row.last, at(1));
+    EXPECT_EQ(run.verdict(), (Verdict{Kind::kFailed, row.message, 1}));
+  }
+}
+
+// A pod that runs as root must not turn a queue into dead letters.
+TEST(TaskRun, ACliThatRefusesThePodIsNotTheTasksFault) {
+  TaskRun run({}, kLease, at(0));
+  (void)run.begin(at(0));
+  const std::string said =
+      "--dangerously-skip-permissions cannot be used with root/sudo privileges";
+  (void)run.on_exit({1, 0}, said, at(1));
+  EXPECT_EQ(run.verdict(), (Verdict{Kind::kTryLater, "could not be started here: " + said, {}}));
+  EXPECT_TRUE(run.never_ran());
+}
+
 TEST(TaskRun, GitStepsSurroundTheCommand) {
   TaskRun run({.git = true}, kLease, at(0));
   EXPECT_EQ(run.begin(at(0)), (Actions{{Type::kStart, Step::kPrepare, ""}}));

@@ -92,7 +92,8 @@ void UsageReader::line() {
   const auto names = [&](const char* type) { return text.find(type) != std::string::npos; };
   const bool wanted = cli_ == UsageOf::kClaude
                           ? names("\"result\"")
-                          : names("\"turn.completed\"") || names("\"thread.started\"");
+                          : names("\"turn.completed\"") || names("\"turn.failed\"") ||
+                                names("\"thread.started\"") || names("\"agent_message\"");
   if (!whole || !wanted) return;
   if (too_deep(text)) {
     unreadable_ = true;
@@ -111,6 +112,14 @@ void UsageReader::line() {
 
 void UsageReader::claude(const Object& object) {
   if (object.text("type") != "result") return;
+  failure_.clear();
+  answer_ = object.text("result");
+  if (object.flag("is_error")) {
+    failure_ = agent::printable(answer_, kMaxFailureBytes);
+    // Its text names the cause in words that change from version to version.
+    if (const std::string cause = object.text("api_error_type"); !cause.empty())
+      failure_ += " (" + agent::printable(cause, kMaxFailureBytes) + ")";
+  }
   const Object counts = object.object("usage");
   Usage usage;
   usage.input_tokens = count(counts, "input_tokens");
@@ -124,7 +133,12 @@ void UsageReader::claude(const Object& object) {
 void UsageReader::codex(const Object& object) {
   const std::string type = object.text("type");
   if (type == "thread.started") thread_ = object.text("thread_id");
+  if (type == "item.completed" && object.object("item").text("type") == "agent_message")
+    answer_ = object.object("item").text("text");
+  if (type == "turn.failed")
+    failure_ = agent::printable(object.object("error").text("message"), kMaxFailureBytes);
   if (type != "turn.completed") return;
+  failure_.clear();
   const Object counts = object.object("usage");
   Usage usage;
   usage.input_tokens = count(counts, "input_tokens");

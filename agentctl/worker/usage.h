@@ -9,6 +9,9 @@
 // Counted is the last word of each session, and sessions are added: a command may call its CLI
 // several times. Input tokens are those that came from no cache, with either CLI.
 //
+// And what it has to say in the end: its answer, or why it has failed, in its own words: whose
+// fault that is, the text alone tells (task_run.h).
+//
 // Hostile input costs no more than a line and its parsed form. What can't be read is absent, never
 // zero. It is not: a judge of the task; that is the exit code's.
 #pragma once
@@ -27,6 +30,7 @@ namespace swarm::worker {
 inline constexpr std::size_t kMaxUsageLineBytes = 512U << 10U;   // longer ones are passed over
 inline constexpr int kMaxUsageDepth = 32;                        // deeper ones, too
 inline constexpr std::size_t kMaxUsageSessions = 64;             // of further ones nothing is kept
+inline constexpr std::size_t kMaxFailureBytes = 300;             // of the CLI's words
 inline constexpr std::int64_t kMaxUsageCount = (1LL << 53) - 1;  // what JSON carries exactly
 
 enum class UsageOf { kClaude, kCodex };
@@ -57,6 +61,10 @@ class UsageReader {
   // nullopt: nothing was read; why() says so for a person.
   [[nodiscard]] std::optional<Usage> usage() const;
   [[nodiscard]] std::string why() const;
+  // In one line; "": its last word is no failure.
+  [[nodiscard]] const std::string& failure() const { return failure_; }
+  // The text that it ends with, so far: the worth of an output that is too long to be kept.
+  [[nodiscard]] const std::string& answer() const { return answer_; }
 
  private:
   void line();
@@ -70,6 +78,7 @@ class UsageReader {
   bool passed_over_ = false, unreadable_ = false, too_many_ = false;
   std::string thread_;  // codex: the last one that has begun
   std::string last_;    // session
+  std::string failure_, answer_;
   std::map<std::string, Usage> sessions_;
 };
 

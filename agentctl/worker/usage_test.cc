@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
+
 namespace swarm::worker {
 namespace {
 
@@ -55,6 +58,54 @@ TEST(Usage, OfAStreamOnlyTheResultCounts) {
   // With --verbose and without a stream, all messages are one list.
   EXPECT_EQ(usage_in(UsageOf::kClaude, "[{\"type\":\"system\"}," + std::string(kClaude) + "]\n"),
             used(12, 678, 45000, 3000, 12346, "5b1f-a"));
+}
+
+// What the stock CLIs have printed, at a model server that says 1000 tokens in, 2000 from the
+// cache, 300 into it (Claude Code only) and 100 out for each of its answers.
+std::string printed(const std::string& file) {
+  std::ifstream in(CLI_OUTPUT + file);
+  EXPECT_TRUE(in.good()) << file;
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+TEST(Usage, RealOutputOfClaudeCodeIsRead) {
+  const UsageReader done = read(UsageOf::kClaude, printed("claude-2.1.330-done.jsonl"));
+  EXPECT_EQ(done.usage(),
+            used(4000, 400, 8000, 1200, 31'600, "2d00b19a-5836-477b-bee4-3dfbdb1e83e2"));
+  EXPECT_EQ(done.failure(), "");
+  EXPECT_EQ(done.answer(), "all green");
+  const UsageReader limited = read(UsageOf::kClaude, printed("claude-2.1.330-rate-limit.jsonl"));
+  EXPECT_EQ(limited.usage(), used(0, 0, 0, 0, 0, "90514d5c-8ae5-408e-a531-c68c03f06910"));
+  EXPECT_EQ(limited.failure(),
+            "API Error: Request rejected (429) · This request would exceed the rate limit of your "
+            "organization (rate_limit_error)");
+}
+
+TEST(Usage, RealOutputOfCodexIsRead) {
+  const UsageReader done = read(UsageOf::kCodex, printed("codex-0.169.0-done.jsonl"));
+  EXPECT_EQ(done.usage(), used(3000, 300, 6000, std::nullopt, std::nullopt,
+                               "01a2048c-a740-7cc0-a4b1-57109bbe06c3"));
+  EXPECT_EQ(done.failure(), "");
+  EXPECT_EQ(done.answer(), "all green");
+  const UsageReader limited = read(UsageOf::kCodex, printed("codex-0.169.0-rate-limit.jsonl"));
+  EXPECT_EQ(limited.usage(), std::nullopt);
+  EXPECT_EQ(limited.failure(), "exceeded retry limit, last status: 429 Too Many Requests");
+}
+
+TEST(Usage, AFailureIsTheLastWordOrNone) {
+  const std::string failed = R"({"type":"result","is_error":true,"result":"no\nway"})";
+  EXPECT_EQ(read(UsageOf::kClaude, failed).failure(), "noway");
+  EXPECT_EQ(read(UsageOf::kClaude, failed + "\n" + kClaude).failure(), "");
+  EXPECT_EQ(read(UsageOf::kClaude, R"({"type":"result","is_error":true})").failure(), "");
+  EXPECT_LE(read(UsageOf::kClaude,
+                 R"({"type":"result","is_error":true,"result":")" + std::string(9000, 'x') + "\"}")
+                .failure()
+                .size(),
+            kMaxFailureBytes);
+  const std::string turn = R"({"type":"turn.failed","error":{"message":"no"}})";
+  EXPECT_EQ(read(UsageOf::kCodex, turn).failure(), "no");
+  EXPECT_EQ(read(UsageOf::kCodex, turn + "\n" + R"({"type":"turn.completed"})").failure(), "");
+  EXPECT_EQ(read(UsageOf::kCodex, R"({"type":"turn.failed","error":"no"})").failure(), "");
 }
 
 TEST(Usage, TheLastWordOfEachSessionCountsAndSessionsAreAdded) {

@@ -188,6 +188,34 @@ TEST_F(Work, ARateLimitThatACliMeetsIsNotTheTasksFault) {
   EXPECT_EQ(other.text("kind"), "failed") << "of a program that is not known it may be anything";
 }
 
+// A stream of all that a CLI does is soon too long to be kept: then its last word is.
+TEST_F(Work, OfALongStreamTheAnswerIsTheResult) {
+  for (const auto& [cli, file] :
+       {std::pair{"claude", "claude-2.1.330"}, {"codex", "codex-0.169.0"}}) {
+    const std::string script = "cat " + (CLI_OUTPUT + std::string(file)) + "-done.jsonl";
+    const std::string usage = std::string("--usage=") + cli;
+    const Object cut = run_script(script, {usage, "--max-output=500"});
+    EXPECT_EQ(cut.text("result"), "all green");
+    EXPECT_TRUE(cut.flag("truncated"));
+    EXPECT_GT(cut.number("resultBytes"), 500);
+    EXPECT_EQ(run_script(script, {usage, "--max-output=3"}).text("result"), "all");
+    const Object whole = run_script(script, {usage});
+    EXPECT_TRUE(whole.text("result").starts_with("{\"type\":")) << "as it was printed";
+    const Object unknown = run_script(script, {"--max-output=500"});
+    EXPECT_EQ(unknown.text("result").size(), 500U);
+  }
+}
+
+TEST_F(Work, TheRateLimitsOfRealCliAreKnown) {
+  for (const auto& [cli, file] :
+       {std::pair{"claude", "claude-2.1.330"}, {"codex", "codex-0.169.0"}}) {
+    const std::string output = CLI_OUTPUT + std::string(file) + "-rate-limit.jsonl";
+    const Object limited =
+        run_script("cat " + output + "; exit 1", {std::string("--usage=") + cli});
+    EXPECT_EQ(limited.text("kind"), "try_later") << limited.to_json();
+  }
+}
+
 TEST_F(Work, UsageOfACliWithoutACostIsPriced) {
   engine_.add_task(task("t-0-1f", R"({"type":"turn.completed","usage":{"input_tokens":1000,)"
                                   R"("cached_input_tokens":600,"output_tokens":20}})"));

@@ -71,6 +71,7 @@ type task struct {
 	Labels                                                    map[string]string
 	Attempt                                                   int
 	Result                                                    *struct{ Preview string }
+	Usage                                                     struct{ CostMicroUSD int64 }
 	History                                                   []struct {
 		Attempt            int
 		Agent, Pod, Reason string
