@@ -58,7 +58,7 @@ func TestStockCli(t *testing.T) {
 	w.stockExamples()
 	w.stockServers()
 	agent := func(command []string, wrapper ...string) object {
-		run := append(wrapper, "agentctl", "work", "--git=git://lab/project", "--grace=2s", "--idle-timeout=60s")
+		run := append(wrapper, "agentctl", "work", "--git=git://lab/project", "--grace=2s", "--idle-timeout=40s")
 		return object{"image": stockImage, "command": append(run, command...), "volumeMounts": []object{{"name": "home", "mountPath": "/home/agent"}},
 			"env": []object{{"name": "HOME", "value": "/home/agent"}, {"name": "ANTHROPIC_BASE_URL", "value": "http://lab:8080"},
 				{"name": "ANTHROPIC_API_KEY", "value": "none"}, {"name": "OPENAI_API_KEY", "value": "none"},
