@@ -52,6 +52,7 @@ func TestVerbs(t *testing.T) {
 			})
 		}
 	})
+	(&verbs{world: w, used: &used}).limited()
 	w.metrics("hand", "work")
 	w.judgeVerbs(&used)
 }
@@ -343,7 +344,7 @@ func (v *verbs) messages() {
 
 	// Many in one call; the wrong line stops no other.
 	v.inWith(`{"to":"worker-1","body":"poison","id":"m-poison"}`+"\n"+`{"to":"worker-1"}`+"\n", me, 8,
-		`(?m)^\{"line":1,"messageId":"m-poison","outcome":"accepted",.*\}\n\{"code":"invalid","line":2,.*"outcome":"refused".*\}$`, "", "send", "--batch")
+		`(?m)^\{"duplicate":false,"line":1,"messageId":"m-poison","outcome":"accepted",.*\}\n\{"code":"invalid","line":2,.*"outcome":"refused".*\}$`, "", "send", "--batch")
 
 	// What nobody can deal with is set aside, and somebody decides.
 	v.in(peer, 0, "^$", "no dead letters", "dead", "ls")
@@ -515,12 +516,16 @@ func (v *verbs) exitCodes() {
 	later := v.person(0, "^now$", "", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || exit 75; printf now", "--wait", "--timeout=50s", "--label=kind=later")
 	id = regexp.MustCompile(`t-0-\w+`).FindString(later.err)
 	v.equal("exit code 75", v.look(id).attempts(), "try_later no, done yes")
+}
 
+// limited is what a team does whose model refuses: nobody else may use it meanwhile, since both agents are needed.
+func (v *verbs) limited() {
 	// Two of them in a row on different workers (both are at work at once) are a rate limit, and everybody's: the team waits,
 	// says so, and goes on.
 	var limited []string
+	together := fmt.Sprintf("while [ $(date +%%s) -lt %d ]; do sleep 0.2; done; exit 75", time.Now().Add(8*time.Second).Unix())
 	for range 2 {
-		told := v.person(0, `^task/t-0-\w+ `, "^$", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || { sleep 4; exit 75; }; printf now", "--label=kind=limited")
+		told := v.person(0, `^task/t-0-\w+ `, "^$", "submit", "work", "[ $SWARM_TASK_ATTEMPT != 1 ] || { "+together+"; }; printf now", "--label=kind=limited")
 		limited = append(limited, regexp.MustCompile(`t-0-\w+`).FindString(told.out))
 	}
 	v.eventually(20*time.Second, "a team that waits", func() string {
