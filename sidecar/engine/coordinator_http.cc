@@ -482,8 +482,11 @@ api::TeamReport Coordinator::report() const {
   out.tasks.cancelled = n(counts.cancelled);
   out.tasks.oldest_queued_seconds = counts.oldest_queued_seconds;
   out.tasks.single_copy = n(counts.single_copy);
-  out.tasks.backing_off_until = counts.backing_off_until;
-  out.tasks.try_later_in_a_row = n(counts.try_later_in_a_row);
+  const auto now = mono_now();
+  if (const auto until = counts.backing_off_until; until && *until > now) {
+    out.tasks.backing_off_until = out.time + (*until - now).count();
+    out.tasks.try_later_in_a_row = n(counts.try_later_in_a_row);
+  }
   out.tasks.waiting = n(counts.waiting);
   out.tasks.starved = n(counts.starved);
   const auto full = [&] {

@@ -603,7 +603,7 @@ std::string Sidecar::metrics_text() {
         n(counts.oldest_queued_seconds));
     set("swarm_team_backing_off",
         "1 while no task is handed out, since attempts were told to try later",
-        counts.backing_off_until == 0 ? 0 : 1);
+        counts.backing_off_until.value_or(MonoTime{}) > mono_now() ? 1 : 0);
     set("swarm_team_tasks_waiting", "Tasks at work that wait for other tasks", n(counts.waiting));
     set("swarm_team_tasks_starved", "Of these, while nobody is left to do what they wait for",
         n(counts.starved));

@@ -2169,7 +2169,7 @@ Counts Engine::counts(WallTime wall) const {
   });
   if (all_wait && none_idle) c.starved = c.waiting;
   if (const auto until = e.throttle_.waits_until(e.now_)) {
-    c.backing_off_until = wall + std::chrono::ceil<Milliseconds>(*until - e.now_).count();
+    c.backing_off_until = until;
     c.try_later_in_a_row = e.throttle_.in_a_row();
   }
   return c;

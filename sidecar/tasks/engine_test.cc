@@ -903,8 +903,8 @@ TEST(Report, TwoThatAreToldToTryLaterHoldUpTheTeam) {
   for (int n = 1; n <= 3; ++n) ASSERT_TRUE(d.lease(worker(n)));
   ASSERT_TRUE(d.report(worker(1), ids[0], 1, FailKind::kTryLater).ok());
   const auto waits = [&] {
-    const WallTime until = d.engine->counts(d.wall()).backing_off_until;
-    return until == 0 ? 0 : until - d.wall();
+    const auto until = d.engine->counts(d.wall()).backing_off_until;
+    return until ? (*until - d.now).count() : 0;
   };
   EXPECT_EQ(waits(), 0) << "one alone";
   ASSERT_TRUE(d.report(worker(2), ids[1], 1, FailKind::kTryLater).ok());

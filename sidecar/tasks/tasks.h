@@ -344,9 +344,9 @@ struct Counts {
   // which are what they wait for: as many as there are; else 0.
   std::uint64_t starved = 0;
   std::uint64_t cycles = 0;  // waits that were refused since each would have closed a cycle
-  // Not 0: until then nothing is handed out, since so many attempts in a row were told to try later
-  // (throttle.h). As of the last call that has a time.
-  WallTime backing_off_until = 0;
+  // Until then nothing is handed out, since so many attempts in a row were told to try later
+  // (throttle.h). As of the last call that has a time: it may be over.
+  std::optional<MonoTime> backing_off_until;
   std::uint64_t try_later_in_a_row = 0;
 };
 
