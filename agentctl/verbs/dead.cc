@@ -59,15 +59,13 @@ int say(const Context& context, const char* done_word, std::int64_t done, std::i
   return done > 0 ? kExitPartial : exit_code("refused");
 }
 
-// One of them. A repetition after a broken connection that finds nothing: it was ended before.
+// One of them.
 int end_one(Context& context, const char* op, const char* done_word, const std::string& id) {
   Request request(op);
   request.set("messageId", id);
-  const Answer answer = context.call(std::move(request));
+  const Answer answer = doubted(context.call(std::move(request)));
   if (answer.ok) return say(context, done_word, 1, 0, answer.fields.number("left"));
-  if (answer.code != "not_found" || !answer.repeated) return context.fail(answer);
-  std::fprintf(stderr, "agentctl dead: it is no dead letter any more\n");
-  return 0;
+  return context.fail(answer);
 }
 
 // All that are there now. The engine takes a bounded number a call; letters that die meanwhile are

@@ -101,11 +101,11 @@ int print_message(const Context& context, const Object& message);
 bool print_accepted(const Context& context, const Object& answer, const std::string& id);
 // Acks a message of recv or request.
 Answer ack(Context& context, const Object& message);
-// An ack or nack whose answer was lost and that finds nothing when it is repeated has
-// become "unknown".
+// An ack, nack, redrive or purge whose answer was lost and that finds nothing when it is repeated
+// has become "unknown".
 inline constexpr const char* kDoubted =
     "the connection broke after the first try, and the message is not here any more: that try has "
-    "ended it, or somebody else with a later attempt";
+    "counted, or somebody else has ended it";
 Answer doubted(Answer answer);
 // --attempt into the request, as `name`. kInvalid: missing, or no number of an attempt.
 Status set_attempt(Request& request, const std::string& name, const Arguments& arguments);

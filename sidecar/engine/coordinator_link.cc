@@ -93,7 +93,7 @@ void CoordinatorLink::try_next() {
     trying_.reset();
     candidates_.clear();
     searching_ = successor_wanted_ = false;
-    backoff_ = Milliseconds{0};
+    up_since_ = mono_now();
     if (former) former->close(Error{Code::kCancelled, "superseded"});
     events_.ready(session);
   };
@@ -109,8 +109,11 @@ void CoordinatorLink::try_next() {
     if (session_.get() != &session) return;
     session_.reset();
     successor_wanted_ = false;
+    // One that ends as soon as it is there is not to be made again in a loop.
+    const bool lasted = mono_now() - up_since_ >= kMaxBackoff;
+    if (lasted) backoff_ = Milliseconds{0};
     events_.lost();
-    search();
+    lasted ? search() : retry_later();
   };
   link::Expect expect;
   expect.name.value = "coordinator-" + std::to_string(team_);

@@ -61,6 +61,7 @@ class CoordinatorLink {
   std::uint64_t known_epoch_ = 0;
   bool searching_ = false;
   bool successor_wanted_ = false;  // the session's other end is leaving
+  MonoTime up_since_{};
   Milliseconds backoff_{0};
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -877,16 +877,18 @@ void Mail::session_up(const std::shared_ptr<Session>& session) {
   look_soon();
 }
 
-// A sender has one link for its mail. What is still on its way over one that it has given up comes
-// after the answers on the next: it may have told its agent "full" by then.
+// A sender has one link for its mail, which it has made. What is still on its way over one that it
+// has given up comes after the answers on the next: it may have told its agent "full" by then.
+// (RELEASE comes also as an answer, over a link of ours: that one says nothing of its others.)
 bool Mail::is_overtaken(Session& session) {
   const auto sessions = by_log_.find(session.peer().log_id);
-  if (sessions == by_log_.end()) return false;
-  for (auto& known : sessions->second) {
-    if (known.session.lock().get() == &session) return known.overtaken;
-    known.overtaken = true;
-  }
-  return false;
+  if (!session.accepted() || sessions == by_log_.end()) return false;
+  const auto known =
+      std::find_if(sessions->second.begin(), sessions->second.end(),
+                   [&](const Known& one) { return one.session.lock().get() == &session; });
+  if (known == sessions->second.end()) return false;
+  for (auto before = sessions->second.begin(); before != known; ++before) before->overtaken = true;
+  return known->overtaken;
 }
 
 void Mail::session_down(Session& session) {

@@ -124,5 +124,27 @@ TEST_F(RawLinks, WhatComesLateOverALinkThatWasGivenUpIsNotTakenAfterFull) {
   younger->close(unavailable("done"));
 }
 
+// RELEASE may come over a link of the other side's own, as an answer.
+TEST_F(RawLinks, WhatComesOverALinkOfOursSaysNothingOfTheirs) {
+  const auto theirs = connect();
+  mailbox::Message m;
+  m.id.value = "to-one";
+  m.from = reader.config.name;
+  m.to = one.config.name;
+  std::optional<Result<Mail::Accepted>> accepted;
+  reader.mail->send(m, kLong, [&](Result<Mail::Accepted> outcome) { accepted = outcome; });
+  ASSERT_TRUE(run_until([&] { return accepted.has_value(); }));
+  ASSERT_TRUE(*accepted);
+  one.inbound.back()->send(link::FrameType::kRelease, std::string(24, '\0'));
+  one.inbound.back()->send(link::FrameType::kPing, std::string(4, '\0'));
+  const auto until = mono_now() + Milliseconds{100};
+  run_until([&] { return mono_now() >= until; });
+  const auto full = reader.box.books().inbox_live;
+  send(*theirs, 1, "still-taken");
+  ASSERT_TRUE(answered(1)) << closed << " links were closed";
+  EXPECT_EQ(answers[0], full == 0 ? mailbox::Answer::kStored : mailbox::Answer::kFull);
+  theirs->close(unavailable("done"));
+}
+
 }  // namespace
 }  // namespace swarm::engine

@@ -32,7 +32,7 @@ std::shared_ptr<Session> Session::accept(Loop& loop, tcp::socket socket, const O
   error_code ignored;  // a latency hint only
   session->socket_.set_option(tcp::no_delay(true), ignored);
   session->socket_.non_blocking(true, ignored);  // else the first write waits, or says so
-  session->connected_ = true;
+  session->accepted_ = session->connected_ = true;
   session->heartbeat();
   session->read();
   return session;

@@ -57,6 +57,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Of the other side, as far as it has said; nothing is known of it at first.
   [[nodiscard]] bool knows(link::Feature feature) const { return (features_ & feature) != 0; }
   [[nodiscard]] std::size_t queued_bytes() const { return queue_.size() + writing_.size(); }
+  [[nodiscard]] bool accepted() const { return accepted_; }  // the other side has connected
 
  private:
   Session(Loop& loop, boost::asio::ip::tcp::socket socket, const Options& options,
@@ -80,7 +81,8 @@ class Session : public std::enable_shared_from_this<Session> {
   std::string inbound_, queue_, writing_;
   std::uint32_t features_ = 0;
   MonoTime started_, last_heard_;
-  bool connected_ = false, up_ = false, closed_ = false, write_scheduled_ = false;
+  bool accepted_ = false, connected_ = false, up_ = false, closed_ = false,
+       write_scheduled_ = false;
 };
 
 // Those that were accepted and have not said who they are yet: anybody can connect, so they are

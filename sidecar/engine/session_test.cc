@@ -556,6 +556,17 @@ TEST_F(Team, AnAttemptGoesOnThoughBothEnginesWereRestarted) {
   EXPECT_EQ(done["history"].size(), 1U);
 }
 
+// It goes over the youngest link with that log, also if the worker has made it to get tasks.
+TEST_F(Team, AnAckMayComeOverTheLinkToTheCoordinator) {
+  ASSERT_TRUE(begin());
+  std::string payload;
+  link::put_u64(payload, 7);
+  for (const auto& session : coordinator_->inbound) session->send(link::FrameType::kAcked, payload);
+  wait(Milliseconds{300});
+  EXPECT_TRUE(worker().joined());
+  EXPECT_TRUE(coordinator_->closed.empty()) << coordinator_->closed.front();
+}
+
 TEST_F(Team, TheMailOfAllPodsIsListed) {
   ASSERT_TRUE(begin());
   mailbox::Message note;

@@ -2005,6 +2005,9 @@ void Engine::wait(MonoTime now, WallTime wall, const Worker& worker, std::uint64
                             "): agents wait for tasks of their own team"));
     if (e.visible(id) == nullptr) return answer(e.missing(id));
   }
+  if (e.waits_by(worker).size() >= kMaxWaitsPerWorker)
+    return answer(Error{Code::kFull, "more than " + std::to_string(kMaxWaitsPerWorker) +
+                                         " calls of " + worker.name.value + " wait for tasks"});
   if (self) {
     if (const auto way = e.cycle(self->id, tasks); !way.empty()) {
       const std::string named = Impl::names_of(way);
@@ -2016,9 +2019,6 @@ void Engine::wait(MonoTime now, WallTime wall, const Worker& worker, std::uint64
                                    self->id.value + " with what is known, or cancel one of them"});
     }
   }
-  if (e.waits_by(worker).size() >= kMaxWaitsPerWorker)
-    return answer(Error{Code::kFull, "more than " + std::to_string(kMaxWaitsPerWorker) +
-                                         " calls of " + worker.name.value + " wait for tasks"});
   e.waits_.emplace(key, Impl::Wait{worker, self, tasks});
   for (const TaskId& id : tasks) e.awaited_[id].insert(key);
   if (self) {

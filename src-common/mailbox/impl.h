@@ -410,7 +410,8 @@ class Mailbox::Impl {
   void retire(Entry& e);
   void drop_carrier(Stream& stream);
   void make_dead(Entry& e);
-  Entry* find_dead(const AgentName& agent, const MessageId& id, bool whole = false);
+  const Entry* find_dead(const AgentName& agent, const MessageId& id,
+                         const AgentName& from = {}) const;
   [[nodiscard]] bool used_up(const Entry& e) const {
     return e.attempt >= std::min<int>(e.round + limits_.max_attempts, kAttemptMask);
   }

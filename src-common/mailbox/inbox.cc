@@ -200,22 +200,22 @@ void Mailbox::Impl::make_dead(Entry& e) {
   ++books_.dead;
 }
 
-// The dead letter of that id; of several senders' the one that came first, `whole`: of those that
-// are not damaged, if there is one.
-Mailbox::Impl::Entry* Mailbox::Impl::find_dead(const AgentName& agent, const MessageId& id,
-                                               bool whole) {
-  std::vector<Entry*> found;
+// The dead letter of that id; of several senders' the one that came first, rather than one that is
+// damaged.
+const Mailbox::Impl::Entry* Mailbox::Impl::find_dead(const AgentName& agent, const MessageId& id,
+                                                     const AgentName& from) const {
+  std::vector<const Entry*> found;
   const Inbox* inbox = find_inbox(agent);
   if (inbox == nullptr) return nullptr;
   const auto [begin, end] = inbox->by_id.equal_range(id);
   for (auto it = begin; it != end; ++it) {
-    Entry& e = inbox_.at(it->second);
-    if (e.where == Where::kDead) found.push_back(&e);
+    const Entry& e = inbox_.at(it->second);
+    if (e.where == Where::kDead && (from.empty() || e.from == from)) found.push_back(&e);
   }
   if (found.empty()) return nullptr;
   std::sort(found.begin(), found.end(),
             [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
-  if (!whole || found.size() == 1) return found.front();
+  if (found.size() == 1) return found.front();
   const auto first = std::find_if(found.begin(), found.end(),
                                   [this](const Entry* e) { return read_inbox(e->sequence).ok(); });
   return first == found.end() ? found.front() : *first;

@@ -86,12 +86,12 @@ std::vector<Summary> Mailbox::Impl::list(const AgentName& agent, Listed* there) 
 
 Result<Delivery> Mailbox::Impl::look(const AgentName& agent, const MessageId& id,
                                      const AgentName& from, bool dead) const {
-  const Entry* found = nullptr;
-  if (const Inbox* inbox = find_inbox(agent); inbox != nullptr) {
+  const Entry* found = dead ? find_dead(agent, id, from) : nullptr;
+  if (const Inbox* inbox = find_inbox(agent); inbox != nullptr && !dead) {
     const auto [begin, end] = inbox->by_id.equal_range(id);
     for (auto it = begin; it != end; ++it) {
       const Entry& e = inbox_.at(it->second);
-      if ((!from.empty() && e.from != from) || (dead && e.where != Where::kDead)) continue;
+      if (!from.empty() && e.from != from) continue;
       if (e.where != Where::kAcked && (found == nullptr || e.where == Where::kLeased)) found = &e;
     }
   }

@@ -204,17 +204,18 @@ Result<AckResult> Mailbox::Impl::ack(const AgentName& agent, const MessageId& id
 }
 
 Result<AckResult> Mailbox::Impl::purge(const AgentName& agent, const MessageId& id) {
-  Entry* e = find_dead(agent, id);
-  if (e == nullptr) return not_found("no dead letter " + id.value + " here");
-  return settle_or_owe(*e, e->attempt);
+  const Entry* found = find_dead(agent, id);
+  if (found == nullptr) return not_found("no dead letter " + id.value + " here");
+  return settle_or_owe(inbox_.at(found->sequence), found->attempt);
 }
 
 // Its attempts count on from the next multiple of max_attempts, so that no number is used twice and
 // an ack from before finds none of its own; the record, its place in its stream and the sender's
 // copy stay what they are.
 Status Mailbox::Impl::redrive(const AgentName& agent, const MessageId& id) {
-  Entry* e = find_dead(agent, id, true);
-  if (e == nullptr) return not_found("no dead letter " + id.value + " here");
+  const Entry* found = find_dead(agent, id);
+  if (found == nullptr) return not_found("no dead letter " + id.value + " here");
+  Entry* e = &inbox_.at(found->sequence);
   const int most = limits_.max_attempts;
   const int round = (e->attempt + most - 1) / most * most;
   if (round + most > kAttemptMask) {
