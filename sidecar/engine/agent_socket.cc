@@ -10,7 +10,7 @@
 #include "base/crash_point.h"
 #include "base/encoding.h"
 #include "engine/control_json.h"
-#include "engine/mail_list.h"
+#include "engine/mail_list_json.h"
 #include "engine/members.h"
 #include "engine/task_api_json.h"
 #include "engine/write_now.h"

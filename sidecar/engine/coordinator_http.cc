@@ -8,7 +8,7 @@
 #include "base/encoding.h"
 #include "engine/control_json.h"
 #include "engine/coordinator.h"
-#include "engine/mail_list.h"
+#include "engine/mail_list_json.h"
 #include "engine/task_api_json.h"
 #include "engine/task_json.h"
 #include "os/file.h"

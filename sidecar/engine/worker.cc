@@ -4,7 +4,7 @@
 
 #include "base/encoding.h"
 #include "engine/control_json.h"
-#include "engine/mail_list.h"
+#include "engine/mail_list_json.h"
 #include "telemetry/log.h"
 
 namespace swarm::engine {

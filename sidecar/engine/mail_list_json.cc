@@ -1,4 +1,4 @@
-#include "engine/mail_list.h"
+#include "engine/mail_list_json.h"
 
 #include <algorithm>
 #include <utility>
