@@ -87,8 +87,8 @@ Mailbox::Impl::Entry& Mailbox::Impl::insert(Entry entry) {
   const auto [begin, end] = inbox.by_id.equal_range(e.id);
   for (auto it = begin; it != end && !e.local(); ++it) {
     const Entry& old = inbox_.at(it->second);
-    if (old.from == e.from && !old.local() && old.sender_log != e.sender_log &&
-        old.where != Where::kAcked)
+    const bool again = old.sender_log != e.sender_log || old.sender_sequence == e.sender_sequence;
+    if (old.from == e.from && !old.local() && again && old.where != Where::kAcked)
       twins.push_back(it->second);
   }
   for (const Sequence twin : twins) {
