@@ -2,8 +2,6 @@ package scenarios
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -14,11 +12,7 @@ import (
 func TestHello(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	hello, err := os.ReadFile(filepath.Join(root, "examples/hello.yaml"))
-	if err != nil {
-		w.Fatal(err)
-	}
-	w.apply(string(hello))
+	w.apply(w.example("hello.yaml"))
 	if got := strings.TrimSpace(w.submit("hello", "a b c\n", "--wait")); got != "3" {
 		w.Fatalf("the result is %q, not 3", got)
 	}

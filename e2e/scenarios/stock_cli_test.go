@@ -3,8 +3,6 @@ package scenarios
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -288,11 +286,7 @@ func (w *world) stockExamples() {
 	w.Helper()
 	codex := append(slices.Clone(codexCommand[:4]), codexCommand[len(codexCommand)-1])
 	for file, command := range map[string][]string{"coding-agent.yaml": claudeCommand, "codex.yaml": codex} {
-		text, err := os.ReadFile(filepath.Join(root, "examples", file))
-		if err != nil {
-			w.Fatal(err)
-		}
-		shown := strings.NewReplacer(" ", "", "\n", "", `"`, "").Replace(string(text))
+		shown := strings.NewReplacer(" ", "", "\n", "", `"`, "").Replace(w.example(file))
 		if want := "--," + strings.Join(command, ",") + "]"; !strings.Contains(shown, want) {
 			w.Errorf("examples/%s does not run %s", file, want)
 		}

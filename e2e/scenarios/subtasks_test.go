@@ -3,8 +3,6 @@ package scenarios
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -35,11 +33,7 @@ func (w *world) family(id, swarm string) (out family) {
 func TestSubtasks(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	example, err := os.ReadFile(filepath.Join(root, "examples/map-reduce.yaml"))
-	if err != nil {
-		w.Fatal(err)
-	}
-	w.apply(string(example))
+	w.apply(w.example("map-reduce.yaml"))
 	w.apply(swarmOf{name: "family", replicas: 3, agent: object{"command": []string{"agentctl", "work", "--", "sh"}}, // a task is a script
 		workers: object{"taskGraceSeconds": 5}, spec: object{"shutdown": object{"drainTimeoutSeconds": 5}}}.manifest())
 	w.readySwarm("map-reduce", 3)

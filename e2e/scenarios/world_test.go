@@ -299,6 +299,16 @@ func (w *world) eventually(limit time.Duration, what string, look func() string)
 	return 0
 }
 
+// example is a file of examples/.
+func (w *world) example(file string) string {
+	w.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "examples", file))
+	if err != nil {
+		w.Fatal(err)
+	}
+	return string(text)
+}
+
 // patiently repeats what the API server did not answer: it may have much to do.
 func (w *world) patiently(what string, call func() error) {
 	w.Helper()

@@ -679,7 +679,7 @@ class AgentSocket::Connection : public std::enable_shared_from_this<Connection> 
           (request.contains("taskId") && (!is_task_id(id.value) || attempt == 0)))
         return fail(rid, invalid(op + " takes taskId and attempt, as task_next gave them, of the "
                                       "task at work, or neither"));
-      std::optional<std::pair<TaskId, std::uint32_t>> self;
+      Self self;
       if (request.contains("taskId")) self = {id, attempt};
       return op == "task_submit" ? submit(rid, request, self) : wait(rid, request, self);
     }

@@ -744,7 +744,7 @@ void Coordinator::take_subtasks(const tasks::Worker& worker, Session& session,
         mono_now(), wall_now(), worker, request,
         id.empty() ? std::nullopt : std::optional(tasks::Engine::Running{id, attempt}), tasks);
   }
-  auto submission = parse_submission(head.value("task", json::object()), parsed->bytes,
+  auto submission = parse_submission(head.value("task", json::object()), std::string(parsed->bytes),
                                      config_.max_message_bytes);
   const auto answer = [this, worker, request](json fields) {
     fields["request"] = request;

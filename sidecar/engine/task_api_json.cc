@@ -44,13 +44,6 @@ void add_counts(json& all, const json& part, const char* name) {
 
 }  // namespace
 
-namespace {
-
-Result<tasks::Submission> read_submission(const json& object, std::string body,
-                                          std::uint32_t max_bytes);
-
-}  // namespace
-
 Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_t max_bytes) {
   auto object = parse_object(body);
   if (!object)
@@ -73,18 +66,11 @@ Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_
     if (!bytes) return invalid("body64 must be base64");
     text = *std::move(bytes);
   }
-  return read_submission(*object, *std::move(text), max_bytes);
+  return parse_submission(*object, *std::move(text), max_bytes);
 }
 
-Result<tasks::Submission> parse_submission(const json& fields, std::string_view body,
+Result<tasks::Submission> parse_submission(const json& object, std::string body,
                                            std::uint32_t max_bytes) {
-  return read_submission(fields, std::string(body), max_bytes);
-}
-
-namespace {
-
-Result<tasks::Submission> read_submission(const json& object, std::string body,
-                                          std::uint32_t max_bytes) {
   tasks::Submission out;
   out.body = std::move(body);
   if (out.body.size() > max_bytes) {
@@ -117,8 +103,6 @@ Result<tasks::Submission> read_submission(const json& object, std::string body,
   if (auto checked = tasks::check_submission(out); !checked) return checked.error();
   return out;
 }
-
-}  // namespace
 
 Status check_parameters(const std::map<std::string, std::string>& query,
                         std::initializer_list<std::string_view> allowed) {

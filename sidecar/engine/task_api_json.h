@@ -23,7 +23,7 @@ namespace swarm::engine {
 // or of the wrong type is refused, never passed over.
 Result<tasks::Submission> parse_submission(const std::string& body, std::uint32_t max_bytes);
 // The same of an agent's: `fields` without the body, which is `body`.
-Result<tasks::Submission> parse_submission(const nlohmann::json& fields, std::string_view body,
+Result<tasks::Submission> parse_submission(const nlohmann::json& fields, std::string body,
                                            std::uint32_t max_bytes);
 
 // kInvalid for a query with a parameter that is not `allowed`; the message names those that are.

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <thread>
 #include <tuple>
 
@@ -135,15 +134,19 @@ std::string missing_in(const cluster::Listing& list, Kind kind) {
   return out;
 }
 
+void put_missing(json& list, const cluster::Listing& listing) {
+  if (!listing.missing_teams.empty()) list["missingTeams"] = listing.missing_teams;
+  if (!listing.missing_pods.empty()) list["missing"] = listing.missing_pods;
+  if (listing.more > 0) list["more"] = listing.more;
+}
+
 bool print_items(const Options& options, const cluster::Listing& listing, const std::string& swarm,
                  Kind kind) {
   const std::vector<json>& items = listing.items;
   if (options.output == "json" || options.output == "yaml") {
     json list = json::object();
     list[plural(kind)] = items;
-    if (!listing.missing_teams.empty()) list["missingTeams"] = listing.missing_teams;
-    if (!listing.missing_pods.empty()) list["missing"] = listing.missing_pods;
-    if (listing.more > 0) list["more"] = listing.more;
+    put_missing(list, listing);
     return print_as(options.output, list);
   }
   if (options.output == "name") {
@@ -181,11 +184,9 @@ int show_dead(cluster::Cluster& cluster, const Options& options, const std::stri
   bool printed = true;
   if (options.output == "json" || options.output == "yaml") {
     json list{{"tasks", tasks->items}, {"messages", messages->items}};
-    std::set<std::int64_t> teams = tasks->missing_teams;
-    teams.insert(messages->missing_teams.begin(), messages->missing_teams.end());
-    if (!teams.empty()) list["missingTeams"] = teams;
-    if (!messages->missing_pods.empty()) list["missing"] = messages->missing_pods;
-    if (messages->more > 0) list["more"] = messages->more;
+    cluster::Listing both = *messages;
+    both.missing_teams.insert(tasks->missing_teams.begin(), tasks->missing_teams.end());
+    put_missing(list, both);
     printed = print_as(options.output, list);
   } else if (tasks->items.empty() && messages->items.empty()) {
     if (complete && options.output != "name")

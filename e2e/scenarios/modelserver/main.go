@@ -125,6 +125,16 @@ func (s *server) serve(of api) http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+		answer := func(what string, use *call, say string) {
+			if s.refused() {
+				log.Printf("%s: 429 to everybody", r.URL.Path)
+				of.refuse(w)
+				return
+			}
+			s.count(&s.stats.Answered)
+			log.Printf("%s: %s", r.URL.Path, what)
+			of.answer(w, use, say)
+		}
 		steps := script(talk.prompt)
 		done, say := 0, "done"
 		for at, one := range steps {
@@ -171,24 +181,10 @@ func (s *server) serve(of api) http.HandlerFunc {
 				http.Error(w, "there is no step "+one.verb, http.StatusBadRequest)
 				return
 			}
-			if s.refused() {
-				log.Printf("%s: 429 to everybody", r.URL.Path)
-				of.refuse(w)
-				return
-			}
-			s.count(&s.stats.Answered)
-			log.Printf("%s: step %d: %s", r.URL.Path, at, one.verb)
-			of.answer(w, &uses[talk.done-done], "")
+			answer(fmt.Sprintf("step %d: %s", at, one.verb), &uses[talk.done-done], "")
 			return
 		}
-		if s.refused() {
-			log.Printf("%s: 429 to everybody", r.URL.Path)
-			of.refuse(w)
-			return
-		}
-		s.count(&s.stats.Answered)
-		log.Printf("%s: ends", r.URL.Path)
-		of.answer(w, nil, say)
+		answer("ends", nil, say)
 	}
 }
 
